@@ -1,0 +1,87 @@
+"""Recognise a Diffusers folder: `model_index.json` and one folder per component."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from sdmobile.checkpoints.assemble import Parts, assemble, component_info
+from sdmobile.checkpoints.headers import check_readable
+from sdmobile.checkpoints.jsonfile import read_json
+from sdmobile.checkpoints.supported import check_pipeline
+from sdmobile.checkpoints.types import COMPONENTS
+from sdmobile.checkpoints.weights import find_weights, read_headers
+from sdmobile.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sdmobile.checkpoints.types import Checkpoint, ComponentInfo, ComponentName
+
+_TOKENIZER_FILES = ("vocab.json", "merges.txt")
+
+
+def open_folder(path: Path, tokenizer_dir: Path | None = None) -> Checkpoint:
+    """Recognises a Diffusers folder.
+
+    Args:
+        path: the folder.
+        tokenizer_dir: used in place of the folder's own tokenizer.
+
+    Raises:
+        CheckpointError: something is missing, truncated or corrupt.
+        UnsupportedError: an architecture that sdmobile does not export.
+    """
+    index_file = path / "model_index.json"
+    if not index_file.is_file():
+        raise CheckpointError(
+            "a checkpoint folder must hold model_index.json", path, "Give the top folder of a Diffusers checkpoint."
+        )
+    index = read_json(index_file)
+    check_pipeline(index, path)
+    notes: list[str] = []
+    components: dict[str, ComponentInfo] = {}
+    hashed = [index_file]
+    for name in COMPONENTS:
+        info, found_notes = _component(path, name, index)
+        components[name] = info
+        notes += found_notes
+        hashed += [info.path / "config.json", *info.weight_files]
+    scheduler_file = path / "scheduler" / "scheduler_config.json"
+    hashed.append(scheduler_file)
+    if tokenizer_dir is None and (path / "tokenizer" / _TOKENIZER_FILES[0]).is_file():
+        tokenizer_dir = path / "tokenizer"
+        hashed += [tokenizer_dir / name for name in _TOKENIZER_FILES if (tokenizer_dir / name).is_file()]
+    parts = Parts(
+        path=path,
+        name=path.resolve().name,
+        format="diffusers",
+        components=components,
+        tokenizer_dir=tokenizer_dir,
+        scheduler_config=read_json(scheduler_file),
+        license=_license(path / "README.md"),
+        notes=notes,
+        hashed_files=tuple(hashed),
+    )
+    return assemble(parts)
+
+
+def _component(path: Path, name: ComponentName, index: dict[str, Any]) -> tuple[ComponentInfo, list[str]]:
+    folder = path / name
+    if not folder.is_dir():
+        raise CheckpointError("the folder of every component must be present", folder, "Download it completely.")
+    config = read_json(folder / "config.json")
+    files = find_weights(folder)
+    tensors = read_headers(files)
+    return component_info(name, folder, str(index[name][1]), config, tensors, files)
+
+
+def _license(readme: Path) -> str | None:
+    """Returns the license of a model card's front matter."""
+    if not readme.is_file():
+        return None
+    check_readable(readme)
+    head = readme.read_text(encoding="utf-8", errors="replace")[:20_000]
+    front = re.match(r"---\s*\n(.*?)\n---", head, flags=re.DOTALL)
+    found = re.search(r"^license:\s*[\"']?([^\s\"'#]+)", front[1], flags=re.MULTILINE) if front else None
+    return found[1] if found else None

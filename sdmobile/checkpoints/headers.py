@@ -1,0 +1,168 @@
+"""Names, shapes and types of the tensors in a safetensors file, read without torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from sdmobile.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Bytes per element, and the name that torch and NumPy use.
+DTYPES = {
+    "F64": (8, "float64"),
+    "F32": (4, "float32"),
+    "F16": (2, "float16"),
+    "BF16": (2, "bfloat16"),
+    "F8_E4M3": (1, "float8_e4m3fn"),
+    "F8_E5M2": (1, "float8_e5m2"),
+    "I64": (8, "int64"),
+    "I32": (4, "int32"),
+    "I16": (2, "int16"),
+    "I8": (1, "int8"),
+    "U8": (1, "uint8"),
+    "BOOL": (1, "bool"),
+}
+_LFS_MARK = b"version https://git-lfs.github.com/spec/"
+_MAX_HEADER = 100 << 20  # the safetensors format's own limit
+_RULE = "a safetensors file must be complete and well-formed"
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Shape and type of one stored tensor, and the file that holds it."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    file: Path
+
+    @property
+    def elements(self) -> int:
+        """Number of scalars."""
+        return prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """Size on disk."""
+        return self.elements * _ITEM_SIZE.get(self.dtype, 0)
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the tensor can be a weight (rather than an index buffer)."""
+        return self.dtype.startswith(("float", "bfloat"))
+
+
+_ITEM_SIZE = {name: size for size, name in DTYPES.values()}
+
+
+def check_readable(path: Path) -> None:
+    """Raises unless the file exists and is not empty and not a Git LFS pointer.
+
+    Raises:
+        CheckpointError: with what to do about it.
+    """
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(len(_LFS_MARK))
+    except OSError as error:
+        raise CheckpointError("every file of the checkpoint must be readable", f"{path}: {error.strerror}") from error
+    if not head:
+        raise CheckpointError("a weight file must not be empty", f"{path} has 0 bytes", "Download it again.")
+    if head == _LFS_MARK:
+        raise CheckpointError(
+            "weights must be present, not only their Git LFS pointer", path, "Run `git lfs pull` in that repository."
+        )
+
+
+def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """Reads the header of a safetensors file and checks it against the file's size.
+
+    Source: safetensors format: u64 length N, N bytes of JSON, then the tensors without gaps.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Tensors by name, and the file's metadata.
+
+    Raises:
+        CheckpointError: the file is missing, empty, an LFS pointer, truncated or not a safetensors file.
+    """
+    check_readable(path)
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 10 or length < 2 or length > _MAX_HEADER:
+            raise CheckpointError(_RULE, f"{path} ({size} bytes) does not begin with a safetensors header", _again())
+        if 8 + length > size:
+            raise CheckpointError(_RULE, f"{path} ends inside its header ({size} bytes of {8 + length})", _again())
+        entries = _parse(path, stream.read(length))
+    metadata = entries.pop("__metadata__", {})
+    if not isinstance(metadata, dict):
+        raise CheckpointError(_RULE, f"{path}: __metadata__ is not an object", _again())
+    tensors = _check_entries(path, entries, data_size=size - 8 - length)
+    return tensors, {str(key): str(value) for key, value in metadata.items()}
+
+
+def _parse(path: Path, raw: bytes) -> dict[str, Any]:
+    try:
+        entries = json.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(_RULE, f"{path}: the header is not JSON ({error})", _again()) from error
+    if not isinstance(entries, dict):
+        raise CheckpointError(_RULE, f"{path}: the header is not a JSON object", _again())
+    return entries
+
+
+def _check_entries(path: Path, entries: dict[str, Any], data_size: int) -> dict[str, TensorInfo]:
+    tensors: dict[str, TensorInfo] = {}
+    spans: list[tuple[int, int, str]] = []
+    for name, entry in entries.items():
+        dtype, shape, begin, end = _fields(path, name, entry)
+        if end > data_size:
+            raise CheckpointError(
+                "a weight file must not be truncated",
+                f"{path}: tensor {name} ends at byte {end} of the data, the file has {data_size}",
+                _again(),
+            )
+        item, dtype_name = DTYPES[dtype]
+        if end - begin != prod(shape) * item:
+            raise CheckpointError(_RULE, f"{path}: tensor {name} has {end - begin} bytes for {dtype} {shape}", _again())
+        tensors[name] = TensorInfo(shape, dtype_name, path)
+        spans.append((begin, end, name))
+    _check_spans(path, sorted(spans), data_size)
+    return tensors
+
+
+def _fields(path: Path, name: str, entry: object) -> tuple[str, tuple[int, ...], int, int]:
+    problem = f"{path}: tensor {name} has a malformed entry"
+    if not isinstance(entry, dict):
+        raise CheckpointError(_RULE, problem, _again())
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(dtype, str) or not _is_sizes(shape) or not _is_sizes(offsets) or len(offsets) != 2:
+        raise CheckpointError(_RULE, problem, _again())
+    if dtype not in DTYPES:
+        raise CheckpointError("weights must be stored in a known precision", f"{path}: tensor {name} is {dtype}")
+    return dtype, tuple(shape), offsets[0], offsets[1]
+
+
+def _is_sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+
+
+def _check_spans(path: Path, spans: list[tuple[int, int, str]], data_size: int) -> None:
+    position = 0
+    for begin, end, name in spans:
+        if begin != position:
+            raise CheckpointError(_RULE, f"{path}: tensor {name} begins at {begin}, expected {position}", _again())
+        position = end
+    if position != data_size:
+        raise CheckpointError(_RULE, f"{path}: the tensors end at {position} of {data_size} bytes", _again())
+
+
+def _again() -> str:
+    return "Download or write the file again."

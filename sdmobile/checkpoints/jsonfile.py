@@ -1,0 +1,28 @@
+"""Read a JSON configuration with one clear message for whatever may be wrong with it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from sdmobile.checkpoints.headers import check_readable
+from sdmobile.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in a file.
+
+    Raises:
+        CheckpointError: missing, empty, an LFS pointer, not JSON, or not an object.
+    """
+    check_readable(path)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError("a configuration file must be JSON", f"{path}: {error}", "Download it again.") from error
+    if not isinstance(value, dict):
+        raise CheckpointError("a configuration file must be a JSON object", f"{path}: {type(value).__name__}")
+    return value

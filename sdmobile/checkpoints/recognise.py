@@ -1,0 +1,45 @@
+"""Find out what a path holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdmobile.checkpoints.folder import open_folder
+from sdmobile.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from sdmobile.checkpoints.types import Checkpoint
+
+_SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+
+
+def bundled_checkpoint() -> Path:
+    """Returns the folder of the trained checkpoint that ships with the package, the default of every command."""
+    return Path(__file__).resolve().parent.parent / "data" / "shapes-64"
+
+
+def open_checkpoint(path: Path | None = None, tokenizer_dir: Path | None = None) -> Checkpoint:
+    """Recognises a checkpoint from its headers and configurations; no weights are read.
+
+    Args:
+        path: a Diffusers folder, or a single .safetensors or .ckpt file in the original layout;
+            without it, the bundled checkpoint.
+        tokenizer_dir: folder of the tokenizer, for a checkpoint that has none.
+
+    Raises:
+        CheckpointError: missing, truncated or corrupt.
+        UnsupportedError: an architecture that sdmobile does not export.
+    """
+    path = Path(path) if path is not None else bundled_checkpoint()
+    if not path.exists():
+        raise CheckpointError(
+            "the checkpoint must exist", path, "Give a Diffusers folder or a .safetensors file; nothing is downloaded."
+        )
+    if path.is_dir():
+        return open_folder(path, tokenizer_dir)
+    if path.suffix.lower() in _SINGLE_FILES:
+        from sdmobile.checkpoints.single_file import open_single_file
+
+        return open_single_file(path, tokenizer_dir)
+    raise CheckpointError("a checkpoint must be a Diffusers folder or a .safetensors or .ckpt file", path)

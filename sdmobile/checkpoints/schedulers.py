@@ -1,0 +1,52 @@
+"""Load a Diffusers scheduler by a short name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sdmobile.errors import CheckpointError, UnsupportedError
+
+if TYPE_CHECKING:
+    from sdmobile.checkpoints.types import Checkpoint
+
+# Short name -> Diffusers class and what is set on top of the checkpoint's own configuration.
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {}),
+    "ddpm": ("DDPMScheduler", {}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "dpm++": ("DPMSolverMultistepScheduler", {}),
+    "dpm++-karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler-a": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "lms": ("LMSDiscreteScheduler", {}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+}
+
+
+def load_scheduler(checkpoint: Checkpoint, name: str | None = None) -> Any:
+    """Builds a Diffusers scheduler with the noise schedule of a checkpoint.
+
+    Args:
+        checkpoint: gives betas, number of training steps and prediction type.
+        name: a key of SCHEDULERS, or a Diffusers class name; without it, the checkpoint's own.
+
+    Raises:
+        UnsupportedError: no such scheduler.
+        CheckpointError: the checkpoint's scheduler configuration is not usable.
+    """
+    return scheduler_from_config(checkpoint.scheduler_config, name)
+
+
+def scheduler_from_config(config: dict[str, Any], name: str | None = None) -> Any:
+    """Like load_scheduler, from the configuration alone (a bundle's manifest holds one)."""
+    import diffusers
+
+    class_name, overrides = SCHEDULERS.get(name or "", (name or config.get("_class_name", "PNDMScheduler"), {}))
+    cls = getattr(diffusers, str(class_name), None)
+    if cls is None or not str(class_name).endswith("Scheduler"):
+        raise UnsupportedError("unknown scheduler", class_name, f"Known are {', '.join(SCHEDULERS)}.")
+    try:
+        return cls.from_config(dict(config), **overrides)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise CheckpointError(f"the scheduler configuration must suit {class_name}", error) from error

@@ -1,0 +1,197 @@
+"""Write checkpoints with seeded random weights, for tests and for measuring at full size.
+
+Parity of random weights proves the arithmetic of an export, not the quality of pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from typing import TYPE_CHECKING, Any, Literal
+
+from sdmobile.checkpoints.bpe import write_clip_tokenizer
+from sdmobile.checkpoints.modules import CLASSES, empty_module
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from torch import nn
+
+Preset = Literal["tiny", "sd15"]
+
+WEIGHT_FILES = {
+    "text_encoder": "model.safetensors",
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+}
+# Stable Diffusion 1.5's own counts: they tell whether a preset has its shape.
+SD15_PARAMETERS = {"text_encoder": 123_060_480, "unet": 859_520_964, "vae": 83_653_863}
+SCHEDULER = {
+    "_class_name": "PNDMScheduler",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+}
+_SIZES = ("small", "large")
+_COLOURS = ("red", "green", "blue", "yellow")
+_SHAPES = ("circle", "square", "triangle", "star")
+CORPUS = tuple(f"a {size} {colour} {shape} on white" for size in _SIZES for colour in _COLOURS for shape in _SHAPES)
+
+
+def write_checkpoint(folder: Path, preset: Preset = "tiny", seed: int = 0) -> Path:
+    """Writes a Diffusers folder with random float16 weights, one component after the other.
+
+    Matrices and convolutions get U(-1/√fan_in, 1/√fan_in), norms U(0.8, 1.2) and U(-0.1, 0.1), embeddings N(0, 0.02²).
+
+    Args:
+        folder: where it goes; it is created.
+        preset: "tiny" (32×32 pixels, under a megabyte) or "sd15" (the shapes of Stable Diffusion 1.5, 2.1 GB).
+        seed: same seed, same bytes.
+
+    Returns:
+        The folder.
+    """
+    configs = _TINY if preset == "tiny" else _SD15
+    folder.mkdir(parents=True, exist_ok=True)
+    vocab_size = None if preset == "tiny" else 49408
+    tokens = write_clip_tokenizer(folder / "tokenizer", CORPUS, vocab_size)
+    for component, config in configs.items():
+        config = {"_class_name": CLASSES[component][0], **config}
+        if component == "text_encoder":
+            config |= {"architectures": [config.pop("_class_name")], "model_type": "clip_text_model"}
+            config |= {"vocab_size": tokens, "bos_token_id": tokens - 2, "eos_token_id": tokens - 1, "pad_token_id": 1}
+        module = empty_module(component, config)
+        count = sum(parameter.numel() for parameter in module.parameters())
+        if preset == "sd15" and count != SD15_PARAMETERS[component]:
+            raise AssertionError(f"{component} has {count} parameters, SD 1.5 has {SD15_PARAMETERS[component]}")
+        _write_component(folder / component, config, module, WEIGHT_FILES[component], seed)
+    _write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
+    _write_json(folder / "model_index.json", _MODEL_INDEX)
+    return folder
+
+
+def _write_component(folder: Path, config: dict[str, Any], module: nn.Module, file_name: str, seed: int) -> None:
+    from safetensors.torch import save_file
+
+    prefix = "text_model." if file_name == "model.safetensors" else ""
+    tensors = {prefix + name: _random(name, module, seed) for name, _ in module.named_parameters()}
+    _write_json(folder / "config.json", config)
+    save_file(tensors, folder / file_name, metadata={"format": "pt"})
+
+
+def _random(name: str, module: nn.Module, seed: int) -> torch.Tensor:
+    import torch
+
+    owner_name, _, kind = name.rpartition(".")
+    owner = module.get_submodule(owner_name)
+    shape = owner.get_parameter(kind).shape
+    # One stream per tensor: a tensor's values depend on its name, not on what was drawn before.
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + zlib.crc32(name.encode()))
+    values = torch.empty(shape)
+    if isinstance(owner, torch.nn.Embedding):
+        values.normal_(0.0, 0.02, generator=generator)
+    elif isinstance(owner, torch.nn.GroupNorm | torch.nn.LayerNorm):
+        low, high = (0.8, 1.2) if kind == "weight" else (-0.1, 0.1)
+        values.uniform_(low, high, generator=generator)
+    else:
+        bound = owner.get_parameter("weight")[0].numel() ** -0.5
+        values.uniform_(-bound, bound, generator=generator)
+    return values.half()
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+_MODEL_INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "_diffusers_version": "0.42.1",
+    "feature_extractor": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "PNDMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+_TINY: dict[str, dict[str, Any]] = {
+    "text_encoder": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "projection_dim": 32,
+        "hidden_act": "quick_gelu",
+        "max_position_embeddings": 77,
+    },
+    "unet": {
+        "sample_size": 16,
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": [32, 64],
+        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+        "layers_per_block": 1,
+        "cross_attention_dim": 32,
+        "attention_head_dim": 4,
+        "norm_num_groups": 8,
+    },
+    "vae": {
+        "in_channels": 3,
+        "out_channels": 3,
+        "latent_channels": 4,
+        "block_out_channels": [16, 32],
+        "down_block_types": ["DownEncoderBlock2D"] * 2,
+        "up_block_types": ["UpDecoderBlock2D"] * 2,
+        "layers_per_block": 1,
+        "norm_num_groups": 8,
+        "sample_size": 32,
+        "scaling_factor": 0.18215,
+    },
+}
+
+_SD15: dict[str, dict[str, Any]] = {
+    "text_encoder": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "projection_dim": 768,
+        "hidden_act": "quick_gelu",
+        "max_position_embeddings": 77,
+    },
+    "unet": {
+        "sample_size": 64,
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": [320, 640, 1280, 1280],
+        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+        "layers_per_block": 2,
+        "cross_attention_dim": 768,
+        "attention_head_dim": 8,
+        "norm_num_groups": 32,
+    },
+    "vae": {
+        "in_channels": 3,
+        "out_channels": 3,
+        "latent_channels": 4,
+        "block_out_channels": [128, 256, 512, 512],
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "layers_per_block": 2,
+        "norm_num_groups": 32,
+        "sample_size": 512,
+        "scaling_factor": 0.18215,
+    },
+}
