@@ -2,8 +2,9 @@
 
 The definition `numpy-mt19937-polar-v1`:
 
-1. **Bits.** MT19937 with Knuth's seeding: key[0] = seed, key[i] = 1812433253·(key[i−1] xor key[i−1] ≫ 30) + i (mod 2³²),
-   seed an unsigned 32-bit integer; tempered 32-bit outputs (Matsumoto and Nishimura, ACM TOMACS 8(1), 1998).
+1. **Bits.** MT19937 seeded with an unsigned 32-bit integer: key[0] = seed and, modulo 2³²,
+   key[i] = 1812433253·(key[i−1] xor key[i−1] ≫ 30) + i; tempered 32-bit outputs (Matsumoto and Nishimura, ACM TOMACS
+   8(1), 1998, with the seeding of their 2002 version).
 2. **Doubles.** u = ((r₁ ≫ 5)·2²⁶ + (r₂ ≫ 6)) / 2⁵³ from two consecutive outputs: 53 bits in [0, 1).
 3. **Normals.** Marsaglia's polar method: x₁ = 2u₁−1, x₂ = 2u₂−1, r = x₁²+x₂², drawn again while r ≥ 1 or r = 0;
    f = √(−2·ln r / r); the first value is f·x₂, the next is f·x₁.
@@ -70,8 +71,8 @@ def initial_latent(seed: int, shape: Sequence[int], sigma: float = 1.0) -> NDArr
 def golden_vectors() -> dict[str, object]:
     """Returns what an implementation on a phone is tested with, as plain JSON.
 
-    `bits` must match exactly; `normals` to 1e-12, because the logarithm of a phone's library may differ in the last bit;
-    `float32` is the first values as the file sees them; `latent` gives sums over a whole latent.
+    `bits` must match exactly; `normals` to 1e-12, because a phone's logarithm may differ in the last bit; `float32` is
+    the first values as the file sees them; `latent` gives sums over a whole latent.
     """
     return {
         "definition": DEFINITION,

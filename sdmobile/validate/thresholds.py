@@ -2,12 +2,13 @@
 
 | what | default | why |
 |---|---|---|
-| component | 35 dB PSNR | the gate of Apple's own converter (`ABSOLUTE_MIN_PSNR`, apple/ml-stable-diffusion torch2coreml.py) |
+| component | 35 dB PSNR | the gate of Apple's converter (`ABSOLUTE_MIN_PSNR` in apple/ml-stable-diffusion) |
 | image | 35 dB PSNR | the same figure for the picture that a whole sampling run ends in |
 | non-finite values | 0 | one NaN or infinity in a latent blackens the picture |
 
-float16 weights alone leave 70 to 85 dB on the components of Stable Diffusion, so 35 dB leaves room for quantised weights
-and none for a wrong layer. The latents along a trajectory are reported and plotted but not judged: the picture is.
+float16 weights alone leave 70 to 85 dB on the components of Stable Diffusion, so 35 dB leaves room for quantised
+weights and none for a wrong layer. The latents along a trajectory are reported and plotted but not judged: the picture
+is.
 """
 
 from __future__ import annotations

@@ -1,0 +1,65 @@
+"""Which runtimes can run which target's files, and which one is meant by "auto"."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdmobile.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from sdmobile.validate.bundle import Bundle
+    from sdmobile.validate.runners.base import FileRunner
+
+RUNTIMES: dict[str, tuple[str, ...]] = {
+    "ios": ("evaluator", "evaluator-fp16", "coreml"),
+    "android": ("litert",),
+    "onnx": ("ort",),
+}
+
+
+def default_runtime(target: str) -> str:
+    """Returns what `auto` means: the real runtime where this machine has it."""
+    if target == "ios" and sys.platform == "darwin":
+        return "coreml"
+    return RUNTIMES[target][0]
+
+
+def validation_runtimes(target: str) -> tuple[str, ...]:
+    """Returns every runtime of a target that this machine can run; validation uses them all."""
+    return tuple(name for name in RUNTIMES[target] if name != "coreml" or sys.platform == "darwin")
+
+
+def bundle_runner(bundle: Bundle | Path, runtime: str = "auto", threads: int | None = None) -> FileRunner:
+    """Returns the runner of a bundle's files.
+
+    Args:
+        bundle: an opened bundle, or its folder.
+        runtime: "auto" or one of `RUNTIMES` for the bundle's target.
+        threads: CPU threads, None for the runtime's choice.
+
+    Raises:
+        UnsupportedError: the runtime does not run this target's files, or not on this machine.
+    """
+    if isinstance(bundle, Path):
+        from sdmobile.validate.bundle import open_bundle
+
+        bundle = open_bundle(bundle)
+    name = default_runtime(bundle.target) if runtime == "auto" else runtime
+    if name not in RUNTIMES[bundle.target]:
+        known = ", ".join(("auto", *RUNTIMES[bundle.target]))
+        raise UnsupportedError(f"the runtime of the target {bundle.target} is one of {known}", runtime)
+    if bundle.target == "ios":
+        from sdmobile.validate.runners.coreml import CoreMLRunner, MLProgramRunner
+
+        if name == "coreml":
+            return CoreMLRunner(bundle.components)
+        return MLProgramRunner(bundle.components, "float16" if name == "evaluator-fp16" else "float32")
+    if bundle.target == "android":
+        from sdmobile.validate.runners.litert import LiteRTRunner
+
+        return LiteRTRunner(bundle.components, threads)
+    from sdmobile.validate.runners.onnx import OnnxRunner
+
+    return OnnxRunner(bundle.components, threads)
