@@ -1,0 +1,1 @@
+"""The operations of the Model Intermediate Language, one module per family."""

@@ -1,0 +1,77 @@
+"""Reductions over axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sdmobile.validate.mlprogram.ops.registry import Context, op
+
+Reduce = Callable[[Tensor, list[int], bool], Tensor]
+
+
+def _mean(x: Tensor, axes: list[int], keep: bool) -> Tensor:
+    return x.mean(axes, keepdim=keep)
+
+
+def _sum(x: Tensor, axes: list[int], keep: bool) -> Tensor:
+    return x.sum(axes, keepdim=keep, dtype=x.dtype)
+
+
+def _prod(x: Tensor, axes: list[int], keep: bool) -> Tensor:
+    for axis in sorted(axes, reverse=True):
+        x = x.prod(axis, keepdim=keep, dtype=x.dtype)
+    return x
+
+
+_REDUCTIONS: dict[str, Reduce] = {
+    "reduce_mean": _mean,
+    "reduce_sum": _sum,
+    "reduce_prod": _prod,
+    "reduce_max": lambda x, axes, keep: x.amax(axes, keepdim=keep),
+    "reduce_min": lambda x, axes, keep: x.amin(axes, keepdim=keep),
+    "reduce_l1_norm": lambda x, axes, keep: _sum(x.abs(), axes, keep),
+    "reduce_l2_norm": lambda x, axes, keep: _sum(x.square(), axes, keep).sqrt(),
+    "reduce_sum_square": lambda x, axes, keep: _sum(x.square(), axes, keep),
+    "reduce_log_sum": lambda x, axes, keep: _sum(x, axes, keep).log(),
+    "reduce_log_sum_exp": lambda x, axes, keep: torch.logsumexp(x, axes, keepdim=keep),
+}
+_FLOAT_ONLY = ("reduce_mean", "reduce_l2_norm", "reduce_log_sum", "reduce_log_sum_exp")
+
+
+def _register(name: str, function: Reduce) -> None:
+    def compute(x: Tensor, context: Context, axes: list[int] | None = None, keep_dims: bool = False) -> Tensor:
+        if name in _FLOAT_ONLY and not x.is_floating_point():
+            raise context.unsupported("an integer input")
+        dims = sorted({axis % x.dim() for axis in (range(x.dim()) if axes is None else axes)})
+        return function(x, dims, keep_dims)
+
+    op(name)(compute)
+
+
+for _name, _function in _REDUCTIONS.items():
+    _register(_name, _function)
+
+
+@op()
+def reduce_argmax(x: Tensor, axis: int = -1, keep_dims: bool = False) -> Tensor:
+    """Index of a largest element along one axis."""
+    return x.argmax(axis, keepdim=keep_dims).to(torch.int32)
+
+
+@op()
+def reduce_argmin(x: Tensor, axis: int = -1, keep_dims: bool = False) -> Tensor:
+    """Index of a smallest element along one axis."""
+    return x.argmin(axis, keepdim=keep_dims).to(torch.int32)
+
+
+@op()
+def cumsum(x: Tensor, axis: int = 0, exclusive: bool = False, reverse: bool = False) -> Tensor:
+    """Σ of the elements up to each position (without its own if exclusive), from the end if reverse."""
+    y = x.flip(axis) if reverse else x
+    total = y.cumsum(axis, dtype=x.dtype)
+    if exclusive:
+        total = total - y
+    return total.flip(axis) if reverse else total
