@@ -143,15 +143,18 @@ def _fields(path: Path, name: str, entry: object) -> tuple[str, tuple[int, ...],
     if not isinstance(entry, dict):
         raise CheckpointError(_RULE, problem, _again())
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
-    if not isinstance(dtype, str) or not _is_sizes(shape) or not _is_sizes(offsets) or len(offsets) != 2:
+    sizes, span = _sizes(shape), _sizes(offsets)
+    if not isinstance(dtype, str) or sizes is None or span is None or len(span) != 2:
         raise CheckpointError(_RULE, problem, _again())
     if dtype not in DTYPES:
         raise CheckpointError("weights must be stored in a known precision", f"{path}: tensor {name} is {dtype}")
-    return dtype, tuple(shape), offsets[0], offsets[1]
+    return dtype, sizes, span[0], span[1]
 
 
-def _is_sizes(value: Any) -> bool:
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+def _sizes(value: object) -> tuple[int, ...] | None:
+    if isinstance(value, list) and all(type(item) is int and item >= 0 for item in value):
+        return tuple(value)
+    return None
 
 
 def _check_spans(path: Path, spans: list[tuple[int, int, str]], data_size: int) -> None:

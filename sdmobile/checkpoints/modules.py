@@ -46,7 +46,15 @@ def _build(component: str, config: dict[str, Any]) -> nn.Module:
         from transformers import CLIPTextConfig, CLIPTextModel
 
         return CLIPTextModel(CLIPTextConfig.from_dict(config))
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    if component == "unet":
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-    cls = UNet2DConditionModel if component == "unet" else AutoencoderKL
-    return cls.from_config(config)  # type: ignore[return-value]
+        return _first(UNet2DConditionModel.from_config(config))
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    return _first(AutoencoderKL.from_config(config))
+
+
+def _first(result: Any) -> nn.Module:
+    """Returns the model of from_config, which is typed as if it could be a tuple."""
+    return result

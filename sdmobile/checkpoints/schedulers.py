@@ -9,6 +9,20 @@ from sdmobile.errors import CheckpointError, UnsupportedError
 if TYPE_CHECKING:
     from sdmobile.checkpoints.types import Checkpoint
 
+# The noise schedule of Stable Diffusion 1.x and 2.x, for what has none of its own.
+STABLE_DIFFUSION: dict[str, Any] = {
+    "_class_name": "PNDMScheduler",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+}
+
 # Short name -> Diffusers class and what is set on top of the checkpoint's own configuration.
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sdmobile.checkpoints.bpe import write_clip_tokenizer
 from sdmobile.checkpoints.modules import CLASSES, empty_module
+from sdmobile.checkpoints.schedulers import STABLE_DIFFUSION
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,18 +28,6 @@ WEIGHT_FILES = {
 }
 # Stable Diffusion 1.5's own counts: they tell whether a preset has its shape.
 SD15_PARAMETERS = {"text_encoder": 123_060_480, "unet": 859_520_964, "vae": 83_653_863}
-SCHEDULER = {
-    "_class_name": "PNDMScheduler",
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "num_train_timesteps": 1000,
-    "prediction_type": "epsilon",
-    "set_alpha_to_one": False,
-    "skip_prk_steps": True,
-    "steps_offset": 1,
-    "trained_betas": None,
-}
 _SIZES = ("small", "large")
 _COLOURS = ("red", "green", "blue", "yellow")
 _SHAPES = ("circle", "square", "triangle", "star")
@@ -72,7 +61,7 @@ def write_checkpoint(folder: Path, preset: Preset = "tiny", seed: int = 0) -> Pa
         if preset == "sd15" and count != SD15_PARAMETERS[component]:
             raise AssertionError(f"{component} has {count} parameters, SD 1.5 has {SD15_PARAMETERS[component]}")
         _write_component(folder / component, config, module, WEIGHT_FILES[component], seed)
-    _write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
+    _write_json(folder / "scheduler" / "scheduler_config.json", STABLE_DIFFUSION)
     _write_json(folder / "model_index.json", _MODEL_INDEX)
     return folder
 

@@ -10,7 +10,7 @@ from sdmobile.checkpoints.pickles import load_pickle, read_pickle_header
 from sdmobile.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import torch
@@ -90,11 +90,13 @@ def component_tensors(checkpoint: Checkpoint, component: ComponentName) -> Itera
     """
     files = checkpoint.components[component].weight_files
     if checkpoint.format == "single_file":
-        from sdmobile.checkpoints.ldm import convert
+        from sdmobile.checkpoints import ldm
 
-        yield from convert(component, dict(stored_tensors(files)), checkpoint.components[component].config)
-        return
-    for name, tensor in stored_tensors(files):
+        own = dict(stored_tensors(files, lambda name: ldm.belongs(component, name)))
+        tensors = iter(ldm.convert(component, own).items())
+    else:
+        tensors = stored_tensors(files)
+    for name, tensor in tensors:
         key = normalise(name)
         if key is None:
             continue
@@ -104,18 +106,21 @@ def component_tensors(checkpoint: Checkpoint, component: ComponentName) -> Itera
         yield key, tensor
 
 
-def stored_tensors(files: tuple[Path, ...]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yields name and tensor of each stored tensor; safetensors are mapped into memory one at a time."""
+def stored_tensors(
+    files: tuple[Path, ...], wanted: Callable[[str], bool] = lambda name: True
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yields name and tensor of each stored tensor that is wanted; safetensors are mapped one tensor at a time."""
     from safetensors import SafetensorError, safe_open
 
     for path in files:
         if path.suffix in PICKLE_SUFFIXES:
-            yield from load_pickle(path).items()
+            yield from ((name, tensor) for name, tensor in load_pickle(path).items() if wanted(name))
             continue
         read_header(path)
         try:
             with safe_open(path, framework="pt") as stream:
                 for name in stream.keys():  # noqa: SIM118  (the handle is not a dict)
-                    yield name, stream.get_tensor(name)
+                    if wanted(name):
+                        yield name, stream.get_tensor(name)
         except SafetensorError as error:
             raise CheckpointError("a safetensors file must be complete and well-formed", f"{path}: {error}") from error
