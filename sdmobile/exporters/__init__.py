@@ -1,0 +1,1 @@
+"""From one component of a checkpoint to one file for a target."""

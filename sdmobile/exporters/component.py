@@ -1,0 +1,235 @@
+"""Exports one component of a checkpoint for one target.
+
+    open ─▶ load ─▶ scan ─▶ capture ─▶ rewrite ─▶ lower ─▶ (android) float16 weights ─▶ file and record
+
+Nothing is half-written: the file grows in a hidden folder beside its place and is moved when it is complete.
+"""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdmobile import __version__
+from sdmobile.errors import ComponentError, ResourceError, SdmobileError
+from sdmobile.exporters.contracts import Contract, contract_for, wrap
+from sdmobile.exporters.job import ExportJob, geometry_for
+from sdmobile.exporters.lowering import LoweringOptions, LoweringRecord, Provenance, hash_of, size_of
+from sdmobile.exporters.stages import StageLog
+
+if TYPE_CHECKING:
+    import torch
+    from torch.export import ExportedProgram
+
+    from sdmobile.checkpoints import Checkpoint
+
+Announce = Callable[[str, str, float, int], None]
+
+
+@dataclass
+class _Run:
+    """One job under way: what it works on, and what its stages have found."""
+
+    job: ExportJob
+    checkpoint: Checkpoint
+    contract: Contract
+    options: LoweringOptions
+    log: StageLog
+    parameters: int = 0
+    rewrites: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def export_component(job: ExportJob, progress: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Exports the job's component and returns its record as a JSON object.
+
+    The file appears under its name in `job.out_dir` only when it is complete; an older one is replaced.
+
+    Args:
+        job: what to export.
+        progress: is told each stage as one line.
+
+    Raises:
+        SdmobileError: bad input, an unsupported request, or a stage that failed (ComponentError naming it).
+    """
+
+    def announce(stage: str, event: str, seconds: float, peak: int) -> None:
+        if event == "start":
+            progress(f"{job.component}: {stage}")
+        else:
+            progress(f"{job.component}: {stage} took {seconds:.1f} s, peak {peak / 2**30:.2f} GiB")
+
+    return run_stages(job, announce)
+
+
+def run_stages(job: ExportJob, announce: Announce) -> dict[str, Any]:
+    """Does the work of `export_component`; `announce` gets (stage, "start" | "end", seconds, peak bytes)."""
+    from sdmobile.checkpoints import open_checkpoint
+
+    log = StageLog(announce)
+    with _explained(job, log):
+        with log.stage("open"):
+            checkpoint = open_checkpoint(job.checkpoint)
+            provenance = _provenance(checkpoint)  # reads and hashes all files of the checkpoint
+        geometry = geometry_for(checkpoint, job.guidance, job.resolution)
+        contract = contract_for(job.target, job.component, geometry)
+        options = LoweringOptions(provenance, _deployment_target(job))
+        run = _Run(job, checkpoint, contract, options, log)
+        job.out_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{contract.file_name}-", dir=job.out_dir) as scratch:
+            path = _lowered(run, Path(scratch))
+            if job.target == "android":
+                _cast_to_float16(run, path)
+            files = [_move(item, job.out_dir) for item in sorted(Path(scratch).iterdir())]
+    return _record(run, files)
+
+
+@contextmanager
+def _explained(job: ExportJob, log: StageLog) -> Iterator[None]:
+    """Turns whatever a converter raises into an error that names component and stage."""
+    try:
+        yield
+    except SdmobileError:
+        raise
+    except MemoryError as error:
+        raise ResourceError(
+            f"{job.component}: not enough memory in stage `{log.current}`",
+            error,
+            "Close other programs, or export at a lower resolution or with --guidance separate",
+        ) from error
+    except OSError as error:
+        raise ResourceError(f"{job.component}: stage `{log.current}` could not write", error) from error
+    except Exception as error:
+        summary = f"{type(error).__name__}: {error}".splitlines()[0][:500]
+        raise ComponentError(f"{job.component}: stage `{log.current}` failed", summary) from error
+
+
+def _provenance(checkpoint: Checkpoint) -> Provenance:
+    """Returns what the file will say about the checkpoint."""
+    return Provenance(
+        checkpoint.name,
+        checkpoint.content_hash,
+        checkpoint.license,
+        checkpoint.scaling_factor,
+        checkpoint.prediction_type,
+        __version__,
+    )
+
+
+def _deployment_target(job: ExportJob) -> str | None:
+    """Returns the device profile's oldest system, None to leave the choice to the backend."""
+    if job.target != "ios" or job.device is None:
+        return None
+    from sdmobile.device_profiles import load_profile
+
+    return load_profile(job.device).deployment_target
+
+
+def _lowered(run: _Run, folder: Path) -> Path:
+    """Writes the component's file, from weights to graph to file; what that took in memory is free on return."""
+    program = _graph(run)
+    path = folder / run.contract.file_name
+    with run.log.stage("lower") as details:
+        record = _lower(program, run.contract, path, run.options)
+        details.update(record.to_json())
+    run.warnings += record.warnings
+    return path
+
+
+def _graph(run: _Run) -> ExportedProgram:
+    """Loads the weights and returns the rewritten graph over them."""
+    from sdmobile.exporters.capture import capture
+
+    with run.log.stage("load") as details:
+        module = _load(run)
+        run.parameters = details["parameters"] = sum(p.numel() for p in module.parameters())
+    if run.job.target != "onnx":  # the witness keeps float32 weights
+        with run.log.stage("scan") as details:
+            details["fp16_losses"] = _scan(run, module)
+    with run.log.stage("capture") as details:
+        program, details["removed"] = capture(module, run.contract)
+        details["nodes"] = len(program.graph.nodes)
+    with run.log.stage("rewrite") as details:
+        return _rewrite(run, program, details)
+
+
+def _load(run: _Run) -> torch.nn.Module:
+    """Returns the component behind the target's interface; an autoencoder's other half is dropped."""
+    from sdmobile.checkpoints import load_component
+
+    name: Any = "vae" if run.job.component.startswith("vae_") else run.job.component
+    return wrap(run.job.target, run.job.component, load_component(run.checkpoint, name))
+
+
+def _scan(run: _Run, module: torch.nn.Module) -> list[dict[str, Any]]:
+    """Returns the tensors that lose values in float16, and warns of overflow."""
+    from sdmobile.quantize.fp16_scan import scan, warnings_for
+
+    losses = scan((name.removeprefix("component."), tensor) for name, tensor in module.named_parameters())
+    run.warnings += warnings_for(losses)
+    return [loss.to_json() for loss in losses]
+
+
+def _rewrite(run: _Run, program: ExportedProgram, details: dict[str, Any]) -> ExportedProgram:
+    """Applies the target's rules and keeps their records."""
+    from sdmobile.rewrites.engine import rewrite
+    from sdmobile.rewrites.registry import rules_for
+
+    program, records = rewrite(program, rules_for(run.job.target))
+    run.rewrites = [record.to_json() for record in records]
+    run.warnings += [f"{r.rule} refused {r.module}: {r.reason}" for r in records if r.outcome == "refused"]
+    for outcome in ("applied", "refused", "unmatched"):
+        details[outcome] = sum(record.outcome == outcome for record in records)
+    return program
+
+
+def _lower(program: ExportedProgram, contract: Contract, path: Path, options: LoweringOptions) -> LoweringRecord:
+    """Calls the target's lowering."""
+    if contract.target == "ios":
+        from sdmobile.exporters.coreml.lower import lower
+    elif contract.target == "android":
+        from sdmobile.exporters.litert.lower import lower
+    else:
+        from sdmobile.exporters.onnx.lower import lower
+    return lower(program, contract, path, options)
+
+
+def _cast_to_float16(run: _Run, path: Path) -> None:
+    """Replaces a float32 `.tflite` by one with float16 weights."""
+    from sdmobile.quantize.tflite_float16 import cast_weights
+
+    gc.collect()  # graphs hold their weights in reference cycles
+    source = path.rename(path.with_name("float32.tflite"))
+    with run.log.stage("float16") as details:
+        details.update(cast_weights(source, path).to_json())
+    source.unlink()
+
+
+def _move(path: Path, folder: Path) -> Path:
+    """Moves a finished file or folder to its place, over an older one."""
+    target = folder / path.name
+    if target.is_dir():
+        shutil.rmtree(target)
+    return path.replace(target)
+
+
+def _record(run: _Run, files: list[Path]) -> dict[str, Any]:
+    """Returns everything that the manifest keeps about the component."""
+    return {
+        "component": run.job.component,
+        "file": run.contract.file_name,
+        "files": [path.name for path in files],
+        "contract": run.contract.to_json(),
+        "parameters": run.parameters,
+        "stages": [record.to_json() for record in run.log.records],
+        "rewrites": run.rewrites,
+        "warnings": run.warnings,
+        "bytes": size_of(files),
+        "sha256": hash_of(files),
+    }

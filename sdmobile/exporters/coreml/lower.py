@@ -1,0 +1,72 @@
+"""Lowers a rewritten program to a Core ML package."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdmobile.errors import UnsupportedError
+from sdmobile.exporters.coreml.metadata import describe
+from sdmobile.exporters.coreml.precision import runs_in_float16
+from sdmobile.exporters.lowering import LoweringOptions, LoweringRecord
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+    from sdmobile.exporters.contracts import Contract
+
+DEFAULT_DEPLOYMENT_TARGET = "iOS17"
+
+
+def lower(program: ExportedProgram, contract: Contract, out: Path, options: LoweringOptions) -> LoweringRecord:
+    """Writes an ML Program that computes in float16 behind a float32 interface.
+
+    Args:
+        program: the rewritten program.
+        contract: names, shapes and types of the interface.
+        out: the `.mlpackage` folder to write.
+        options: deployment target and metadata.
+
+    Raises:
+        UnsupportedError: coremltools knows no such deployment target.
+    """
+    import coremltools as ct
+    import numpy as np
+
+    target = options.deployment_target or DEFAULT_DEPLOYMENT_TARGET
+    model: Any = ct.convert(
+        # An empty table: operators such as linear, layer_norm and instance_norm stay whole.
+        program.run_decompositions({}),
+        convert_to="mlprogram",
+        inputs=[ct.TensorType(name=spec.name, shape=spec.shape, dtype=np.float32) for spec in contract.inputs],
+        outputs=[ct.TensorType(name=spec.name, dtype=np.float32) for spec in contract.outputs],
+        minimum_deployment_target=_deployment_target(target),
+        compute_precision=ct.transform.FP16ComputePrecision(op_selector=runs_in_float16),
+        compute_units=ct.ComputeUnit.CPU_AND_NE,
+        skip_model_load=True,
+    )
+    describe(model, contract, options.provenance)
+    model.save(str(out))
+    operators = count_operators(model.get_spec())
+    details = {"deployment_target": target, "specification_version": model.get_spec().specificationVersion}
+    return LoweringRecord(out, operators, details)
+
+
+def _deployment_target(name: str) -> Any:
+    """Returns coremltools' constant for "iOS17" and the like."""
+    import coremltools as ct
+
+    target = getattr(ct.target, name, None)
+    if target is None:
+        raise UnsupportedError("the deployment target must be one that coremltools knows", name, "Use iOS17 or iOS18")
+    return target
+
+
+def count_operators(spec: Any) -> dict[str, int]:
+    """Returns the number of run-time operators of each type in a specification of an ML Program."""
+    counts: Counter[str] = Counter()
+    for function in spec.mlProgram.functions.values():
+        block = function.block_specializations[function.opset]
+        counts.update(op.type for op in block.operations if op.type != "const")
+    return dict(counts)

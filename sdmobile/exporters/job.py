@@ -1,0 +1,83 @@
+"""The order to export one component, as it travels to a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdmobile.errors import UnsupportedError
+from sdmobile.exporters.contracts import Geometry
+
+if TYPE_CHECKING:
+    from sdmobile.checkpoints import Checkpoint
+
+_ROWS = {"batch2": 2, "separate": 1}
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """What to export, for what, and where to.
+
+    Args:
+        checkpoint: the folder or single file.
+        component: one of `contracts.COMPONENTS`.
+        target: "ios", "android" or "onnx".
+        device: name of a device profile, None for the target's default.
+        guidance: "batch2" (both guidance rows in one call of the UNet) or "separate" (one row per call).
+        resolution: height = width of the picture in pixels, None for what the checkpoint was trained on.
+        out_dir: the folder that gets the file.
+    """
+
+    checkpoint: Path
+    component: str
+    target: str
+    device: str | None
+    guidance: str
+    resolution: int | None
+    out_dir: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the fields as a JSON object."""
+        return {**asdict(self), "checkpoint": str(self.checkpoint), "out_dir": str(self.out_dir)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ExportJob:
+        """Returns the job that `to_json` wrote; other keys are passed over."""
+        known = {field.name: data[field.name] for field in fields(cls)}
+        return cls(**{**known, "checkpoint": Path(known["checkpoint"]), "out_dir": Path(known["out_dir"])})
+
+
+def geometry_for(checkpoint: Checkpoint, guidance: str, resolution: int | None = None) -> Geometry:
+    """Returns the sizes of an export.
+
+    Args:
+        checkpoint: gives the latent and context sizes.
+        guidance: "batch2" or "separate".
+        resolution: height = width in pixels, None for the checkpoint's own.
+
+    Raises:
+        UnsupportedError: an unknown guidance, or a resolution that is no multiple of the VAE's scale factor.
+    """
+    if guidance not in _ROWS:
+        raise UnsupportedError(f"the guidance must be one of {', '.join(_ROWS)}", guidance)
+    factor = checkpoint.vae_scale_factor
+    pixels = checkpoint.latent_size * factor if resolution is None else resolution
+    if pixels <= 0 or pixels % factor:
+        nearest = max(factor, round(pixels / factor) * factor)
+        raise UnsupportedError(
+            f"the resolution must be a positive multiple of {factor} pixels, the size of a latent cell",
+            pixels,
+            f"Use {nearest}",
+        )
+    return Geometry(
+        batch=_ROWS[guidance],
+        latent_channels=checkpoint.latent_channels,
+        latent_height=pixels // factor,
+        latent_width=pixels // factor,
+        image_height=pixels,
+        image_width=pixels,
+        context_length=checkpoint.context_length,
+        context_dim=checkpoint.context_dim,
+    )

@@ -1,0 +1,53 @@
+"""Lowers a program to ONNX."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdmobile.exporters.lowering import LoweringOptions, LoweringRecord
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+    from sdmobile.exporters.contracts import Contract
+
+OPSET = 18
+# A protobuf message must stay below 2 GiB; half a gigabyte is left for the graph and for copies while it is written.
+EXTERNAL_DATA_ABOVE = 1_500_000_000
+
+
+def lower(program: ExportedProgram, contract: Contract, out: Path, options: LoweringOptions) -> LoweringRecord:
+    """Writes `out`, and beside it `<out>.data` if the weights need a file of their own, and checks the model.
+
+    Args:
+        program: the captured program.
+        contract: names of the inputs and outputs.
+        out: the `.onnx` file to write.
+        options: provenance for the metadata.
+    """
+    import onnx
+    import torch
+
+    built = torch.onnx.export(
+        program,
+        (),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=[spec.name for spec in contract.inputs],
+        output_names=[spec.name for spec in contract.outputs],
+        verbose=False,
+    )
+    assert built is not None
+    built.model.metadata_props.update(options.provenance.entries(contract.component))
+    external = _weight_bytes(program) > EXTERNAL_DATA_ABOVE
+    built.save(out, external_data=external)
+    onnx.checker.check_model(str(out), full_check=True)
+    nodes = Counter(node.op_type for node in built.model.graph)
+    return LoweringRecord(out, dict(nodes), {"opset": OPSET, "external_data": external})
+
+
+def _weight_bytes(program: Any) -> int:
+    """Returns the bytes of all parameters and buffers."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())

@@ -1,0 +1,1 @@
+"""Smaller number formats for the weights of an exported file."""

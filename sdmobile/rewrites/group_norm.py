@@ -1,0 +1,126 @@
+"""GroupNorm, written as what each target runs well and what survives float16.
+
+    y = (x − mean) / sqrt(var + ε) · γ + β        mean, var over the C/G channels of a group and all positions
+
+Wu and He, "Group Normalization", 2018, section 3.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, Node
+
+from sdmobile.rewrites.rule import UP_TO_ROUNDING, Rule
+
+
+class _GroupNormRule(Rule):
+    """Matches `aten.group_norm`."""
+
+    exactness = UP_TO_ROUNDING
+    max_rank: int
+
+    def matches(self, graph: Graph) -> list[Node]:
+        return list(graph.find_nodes(op="call_function", target=torch.ops.aten.group_norm.default))
+
+    def check(self, node: Node) -> str | None:
+        x = node.args[0]
+        assert isinstance(x, Node)
+        value = x.meta["val"]
+        if any(not isinstance(size, int) for size in value.shape):
+            return f"the shape {tuple(value.shape)} is not static"
+        if not 3 <= value.ndim <= self.max_rank:
+            return f"the input has rank {value.ndim}; the rule is for rank 3 to {self.max_rank}"
+        return None
+
+
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None, shape: list[int]) -> Tensor:
+    """Returns x · γ + β with γ and β reshaped to broadcast."""
+    if weight is not None:
+        x = x * weight.reshape(shape)
+    return x if bias is None else x + bias.reshape(shape)
+
+
+def group_norm_by_instance_norm(
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> Tensor:
+    """GroupNorm as instance normalisation of (N, G, C/G·H, W), where a group is a channel, and an affine step.
+
+    Args:
+        x: (N, C, H, W) or (N, C, L).
+        num_groups: G.
+        weight, bias: γ and β, (C,).
+        eps: ε.
+    """
+    n, c, last = x.shape[0], x.shape[1], x.shape[-1]
+    grouped = x.reshape(n, num_groups, -1, last)
+    y = torch.instance_norm(grouped, None, None, None, None, True, 0.0, eps, False).reshape(x.shape)
+    return _affine(y, weight, bias, [1, c] + [1] * (x.ndim - 2))
+
+
+class GroupNormInstanceNorm(_GroupNormRule):
+    """Core ML has no GroupNorm, but an instance_norm operator of one node.
+
+    The converter's own decomposition takes 10 operators and hands the variance on as a float16 tensor, which overflows
+    from a standard deviation of 256. Inside one operator it never becomes a tensor.
+    """
+
+    name = "group_norm_instance_norm"
+    max_rank = 4
+
+    @property
+    def replacement(self) -> Callable[..., Tensor]:
+        return group_norm_by_instance_norm
+
+
+def group_norm_nhwc_amax(
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> Tensor:
+    """GroupNorm of deviations scaled by their largest magnitude, in (N, H·W, G, C/G).
+
+        d = x − mean        a = max|d| + 1e-4        e = d / a        y = e / sqrt(mean(e²) + (√ε/a)²)
+
+    Args:
+        x: (N, C, H, W) or (N, C, L).
+        num_groups: G.
+        weight, bias: γ and β, (C,).
+        eps: ε.
+    """
+    n, c = x.shape[0], x.shape[1]
+    last = x.movedim(1, -1)
+    grouped = last.reshape(n, -1, num_groups, c // num_groups)
+    d = grouped - grouped.mean((1, 3), keepdim=True)
+    # A zero group would give 0/0; 1e-4 is a normal float16 number and below any deviation that ε lets through.
+    a = d.abs().amax((1, 3), keepdim=True) + 1e-4
+    e = d / a
+    floor = eps**0.5 / a  # squared here, not a: a² underflows in float16 where √ε/a does not
+    y = e * torch.rsqrt((e * e).mean((1, 3), keepdim=True) + floor * floor)
+    return _affine(y.reshape(last.shape), weight, bias, [c]).movedim(-1, 1)
+
+
+class GroupNormNhwcAmax(_GroupNormRule):
+    """Plain operators that the Android GPU accepts: rank 4 at most, no BROADCAST_TO, channels last.
+
+    The amax scaling keeps every intermediate within ±1 before the root, so that float16 neither overflows (plain form:
+    from a standard deviation of about 100) nor loses small activations. Channels last lets the transposes cancel
+    against those of the neighbouring convolutions.
+    """
+
+    name = "group_norm_nhwc_amax"
+    max_rank = 4
+
+    @property
+    def replacement(self) -> Callable[..., Tensor]:
+        return group_norm_nhwc_amax

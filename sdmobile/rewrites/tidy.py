@@ -1,0 +1,55 @@
+"""Removes nodes that do nothing at inference, so that no backend has to know them."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import torch
+from torch.fx import Graph, Node
+
+from sdmobile.rewrites.engine import rebuild
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+_aten = torch.ops.aten
+
+
+def tidy(program: ExportedProgram) -> tuple[ExportedProgram, dict[str, int]]:
+    """Returns the program without assertions, aliases, inactive dropouts and casts to the same type.
+
+    Args:
+        program: a captured program; it is left as it was.
+
+    Returns:
+        The program, and how many nodes of each operator went.
+    """
+    graph: Graph = copy.deepcopy(program.graph)
+    signature = copy.deepcopy(program.graph_signature)
+    removed: dict[str, int] = {}
+    for node in list(graph.nodes):
+        if node.target is _aten._assert_tensor_metadata.default:
+            graph.erase_node(node)
+        elif _is_identity(node):
+            node.replace_all_uses_with(node.args[0])
+            signature.replace_all_uses(node.name, node.args[0].name)
+            graph.erase_node(node)
+        else:
+            continue
+        removed[str(node.target)] = removed.get(str(node.target), 0) + 1
+    graph.eliminate_dead_code()
+    graph.lint()
+    return rebuild(program, graph, signature), removed
+
+
+def _is_identity(node: Node) -> bool:
+    """Returns whether the node's value is its first input, in inference."""
+    if node.target in (_aten.alias.default, _aten.detach.default, _aten.lift_fresh_copy.default):
+        return True
+    if node.target is _aten.dropout.default:
+        return node.args[2] is False
+    if node.target in (_aten.to.dtype, _aten.to.device, _aten.to.dtype_layout):
+        source = node.args[0]
+        return isinstance(source, Node) and source.meta["val"].dtype == node.meta["val"].dtype
+    return False
