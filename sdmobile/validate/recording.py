@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdmobile.validate.sampling import ComponentCall, PipelineSpec, Sampler, SampleRequest, SampleResult, sample_all
+from sdmobile.validate.sampling import (
+    ComponentCall,
+    PipelineSpec,
+    Sampler,
+    SampleRequest,
+    SampleResult,
+    sample_all,
+    timesteps_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -139,7 +147,7 @@ def record(
         whole_runs: sample to the end even where only text is recorded, because trajectories are wanted.
         on_step: sees (finished steps, all steps).
     """
-    keeper = _Keeper(requests, components, max_samples, 2 if spec.guidance == "separate" else 1)
+    keeper = _Keeper(spec, requests, components, max_samples)
     if not whole_runs and set(components) <= {"text_encoder"}:
         sampler = Sampler(runner, spec, keeper.see)
         for text in dict.fromkeys(text for r in requests for text in (r.negative, r.prompt)):
@@ -159,24 +167,28 @@ def record(
 class _Keeper:
     """Decides which calls to keep while they happen."""
 
-    def __init__(self, requests: Sequence[SampleRequest], components: Sequence[str], most: int, calls: int) -> None:
+    def __init__(
+        self, spec: PipelineSpec, requests: Sequence[SampleRequest], components: Sequence[str], most: int
+    ) -> None:
         self.recording = Recording({name: [] for name in components})
-        self._requests = requests
         self._most = most
-        self._per_run = max(1, most // (len(requests) * calls))
+        calls = 2 if spec.guidance == "separate" else 1
+        per_run = max(1, most // (len(requests) * calls))
+        self._steps = [chosen_steps(len(timesteps_of(spec, request)), per_run) for request in requests]
 
     def see(self, call: ComponentCall) -> None:
         """Keeps the call if it belongs to the chosen ones."""
-        if call.component not in self.recording.samples or call.component == "vae_encoder":
+        if call.component not in self.recording.samples:
             return
-        if call.step is None:
-            where = "text" if call.request is None else f"prompt {call.request + 1}"
-            self.keep(call.component, where, call.inputs, call.outputs)
-            return
-        assert call.request is not None
-        if call.step in chosen_steps(self._requests[call.request].steps, self._per_run):
+        if call.request is None:
+            label = f"text {len(self.recording.samples[call.component]) + 1}"
+        elif call.step is None:
+            label = f"prompt {call.request + 1}"
+        elif call.step in self._steps[call.request]:
             label = f"prompt {call.request + 1}, step {call.step + 1}, t={call.timestep:g}"
-            self.keep(call.component, label, call.inputs, call.outputs)
+        else:
+            return
+        self.keep(call.component, label, call.inputs, call.outputs)
 
     def keep(
         self, component: str, label: str, inputs: dict[str, NDArray[Any]], outputs: dict[str, NDArray[Any]]

@@ -206,10 +206,7 @@ class Sampler:
         """Yields the timestep and the latent [1, C, h, w] after each scheduler step."""
         import torch
 
-        from sdmobile.checkpoints.schedulers import scheduler_from_config
-
-        scheduler = scheduler_from_config(dict(self.spec.scheduler_config), request.scheduler)
-        scheduler.set_timesteps(request.steps)
+        scheduler = _scheduler(self.spec, request)
         latent = torch.from_numpy(
             initial_latent(request.seed, self.spec.latent_shape, float(scheduler.init_noise_sigma))
         )
@@ -293,12 +290,12 @@ def sample_all(
         release: free each component when all requests have passed it.
     """
     done = [0]
-    total = sum(request.steps for request in requests)
+    total = sum(len(timesteps_of(spec, request)) for request in requests)
 
     def count(_step: int, _steps: int) -> None:
         done[0] += 1
         if on_step is not None:
-            on_step(done[0], max(total, done[0]))
+            on_step(done[0], total)
 
     sampler = Sampler(runner, spec, on_call, count)
     texts = dict.fromkeys(text for request in requests for text in (request.negative, request.prompt))
@@ -334,11 +331,24 @@ def sample(
     return sample_all(runner, spec, [request], on_call, on_step, release)[0]
 
 
+def timesteps_of(spec: PipelineSpec, request: SampleRequest) -> list[float]:
+    """Returns the timesteps of a request; some schedulers take more than one UNet call per step."""
+    return [float(timestep) for timestep in _scheduler(spec, request).timesteps]
+
+
 def to_pixels(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Turns a decoder output [1, 3, H, W] in [−1, 1] into pixels [H, W, 3] in 0 … 255; what is not finite is black."""
     finite = np.nan_to_num(image[0].astype(np.float64), nan=-1.0, posinf=-1.0, neginf=-1.0)
     unit = np.clip(finite / 2.0 + 0.5, 0.0, 1.0)
     return np.round(unit * 255.0).astype(np.uint8).transpose(1, 2, 0)
+
+
+def _scheduler(spec: PipelineSpec, request: SampleRequest) -> Any:
+    from sdmobile.checkpoints.schedulers import scheduler_from_config
+
+    scheduler = scheduler_from_config(dict(spec.scheduler_config), request.scheduler)
+    scheduler.set_timesteps(request.steps)
+    return scheduler
 
 
 def _step_arguments(scheduler: Any, seed: int) -> dict[str, Any]:

@@ -1,0 +1,109 @@
+"""`sdmobile generate`: make a picture with an exported bundle, or with PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from sdmobile.validate.runners import Runner
+    from sdmobile.validate.sampling import PipelineSpec, SampleRequest
+
+_BUNDLE = "A bundle, or a checkpoint (then PyTorch runs it); without it, the checkpoint that sdmobile ships."
+_RUNTIME = "auto, torch, evaluator, evaluator-fp16, coreml, litert or ort, as far as the bundle's target has it."
+
+
+def generate(
+    bundle: Annotated[Path | None, typer.Argument(help=_BUNDLE, show_default=False)] = None,
+    *,
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="What to draw.", show_default=False)],
+    negative: Annotated[str, typer.Option(help="What to stay away from.")] = "",
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Scheduler steps.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the initial noise.")] = 0,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale; at most 1 means none.")] = 7.5,
+    scheduler: Annotated[
+        str | None, typer.Option(help="ddim, pndm, dpm++, euler, …; without it, the checkpoint's own.")
+    ] = None,
+    runtime: Annotated[str, typer.Option(help=_RUNTIME)] = "auto",
+    reference: Annotated[
+        Path | None, typer.Option(help="The bundle's source checkpoint, for `--runtime torch`.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the runtime.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="PNG to write.")] = Path("picture.png"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the picture if it exists.")] = False,
+) -> None:
+    """Make a picture with the exported files; prompt, seed, steps and model hash go into the PNG's text."""
+    from sdmobile.cli.progress import step_progress
+    from sdmobile.errors import OutputError
+    from sdmobile.report.figures import png_bytes
+    from sdmobile.report.files import write_whole
+    from sdmobile.validate.sampling import SampleRequest, sample
+
+    if output.exists() and not overwrite:
+        raise OutputError("the picture must not exist yet", output, "Choose another -o, or add --overwrite.")
+    request = SampleRequest(prompt, negative, steps, seed, guidance, scheduler)
+    with step_progress() as progress:
+        runner, spec, model_hash = open_runner(bundle, runtime, reference, threads)
+        result = sample(
+            runner, spec, request, on_step=lambda done, total: progress(f"sampling with {runner.name}", done, total)
+        )
+    write_whole(output, png_bytes(result.image, picture_texts(request, spec, runner.name, model_hash)))
+    typer.echo(str(output))
+    for component, seconds in result.seconds.items():
+        typer.echo(f"{component}: {seconds:.2f} s", err=True)
+
+
+def open_runner(
+    source: Path | None, runtime: str, reference: Path | None = None, threads: int | None = None
+) -> tuple[Runner, PipelineSpec, str]:
+    """Opens a bundle or a checkpoint for sampling.
+
+    Args:
+        source: bundle or checkpoint, None for the checkpoint that sdmobile ships.
+        runtime: "auto", "torch", or a runtime of the bundle's target.
+        reference: the bundle's source checkpoint, for torch.
+        threads: CPU threads of the runtime.
+
+    Returns:
+        The runner, the pipeline and the content hash of the checkpoint.
+
+    Raises:
+        UnsupportedError: the runtime cannot run it.
+    """
+    from sdmobile.checkpoints import open_checkpoint
+    from sdmobile.errors import UnsupportedError
+    from sdmobile.validate.bundle import is_bundle, open_bundle
+    from sdmobile.validate.reference import resolve_reference
+    from sdmobile.validate.runners import TorchRunner, bundle_runner
+    from sdmobile.validate.sampling import PipelineSpec
+
+    if source is not None and is_bundle(source):
+        bundle = open_bundle(source)
+        spec = PipelineSpec.from_bundle(bundle)
+        if runtime == "torch":
+            return TorchRunner(resolve_reference(bundle, reference), bundle.geometry), spec, bundle.source_hash
+        return bundle_runner(bundle, runtime, threads), spec, bundle.source_hash
+    if runtime not in ("auto", "torch"):
+        raise UnsupportedError("a checkpoint is run by torch", runtime, "Export it first: sdmobile export.")
+    checkpoint = open_checkpoint(source)
+    spec = PipelineSpec.from_checkpoint(checkpoint)
+    return TorchRunner(checkpoint, spec.geometry), spec, checkpoint.content_hash
+
+
+def picture_texts(request: SampleRequest, spec: PipelineSpec, runtime: str, model_hash: str) -> dict[str, str]:
+    """Returns the text chunks that tell how to make the picture again."""
+    from sdmobile import __version__
+
+    return {
+        "prompt": request.prompt,
+        "negative": request.negative,
+        "seed": str(request.seed),
+        "steps": str(request.steps),
+        "guidance": f"{request.guidance_scale:g}",
+        "scheduler": request.scheduler or str(spec.scheduler_config.get("_class_name", "")),
+        "runtime": runtime,
+        "model_hash": model_hash,
+        "sdmobile": __version__,
+    }

@@ -1,0 +1,129 @@
+"""`sdmobile validate`: compare a bundle with float32 PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from sdmobile.validate.check import Validation
+    from sdmobile.validate.results import ValidationReport
+
+_COMPONENTS = "Check only these, separated by commas: text_encoder, unet, vae_decoder, vae_encoder."
+_RUNTIME = "auto for every runtime that this machine has; or evaluator, evaluator-fp16, coreml, litert, ort."
+
+
+def validate(
+    bundle: Annotated[Path, typer.Argument(help="Folder that `sdmobile export` wrote.", show_default=False)],
+    reference: Annotated[
+        Path | None, typer.Option(help="Checkpoint the bundle was exported from; without it, the one sdmobile ships.")
+    ] = None,
+    components: Annotated[str | None, typer.Option(help=_COMPONENTS)] = None,
+    runtime: Annotated[str, typer.Option(help=_RUNTIME)] = "auto",
+    prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt per line.")] = None,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Scheduler steps.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the first prompt.")] = 0,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 7.5,
+    scheduler: Annotated[
+        str | None, typer.Option(help="ddim, pndm, dpm++, euler, …; without it, the checkpoint's own.")
+    ] = None,
+    max_samples: Annotated[int, typer.Option(min=1, help="Most recorded inputs per component.")] = 9,
+    trajectory: Annotated[bool, typer.Option("--trajectory/--no-trajectory", help="Sample whole pictures too.")] = True,
+    threshold_db: Annotated[
+        float | None, typer.Option(help="Least PSNR of components and images in dB; without it, 35.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the runtime.")] = None,
+    report_dir: Annotated[
+        Path | None, typer.Option("--report-dir", "-o", help="Write report.html, validation.json and images here.")
+    ] = None,
+    record_dir: Annotated[Path | None, typer.Option(help="Save the recorded inputs here as .npz files.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Compare a bundle with float32 PyTorch: components, whole trajectories, final images.
+
+    The exit code is 3 if anything is below its threshold.
+    """
+    from sdmobile.cli.progress import step_progress
+    from sdmobile.errors import EXIT_BELOW_THRESHOLD
+    from sdmobile.validate.check import ValidationOptions, validate_bundle
+    from sdmobile.validate.recording import DEFAULT_PROMPTS
+    from sdmobile.validate.thresholds import Thresholds
+
+    options = ValidationOptions(
+        reference=reference,
+        prompts=DEFAULT_PROMPTS if prompts is None else read_prompts(prompts),
+        steps=steps,
+        seed=seed,
+        guidance_scale=guidance,
+        scheduler=scheduler,
+        components=None if components is None else tuple(name.strip() for name in components.split(",")),
+        runtime=runtime,
+        max_samples=max_samples,
+        trajectory=trajectory,
+        thresholds=Thresholds() if threshold_db is None else Thresholds(threshold_db, threshold_db),
+        threads=threads,
+        recording_dir=record_dir,
+    )
+    with step_progress() as progress:
+        validation = validate_bundle(bundle, options, progress)
+    if report_dir is not None:
+        write_report(bundle, validation, report_dir)
+    _show(validation.report, json_output)
+    if not validation.report.passed:
+        raise typer.Exit(EXIT_BELOW_THRESHOLD)
+
+
+def read_prompts(file: Path) -> tuple[str, ...]:
+    """Returns the lines of a file that are not empty.
+
+    Raises:
+        typer.BadParameter: the file cannot be read or holds no prompt.
+    """
+    try:
+        lines = tuple(line.strip() for line in file.read_text("utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"--prompts names a text file with one prompt per line: {error}") from error
+    if not lines:
+        raise typer.BadParameter(f"--prompts names a text file with one prompt per line: {file} is empty")
+    return lines
+
+
+def write_report(bundle: Path, validation: Validation, folder: Path) -> None:
+    """Writes report.html, validation.json and one PNG per prompt and runtime into a folder."""
+    import json
+
+    from sdmobile.report.figures import png_bytes
+    from sdmobile.report.files import write_whole
+    from sdmobile.report.html import render_report
+    from sdmobile.validate.bundle import MANIFEST
+
+    manifest = json.loads((bundle / MANIFEST).read_text("utf-8"))
+    for index, row in enumerate(validation.images):
+        for name, image in row.items():
+            write_whole(folder / f"prompt-{index + 1}-{name}.png", png_bytes(image))
+    write_whole(folder / "validation.json", (_json(validation.report) + "\n").encode())
+    html = render_report(manifest, validation.report.to_json(), validation.images)
+    write_whole(folder / "report.html", html.encode())
+
+
+def _show(report: ValidationReport, json_output: bool) -> None:
+    from rich.console import Console
+
+    from sdmobile.report.terminal import tables
+
+    if json_output:
+        typer.echo(_json(report))
+    else:
+        console = Console()
+        for table in tables(report):
+            console.print(table)
+    for line in report.failures:
+        typer.secho(line, err=True, fg=typer.colors.RED)
+
+
+def _json(report: ValidationReport) -> str:
+    import json
+
+    return json.dumps(report.to_json(), indent=2, ensure_ascii=False, allow_nan=False)

@@ -1,0 +1,1 @@
+"""What people read about a bundle: the HTML report and the model card."""

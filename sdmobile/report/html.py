@@ -1,0 +1,125 @@
+"""The report: one HTML file with everything in it, that needs no network and no script."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from sdmobile.report import words
+from sdmobile.report.figures import Curve, png_data_uri, trajectory_svg
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jinja2 import Template
+    from numpy.typing import NDArray
+
+TEMPLATE = "report.html.j2"
+
+
+def render_report(
+    manifest: Mapping[str, Any],
+    validation: Mapping[str, Any] | None,
+    images: Sequence[Mapping[str, NDArray[np.float32]]] = (),
+) -> str:
+    """Renders the report of a bundle.
+
+    Args:
+        manifest: the bundle's manifest.json.
+        validation: `ValidationReport.to_json()`, or None before validation.
+        images: per prompt, decoder outputs [1, 3, H, W] by "torch" or runtime.
+
+    Returns:
+        A whole HTML document.
+    """
+    checks = validation or {}
+    runtimes = _runtimes(checks)
+    return _template().render(
+        manifest=manifest,
+        source=manifest.get("source", {}),
+        validation=validation,
+        components=_components(manifest),
+        checks=_rows(checks),
+        trajectories=checks.get("trajectories", []),
+        plot=trajectory_svg(_curves(checks, runtimes)),
+        legend=runtimes,
+        pictures=_pictures(checks, images),
+        words=words,
+    )
+
+
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("sdmobile.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(TEMPLATE)
+
+
+def _components(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = []
+    for name, record in manifest.get("components", {}).items():
+        stages = record.get("stages", [])
+        rows.append(
+            {
+                "name": name,
+                "file": record.get("file", ""),
+                "parameters": record.get("parameters"),
+                "bytes": record.get("bytes"),
+                "stages": stages,
+                "seconds": sum(stage.get("seconds", 0.0) for stage in stages),
+                "peak": max((stage.get("peak_rss_bytes", 0) for stage in stages), default=None),
+                "rewrites": words.grouped_rewrites(record.get("rewrites", [])),
+                "warnings": record.get("warnings", []),
+            }
+        )
+    return rows
+
+
+def _rows(validation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the component checks, each component's runtimes together."""
+    order = list(words.COMPONENT_TITLES)
+    checks = list(validation.get("components", []))
+    checks.sort(key=lambda c: order.index(c["component"]) if c["component"] in order else len(order))
+    return [
+        {**check, "seconds": sum(sample["seconds"] for sample in check["samples"]) or None} for check in checks
+    ]
+
+
+def _runtimes(validation: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(check["runtime"] for check in validation.get("trajectories", [])))
+
+
+def _curves(validation: Mapping[str, Any], runtimes: list[str]) -> list[Curve]:
+    prompts = list(dict.fromkeys((c["prompt"], c["seed"]) for c in validation.get("trajectories", [])))
+    curves = []
+    for check in validation.get("trajectories", []):
+        index = prompts.index((check["prompt"], check["seed"]))
+        label = f"{check['runtime']}, prompt {index + 1}"
+        curves.append(Curve(label, runtimes.index(check["runtime"]), index, check["latent_psnr_db"]))
+    return curves
+
+
+def _pictures(
+    validation: Mapping[str, Any], images: Sequence[Mapping[str, NDArray[np.float32]]]
+) -> list[dict[str, Any]]:
+    """Returns, per prompt, its pictures with what they are and how close they came."""
+    settings = validation.get("settings", {})
+    prompts, seeds = settings.get("prompts", []), settings.get("seeds", [])
+    level = {(c["seed"], c["runtime"]): c for c in validation.get("trajectories", [])}
+    rows = []
+    for index, row in enumerate(images):
+        seed = seeds[index] if index < len(seeds) else None
+        shown = []
+        for name, image in row.items():
+            check = level.get((seed, name))
+            note = "float32 reference" if check is None else words.decibels(check["image_psnr_db"])
+            shown.append({"name": name, "uri": png_data_uri(image), "note": note, "width": image.shape[-1]})
+        rows.append({"prompt": prompts[index] if index < len(prompts) else "", "seed": seed, "images": shown})
+    return rows

@@ -1,0 +1,84 @@
+"""Validation results as tables for a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from sdmobile.report import words
+from sdmobile.validate.results import NOT_RUN, PASSED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rich.console import RenderableType
+
+    from sdmobile.validate.metrics import Metrics
+    from sdmobile.validate.results import ComponentCheck, TrajectoryCheck, ValidationReport
+
+_LEFT = ("component", "prompt", "run by", "result")
+
+
+def tables(report: ValidationReport) -> Iterator[RenderableType]:
+    """Yields the component table, the picture table, and why something was not run."""
+    yield component_table(report.components, report.target)
+    yield picture_table(report.trajectories)
+    for reason in dict.fromkeys(check.reason for check in report.checks if check.status == NOT_RUN):
+        yield Text(f"not run: {reason}")
+
+
+def component_table(checks: Sequence[ComponentCheck], target: str) -> Table:
+    """Returns one row per component and runtime with the worst figures over the recorded inputs."""
+    table = _table(
+        f"{target}: components against float32 PyTorch, worst of the recorded inputs",
+        ("component", "run by", "inputs", "PSNR", "SNR", "max |Δ|", "cosine", "non-finite", "result"),
+    )
+    for check in checks:
+        row = (check.component, check.runtime, str(len(check.samples)), *_figures(check.worst))
+        table.add_row(*map(Text, row), _result(check.status))
+    return table
+
+
+def picture_table(checks: Sequence[TrajectoryCheck]) -> Table:
+    """Returns one row per prompt and runtime."""
+    table = _table(
+        "whole pictures, same seed",
+        ("prompt", "seed", "run by", "image PSNR", "lowest latent PSNR", "non-finite", "result"),
+    )
+    for check in checks:
+        row = (
+            check.prompt,
+            str(check.seed),
+            check.runtime,
+            words.decibels(check.image_psnr_db),
+            words.decibels(words.lowest(check.latent_psnr_db)),
+            str(check.non_finite) if check.latent_psnr_db else words.UNKNOWN,
+        )
+        table.add_row(*map(Text, row), _result(check.status))
+    return table
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in columns:
+        table.add_column(name, justify="left" if name in _LEFT else "right")
+    return table
+
+
+def _figures(worst: Metrics | None) -> tuple[str, ...]:
+    if worst is None:
+        return (words.UNKNOWN,) * 5
+    return (
+        words.decibels(worst.psnr_db),
+        words.decibels(worst.snr_db),
+        words.number(worst.max_abs),
+        words.similarity(worst.cosine),
+        str(worst.non_finite),
+    )
+
+
+def _result(status: str) -> Text:
+    colours = {PASSED: "green", NOT_RUN: "yellow"}
+    return Text(status, style=colours.get(status, "red"))

@@ -1,0 +1,91 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+COMPONENT_TITLES = {
+    "text_encoder": "Text encoder",
+    "unet": "UNet",
+    "vae_decoder": "VAE decoder",
+    "vae_encoder": "VAE encoder",
+}
+UNKNOWN = "–"
+
+
+def size(count: float | None) -> str:
+    """Returns bytes in binary units, as file managers and memory meters count."""
+    if count is None:
+        return UNKNOWN
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(value) < 1024 or unit == "GiB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    raise AssertionError
+
+
+def seconds(value: float | None) -> str:
+    """Returns a duration, in minutes from two minutes on."""
+    if value is None:
+        return UNKNOWN
+    if value >= 120:
+        return f"{int(value // 60)} min {int(value % 60):02d} s"
+    return f"{value:.0f} s" if value >= 20 else f"{value:.2f} s"
+
+
+def decibels(value: float | None) -> str:
+    """Returns a level in dB; a missing or non-finite one as a dash."""
+    return UNKNOWN if value is None or not math.isfinite(value) else f"{value:.1f} dB"
+
+
+def lowest(values: Sequence[float | None]) -> float | None:
+    """Returns the smallest level, or None where one is missing or not finite, since that is worse than any."""
+    if not values or any(value is None or not math.isfinite(value) for value in values):
+        return None
+    return min(value for value in values if value is not None)
+
+
+def number(value: float | None) -> str:
+    """Returns a small number with three digits."""
+    return UNKNOWN if value is None or not math.isfinite(value) else f"{value:.2e}"
+
+
+def similarity(value: float | None) -> str:
+    """Returns a cosine as its distance from 1, where the digits are."""
+    if value is None or not math.isfinite(value):
+        return UNKNOWN
+    return f"1 − {max(0.0, 1.0 - value):.1e}" if value > 0.99 else f"{value:.4f}"
+
+
+def count(value: int | None) -> str:
+    """Returns an integer with thin spaces between groups of three digits."""
+    return UNKNOWN if value is None else f"{value:,}".replace(",", "\u202f")
+
+
+def title(component: str) -> str:
+    """Returns a component's name for people."""
+    return COMPONENT_TITLES.get(component, component)
+
+
+def grouped_rewrites(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Joins the records of one rule that had the same outcome for the same reason.
+
+    Returns:
+        Rows with rule, exactness, outcome, reason, count and the modules it happened in.
+    """
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for record in records:
+        key = tuple(record.get(field) for field in ("rule", "exactness", "outcome", "reason"))
+        row = rows.setdefault(
+            key,
+            {"rule": key[0], "exactness": key[1], "outcome": key[2], "reason": key[3], "count": 0, "modules": []},
+        )
+        if record.get("outcome") != "unmatched":
+            row["count"] += 1
+        module = record.get("module") or record.get("node")
+        if module and module not in row["modules"]:
+            row["modules"].append(module)
+    return list(rows.values())

@@ -1,0 +1,144 @@
+"""Assembles bundles for tests without the exporters, from small ONNX files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdmobile.checkpoints import Checkpoint, load_component, open_checkpoint
+from sdmobile.exporters.contracts import COMPONENTS, Geometry, contract_for, wrap
+from sdmobile.validate.bundle import KIND, MANIFEST, SCHEMA_VERSION, sha256_file
+
+MODULE = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae", "vae_encoder": "vae"}
+
+
+def geometry_of(checkpoint: Checkpoint, batch: int = 2) -> Geometry:
+    pixels = checkpoint.latent_size * checkpoint.vae_scale_factor
+    return Geometry(
+        batch,
+        checkpoint.latent_channels,
+        checkpoint.latent_size,
+        checkpoint.latent_size,
+        pixels,
+        pixels,
+        checkpoint.context_length,
+        checkpoint.context_dim,
+    )
+
+
+def write_onnx(checkpoint: Checkpoint, component: str, geometry: Geometry, file: Path) -> None:
+    """Exports one component with the TorchScript exporter, which takes a second where the newer one takes ten."""
+    import torch
+
+    contract = contract_for("onnx", component, geometry)
+    module = wrap("onnx", component, load_component(checkpoint, MODULE[component])).eval()  # pyright: ignore[reportArgumentType]
+    inputs = tuple(torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in contract.inputs)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module,
+            inputs,
+            str(file),
+            dynamo=False,
+            opset_version=18,
+            input_names=[spec.name for spec in contract.inputs],
+            output_names=[spec.name for spec in contract.outputs],
+        )
+
+
+def write_bundle(
+    folder: Path, checkpoint_path: Path, components: tuple[str, ...] = COMPONENTS, guidance: str = "batch2"
+) -> Path:
+    """Writes an onnx bundle of the tiny checkpoint, laid out as `sdmobile export` does."""
+    checkpoint = open_checkpoint(checkpoint_path)
+    geometry = geometry_of(checkpoint, 2 if guidance == "batch2" else 1)
+    folder.mkdir(parents=True)
+    assert checkpoint.tokenizer_dir is not None
+    shutil.copytree(checkpoint.tokenizer_dir, folder / "tokenizer")
+    records: dict[str, Any] = {}
+    for name in components:
+        contract = contract_for("onnx", name, geometry)
+        write_onnx(checkpoint, name, geometry, folder / contract.file_name)
+        records[name] = _record(name, contract.file_name, contract.to_json(), folder / contract.file_name)
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": KIND,
+        "target": "onnx",
+        "device": None,
+        "created": "2026-01-01T00:00:00Z",
+        "sdmobile_version": "0.1.0",
+        "source": {
+            "name": "tiny",
+            "path_name": checkpoint_path.name,
+            "content_hash": checkpoint.content_hash,
+            "license": "Apache-2.0",
+            "prediction_type": checkpoint.prediction_type,
+        },
+        "geometry": geometry.to_json(),
+        "guidance": guidance,
+        "pipeline": {
+            "scaling_factor": checkpoint.scaling_factor,
+            "vae_scale_factor": checkpoint.vae_scale_factor,
+            "scheduler": checkpoint.scheduler_config,
+        },
+        "components": records,
+        "files": {},
+        "versions": {"torch": "2.13.0"},
+    }
+    write_manifest(folder, manifest)
+    return folder
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Writes the manifest with the hashes that the files have now."""
+    manifest["files"] = {
+        file.relative_to(folder).as_posix(): {"sha256": sha256_file(file), "bytes": file.stat().st_size}
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != MANIFEST
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / MANIFEST).read_text("utf-8"))
+
+
+def copy_bundle(source: Path, folder: Path) -> Path:
+    shutil.copytree(source, folder)
+    return folder
+
+
+def damage_weights(folder: Path, file_name: str, scale: float) -> None:
+    """Multiplies every float weight of an ONNX file, as a broken conversion might, and makes the manifest agree."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(str(folder / file_name))
+    for tensor in model.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.dtype == np.float32 and array.ndim > 1:
+            tensor.CopyFrom(numpy_helper.from_array((array * np.float32(scale)).astype(np.float32), tensor.name))
+    onnx.save(model, str(folder / file_name))
+    write_manifest(folder, read_manifest(folder))
+
+
+def _record(name: str, file_name: str, contract: dict[str, Any], file: Path) -> dict[str, Any]:
+    return {
+        "component": name,
+        "file": file_name,
+        "contract": contract,
+        "parameters": 1000,
+        "stages": [
+            {"name": "load", "seconds": 0.2, "peak_rss_bytes": 300_000_000},
+            {"name": "lower", "seconds": 1.5, "peak_rss_bytes": 500_000_000},
+        ],
+        "rewrites": [],
+        "warnings": [],
+        "bytes": file.stat().st_size,
+        "sha256": sha256_file(file),
+    }
