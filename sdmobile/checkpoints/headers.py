@@ -34,11 +34,12 @@ _RULE = "a safetensors file must be complete and well-formed"
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Shape and type of one stored tensor, and the file that holds it."""
+    """Shape and type of one stored tensor, the file that holds it and where in it (bytes from its start)."""
 
     shape: tuple[int, ...]
     dtype: str
     file: Path
+    offset: int = 0
 
     @property
     def elements(self) -> int:
@@ -96,15 +97,16 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     size = path.stat().st_size
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        if size < 10 or length < 2 or length > _MAX_HEADER:
+        brace = stream.read(1)
+        if size < 10 or length < 2 or length > _MAX_HEADER or brace != b"{":
             raise CheckpointError(_RULE, f"{path} ({size} bytes) does not begin with a safetensors header", _again())
         if 8 + length > size:
             raise CheckpointError(_RULE, f"{path} ends inside its header ({size} bytes of {8 + length})", _again())
-        entries = _parse(path, stream.read(length))
+        entries = _parse(path, brace + stream.read(length - 1))
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict):
         raise CheckpointError(_RULE, f"{path}: __metadata__ is not an object", _again())
-    tensors = _check_entries(path, entries, data_size=size - 8 - length)
+    tensors = _check_entries(path, entries, data_start=8 + length, data_size=size - 8 - length)
     return tensors, {str(key): str(value) for key, value in metadata.items()}
 
 
@@ -118,7 +120,7 @@ def _parse(path: Path, raw: bytes) -> dict[str, Any]:
     return entries
 
 
-def _check_entries(path: Path, entries: dict[str, Any], data_size: int) -> dict[str, TensorInfo]:
+def _check_entries(path: Path, entries: dict[str, Any], data_start: int, data_size: int) -> dict[str, TensorInfo]:
     tensors: dict[str, TensorInfo] = {}
     spans: list[tuple[int, int, str]] = []
     for name, entry in entries.items():
@@ -132,7 +134,7 @@ def _check_entries(path: Path, entries: dict[str, Any], data_size: int) -> dict[
         item, dtype_name = DTYPES[dtype]
         if end - begin != prod(shape) * item:
             raise CheckpointError(_RULE, f"{path}: tensor {name} has {end - begin} bytes for {dtype} {shape}", _again())
-        tensors[name] = TensorInfo(shape, dtype_name, path)
+        tensors[name] = TensorInfo(shape, dtype_name, path, data_start + begin)
         spans.append((begin, end, name))
     _check_spans(path, sorted(spans), data_size)
     return tensors

@@ -20,7 +20,7 @@ _SHOWN = 5
 def load_component(checkpoint: Checkpoint, component: ComponentName) -> nn.Module:
     """Loads one component in float32, ready for inference, and checks every weight.
 
-    Peak memory is the float32 module plus one tensor; the files are mapped, not read at once.
+    Peak memory is the float32 module plus one tensor; a single file is first held once as it is stored.
 
     Args:
         checkpoint: from open_checkpoint.
@@ -57,8 +57,7 @@ def load_component(checkpoint: Checkpoint, component: ComponentName) -> nn.Modul
 def _checked_float32(component: str, name: str, tensor: torch.Tensor) -> torch.Tensor:
     import torch
 
-    # A copy in any case: the source may be a view of a mapped file.
-    value = tensor.to(dtype=torch.float32, memory_format=torch.contiguous_format, copy=True)
+    value = tensor.to(dtype=torch.float32).contiguous()
     # The sum is finite only if all are (or is infinite by overflow, which the exact count then clears).
     if not torch.isfinite(value.sum()):
         bad = int((~torch.isfinite(value)).sum())
