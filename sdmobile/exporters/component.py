@@ -104,7 +104,7 @@ def _explained(job: ExportJob, log: StageLog) -> Iterator[None]:
             "Close other programs, or export at a lower resolution or with --guidance separate",
         ) from error
     except OSError as error:
-        raise ResourceError(f"{job.component}: stage `{log.current}` could not write", error) from error
+        raise ResourceError(f"{job.component}: stage `{log.current}` could not read or write", error) from error
     except Exception as error:
         summary = f"{type(error).__name__}: {error}".splitlines()[0][:500]
         raise ComponentError(f"{job.component}: stage `{log.current}` failed", summary) from error
@@ -136,7 +136,7 @@ def _lowered(run: _Run, folder: Path) -> Path:
     program = _graph(run)
     path = folder / run.contract.file_name
     with run.log.stage("lower") as details:
-        record = _lower(program, run.contract, path, run.options)
+        record = lower_to_file(program, run.contract, path, run.options)
         details.update(record.to_json())
     run.warnings += record.warnings
     return path
@@ -189,7 +189,7 @@ def _rewrite(run: _Run, program: ExportedProgram, details: dict[str, Any]) -> Ex
     return program
 
 
-def _lower(program: ExportedProgram, contract: Contract, path: Path, options: LoweringOptions) -> LoweringRecord:
+def lower_to_file(program: ExportedProgram, contract: Contract, path: Path, options: LoweringOptions) -> LoweringRecord:
     """Calls the target's lowering."""
     if contract.target == "ios":
         from sdmobile.exporters.coreml.lower import lower

@@ -8,18 +8,18 @@ A replacement is traced to the same ATen operators that torch.export yields, so 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.export import ExportedProgram
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
+from sdmobile.rewrites.program import copy_graph, rebuild
 from sdmobile.rewrites.rule import RewriteRecord, Rule, source_module
 
 if TYPE_CHECKING:
+    from torch.export import ExportedProgram
     from torch.export.graph_signature import ExportGraphSignature
 
 # What a new node inherits from the node it replaces, so that later records can still name the source module.
@@ -33,12 +33,9 @@ def rewrite(program: ExportedProgram, rules: Sequence[Rule]) -> tuple[ExportedPr
         program: a captured program; it is left as it was (the weights are shared).
         rules: the selected rules, in the order of application.
     """
-    graph = copy.deepcopy(program.graph)
-    signature = copy.deepcopy(program.graph_signature)
+    graph, signature = copy_graph(program)
     tracer = _Tracer()
     records = [record for rule in rules for record in _apply(rule, graph, signature, tracer)]
-    graph.eliminate_dead_code()
-    graph.lint()
     return rebuild(program, graph, signature), records
 
 
@@ -121,17 +118,3 @@ def _copy_node(graph: Graph, inner: Node, replaced: Node, mapped: dict[Node, Nod
         new.meta = {"val": torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cpu")}
     new.meta.update({key: replaced.meta[key] for key in _PROVENANCE if key in replaced.meta})
     return new
-
-
-def rebuild(program: ExportedProgram, graph: Graph, signature: ExportGraphSignature) -> ExportedProgram:
-    """Returns a program of the new graph over the same weights."""
-    return ExportedProgram(
-        root=GraphModule(program.graph_module, graph),
-        graph=graph,
-        graph_signature=signature,
-        state_dict=program.state_dict,
-        range_constraints=program.range_constraints,
-        module_call_graph=program.module_call_graph,
-        example_inputs=program.example_inputs,
-        constants=program.constants,
-    )

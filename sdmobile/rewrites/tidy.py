@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING
 
 import torch
-from torch.fx import Graph, Node
+from torch.fx import Node
 
-from sdmobile.rewrites.engine import rebuild
+from sdmobile.rewrites.program import copy_graph, rebuild
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -25,8 +24,7 @@ def tidy(program: ExportedProgram) -> tuple[ExportedProgram, dict[str, int]]:
     Returns:
         The program, and how many nodes of each operator went.
     """
-    graph: Graph = copy.deepcopy(program.graph)
-    signature = copy.deepcopy(program.graph_signature)
+    graph, signature = copy_graph(program)
     removed: dict[str, int] = {}
     for node in list(graph.nodes):
         if node.target is _aten._assert_tensor_metadata.default:
@@ -38,8 +36,6 @@ def tidy(program: ExportedProgram) -> tuple[ExportedProgram, dict[str, int]]:
         else:
             continue
         removed[str(node.target)] = removed.get(str(node.target), 0) + 1
-    graph.eliminate_dead_code()
-    graph.lint()
     return rebuild(program, graph, signature), removed
 
 

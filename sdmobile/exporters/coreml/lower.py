@@ -41,7 +41,7 @@ def lower(program: ExportedProgram, contract: Contract, out: Path, options: Lowe
         convert_to="mlprogram",
         inputs=[ct.TensorType(name=spec.name, shape=spec.shape, dtype=np.float32) for spec in contract.inputs],
         outputs=[ct.TensorType(name=spec.name, dtype=np.float32) for spec in contract.outputs],
-        minimum_deployment_target=_deployment_target(target),
+        minimum_deployment_target=deployment_target(target),
         compute_precision=ct.transform.FP16ComputePrecision(op_selector=runs_in_float16),
         compute_units=ct.ComputeUnit.CPU_AND_NE,
         skip_model_load=True,
@@ -53,7 +53,7 @@ def lower(program: ExportedProgram, contract: Contract, out: Path, options: Lowe
     return LoweringRecord(out, operators, details)
 
 
-def _deployment_target(name: str) -> Any:
+def deployment_target(name: str) -> Any:
     """Returns coremltools' constant for "iOS17" and the like."""
     import coremltools as ct
 

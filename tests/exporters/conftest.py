@@ -1,0 +1,92 @@
+"""One tiny model set, captured and lowered once per session."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    import torch
+
+    from sdmobile.exporters.contracts import Contract
+    from sdmobile.exporters.lowering import LoweringRecord, Provenance
+
+
+def psnr(reference: np.ndarray, value: np.ndarray) -> float:
+    """Returns 10·log10(max|r|² / mean (r − v)²) in dB."""
+    reference, value = reference.astype(np.float64), value.astype(np.float64)
+    assert reference.shape == value.shape
+    error = np.mean((reference - value) ** 2)
+    return math.inf if error == 0 else float(10 * np.log10(np.abs(reference).max() ** 2 / error))
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A lowered component with the means to check it."""
+
+    path: Path
+    contract: Contract
+    module: torch.nn.Module
+    record: LoweringRecord
+
+    def inputs(self, seed: int = 1) -> dict[str, np.ndarray]:
+        """Returns random inputs of the file; other ones than those of the capture."""
+        from sdmobile.exporters.capture import example_inputs
+
+        arrays = {
+            spec.name: tensor.numpy()
+            for spec, tensor in zip(self.contract.inputs, example_inputs(self.contract, seed), strict=True)
+        }
+        if "timestep" in arrays:
+            arrays["timestep"] = np.full_like(arrays["timestep"], 951.0)
+        return arrays
+
+    def expected(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        """Returns what PyTorch makes of them in float32."""
+        import torch
+
+        with torch.no_grad():
+            return self.module(*(torch.from_numpy(inputs[spec.name]) for spec in self.contract.inputs)).numpy()
+
+
+@pytest.fixture(scope="session")
+def provenance() -> Provenance:
+    from sdmobile.exporters.lowering import Provenance
+
+    return Provenance("tiny", "0123abcd", "Apache-2.0", 0.18215, "epsilon", "0.1.0")
+
+
+@pytest.fixture(scope="session")
+def lowered(
+    tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, provenance: Provenance
+) -> Callable[[str, str], Lowered]:
+    """Returns a function from target and component to the lowered file; each is made once."""
+
+    @cache
+    def make(target: str, component: str) -> Lowered:
+        from sdmobile.checkpoints import load_component, open_checkpoint
+        from sdmobile.exporters.capture import capture
+        from sdmobile.exporters.component import lower_to_file
+        from sdmobile.exporters.contracts import contract_for, wrap
+        from sdmobile.exporters.job import geometry_for
+        from sdmobile.exporters.lowering import LoweringOptions
+        from sdmobile.rewrites.engine import rewrite
+        from sdmobile.rewrites.registry import rules_for
+
+        checkpoint = open_checkpoint(tiny_checkpoint)
+        contract = contract_for(target, component, geometry_for(checkpoint, "batch2"))
+        part = "vae" if component.startswith("vae_") else component
+        module = wrap(target, component, load_component(checkpoint, part))  # type: ignore[arg-type]
+        program, _ = rewrite(capture(module, contract)[0], rules_for(target))
+        path = tmp_path_factory.mktemp(f"{target}-{component}") / contract.file_name
+        record = lower_to_file(program, contract, path, LoweringOptions(provenance))
+        return Lowered(path, contract, module, record)
+
+    return make

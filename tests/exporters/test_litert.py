@@ -1,0 +1,88 @@
+"""LiteRT files against PyTorch, run by LiteRT's own interpreter, and what the Android GPU would say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sdmobile.errors import UnsupportedError
+from sdmobile.exporters.contracts import COMPONENTS, Contract
+from sdmobile.exporters.litert.graph import FileFacts, read_facts
+from sdmobile.quantize import tflite_float16
+from sdmobile.quantize.tflite_float16 import cast_weights
+from tests.exporters.conftest import Lowered, psnr
+
+Lower = Callable[[str, str], Lowered]
+
+
+def run(path: Path, contract: Contract, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    """Returns what the file's signature makes of named inputs."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner = Interpreter(str(path)).get_signature_runner(contract.signature)
+    return runner(**inputs)[contract.outputs[0].name]
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_numbers_before_and_after_the_cast(lowered: Lower, component: str, tmp_path: Path) -> None:
+    case = lowered("android", component)
+    inputs = case.inputs()
+    expected = case.expected(inputs)
+    assert psnr(expected, run(case.path, case.contract, inputs)) > 110
+    half = tmp_path / "half.tflite"
+    record = cast_weights(case.path, half)
+    assert psnr(expected, run(half, case.contract, inputs)) > 60
+    assert record.bytes_after == half.stat().st_size < 0.75 * record.bytes_before
+    assert read_facts(half).tensor_types["FLOAT16"] > 0
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_interface_is_the_contract(lowered: Lower, component: str) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    case = lowered("android", component)
+    interpreter = Interpreter(str(case.path))
+    assert interpreter.get_signature_list() == {
+        case.contract.signature: {
+            "inputs": sorted(spec.name for spec in case.contract.inputs),
+            "outputs": [case.contract.outputs[0].name],
+        }
+    }
+    runner = interpreter.get_signature_runner(case.contract.signature)
+    details = {**runner.get_input_details(), **runner.get_output_details()}
+    for spec in (*case.contract.inputs, *case.contract.outputs):
+        assert tuple(details[spec.name]["shape"]) == spec.shape
+        assert np.dtype(details[spec.name]["dtype"]) == spec.dtype
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_nothing_that_the_gpu_refuses(lowered: Lower, component: str) -> None:
+    case = lowered("android", component)
+    facts = read_facts(case.path)
+    assert facts.gpu_objections() == case.record.warnings == ()
+    assert "BROADCAST_TO" not in facts.operators
+    assert facts.max_rank <= 4
+    assert facts.operators == case.record.operators
+
+
+def test_norms_work_channels_last(lowered: Lower) -> None:
+    """One REDUCE_MAX per norm, and few transposes: the layouts of norms and convolutions agree."""
+    operators = lowered("android", "vae_decoder").record.operators
+    assert operators["REDUCE_MAX"] == 14
+    assert operators["TRANSPOSE"] < operators["CONV_2D"]
+
+
+def test_objections_name_operator_and_rank() -> None:
+    facts = FileFacts({"BROADCAST_TO": 3, "ADD": 1}, 5, {})
+    assert [text.split()[0] for text in facts.gpu_objections()] == ["3", "a"]
+
+
+def test_a_file_above_two_gigabytes_is_an_error_with_advice(
+    lowered: Lower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tflite_float16, "MAX_TFLITE_BYTES", 1000)
+    with pytest.raises(UnsupportedError, match=r"below 2 GB.*big.tflite.*--components"):
+        cast_weights(lowered("android", "text_encoder").path, tmp_path / "big.tflite")

@@ -1,0 +1,59 @@
+"""ONNX files against PyTorch, run by ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sdmobile.exporters.contracts import COMPONENTS, Contract
+from sdmobile.exporters.onnx import lower as onnx_lower
+from tests.exporters.conftest import Lowered, psnr
+
+Lower = Callable[[str, str], Lowered]
+
+
+def run(path: Path, contract: Contract, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert [i.name for i in session.get_inputs()] == [spec.name for spec in contract.inputs]
+    assert [tuple(i.shape) for i in session.get_inputs()] == [spec.shape for spec in contract.inputs]
+    (output,) = session.run([contract.outputs[0].name], inputs)
+    return np.asarray(output)
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_numbers(lowered: Lower, component: str) -> None:
+    case = lowered("onnx", component)
+    inputs = case.inputs()
+    assert psnr(case.expected(inputs), run(case.path, case.contract, inputs)) > 100
+
+
+def test_opset_and_metadata(lowered: Lower) -> None:
+    import onnx
+
+    case = lowered("onnx", "text_encoder")
+    model = onnx.load(case.path)
+    assert max(entry.version for entry in model.opset_import) >= 18
+    assert {entry.key: entry.value for entry in model.metadata_props}["sdmobile.source_hash"] == "0123abcd"
+    assert [path.name for path in case.path.parent.iterdir()] == ["text_encoder.onnx"]
+
+
+def test_large_weights_go_to_a_file_beside(
+    lowered: Lower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, provenance: Any
+) -> None:
+    from sdmobile.exporters.capture import capture
+    from sdmobile.exporters.lowering import LoweringOptions
+
+    monkeypatch.setattr(onnx_lower, "EXTERNAL_DATA_ABOVE", 1000)
+    case = lowered("onnx", "text_encoder")
+    program, _ = capture(case.module, case.contract)
+    record = onnx_lower.lower(program, case.contract, tmp_path / "model.onnx", LoweringOptions(provenance))
+    assert record.details["external_data"] is True
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "model.onnx.data"}
+    inputs = case.inputs()
+    assert psnr(case.expected(inputs), run(tmp_path / "model.onnx", case.contract, inputs)) > 100

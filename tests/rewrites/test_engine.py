@@ -1,0 +1,138 @@
+"""What the engine replaces, keeps and records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import Graph, Node
+
+from sdmobile.rewrites.engine import rewrite
+from sdmobile.rewrites.group_norm import GroupNormInstanceNorm, GroupNormNhwcAmax
+from sdmobile.rewrites.registry import rules_for
+from sdmobile.rewrites.rule import EXACT, Rule
+from sdmobile.rewrites.tidy import tidy
+
+
+class Block(nn.Module):
+    """conv, norm, dropout, conv, and a norm as the output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 8, 3, padding=1)
+        self.norm = nn.GroupNorm(2, 8)
+        self.drop = nn.Dropout(0.5)
+        self.last = nn.GroupNorm(4, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.drop(self.norm(self.conv(x))).to(torch.float32))
+
+
+class Volume(nn.Module):
+    """GroupNorm of rank 5, which neither form takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(2, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x)
+
+
+class DoubleNegation(Rule):
+    """relu(x) = x · [x > 0], a rule with a constant in its replacement."""
+
+    name = "relu_as_clamp"
+    exactness = EXACT
+
+    def matches(self, graph: Graph) -> list[Node]:
+        return list(graph.find_nodes(op="call_function", target=torch.ops.aten.relu.default))
+
+    def check(self, node: Node) -> str | None:
+        return None
+
+    @property
+    def replacement(self) -> Callable[..., Tensor]:
+        return lambda x: torch.clamp(x, min=0.0)
+
+
+def captured(module: nn.Module, *shape: int) -> tuple[ExportedProgram, Tensor]:
+    torch.manual_seed(0)
+    x = torch.randn(*shape)
+    return torch.export.export(module.eval(), (x,)), x
+
+
+def targets(program: ExportedProgram) -> list[str]:
+    return [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+
+
+def test_replaces_every_norm_and_the_output_and_keeps_the_function() -> None:
+    program, x = captured(Block(), 2, 4, 6, 6)
+    before = targets(program)
+    rewritten, records = rewrite(program, [GroupNormNhwcAmax()])
+    assert [(r.outcome, r.module) for r in records] == [("applied", "norm"), ("applied", "last")]
+    assert "aten.group_norm.default" not in targets(rewritten)
+    assert targets(program) == before  # the captured program is a value, not a workpiece
+    torch.testing.assert_close(rewritten.module()(x), program.module()(x), rtol=1e-5, atol=1e-5)
+
+
+def test_new_nodes_know_where_they_come_from() -> None:
+    program, _ = captured(Block(), 1, 4, 6, 6)
+    rewritten, _ = rewrite(program, [GroupNormInstanceNorm()])
+    new = [n for n in rewritten.graph.nodes if str(n.target) == "aten.instance_norm.default"]
+    assert len(new) == 2
+    for node in new:
+        assert node.meta["nn_module_stack"]
+        assert isinstance(node.meta["val"], torch._subclasses.FakeTensor)
+
+
+def test_a_refusal_has_a_reason_and_leaves_the_node() -> None:
+    program, x = captured(Volume(), 1, 4, 2, 3, 3)
+    rewritten, records = rewrite(program, [GroupNormInstanceNorm()])
+    assert [(r.outcome, r.module) for r in records] == [("refused", "norm")]
+    assert records[0].reason is not None
+    assert "rank 5" in records[0].reason
+    assert torch.equal(rewritten.module()(x), program.module()(x))
+
+
+def test_a_rule_that_matches_nothing_is_reported() -> None:
+    program, _ = captured(nn.Conv2d(4, 4, 1), 1, 4, 2, 2)
+    _, records = rewrite(program, [GroupNormInstanceNorm()])
+    assert [(r.rule, r.outcome, r.node) for r in records] == [("group_norm_instance_norm", "unmatched", None)]
+
+
+def test_rules_run_in_the_order_given() -> None:
+    program, x = captured(nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.GroupNorm(2, 4)), 1, 4, 3, 3)
+    rewritten, records = rewrite(program, [DoubleNegation(), GroupNormInstanceNorm()])
+    assert [r.rule for r in records] == ["relu_as_clamp", "group_norm_instance_norm"]
+    torch.testing.assert_close(rewritten.module()(x), program.module()(x), rtol=1e-5, atol=1e-5)
+
+
+def test_rewritten_program_can_be_decomposed_and_exported_again() -> None:
+    """The two things that the backends do with it."""
+    program, x = captured(Block(), 1, 4, 6, 6)
+    rewritten, _ = rewrite(program, rules_for("android"))
+    expected = program.module()(x)
+    torch.testing.assert_close(rewritten.run_decompositions({}).module()(x), expected, rtol=1e-5, atol=1e-5)
+    again = torch.export.export(rewritten.module(), (x,))
+    torch.testing.assert_close(again.module()(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_tidy_removes_what_does_nothing() -> None:
+    program, x = captured(Block(), 1, 4, 6, 6)
+    tidied, removed = tidy(program)
+    assert removed["aten.dropout.default"] == 1
+    assert not {"aten.dropout.default", "aten.to.dtype", "aten._assert_tensor_metadata.default"} & set(targets(tidied))
+    assert torch.equal(tidied.module()(x), program.module()(x))
+
+
+def test_tidy_keeps_casts_that_change_the_type() -> None:
+    class Ids(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.to(torch.int32)
+
+    program, _ = captured(Ids(), 3)
+    tidied, _ = tidy(program)
+    assert targets(tidied) == ["aten.to.dtype"]
