@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile import __version__
-from sdmobile.errors import ComponentError, ResourceError, SdmobileError
+from sdmobile.errors import ComponentError, MissingDependencyError, ResourceError, SdmobileError
 from sdmobile.exporters.contracts import Contract, contract_for, wrap
 from sdmobile.exporters.job import ExportJob, geometry_for
 from sdmobile.exporters.lowering import LoweringOptions, LoweringRecord, Provenance, hash_of, size_of
@@ -102,6 +102,12 @@ def _explained(job: ExportJob, log: StageLog) -> Iterator[None]:
             f"{job.component}: not enough memory in stage `{log.current}`",
             error,
             "Close other programs, or export at a lower resolution or with --guidance separate",
+        ) from error
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"the target {job.target} needs libraries that are not installed",
+            error.name or error,
+            f"Run: pip install 'sdmobile[{job.target}]'",
         ) from error
     except OSError as error:
         raise ResourceError(f"{job.component}: stage `{log.current}` could not read or write", error) from error

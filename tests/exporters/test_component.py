@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sdmobile.checkpoints import open_checkpoint
-from sdmobile.errors import CheckpointError, ComponentError, ResourceError, UnsupportedError
+from sdmobile.errors import CheckpointError, ComponentError, MissingDependencyError, ResourceError, UnsupportedError
 from sdmobile.exporters import component as component_module
 from sdmobile.exporters.component import export_component
 from sdmobile.exporters.contracts import Contract, Geometry
@@ -88,6 +88,7 @@ def test_an_older_package_is_replaced_whole(
     [
         (RuntimeError("no lowering for aten.foo"), ComponentError, r"vae_encoder.*`lower`.*aten\.foo"),
         (MemoryError(), ResourceError, r"not enough memory.*--guidance separate"),
+        (ModuleNotFoundError(name="onnxscript"), MissingDependencyError, r"onnxscript.*sdmobile\[onnx\]"),
         (OSError(errno.ENOSPC, "No space left on device"), ResourceError, "No space left"),
     ],
 )
