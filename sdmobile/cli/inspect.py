@@ -1,0 +1,128 @@
+"""`sdmobile inspect`: what a checkpoint is and which targets can take it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sdmobile.cli.output import Output, megabytes
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from sdmobile.checkpoints.targets import Verdict
+    from sdmobile.checkpoints.types import Checkpoint
+
+
+def inspect(
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(help="Diffusers folder, .safetensors or .ckpt file; without it, the bundled shapes-64."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False,
+) -> None:
+    """Say what a checkpoint is, read from its tensors, and whether each target can take it."""
+    from sdmobile.checkpoints import open_checkpoint
+    from sdmobile.checkpoints.targets import TARGETS, judge
+
+    found = open_checkpoint(checkpoint)
+    verdicts = [judge(found, target) for target in TARGETS]
+    output = Output(json)
+    output.data(_as_json(found, verdicts), *([] if json else _views(found, verdicts)))
+
+
+def _as_json(checkpoint: Checkpoint, verdicts: list[Verdict]) -> dict[str, Any]:
+    return {
+        "path": str(checkpoint.path),
+        "name": checkpoint.name,
+        "format": checkpoint.format,
+        "content_hash": checkpoint.content_hash,
+        "license": checkpoint.license,
+        "components": {
+            name: {
+                "class": info.class_name,
+                "parameters": info.parameters,
+                "bytes": info.bytes,
+                "dtype": info.dtype,
+                "files": [str(path) for path in info.weight_files],
+            }
+            for name, info in checkpoint.components.items()
+        },
+        "latent": [checkpoint.latent_channels, checkpoint.latent_size, checkpoint.latent_size],
+        "image": [3, checkpoint.image_size, checkpoint.image_size],
+        "vae_scale_factor": checkpoint.vae_scale_factor,
+        "scaling_factor": checkpoint.scaling_factor,
+        "context": [checkpoint.context_length, checkpoint.context_dim],
+        "scheduler": checkpoint.scheduler_config,
+        "prediction_type": checkpoint.prediction_type,
+        "tokenizer": None if checkpoint.tokenizer_dir is None else str(checkpoint.tokenizer_dir),
+        "notes": list(checkpoint.notes),
+        "targets": {
+            verdict.target: {
+                "possible": verdict.possible,
+                "problems": list(verdict.problems),
+                "warnings": list(verdict.warnings),
+            }
+            for verdict in verdicts
+        },
+    }
+
+
+def _views(checkpoint: Checkpoint, verdicts: list[Verdict]) -> list[RenderableType]:
+    from rich.text import Text
+
+    notes = [Text(f"note: {note}", style="yellow") for note in checkpoint.notes]
+    return [_components(checkpoint), _facts(checkpoint), *notes, _targets(verdicts)]
+
+
+def _components(checkpoint: Checkpoint) -> Table:
+    from rich.table import Table
+
+    table = Table(title=f"{checkpoint.name} ({checkpoint.format})", title_justify="left")
+    for name in ("component", "class", "precision"):
+        table.add_column(name)
+    for name in ("parameters", "size"):
+        table.add_column(name, justify="right")
+    for name, info in checkpoint.components.items():
+        table.add_row(name, info.class_name, info.dtype, f"{info.parameters:,}", megabytes(info.bytes))
+    infos = checkpoint.components.values()
+    total = (f"{sum(info.parameters for info in infos):,}", megabytes(sum(info.bytes for info in infos)))
+    table.add_row("total", "", "", *total, style="bold")
+    return table
+
+
+def _facts(checkpoint: Checkpoint) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    scheduler = checkpoint.scheduler_config
+    size, pixels = checkpoint.latent_size, checkpoint.image_size
+    betas = f"{scheduler.get('beta_schedule')} {scheduler.get('beta_start')}…{scheduler.get('beta_end')}"
+    facts = {
+        "latent": f"{checkpoint.latent_channels} × {size} × {size}, scaled by {checkpoint.scaling_factor:g}",
+        "image": f"3 × {pixels} × {pixels} pixels, {checkpoint.vae_scale_factor} per latent cell",
+        "context": f"{checkpoint.context_length} tokens × {checkpoint.context_dim}",
+        "scheduler": f"{scheduler.get('_class_name', 'not named')}, betas {betas}",
+        "prediction": checkpoint.prediction_type,
+        "tokenizer": str(checkpoint.tokenizer_dir or "none"),
+        "license": checkpoint.license or "the checkpoint does not say",
+        "content hash": checkpoint.content_hash,
+    }
+    table = Table(show_header=False, box=None)
+    for key, value in facts.items():
+        table.add_row(key, Text(value))
+    return table
+
+
+def _targets(verdicts: list[Verdict]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("target", "export", "remarks")
+    for verdict in verdicts:
+        answer = Text("yes", style="green") if verdict.possible else Text("no", style="red")
+        table.add_row(verdict.target, answer, Text("\n".join([*verdict.problems, *verdict.warnings]) or "–"))
+    return table
