@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile import __version__
-from sdmobile.errors import ComponentError, MissingDependencyError, ResourceError, SdmobileError
+from sdmobile.errors import ComponentError, MissingDependencyError, ResourceError, SdmobileError, UnsupportedError
 from sdmobile.exporters.contracts import Contract, contract_for, wrap
 from sdmobile.exporters.job import ExportJob, geometry_for
 from sdmobile.exporters.lowering import LoweringOptions, LoweringRecord, Provenance, hash_of, size_of
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from sdmobile.checkpoints import Checkpoint
+    from sdmobile.device_profiles.model import DeviceProfile
 
 Announce = Callable[[str, str, float, int], None]
 
@@ -37,6 +38,7 @@ class _Run:
     """One job under way: what it works on, and what its stages have found."""
 
     job: ExportJob
+    profile: DeviceProfile
     checkpoint: Checkpoint
     contract: Contract
     options: LoweringOptions
@@ -79,8 +81,9 @@ def run_stages(job: ExportJob, announce: Announce) -> dict[str, Any]:
             provenance = _provenance(checkpoint)  # reads and hashes all files of the checkpoint
         geometry = geometry_for(checkpoint, job.guidance, job.resolution)
         contract = contract_for(job.target, job.component, geometry)
-        options = LoweringOptions(provenance, _deployment_target(job))
-        run = _Run(job, checkpoint, contract, options, log)
+        profile = _profile(job)
+        options = LoweringOptions(provenance, profile.deployment_target)
+        run = _Run(job, profile, checkpoint, contract, options, log)
         job.out_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{contract.file_name}-", dir=job.out_dir) as scratch:
             path = _lowered(run, Path(scratch))
@@ -128,13 +131,14 @@ def _provenance(checkpoint: Checkpoint) -> Provenance:
     )
 
 
-def _deployment_target(job: ExportJob) -> str | None:
-    """Returns the device profile's oldest system, None to leave the choice to the backend."""
-    if job.target != "ios" or job.device is None:
-        return None
-    from sdmobile.device_profiles import load_profile
+def _profile(job: ExportJob) -> DeviceProfile:
+    """Returns the facts about the device that the job names, or about the target's default device."""
+    from sdmobile.device_profiles import default_profile, load_profile
 
-    return load_profile(job.device).deployment_target
+    profile = default_profile(job.target) if job.device is None else load_profile(job.device)
+    if profile.target != job.target:
+        raise UnsupportedError(f"{profile.name} takes the target {profile.target}", job.target)
+    return profile
 
 
 def _lowered(run: _Run, folder: Path) -> Path:
@@ -183,11 +187,11 @@ def _scan(run: _Run, module: torch.nn.Module) -> list[dict[str, Any]]:
 
 
 def _rewrite(run: _Run, program: ExportedProgram, details: dict[str, Any]) -> ExportedProgram:
-    """Applies the target's rules and keeps their records."""
+    """Applies the device's rules and keeps their records."""
     from sdmobile.rewrites.engine import rewrite
     from sdmobile.rewrites.registry import rules_for
 
-    program, records = rewrite(program, rules_for(run.job.target))
+    program, records = rewrite(program, rules_for(run.profile))
     run.rewrites = [record.to_json() for record in records]
     run.warnings += [f"{r.rule} refused {r.module}: {r.reason}" for r in records if r.outcome == "refused"]
     for outcome in ("applied", "refused", "unmatched"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -17,14 +16,6 @@ if TYPE_CHECKING:
 
     from sdmobile.exporters.contracts import Contract
     from sdmobile.exporters.lowering import LoweringRecord, Provenance
-
-
-def psnr(reference: np.ndarray, value: np.ndarray) -> float:
-    """Returns 10·log10(max|r|² / mean (r − v)²) in dB."""
-    reference, value = reference.astype(np.float64), value.astype(np.float64)
-    assert reference.shape == value.shape
-    error = np.mean((reference - value) ** 2)
-    return math.inf if error == 0 else float(10 * np.log10(np.abs(reference).max() ** 2 / error))
 
 
 @dataclass(frozen=True)
@@ -72,6 +63,7 @@ def lowered(
     @cache
     def make(target: str, component: str) -> Lowered:
         from sdmobile.checkpoints import load_component, open_checkpoint
+        from sdmobile.device_profiles import default_profile
         from sdmobile.exporters.capture import capture
         from sdmobile.exporters.component import lower_to_file
         from sdmobile.exporters.contracts import contract_for, wrap
@@ -84,7 +76,7 @@ def lowered(
         contract = contract_for(target, component, geometry_for(checkpoint, "batch2"))
         part = "vae" if component.startswith("vae_") else component
         module = wrap(target, component, load_component(checkpoint, part))  # type: ignore[arg-type]
-        program, _ = rewrite(capture(module, contract)[0], rules_for(target))
+        program, _ = rewrite(capture(module, contract)[0], rules_for(default_profile(target)))
         path = tmp_path_factory.mktemp(f"{target}-{component}") / contract.file_name
         record = lower_to_file(program, contract, path, LoweringOptions(provenance))
         return Lowered(path, contract, module, record)

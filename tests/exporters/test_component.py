@@ -112,6 +112,12 @@ def test_a_failing_stage_leaves_what_was_there(
     assert (tmp_path / "vae_encoder.onnx").read_text() == "older"
 
 
+def test_a_device_of_another_target(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    order = ExportJob(tiny_checkpoint, "unet", "android", "iphone-15-pro", "batch2", None, tmp_path)
+    with pytest.raises(UnsupportedError, match=r"iphone-15-pro takes the target ios.*android"):
+        export_component(order)
+
+
 def test_a_missing_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         export_component(job(tmp_path / "nowhere", tmp_path / "out"))

@@ -10,7 +10,8 @@ import pytest
 
 from sdmobile.errors import UnsupportedError
 from sdmobile.exporters.contracts import COMPONENTS
-from tests.exporters.conftest import Lowered, psnr
+from sdmobile.validate.metrics import psnr
+from tests.exporters.conftest import Lowered
 
 Lower = Callable[[str, str], Lowered]
 FLOAT32_ARRAY = 65568  # ArrayFeatureType.FLOAT32 of Core ML's FeatureTypes.proto

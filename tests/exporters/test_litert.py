@@ -13,7 +13,8 @@ from sdmobile.exporters.contracts import COMPONENTS, Contract
 from sdmobile.exporters.litert.graph import FileFacts, read_facts
 from sdmobile.quantize import tflite_float16
 from sdmobile.quantize.tflite_float16 import cast_weights
-from tests.exporters.conftest import Lowered, psnr
+from sdmobile.validate.metrics import psnr
+from tests.exporters.conftest import Lowered
 
 Lower = Callable[[str, str], Lowered]
 

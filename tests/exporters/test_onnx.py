@@ -11,7 +11,8 @@ import pytest
 
 from sdmobile.exporters.contracts import COMPONENTS, Contract
 from sdmobile.exporters.onnx import lower as onnx_lower
-from tests.exporters.conftest import Lowered, psnr
+from sdmobile.validate.metrics import psnr
+from tests.exporters.conftest import Lowered
 
 Lower = Callable[[str, str], Lowered]
 

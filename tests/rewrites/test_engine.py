@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Graph, Node
 
+from sdmobile.device_profiles import default_profile
 from sdmobile.rewrites.engine import rewrite
 from sdmobile.rewrites.group_norm import GroupNormInstanceNorm, GroupNormNhwcAmax
 from sdmobile.rewrites.registry import rules_for
@@ -113,7 +114,7 @@ def test_rules_run_in_the_order_given() -> None:
 def test_rewritten_program_can_be_decomposed_and_exported_again() -> None:
     """The two things that the backends do with it."""
     program, x = captured(Block(), 1, 4, 6, 6)
-    rewritten, _ = rewrite(program, rules_for("android"))
+    rewritten, _ = rewrite(program, rules_for(default_profile("android")))
     expected = program.module()(x)
     torch.testing.assert_close(rewritten.run_decompositions({}).module()(x), expected, rtol=1e-5, atol=1e-5)
     again = torch.export.export(rewritten.module(), (x,))

@@ -12,16 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sdmobile.rewrites.group_norm import group_norm_by_instance_norm, group_norm_nhwc_amax
+from sdmobile.validate.metrics import psnr
 
 FORMS = [group_norm_by_instance_norm, group_norm_nhwc_amax]
 forms = pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
-
-
-def psnr(reference: Tensor, value: Tensor) -> float:
-    """Returns 10·log10(max|r|² / mean (r − v)²) in dB."""
-    reference, value = reference.double(), value.double()
-    error = ((reference - value) ** 2).mean().item()
-    return math.inf if error == 0 else 10 * math.log10(reference.abs().max().item() ** 2 / error)
 
 
 def plain_group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
