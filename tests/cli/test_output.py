@@ -1,0 +1,35 @@
+"""The output sink: data to stdout, remarks to stderr."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sdmobile.cli.output import Output, megabytes
+
+
+def test_json_replaces_what_people_see(capsys: pytest.CaptureFixture[str]) -> None:
+    Output(json=True).data({"path": Path("a/b"), "µ": 1.5}, "for people")
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"path": "a/b", "µ": 1.5}
+    assert captured.err == ""
+
+
+def test_people_see_the_views(capsys: pytest.CaptureFixture[str]) -> None:
+    Output().data({"a": 1}, "one", "two")
+    assert capsys.readouterr().out == "one\ntwo\n"
+
+
+def test_notes_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    Output(json=True).note("look")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "look\n")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0.0 kB"), (74_944, "74.9 kB"), (246_120_960, "246.1 MB"), (1_719_041_928, "1.72 GB")]
+)
+def test_megabytes(count: int, text: str) -> None:
+    assert megabytes(count) == text
