@@ -1,0 +1,59 @@
+# sdmobile: `make demo` and `make test` do all the set-up themselves.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO ?= demo
+PROMPT ?= a large red circle to the left of a small blue square on a white background
+
+.PHONY: help setup demo test test-all lint type bench docs clean
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP)  ## install sdmobile with everything it can use into .venv
+
+# torch first and alone: asked for together with the rest, pip may choose a build with gigabytes of CUDA.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v < (3, 13) else f"sdmobile needs Python 3.10 to 3.12; this is {v[0]}.{v[1]}. Try: make PYTHON=python3.11 …")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip check
+	@touch $@
+
+demo: $(STAMP)  ## export shapes-64 for both phones, validate, draw pictures, write the report
+	$(BIN)/sdmobile export --target ios --output $(DEMO)/ios --overwrite
+	$(BIN)/sdmobile export --target android --output $(DEMO)/android --overwrite
+	$(BIN)/sdmobile validate $(DEMO)/ios --report-dir $(DEMO)/report-ios
+	$(BIN)/sdmobile validate $(DEMO)/android --report-dir $(DEMO)/report-android
+	$(BIN)/sdmobile generate --prompt "$(PROMPT)" --output $(DEMO)/torch.png --overwrite
+	$(BIN)/sdmobile generate $(DEMO)/ios --prompt "$(PROMPT)" --output $(DEMO)/ios.png --overwrite
+	$(BIN)/sdmobile generate $(DEMO)/android --prompt "$(PROMPT)" --output $(DEMO)/android.png --overwrite
+	@echo
+	@echo "Pictures:  $(DEMO)/torch.png  $(DEMO)/ios.png  $(DEMO)/android.png"
+	@echo "Reports:   $(DEMO)/report-ios/report.html  $(DEMO)/report-android/report.html"
+
+test: $(STAMP)  ## lint, types and the fast tests (under 15 minutes on two cores)
+	$(MAKE) lint type
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(STAMP)  ## the slow tests too
+	$(MAKE) lint type
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(STAMP)  ## pyright
+	$(BIN)/pyright
+
+bench: $(STAMP)  ## full-size benchmark: sdmobile beside the plain converters, measured in one run
+	$(BIN)/python benchmarks/full_size.py
+
+docs: $(STAMP)  ## write docs/cli.md from the commands themselves
+	$(BIN)/python -m sdmobile.cli.reference docs/cli.md
+
+clean:  ## remove what the other targets made (not the training runs)
+	rm -rf $(VENV) $(DEMO) build *.egg-info .pytest_cache .ruff_cache .hypothesis

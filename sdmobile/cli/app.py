@@ -1,0 +1,118 @@
+"""The `sdmobile` command: registers the subcommands and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from sdmobile import __version__
+from sdmobile.cli.doctor import doctor
+from sdmobile.cli.export import export
+from sdmobile.cli.generate import generate
+from sdmobile.cli.inspect import inspect
+from sdmobile.cli.train import train_app
+from sdmobile.cli.validate import validate
+from sdmobile.errors import EXIT_INTERRUPTED, EXIT_UNEXPECTED, SdmobileError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+app = typer.Typer(
+    name="sdmobile",
+    help="Put a diffusion model on iPhones and Android phones, with the evidence gathered on this machine.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command()(inspect)
+app.command()(export)
+app.command()(validate)
+app.command()(generate)
+app.add_typer(train_app, name="train")
+app.command()(doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sdmobile {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    if debug:
+        os.environ["SDMOBILE_DEBUG"] = "1"
+    else:
+        _quiet_libraries()
+
+
+def _quiet_libraries() -> None:
+    """Keeps remarks of imported libraries (missing optional parts, deprecations) off the screen."""
+    import warnings
+
+    warnings.filterwarnings("ignore")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    for name in ("torch", "torchao", "transformers", "diffusers", "coremltools"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Runs the command line and returns the exit code; errors are one line on stderr.
+
+    Args:
+        arguments: the command line without the program's name; None for that of the process.
+    """
+    import click
+
+    try:
+        result = app(arguments, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except SdmobileError as error:
+        _explain(error)
+        return error.exit_code
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        typer.secho("interrupted; nothing was left half-written", err=True)
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if code is not None and hasattr(error, "show"):
+            error.show()  # pyright: ignore[reportAttributeAccessIssue]
+            return int(code)
+        if os.environ.get("SDMOBILE_DEBUG"):
+            raise
+        typer.secho(f"error: {type(error).__name__}: {error}", fg="red", err=True)
+        typer.echo("This is a fault of sdmobile: run again with `sdmobile --debug …` for the traceback.", err=True)
+        return EXIT_UNEXPECTED
+
+
+def _explain(error: SdmobileError) -> None:
+    if os.environ.get("SDMOBILE_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    typer.secho(f"error: {error.message()}", fg="red", err=True)
+
+
+def main() -> None:
+    """Entry point of the `sdmobile` program."""
+    signal.signal(signal.SIGTERM, _terminated)
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

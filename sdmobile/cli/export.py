@@ -1,0 +1,110 @@
+"""`sdmobile export`: write a bundle for one target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from sdmobile.exporters.bundle import ExportResult
+    from sdmobile.exporters.request import ExportPlan
+
+_COMPONENTS = "Export only these, separated by commas: text_encoder, unet, vae_decoder, vae_encoder."
+
+
+def export(
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="Diffusers folder or single file; without it, the bundled shapes-64.")
+    ] = None,
+    target: Annotated[str, typer.Option(help="ios, android or onnx.")] = ...,  # pyright: ignore[reportArgumentType]
+    device: Annotated[str | None, typer.Option(help="Device profile; without it, the target's default.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Bundle folder; without it, NAME-TARGET here.")
+    ] = None,
+    components: Annotated[str | None, typer.Option(help=_COMPONENTS)] = None,
+    resolution: Annotated[int | None, typer.Option(help="Height = width of the picture, in pixels.")] = None,
+    guidance: Annotated[str, typer.Option(help="batch2 (both guidance rows in one UNet call) or separate.")] = "batch2",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done and needed; write nothing.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Where finished components are kept; without it, the user's cache folder.")
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither reuse nor keep finished components.")] = False,
+    ignore_limits: Annotated[
+        bool, typer.Option("--ignore-limits", help="Go on although memory or disk space looks too small.")
+    ] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print plan or result as JSON.")] = False,
+) -> None:
+    """Export a checkpoint as a bundle for iPhone, Android or ONNX Runtime.
+
+    Each component is exported by a process of its own; finished ones are reused by the next run.
+    """
+    from sdmobile.exporters.bundle import check_output, export_bundle
+    from sdmobile.exporters.cache import ComponentCache, default_cache_dir
+    from sdmobile.exporters.request import ExportRequest, make_plan
+
+    chosen = None if components is None else tuple(part.strip() for part in components.split(",") if part.strip())
+    out = output if output is not None else Path(f"{_name(checkpoint)}-{target}")
+    request = ExportRequest(checkpoint, target, out, device, chosen, resolution, guidance, overwrite)
+    if not dry_run:
+        check_output(out, overwrite)  # before the checkpoint is read
+    plan = make_plan(request)
+    _show_plan(plan, json_output and dry_run)
+    if dry_run:
+        return
+    from sdmobile.cli.stage_view import StageView
+
+    cache = ComponentCache(None if no_cache else cache_dir or default_cache_dir())
+    with StageView() as view:
+        result = export_bundle(plan, cache, view.event, ignore_limits)
+    _show_result(result, json_output)
+
+
+def _name(checkpoint: Path | None) -> str:
+    from sdmobile.checkpoints import bundled_checkpoint
+
+    return (checkpoint or bundled_checkpoint()).absolute().stem
+
+
+def _show_plan(plan: ExportPlan, json_output: bool) -> None:
+    if json_output:
+        _print_json(plan.to_json())
+        return
+    from rich.console import Console
+
+    memory, disk = plan.memory_bytes / 2**30, plan.disk_bytes / 1e9
+    console = Console(stderr=True, highlight=False)
+    console.print(f"{plan.checkpoint.name} -> {plan.request.target} ({plan.device}), {plan.request.guidance} guidance")
+    for part in plan.components:
+        estimate = f"about {part.memory_bytes / 2**30:.1f} GiB of memory, {part.kept_bytes / 1e6:.1f} MB file"
+        console.print(f"  {part.name:13} {part.parameters / 1e6:8.2f} M parameters   {estimate}")
+    console.print(f"  estimated: {memory:.1f} GiB of memory at most, {disk:.2f} GB of disk")
+
+
+def _show_result(result: ExportResult, json_output: bool) -> None:
+    total = sum(entry["bytes"] for entry in result.manifest["files"].values())
+    for line in result.warnings:
+        typer.secho(f"warning: {line}", err=True, fg=typer.colors.YELLOW)
+    if json_output:
+        summary: dict[str, Any] = {
+            "bundle": str(result.path),
+            "seconds": round(result.seconds, 2),
+            "bytes": total,
+            "reused": list(result.reused),
+            "warnings": list(result.warnings),
+            "manifest": result.manifest,
+        }
+        _print_json(summary)
+        return
+    typer.secho(f"wrote {result.path} ({total / 1e6:.1f} MB) in {result.seconds:.1f} s", err=True)
+    typer.echo(str(result.path))
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    import json
+
+    typer.echo(json.dumps(value, indent=2))

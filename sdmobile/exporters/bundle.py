@@ -1,0 +1,178 @@
+"""From a plan to a bundle folder: finished components, small files, manifest; whole or not at all.
+
+plan ─▶ check folder and resources ─▶ per component: cache or own process ─▶ small files ─▶ manifest ─▶ rename
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shutil
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdmobile import __version__
+from sdmobile.errors import OutputError
+from sdmobile.exporters.cache import ComponentCache, component_key, library_versions, link_or_copy
+from sdmobile.exporters.lowering import files_of, hash_of
+from sdmobile.exporters.phone_files import write_phone_files
+from sdmobile.exporters.process import run_component
+from sdmobile.exporters.request import ExportPlan, check_resources
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Watch = Callable[[str, dict[str, Any]], None]
+
+MANIFEST = "manifest.json"
+SCHEMA_VERSION = 1
+KIND = "sdmobile-bundle"
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """A finished bundle."""
+
+    path: Path
+    manifest: dict[str, Any]
+    reused: tuple[str, ...]
+    seconds: float
+    warnings: tuple[str, ...]
+
+
+def export_bundle(plan: ExportPlan, cache: ComponentCache, watch: Watch, ignore_limits: bool = False) -> ExportResult:
+    """Exports every component of a plan and puts the bundle in its place.
+
+    Args:
+        plan: what to export.
+        cache: where finished components are kept.
+        watch: called with component and event; events are those of the component's process, then {"event": "done"}.
+        ignore_limits: go on although memory or disk space looks too small.
+
+    Returns:
+        The bundle's path, manifest, reused components and warnings.
+
+    Raises:
+        SdmobileError: the output exists, resources are too small, or a component failed; nothing is left behind and
+            an existing folder is untouched.
+    """
+    started = time.perf_counter()
+    out = plan.request.out_dir
+    check_output(out, plan.request.overwrite)
+    keys = {component.name: component_key(plan, component.name) for component in plan.components}
+    found = {name: hit for name, key in keys.items() if (hit := cache.find(key))}
+    if not ignore_limits:
+        check_resources(plan, frozenset(found))
+    with _staging(out) as staging:
+        records: dict[str, Any] = {}
+        for name, key in keys.items():
+            if name in found:
+                folder, record = found[name]
+                watch(name, {"event": "reused"})
+            else:
+                folder = staging / "work" / name
+                folder.mkdir(parents=True)
+                record = run_component(plan.job(name, folder), staging / "work", lambda e, n=name: watch(n, e))
+                cache.store(key, folder, record)
+            for file in record["files"]:
+                link_or_copy(folder / file, staging / "bundle" / file)
+            records[name] = record
+            watch(name, {"event": "done", "record": record})
+        shutil.rmtree(staging / "work", ignore_errors=True)
+        write_phone_files(plan, records, staging / "bundle")
+        manifest = _write_manifest(plan, records, staging / "bundle")
+        _put_in_place(staging / "bundle", out)
+    seconds = time.perf_counter() - started
+    warnings = [*plan.warnings, *(line for record in records.values() for line in record["warnings"])]
+    return ExportResult(out, manifest, tuple(found), seconds, tuple(warnings))
+
+
+def check_output(out: Path, overwrite: bool) -> None:
+    """Checks that a bundle may be written to a folder.
+
+    Raises:
+        OutputError: it exists and `overwrite` is false, or it is not a bundle, or its parent cannot be written.
+    """
+    if out.exists():
+        if not overwrite:
+            raise OutputError("the output folder must not exist", out, "Pass --overwrite or choose another --output")
+        if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).is_file()):
+            raise OutputError(
+                "--overwrite replaces bundles only", f"{out} has no {MANIFEST}", "Choose another --output"
+            )
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError("the folder above the output must be writable", error) from error
+
+
+@contextmanager
+def _staging(out: Path) -> Iterator[Path]:
+    """Yields a hidden folder beside the output, on the same file system, and removes it whatever happens."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.part-", dir=out.absolute().parent))
+    except OSError as error:
+        raise OutputError("the folder above the output must be writable", error) from error
+    (folder / "bundle").mkdir()
+    (folder / "work").mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put_in_place(staged: Path, out: Path) -> None:
+    """Moves the finished bundle to its name; an old one is moved aside first and deleted last."""
+    staged.chmod(0o755)
+    old = staged.parent / "replaced"
+    if out.exists():
+        out.rename(old)
+    try:
+        staged.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
+
+
+def _write_manifest(plan: ExportPlan, records: dict[str, Any], folder: Path) -> dict[str, Any]:
+    from sdmobile.report.model_card import model_card
+
+    checkpoint = plan.checkpoint
+    manifest: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": KIND,
+        "target": plan.request.target,
+        "device": plan.device,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "sdmobile_version": __version__,
+        "source": {
+            "name": checkpoint.name,
+            "path_name": checkpoint.path.name,
+            "content_hash": checkpoint.content_hash,
+            "license": checkpoint.license,
+            "prediction_type": checkpoint.prediction_type,
+            "notes": list(checkpoint.notes),
+        },
+        "geometry": plan.geometry.to_json(),
+        "guidance": plan.request.guidance,
+        "pipeline": {
+            "scaling_factor": checkpoint.scaling_factor,
+            "vae_scale_factor": checkpoint.vae_scale_factor,
+            "scheduler": checkpoint.scheduler_config,
+        },
+        "components": records,
+        "warnings": list(plan.warnings),
+        "versions": library_versions(),
+    }
+    (folder / "README.md").write_text(model_card(manifest), "utf-8")
+    manifest["files"] = {
+        file.relative_to(folder).as_posix(): {"sha256": hash_of([file]), "bytes": file.stat().st_size}
+        for file in files_of(folder)
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
+    return manifest

@@ -1,0 +1,127 @@
+"""The small files beside the models: tokenizer, scheduler tables, noise definition, build script, metadata."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from sdmobile.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sdmobile.exporters.request import ExportPlan
+
+METADATA_SCHEMA = 1
+_TOKENIZER_FILES = ("vocab.json", "merges.txt")
+_OPTIONAL_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "tokenizer.json")
+
+_COMPILE = """\
+#!/bin/sh
+# Compiles the packages of this folder for Apple's StableDiffusion Swift package. Needs a Mac with Xcode:
+# Core ML's compiler exists for no other system.
+set -eu
+cd "$(dirname "$0")"
+if ! command -v xcrun >/dev/null 2>&1; then
+    echo "compile.sh needs xcrun, which comes with Xcode on a Mac" >&2
+    exit 1
+fi
+mkdir -p Resources
+for package in *.mlpackage; do
+    xcrun coremlcompiler compile "$package" Resources
+done
+cp vocab.json merges.txt Resources
+echo "Resources is ready: StableDiffusionPipeline(resourcesAt: Resources, controlNet: [])"
+"""
+
+
+def write_phone_files(plan: ExportPlan, records: dict[str, Any], folder: Path) -> None:
+    """Writes everything of a bundle that is not a model.
+
+    Args:
+        plan: the export.
+        records: component records by name.
+        folder: the bundle under construction.
+
+    Raises:
+        CheckpointError: the checkpoint has no tokenizer.
+    """
+    target = plan.request.target
+    if target == "ios":
+        _copy_tokenizer(plan, folder, optional=False)
+        script = folder / "compile.sh"
+        script.write_text(_COMPILE, "utf-8")
+        script.chmod(0o755)
+        return
+    _copy_tokenizer(plan, folder / "tokenizer", optional=True)
+    if target == "android":
+        _write_android(plan, records, folder)
+
+
+def _copy_tokenizer(plan: ExportPlan, folder: Path, optional: bool) -> None:
+    source = plan.checkpoint.tokenizer_dir
+    missing = [name for name in _TOKENIZER_FILES if source is None or not (source / name).is_file()]
+    if source is None or missing:
+        raise CheckpointError(
+            "a bundle needs the tokenizer's vocab.json and merges.txt",
+            f"{plan.checkpoint.path} lacks {', '.join(missing)}",
+            "Put a `tokenizer` folder with both files beside the checkpoint",
+        )
+    folder.mkdir(exist_ok=True)
+    names = [*_TOKENIZER_FILES, *(_OPTIONAL_TOKENIZER_FILES if optional else ())]
+    for name in names:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+
+
+def _write_android(plan: ExportPlan, records: dict[str, Any], folder: Path) -> None:
+    from sdmobile.exporters.sampler_tables import scheduler_document
+    from sdmobile.validate.noise import golden_vectors
+
+    checkpoint = plan.checkpoint
+    documents = {
+        "scheduler.json": scheduler_document(checkpoint.scheduler_config, checkpoint.scaling_factor),
+        "noise_golden.json": golden_vectors(),
+        "metadata.json": _metadata(plan, records),
+    }
+    for name, document in documents.items():
+        (folder / name).write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+
+
+def _metadata(plan: ExportPlan, records: dict[str, Any]) -> dict[str, Any]:
+    """Returns what an Android app needs to know to drive the files."""
+    checkpoint = plan.checkpoint
+    config = checkpoint.components["text_encoder"].config
+    models = {
+        name: {
+            "file": record["file"],
+            "signature": record["contract"]["signature"],
+            "inputs": record["contract"]["inputs"],
+            "outputs": record["contract"]["outputs"],
+        }
+        for name, record in records.items()
+    }
+    return {
+        "schema_version": METADATA_SCHEMA,
+        "name": checkpoint.name,
+        "license": checkpoint.license,
+        "source_hash": checkpoint.content_hash,
+        "guidance": plan.request.guidance,
+        "geometry": plan.geometry.to_json(),
+        "scaling_factor": checkpoint.scaling_factor,
+        "prediction_type": checkpoint.prediction_type,
+        "image_range": [-1.0, 1.0],
+        "layouts": "images and latents are channels-last (NHWC); text features are [batch, tokens, features]",
+        "tokenizer": {
+            "folder": "tokenizer",
+            "kind": "CLIP byte-pair encoding, lower case",
+            "length": checkpoint.context_length,
+            "bos_token_id": config.get("bos_token_id"),
+            "eos_token_id": config.get("eos_token_id"),
+            "padding": "<|endoftext|>",
+        },
+        "noise": {"definition": "noise_golden.json", "order": "N, C, H, W with W fastest, then transposed to NHWC"},
+        "scheduler": "scheduler.json",
+        "models": models,
+    }

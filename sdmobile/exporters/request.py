@@ -1,0 +1,196 @@
+"""What a user asks `sdmobile export` for, and what that will take, before anything is done."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdmobile.errors import ResourceError, UnsupportedError
+from sdmobile.exporters.contracts import COMPONENTS, TARGETS, contract_for
+from sdmobile.exporters.job import ExportJob, geometry_for
+
+if TYPE_CHECKING:
+    from sdmobile.checkpoints import Checkpoint
+    from sdmobile.exporters.contracts import Geometry
+
+# Peak resident memory of one component's process = base + factor · float32 bytes of its weights. Measured on
+# SD1.5-shaped components (docs/benchmarks.md); rounded up.
+_MEMORY: dict[str, tuple[float, float]] = {
+    "ios": (1.2e9, 2.2),
+    "android": (1.2e9, 3.3),
+    "onnx": (1.2e9, 2.2),
+}
+# Bytes written per weight at the worst moment: Android's float32 file lies beside the float16 one until it is cast.
+_DISK = {"ios": 2.1, "android": 6.1, "onnx": 4.1}
+_KEPT = {"ios": 2.05, "android": 2.05, "onnx": 4.05}
+_SMALL_FILES = 8_000_000
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """The arguments of an export.
+
+    Args:
+        checkpoint: folder or single file; None for the bundled one.
+        target: "ios", "android" or "onnx".
+        out_dir: the bundle folder to write.
+        device: name of a device profile; None for the target's default.
+        components: which to export; None for all.
+        resolution: height = width of the picture in pixels; None for what the checkpoint was trained on.
+        guidance: "batch2" or "separate".
+        overwrite: replace an existing bundle.
+    """
+
+    checkpoint: Path | None
+    target: str
+    out_dir: Path
+    device: str | None = None
+    components: tuple[str, ...] | None = None
+    resolution: int | None = None
+    guidance: str = "batch2"
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class PlannedComponent:
+    """One component of a plan; memory and size are estimates in bytes."""
+
+    name: str
+    file: str
+    parameters: int
+    memory_bytes: int
+    disk_bytes: int
+    kept_bytes: int
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """What an export will do and need."""
+
+    request: ExportRequest
+    checkpoint: Checkpoint
+    device: str
+    geometry: Geometry
+    components: tuple[PlannedComponent, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def memory_bytes(self) -> int:
+        """Estimated peak of the largest component's process; components run one after another."""
+        return max(component.memory_bytes for component in self.components)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Estimated disk space at the worst moment: everything kept, and the largest intermediate."""
+        kept = sum(component.kept_bytes for component in self.components)
+        return kept + max(component.disk_bytes - component.kept_bytes for component in self.components) + _SMALL_FILES
+
+    def job(self, component: str, folder: Path) -> ExportJob:
+        """Returns the order for one component's process."""
+        request = self.request
+        return ExportJob(
+            self.checkpoint.path, component, request.target, self.device, request.guidance, request.resolution, folder
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the plan as JSON values; sizes are estimates."""
+        return {
+            "checkpoint": self.checkpoint.name,
+            "target": self.request.target,
+            "device": self.device,
+            "guidance": self.request.guidance,
+            "output": str(self.request.out_dir),
+            "geometry": self.geometry.to_json(),
+            "components": [asdict(component) for component in self.components],
+            "warnings": list(self.warnings),
+            "estimated_peak_memory_bytes": self.memory_bytes,
+            "estimated_disk_bytes": self.disk_bytes,
+        }
+
+
+def make_plan(request: ExportRequest) -> ExportPlan:
+    """Recognises the checkpoint and works out what its export will do and need.
+
+    Args:
+        request: what the user asked for.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+        UnsupportedError: an unknown target, device, component or resolution, or a target that cannot take it.
+    """
+    from sdmobile.checkpoints import open_checkpoint
+    from sdmobile.checkpoints.targets import judge
+    from sdmobile.device_profiles import default_profile, load_profile
+
+    if request.target not in TARGETS:
+        raise UnsupportedError(f"the target must be one of {', '.join(TARGETS)}", request.target)
+    profile = load_profile(request.device) if request.device else default_profile(request.target)
+    if profile.target != request.target:
+        raise UnsupportedError(f"{profile.name} is a device of target {profile.target}", request.target)
+    checkpoint = open_checkpoint(request.checkpoint)
+    geometry = geometry_for(checkpoint, request.guidance, request.resolution)
+    verdict = judge(checkpoint, request.target)
+    if not verdict.possible:
+        raise UnsupportedError(f"{request.target} cannot take {checkpoint.name}", "; ".join(verdict.problems))
+    names = _chosen(request.components)
+    planned = tuple(_planned(name, checkpoint, request.target, geometry) for name in names)
+    return ExportPlan(request, checkpoint, profile.name, geometry, planned, verdict.warnings)
+
+
+def _chosen(components: tuple[str, ...] | None) -> tuple[str, ...]:
+    if components is None:
+        return COMPONENTS
+    unknown = [name for name in components if name not in COMPONENTS]
+    if unknown or not components:
+        raise UnsupportedError(f"components are among {', '.join(COMPONENTS)}", ", ".join(unknown) or "none")
+    return tuple(name for name in COMPONENTS if name in components)
+
+
+def _planned(name: str, checkpoint: Checkpoint, target: str, geometry: Geometry) -> PlannedComponent:
+    source = "vae" if name.startswith("vae_") else name
+    parameters = checkpoint.components[source].parameters
+    base, factor = _MEMORY[target]
+    return PlannedComponent(
+        name=name,
+        file=contract_for(target, name, geometry).file_name,
+        parameters=parameters,
+        memory_bytes=int(base + factor * 4 * parameters),
+        disk_bytes=int(_DISK[target] * parameters),
+        kept_bytes=int(_KEPT[target] * parameters),
+    )
+
+
+def check_resources(plan: ExportPlan, cached: frozenset[str] = frozenset()) -> None:
+    """Compares the plan's needs with this machine's free memory and disk space.
+
+    Args:
+        plan: the export.
+        cached: components that are already finished and take no memory.
+
+    Raises:
+        ResourceError: too little of either.
+    """
+    import psutil
+
+    waiting = [component for component in plan.components if component.name not in cached]
+    available = psutil.virtual_memory().available
+    if waiting:
+        largest = max(waiting, key=lambda component: component.memory_bytes)
+        if largest.memory_bytes > available:
+            raise ResourceError(
+                f"{largest.name} needs about {largest.memory_bytes / 2**30:.1f} GiB of memory to export",
+                f"{available / 2**30:.1f} GiB is free",
+                "Close other programs, export on a larger machine, or pass --ignore-limits to try all the same",
+            )
+    folder = plan.request.out_dir.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if plan.disk_bytes > free:
+        raise ResourceError(
+            f"the export needs about {plan.disk_bytes / 1e9:.2f} GB of disk space",
+            f"{free / 1e9:.2f} GB is free in {folder}",
+            "Free some space, choose another --output, or pass --ignore-limits to try all the same",
+        )

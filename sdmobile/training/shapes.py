@@ -1,0 +1,142 @@
+"""From nothing to the bundled checkpoint: the three training stages, the folder and its figure."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sdmobile.training.config import BETAS, TrainConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from typing import Any
+
+    from diffusers import AutoencoderKL
+
+    from sdmobile.training.diffusion import Denoiser
+
+    Report = Callable[[str, int, int, float], None]
+
+STEPS, GUIDANCE, PROMPTS = 20, 5.0, 200
+LOGS = ("log-vae.jsonl", "log-text.jsonl", "log-unet.jsonl")
+
+
+def write_scheduler(folder: Path) -> None:
+    """Writes the scheduler of the checkpoint: DPM-Solver++ 2M, one of the two that Apple's package implements."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    DPMSolverMultistepScheduler(**BETAS, timestep_spacing="linspace").save_pretrained(folder)
+
+
+def assemble(config: TrainConfig, denoiser: Denoiser, vae: AutoencoderKL, folder: Path) -> None:
+    """Writes the float16 checkpoint in Diffusers' folder format, under a temporary name until it is whole.
+
+    Args:
+        config: the run that made it.
+        denoiser: holds `unet` and `text`.
+        vae: the autoencoder.
+        folder: where it goes; an existing one is replaced.
+    """
+    import torch
+
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    parts: list[tuple[Any, str]] = [(denoiser.unet, "unet"), (denoiser.text, "text_encoder"), (vae, "vae")]
+    for module, name in parts:
+        module.to(torch.float16).save_pretrained(part / name)
+        module.to(torch.float32)
+    shutil.copytree(config.output / "tokenizer", part / "tokenizer")
+    write_scheduler(part / "scheduler")
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (part / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+
+
+def train_shapes(config: TrainConfig, report: Report) -> Path:
+    """Trains autoencoder, text encoder and UNet, each from where it stopped, and writes the checkpoint.
+
+    Args:
+        config: the run; `config.output` keeps its state.
+        report: called with stage, step, steps and loss.
+
+    Returns:
+        The checkpoint folder, `<output>/checkpoint`.
+    """
+    from sdmobile.training.diffusion import train_unet
+    from sdmobile.training.text import train_text
+    from sdmobile.training.vae import train_vae
+
+    config.output.mkdir(parents=True, exist_ok=True)
+    (config.output / "config.json").write_text(json.dumps(config.to_json(), indent=2) + "\n")
+    vae = train_vae(config, lambda *at: report("vae", *at))
+    text = train_text(config, lambda *at: report("text", *at))
+    denoiser = train_unet(config, vae, text, lambda *at: report("unet", *at))
+    folder = config.output / "checkpoint"
+    assemble(config, denoiser, vae, folder)
+    return folder
+
+
+def evaluate_checkpoint(
+    folder: Path, output: Path, prompts: int = PROMPTS, steps: int = STEPS, guidance: float = GUIDANCE
+) -> dict:
+    """Measures how many held-out prompts are obeyed; writes `obedience.json` and `samples.png`.
+
+    Args:
+        folder: the checkpoint.
+        output: where the two files go.
+        prompts: number of held-out prompts.
+        steps: sampling steps.
+        guidance: classifier-free guidance scale.
+
+    Returns:
+        The record written to `obedience.json`.
+    """
+    from PIL import Image
+
+    from sdmobile.training.evaluate import diffusers_sampler, measure_obedience, picture_grid
+
+    settings = {"steps": steps, "guidance": guidance, "scheduler": "DPMSolverMultistepScheduler"}
+    result = measure_obedience(diffusers_sampler(str(folder), steps, guidance), prompts, settings)
+    output.mkdir(parents=True, exist_ok=True)
+    record = result.to_json()
+    (output / "obedience.json").write_text(json.dumps(record, indent=1) + "\n")
+    Image.fromarray(picture_grid(result.judged[:48])).save(output / "samples.png")
+    return record
+
+
+def install(run: Path, package_data: Path) -> None:
+    """Copies a finished run's checkpoint, logs, figure and samples to where the package keeps its checkpoint.
+
+    Args:
+        run: the output folder of `train_shapes`.
+        package_data: the folder of the bundled checkpoint; replaced.
+    """
+    part = package_data.with_name(package_data.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(run / "checkpoint", part)
+    for name in (*LOGS, "config.json", "obedience.json"):
+        (part / "training").mkdir(exist_ok=True)
+        shutil.copy(run / name, part / "training" / name)
+    shutil.rmtree(package_data, ignore_errors=True)
+    part.rename(package_data)
+
+
+def quick(config: TrainConfig, steps: int) -> TrainConfig:
+    """Returns a run of a few steps per stage: it shows that the command works, not that the model is good."""
+    stages = {name: replace(getattr(config, name), steps=steps, batch=8, warmup=2) for name in ("vae", "text", "unet")}
+    return replace(config, scenes=64, save_every=max(1, steps // 2), **stages)

@@ -1,0 +1,204 @@
+"""Bundles: what is asked for is checked first, nothing is half-written, finished components are reused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from sdmobile.errors import ComponentError, OutputError, ResourceError, UnsupportedError
+from sdmobile.exporters import bundle as bundle_module
+from sdmobile.exporters.bundle import check_output, export_bundle
+from sdmobile.exporters.cache import ComponentCache, component_key
+from sdmobile.exporters.job import ExportJob
+from sdmobile.exporters.process import run_component
+from sdmobile.exporters.request import ExportPlan, ExportRequest, check_resources, make_plan
+from sdmobile.validate.bundle import open_bundle
+
+
+def _plan(checkpoint: Path, out: Path, target: str = "onnx", **options: Any) -> ExportPlan:
+    return make_plan(ExportRequest(checkpoint, target, out, **options))
+
+
+@pytest.fixture(scope="session")
+def exported(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ExportPlan, ComponentCache]:
+    """An android bundle of two components, through real processes."""
+    folder = tmp_path_factory.mktemp("exported")
+    plan = _plan(tiny_checkpoint, folder / "bundle", "android", components=("text_encoder", "vae_decoder"))
+    cache = ComponentCache(folder / "cache")
+    result = export_bundle(plan, cache, lambda *_: None)
+    assert result.reused == ()
+    return plan, cache
+
+
+def test_a_bundle_passes_its_own_check_and_lists_every_file(exported: tuple[ExportPlan, ComponentCache]) -> None:
+    out = exported[0].request.out_dir
+    bundle = open_bundle(out)  # compares sizes and hashes
+    assert set(bundle.components) == {"text_encoder", "vae_decoder"}
+    on_disk = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()} - {"manifest.json"}
+    assert on_disk == set(bundle.manifest["files"])
+    assert {"scheduler.json", "noise_golden.json", "metadata.json", "README.md", "tokenizer/vocab.json"} <= on_disk
+    for record in bundle.manifest["components"].values():
+        assert [stage["name"] for stage in record["stages"]][-2:] == ["lower", "float16"]
+        assert all(stage["peak_rss_bytes"] > 0 for stage in record["stages"])
+
+
+def test_metadata_tells_an_app_what_the_files_take(exported: tuple[ExportPlan, ComponentCache]) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    out = exported[0].request.out_dir
+    metadata = json.loads((out / "metadata.json").read_text())
+    for model in metadata["models"].values():
+        runner = Interpreter(str(out / model["file"])).get_signature_runner(model["signature"])
+        for spec in model["inputs"]:
+            assert list(runner.get_input_details()[spec["name"]]["shape"]) == spec["shape"]
+        for spec in model["outputs"]:
+            assert list(runner.get_output_details()[spec["name"]]["shape"]) == spec["shape"]
+
+
+def test_a_second_run_reuses_finished_components(
+    exported: tuple[ExportPlan, ComponentCache], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, cache = exported
+    monkeypatch.setattr(bundle_module, "run_component", lambda *_: pytest.fail("a component was exported again"))
+    other = make_plan(ExportRequest(**{**vars(plan.request), "out_dir": tmp_path / "again"}))
+    result = export_bundle(other, cache, lambda *_: None)
+    assert set(result.reused) == {"text_encoder", "vae_decoder"}
+    first = json.loads((plan.request.out_dir / "manifest.json").read_text())
+    assert {k: v["sha256"] for k, v in first["files"].items() if k.endswith("tflite")} == {
+        k: v["sha256"] for k, v in result.manifest["files"].items() if k.endswith("tflite")
+    }
+
+
+def test_a_damaged_cache_entry_is_not_used(exported: tuple[ExportPlan, ComponentCache], tmp_path: Path) -> None:
+    plan, cache = exported
+    key = component_key(plan, "text_encoder")
+    hit = cache.find(key)
+    assert hit is not None
+    copy = ComponentCache(tmp_path)
+    copy.store(key, *hit)
+    damaged = tmp_path / key / "text_encoder.tflite"
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.unlink()  # a hard link: writing would change the original too
+    damaged.write_bytes(content)
+    assert copy.find(key) is None
+    assert cache.find(key) is not None
+
+
+def test_the_key_depends_on_what_decides_the_file(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    plan = _plan(tiny_checkpoint, tmp_path / "a")
+    separate = _plan(tiny_checkpoint, tmp_path / "b", guidance="separate")
+    larger = _plan(tiny_checkpoint, tmp_path / "c", resolution=2 * plan.checkpoint.image_size)
+    assert component_key(plan, "unet") != component_key(separate, "unet")
+    assert component_key(plan, "vae_decoder") == component_key(separate, "vae_decoder")
+    assert component_key(plan, "vae_decoder") != component_key(larger, "vae_decoder")
+    assert component_key(plan, "unet") != component_key(_plan(tiny_checkpoint, tmp_path / "d", "ios"), "unet")
+
+
+def test_an_existing_folder_is_untouched(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "photos"
+    precious.mkdir()
+    (precious / "cat.png").write_bytes(b"meow")
+    with pytest.raises(OutputError, match="must not exist"):
+        check_output(precious, overwrite=False)
+    with pytest.raises(OutputError, match="replaces bundles only"):
+        check_output(precious, overwrite=True)
+    assert (precious / "cat.png").read_bytes() == b"meow"
+
+
+def test_a_failed_component_leaves_the_old_bundle(
+    exported: tuple[ExportPlan, ComponentCache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, _ = exported
+    before = (plan.request.out_dir / "manifest.json").read_bytes()
+
+    def fail(*_: object) -> None:
+        raise ComponentError("the process was killed", "SIGSEGV")
+
+    monkeypatch.setattr(bundle_module, "run_component", fail)
+    again = make_plan(ExportRequest(**{**vars(plan.request), "overwrite": True}))
+    with pytest.raises(ComponentError):
+        export_bundle(again, ComponentCache(None), lambda *_: None)
+    assert (plan.request.out_dir / "manifest.json").read_bytes() == before
+    assert [path.name for path in plan.request.out_dir.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_too_little_memory_and_disk_are_said_before_anything_starts(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = _plan(tiny_checkpoint, tmp_path / "bundle")
+    real = psutil.virtual_memory()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: real._replace(available=1 << 20))
+    with pytest.raises(ResourceError, match="GiB of memory"):
+        export_bundle(plan, ComponentCache(None), lambda *_: None)
+    check_resources(plan, frozenset(part.name for part in plan.components))  # all reused: no memory needed
+    monkeypatch.undo()
+    usage = type("Usage", (), {"free": 1})
+    monkeypatch.setattr("sdmobile.exporters.request.shutil.disk_usage", lambda _: usage)
+    with pytest.raises(ResourceError, match="disk space"):
+        export_bundle(plan, ComponentCache(None), lambda *_: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "windows"}, "target must be one of"),
+        ({"device": "nokia-3310"}, "nokia-3310"),
+        ({"target": "ios", "device": "galaxy-s23-ultra"}, "android"),
+        ({"components": ("unet", "hat")}, "hat"),
+        ({"resolution": 37}, "multiple"),
+        ({"guidance": "triple"}, "triple"),
+    ],
+)
+def test_a_request_that_makes_no_sense_is_refused(
+    tiny_checkpoint: Path, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UnsupportedError, match=message):
+        _plan(tiny_checkpoint, tmp_path / "bundle", **options)
+
+
+def test_a_killed_process_is_reported_with_its_signal(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    job = ExportJob(tiny_checkpoint, "vae_decoder", "onnx", None, "batch2", None, tmp_path / "out")
+
+    def kill_the_child(event: dict[str, Any]) -> None:
+        for child in psutil.Process().children():
+            if "sdmobile.exporters.worker" in child.cmdline():
+                child.send_signal(signal.SIGKILL)
+
+    with pytest.raises(ComponentError, match="SIGKILL"):
+        run_component(job, tmp_path, kill_the_child)
+
+
+def test_the_error_of_a_component_keeps_its_kind(tmp_path: Path) -> None:
+    from sdmobile.errors import CheckpointError
+
+    job = ExportJob(tmp_path / "nowhere", "unet", "onnx", None, "batch2", None, tmp_path / "out")
+    with pytest.raises(CheckpointError, match="nowhere"):
+        run_component(job, tmp_path, lambda _: None)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_nothing_behind(tiny_checkpoint: Path, tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "sdmobile.cli.app", "export", str(tiny_checkpoint), "--target", "onnx"]
+    command += ["--output", str(tmp_path / "out" / "bundle"), "--no-cache"]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONUNBUFFERED": "1"}, stderr=subprocess.PIPE)
+    workers: list[psutil.Process] = []
+    deadline = time.monotonic() + 120
+    while not workers and time.monotonic() < deadline:
+        time.sleep(0.2)
+        children = psutil.Process(process.pid).children(recursive=True)
+        workers = [child for child in children if "sdmobile.exporters.worker" in child.cmdline()]
+    process.send_signal(number)
+    assert process.wait(timeout=30) == 130
+    assert list((tmp_path / "out").iterdir()) == []
+    assert not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers)
