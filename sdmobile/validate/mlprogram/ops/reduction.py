@@ -55,15 +55,26 @@ for _name, _function in _REDUCTIONS.items():
     _register(_name, _function)
 
 
+_INDEX_TYPES = ("int32", "uint16")
+
+
 @op()
-def reduce_argmax(x: Tensor, axis: int = -1, keep_dims: bool = False) -> Tensor:
+def reduce_argmax(
+    x: Tensor, context: Context, axis: int = -1, keep_dims: bool = False, output_dtype: str = "int32"
+) -> Tensor:
     """Index of a largest element along one axis."""
+    if output_dtype not in _INDEX_TYPES:
+        raise context.unsupported(f"output_dtype {output_dtype}")
     return x.argmax(axis, keepdim=keep_dims).to(torch.int32)
 
 
 @op()
-def reduce_argmin(x: Tensor, axis: int = -1, keep_dims: bool = False) -> Tensor:
+def reduce_argmin(
+    x: Tensor, context: Context, axis: int = -1, keep_dims: bool = False, output_dtype: str = "int32"
+) -> Tensor:
     """Index of a smallest element along one axis."""
+    if output_dtype not in _INDEX_TYPES:
+        raise context.unsupported(f"output_dtype {output_dtype}")
     return x.argmin(axis, keepdim=keep_dims).to(torch.int32)
 
 
