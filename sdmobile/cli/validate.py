@@ -111,12 +111,13 @@ def write_report(bundle: Path, validation: Validation, folder: Path) -> None:
 def _show(report: ValidationReport, json_output: bool) -> None:
     from rich.console import Console
 
-    from sdmobile.report.terminal import tables
+    from sdmobile.report.terminal import MIN_WIDTH, tables
 
     if json_output:
         typer.echo(_json(report))
     else:
         console = Console()
+        console.width = max(console.width, MIN_WIDTH)
         for table in tables(report):
             console.print(table)
     for line in report.failures:

@@ -129,8 +129,8 @@ def _evidence(validation: Mapping[str, Any] | None) -> str:
         return "This bundle was not validated. `sdmobile validate` on this folder does it."
     limit = validation["thresholds"]
     text = [
-        f"Compared with float32 PyTorch on inputs recorded from a sampling run; needed were {limit['component_db']:g} dB "
-        f"PSNR per component and {limit['image_db']:g} dB for final images. **"
+        "Compared with float32 PyTorch on inputs recorded from a sampling run; needed were "
+        f"{limit['component_db']:g} dB PSNR per component and {limit['image_db']:g} dB for final images. **"
         + ("All checks that were run passed." if validation["passed"] else "Not all checks passed.")
         + "**",
         "| what | run by | PSNR | result |\n|---|---|---|---|\n" + "\n".join(_evidence_rows(validation)),
@@ -153,8 +153,8 @@ def _evidence_rows(validation: Mapping[str, Any]) -> list[str]:
 
 def _limits(manifest: Mapping[str, Any]) -> str:
     how = {
-        "ios": "The Core ML packages were run by sdmobile's own evaluator unless the table names `coreml`. It tells that "
-        "a file encodes the right arithmetic, not what the Neural Engine makes of it.",
+        "ios": "The Core ML packages were run by sdmobile's own evaluator unless the table names `coreml`. It tells "
+        "that a file encodes the right arithmetic, not what the Neural Engine makes of it.",
         "android": "The files were run by LiteRT on a CPU.",
         "onnx": "The files were run by ONNX Runtime on a CPU.",
     }[manifest["target"]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from sdmobile.validate.metrics import Metrics
     from sdmobile.validate.results import ComponentCheck, TrajectoryCheck, ValidationReport
 
+MIN_WIDTH = 112  # columns that the component table needs
 _LEFT = ("component", "prompt", "run by", "result")
 
 
@@ -61,9 +63,10 @@ def picture_table(checks: Sequence[TrajectoryCheck]) -> Table:
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for name in columns:
-        table.add_column(name, justify="left" if name in _LEFT else "right")
+        # A prompt may wrap; a figure or a result that is cut off would be worse than a long line.
+        table.add_column(name, justify="left" if name in _LEFT else "right", no_wrap=name != "prompt")
     return table
 
 

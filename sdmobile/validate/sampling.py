@@ -72,23 +72,16 @@ class PipelineSpec:
         Raises:
             UnsupportedError: the checkpoint has no tokenizer.
         """
-        from sdmobile.exporters.contracts import Geometry
+        from sdmobile.exporters.job import geometry_for
 
         if checkpoint.tokenizer_dir is None:
             raise UnsupportedError("sampling needs the checkpoint's tokenizer", checkpoint.path)
-        pixels = checkpoint.latent_size * checkpoint.vae_scale_factor
-        geometry = Geometry(
-            batch=2 if guidance == "batch2" else 1,
-            latent_channels=checkpoint.latent_channels,
-            latent_height=checkpoint.latent_size,
-            latent_width=checkpoint.latent_size,
-            image_height=pixels,
-            image_width=pixels,
-            context_length=checkpoint.context_length,
-            context_dim=checkpoint.context_dim,
-        )
         return cls(
-            geometry, guidance, checkpoint.scaling_factor, checkpoint.scheduler_config, checkpoint.tokenizer_dir
+            geometry=geometry_for(checkpoint, guidance),
+            guidance=guidance,
+            scaling_factor=checkpoint.scaling_factor,
+            scheduler_config=checkpoint.scheduler_config,
+            tokenizer_dir=checkpoint.tokenizer_dir,
         )
 
 

@@ -12,23 +12,10 @@ import numpy as np
 
 from sdmobile.checkpoints import Checkpoint, load_component, open_checkpoint
 from sdmobile.exporters.contracts import COMPONENTS, Geometry, contract_for, wrap
+from sdmobile.exporters.job import ExportJob, geometry_for
 from sdmobile.validate.bundle import KIND, MANIFEST, SCHEMA_VERSION, sha256_file
 
 MODULE = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae", "vae_encoder": "vae"}
-
-
-def geometry_of(checkpoint: Checkpoint, batch: int = 2) -> Geometry:
-    pixels = checkpoint.latent_size * checkpoint.vae_scale_factor
-    return Geometry(
-        batch,
-        checkpoint.latent_channels,
-        checkpoint.latent_size,
-        checkpoint.latent_size,
-        pixels,
-        pixels,
-        checkpoint.context_length,
-        checkpoint.context_dim,
-    )
 
 
 def write_onnx(checkpoint: Checkpoint, component: str, geometry: Geometry, file: Path) -> None:
@@ -56,30 +43,52 @@ def write_bundle(
 ) -> Path:
     """Writes an onnx bundle of the tiny checkpoint, laid out as `sdmobile export` does."""
     checkpoint = open_checkpoint(checkpoint_path)
-    geometry = geometry_of(checkpoint, 2 if guidance == "batch2" else 1)
+    geometry = geometry_for(checkpoint, guidance)
     folder.mkdir(parents=True)
-    assert checkpoint.tokenizer_dir is not None
-    shutil.copytree(checkpoint.tokenizer_dir, folder / "tokenizer")
     records: dict[str, Any] = {}
     for name in components:
         contract = contract_for("onnx", name, geometry)
         write_onnx(checkpoint, name, geometry, folder / contract.file_name)
         records[name] = _record(name, contract.file_name, contract.to_json(), folder / contract.file_name)
+    return _finish(folder, checkpoint, "onnx", guidance, records)
+
+
+def write_exported_bundle(folder: Path, checkpoint_path: Path, target: str, components: tuple[str, ...]) -> Path:
+    """Writes a bundle whose files come from the project's exporters."""
+    from sdmobile.exporters.component import export_component
+
+    folder.mkdir(parents=True)
+    records = {
+        name: export_component(ExportJob(checkpoint_path, name, target, None, "batch2", None, folder))
+        for name in components
+    }
+    return _finish(folder, open_checkpoint(checkpoint_path), target, "batch2", records)
+
+
+def _finish(
+    folder: Path, checkpoint: Checkpoint, target: str, guidance: str, records: dict[str, dict[str, Any]]
+) -> Path:
+    """Adds the tokenizer and the manifest."""
+    assert checkpoint.tokenizer_dir is not None
+    tokenizer = folder if target == "ios" else folder / "tokenizer"
+    tokenizer.mkdir(exist_ok=True)
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(checkpoint.tokenizer_dir / name, tokenizer / name)
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "kind": KIND,
-        "target": "onnx",
+        "target": target,
         "device": None,
         "created": "2026-01-01T00:00:00Z",
         "sdmobile_version": "0.1.0",
         "source": {
             "name": "tiny",
-            "path_name": checkpoint_path.name,
+            "path_name": checkpoint.path.name,
             "content_hash": checkpoint.content_hash,
             "license": "Apache-2.0",
             "prediction_type": checkpoint.prediction_type,
         },
-        "geometry": geometry.to_json(),
+        "geometry": geometry_for(checkpoint, guidance).to_json(),
         "guidance": guidance,
         "pipeline": {
             "scaling_factor": checkpoint.scaling_factor,

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from sdmobile.cli.validate import validate
+from sdmobile.errors import EXIT_BELOW_THRESHOLD, EXIT_CHECKPOINT, SdmobileError
+from tests.validate.bundles import copy_bundle, damage_weights
+
+
+def run(*arguments: object) -> Result:
+    app = typer.Typer()
+    app.command()(validate)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def quick(tiny_checkpoint: Path, tmp_path: Path) -> list[object]:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle\n\n  a blue square \n", "utf-8")
+    return ["--reference", tiny_checkpoint, "--steps", 3, "--max-samples", 2, "--prompts", prompts, "--threads", 1]
+
+
+def test_json_alone_is_on_stdout(onnx_bundle: Path, quick: list[object]) -> None:
+    result = run(onnx_bundle, *quick, "--json")
+    assert result.exit_code == 0, result.output
+    data = json.loads(result.stdout)
+    assert data["passed"] is data["complete"] is True
+    assert data["settings"]["prompts"] == ["a red circle", "a blue square"]
+    assert data["settings"]["steps"] == 3
+    assert [check["component"] for check in data["components"]] == ["text_encoder", "unet", "vae_decoder", "vae_encoder"]
+    assert all(check["worst"]["psnr_db"] > 100 and len(check["samples"]) == 2 for check in data["components"])
+    assert all(check["image_psnr_db"] > 90 for check in data["trajectories"])
+
+
+def test_the_table_names_components_and_figures(onnx_bundle: Path, quick: list[object]) -> None:
+    result = run(onnx_bundle, *quick, "--no-trajectory", "--components", "text_encoder,vae_decoder")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("passed") == 2
+    assert "not run: --no-trajectory" in result.stdout
+    assert "not run: not among --components" in result.stdout
+
+
+def test_below_threshold_is_exit_code_3_after_the_table(onnx_bundle: Path, quick: list[object], tmp_path: Path) -> None:
+    folder = copy_bundle(onnx_bundle, tmp_path / "bundle")
+    damage_weights(folder, "unet.onnx", 1.1)
+    result = run(folder, *quick, "--json")
+    assert result.exit_code == EXIT_BELOW_THRESHOLD
+    data = json.loads(result.stdout)
+    assert [check["status"] for check in data["components"]] == ["passed", "failed", "passed", "passed"]
+    level = data["components"][1]["worst"]["psnr_db"]
+    assert f"unet on ort: {level:.1f} dB, at least 35 dB needed" in result.stderr
+    lower = run(folder, *quick, "--no-trajectory", "--threshold-db", math.floor(level))
+    assert lower.exit_code == 0
+    higher = run(folder, *quick, "--no-trajectory", "--threshold-db", math.ceil(level))
+    assert higher.exit_code == EXIT_BELOW_THRESHOLD
+
+
+def test_the_report_folder(onnx_bundle: Path, quick: list[object], tmp_path: Path) -> None:
+    folder = tmp_path / "report" / "new"
+    assert run(onnx_bundle, *quick, "-o", folder).exit_code == 0
+    names = sorted(file.name for file in folder.iterdir())
+    pictures = [f"prompt-{i}-{who}.png" for i in (1, 2) for who in ("ort", "torch")]
+    assert names == [*pictures, "report.html", "validation.json"]
+    assert Image.open(folder / "prompt-1-ort.png").size == (32, 32)
+    assert json.loads((folder / "validation.json").read_text("utf-8"))["passed"] is True
+    assert "tiny for onnx" in (folder / "report.html").read_text("utf-8")
+
+
+def test_a_damaged_bundle_is_an_error_before_anything_runs(
+    onnx_bundle: Path, quick: list[object], tmp_path: Path
+) -> None:
+    folder = copy_bundle(onnx_bundle, tmp_path / "bundle")
+    (folder / "unet.onnx").write_bytes(b"damaged")
+    result = run(folder, *quick, "-o", tmp_path / "report")
+    assert isinstance(result.exception, SdmobileError)
+    assert result.exception.exit_code == EXIT_CHECKPOINT
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize("content", [None, "", " \n\n"])
+def test_prompts_must_be_there(onnx_bundle: Path, tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "prompts.txt"
+    if content is not None:
+        file.write_text(content, "utf-8")
+    result = run(onnx_bundle, "--prompts", file)
+    assert result.exit_code == 2
+    assert "one prompt per line" in " ".join(result.stderr.split())
