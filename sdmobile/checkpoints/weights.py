@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from sdmobile.checkpoints.headers import TensorInfo, check_readable, read_header
 from sdmobile.checkpoints.pickles import load_pickle, read_pickle_header
@@ -11,6 +11,7 @@ from sdmobile.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from io import BufferedReader
     from pathlib import Path
 
     import torch
@@ -125,7 +126,7 @@ def stored_tensors(
                     yield name, _read_tensor(stream, info)
 
 
-def _read_tensor(stream: BinaryIO, info: TensorInfo) -> torch.Tensor:
+def _read_tensor(stream: BufferedReader, info: TensorInfo) -> torch.Tensor:
     import torch
 
     dtype = getattr(torch, info.dtype)

@@ -31,7 +31,7 @@ def test_every_value_has_a_source(name: str) -> None:
 @pytest.mark.parametrize("name", list_profiles())
 def test_the_group_norm_form_is_the_one_that_is_exported(name: str) -> None:
     profile = load_profile(name)
-    rules = {rule.name for rule in rules_for(profile.target)}
+    rules = {rule.name for rule in rules_for(profile)}
     form = profile.forms.group_norm.value
     assert f"group_norm_{form}" in rules if form != "as_captured" else not rules
 
