@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from sdmobile.cli.validate import validate
 from sdmobile.errors import EXIT_BELOW_THRESHOLD, EXIT_CHECKPOINT, SdmobileError
+from sdmobile.exporters.contracts import COMPONENTS
 from tests.validate.bundles import copy_bundle, damage_weights
 
 
@@ -34,7 +35,7 @@ def test_json_alone_is_on_stdout(onnx_bundle: Path, quick: list[object]) -> None
     assert data["passed"] is data["complete"] is True
     assert data["settings"]["prompts"] == ["a red circle", "a blue square"]
     assert data["settings"]["steps"] == 3
-    assert [check["component"] for check in data["components"]] == ["text_encoder", "unet", "vae_decoder", "vae_encoder"]
+    assert tuple(check["component"] for check in data["components"]) == COMPONENTS
     assert all(check["worst"]["psnr_db"] > 100 and len(check["samples"]) == 2 for check in data["components"])
     assert all(check["image_psnr_db"] > 90 for check in data["trajectories"])
 

@@ -21,7 +21,9 @@ def test_sizes(count: int | None, text: str) -> None:
     assert words.size(count) == text
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.123, "0.12 s"), (20.4, "20 s"), (119.9, "120 s"), (3661, "61 min 01 s")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.123, "0.12 s"), (20.4, "20 s"), (119.9, "120 s"), (3661, "61 min 01 s")]
+)
 def test_durations(value: float, text: str) -> None:
     assert words.seconds(value) == text
 
