@@ -30,7 +30,7 @@ _MODEL_TYPES = {
     **dict.fromkeys(range(300, 305), "regressor"),
     **dict.fromkeys(range(400, 405), "classifier"),
     500: "neuralNetwork",
-    **dict.fromkeys((501, 555, 556, 560, *range(600, 611), 900, 3000), "another kind of model"),
+    **dict.fromkeys((501, 555, 556, 560, *range(600, 605), 606, 607, 609, 610, 900, 3000), "another kind of model"),
     **dict.fromkeys(range(2000, 2007), "a model of Apple's own"),
 }
 
