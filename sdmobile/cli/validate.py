@@ -103,28 +103,17 @@ def write_report(bundle: Path, validation: Validation, folder: Path) -> None:
     for index, row in enumerate(validation.images):
         for name, image in row.items():
             write_whole(folder / f"prompt-{index + 1}-{name}.png", png_bytes(image))
-    write_whole(folder / "validation.json", (_json(validation.report) + "\n").encode())
-    html = render_report(manifest, validation.report.to_json(), validation.images)
+    report = validation.report.to_json()
+    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
+    write_whole(folder / "validation.json", f"{text}\n".encode())
+    html = render_report(manifest, report, validation.images)
     write_whole(folder / "report.html", html.encode())
 
 
 def _show(report: ValidationReport, json_output: bool) -> None:
-    from rich.console import Console
+    from sdmobile.cli.output import Output
+    from sdmobile.report.terminal import tables
 
-    from sdmobile.report.terminal import MIN_WIDTH, tables
-
-    if json_output:
-        typer.echo(_json(report))
-    else:
-        console = Console()
-        console.width = max(console.width, MIN_WIDTH)
-        for table in tables(report):
-            console.print(table)
+    Output(json_output).data(report.to_json(), *tables(report))
     for line in report.failures:
         typer.secho(line, err=True, fg=typer.colors.RED)
-
-
-def _json(report: ValidationReport) -> str:
-    import json
-
-    return json.dumps(report.to_json(), indent=2, ensure_ascii=False, allow_nan=False)

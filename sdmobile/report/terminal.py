@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from sdmobile.validate.metrics import Metrics
     from sdmobile.validate.results import ComponentCheck, TrajectoryCheck, ValidationReport
 
-MIN_WIDTH = 112  # columns that the component table needs
 _LEFT = ("component", "prompt", "run by", "result")
 
 
@@ -35,7 +34,7 @@ def component_table(checks: Sequence[ComponentCheck], target: str) -> Table:
     """Returns one row per component and runtime with the worst figures over the recorded inputs."""
     table = _table(
         f"{target}: components against float32 PyTorch, worst of the recorded inputs",
-        ("component", "run by", "inputs", "PSNR", "SNR", "max |Δ|", "cosine", "non-finite", "result"),
+        ("component", "run by", "inputs", "PSNR", "SNR", "max |Δ|", "cosine", "NaN/inf", "result"),
     )
     for check in checks:
         row = (check.component, check.runtime, str(len(check.samples)), *_figures(check.worst))
@@ -47,7 +46,7 @@ def picture_table(checks: Sequence[TrajectoryCheck]) -> Table:
     """Returns one row per prompt and runtime."""
     table = _table(
         "whole pictures, same seed",
-        ("prompt", "seed", "run by", "image PSNR", "lowest latent PSNR", "non-finite", "result"),
+        ("prompt", "seed", "run by", "image PSNR", "lowest latent", "NaN/inf", "result"),
     )
     for check in checks:
         row = (
