@@ -20,7 +20,7 @@ _SHOWN = 5
 def load_component(checkpoint: Checkpoint, component: ComponentName) -> nn.Module:
     """Loads one component in float32, ready for inference, and checks every weight.
 
-    Peak memory is the float32 module plus one tensor; a single file is first held once as it is stored.
+    Peak memory is the float32 module plus one tensor.
 
     Args:
         checkpoint: from open_checkpoint.

@@ -93,8 +93,9 @@ def component_tensors(checkpoint: Checkpoint, component: ComponentName) -> Itera
     if checkpoint.format == "single_file":
         from sdmobile.checkpoints import ldm
 
-        own = dict(stored_tensors(files, lambda name: ldm.belongs(component, name)))
-        tensors = iter(ldm.convert(component, own).items())
+        renamed = ldm.convert(component, dict(stored_tensors(files, lambda name: ldm.belongs(component, name))))
+        # Each tensor is let go as soon as it was used: the stored copy shrinks while the loaded one grows.
+        tensors = ((name, renamed.pop(name)) for name in list(renamed))
     else:
         tensors = stored_tensors(files)
     for name, tensor in tensors:
