@@ -160,7 +160,11 @@ class Contract:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the contract as a JSON object."""
-        return asdict(self)
+
+        def items(specs: tuple[TensorSpec, ...]) -> list[dict[str, Any]]:
+            return [{**asdict(spec), "shape": list(spec.shape)} for spec in specs]
+
+        return {**asdict(self), "inputs": items(self.inputs), "outputs": items(self.outputs)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Contract:

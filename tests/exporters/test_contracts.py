@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -49,7 +51,9 @@ def test_to_target_and_back_is_the_identity(contract: Contract, seed: int) -> No
 @given(contracts)
 @settings(max_examples=50, deadline=None)
 def test_json_round_trip(contract: Contract) -> None:
-    assert Contract.from_json(contract.to_json()) == contract
+    data = contract.to_json()
+    assert json.loads(json.dumps(data)) == data
+    assert Contract.from_json(data) == contract
 
 
 def test_nhwc_puts_channels_last() -> None:
