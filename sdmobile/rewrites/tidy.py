@@ -1,4 +1,7 @@
-"""Removes nodes that do nothing at inference, so that no backend has to know them."""
+"""Removes nodes that do nothing at inference, so that no backend has to know them.
+
+This is instead of patching a converter: coremltools 9, for one, has no `aten.alias`, which Transformers' CLIP yields.
+"""
 
 from __future__ import annotations
 

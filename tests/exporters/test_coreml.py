@@ -126,3 +126,21 @@ def test_large_vocabulary_is_not_squeezed_into_int16(provenance: Any, tmp_path: 
         expected = module(torch.from_numpy(ids)).numpy()
     output = MLProgram(tmp_path / "T.mlpackage").predict({"input_ids": ids})["last_hidden_state"]
     assert psnr(expected, output) > 65
+
+
+def test_the_converter_still_refuses_alias(provenance: Any, tmp_path: Any) -> None:
+    """Why `rewrites.tidy` removes aliases; if this fails, coremltools has learnt the operator."""
+    import torch
+
+    from sdmobile.exporters.contracts import Geometry, contract_for
+    from sdmobile.exporters.coreml.lower import lower
+    from sdmobile.exporters.lowering import LoweringOptions
+
+    class Alias(torch.nn.Module):
+        def forward(self, z: torch.Tensor) -> torch.Tensor:
+            return torch.ops.aten.alias(z) + 1
+
+    contract = contract_for("ios", "vae_decoder", Geometry(1, 3, 4, 4, 4, 4, 1, 1))
+    program = torch.export.export(Alias(), (torch.zeros(1, 3, 4, 4),))
+    with pytest.raises(NotImplementedError, match="alias"):
+        lower(program, contract, tmp_path / "A.mlpackage", LoweringOptions(provenance))

@@ -1,4 +1,8 @@
-"""Lowers a rewritten program to a Core ML package."""
+"""Lowers a rewritten program to a Core ML package.
+
+coremltools is used as it comes. Its known trouble with NumPy 2.4 (apple/coremltools#2633, `int()` of an array of one
+element) is in the lowering of traced models; a captured program in the ATen dialect does not go that way.
+"""
 
 from __future__ import annotations
 
