@@ -37,6 +37,13 @@ def prepare_coremltools() -> Any:
     return ct
 
 
+def builder() -> Any:
+    """Returns pymil's builder, whose methods are registered at run time."""
+    from coremltools.converters.mil.mil import Builder
+
+    return Builder
+
+
 def convert_module(
     module: nn.Module, inputs: Mapping[str, torch.Tensor], path: Path, target: str, float16: bool
 ) -> Path:
@@ -76,11 +83,13 @@ def save_program(
 ) -> Path:
     """Saves the pymil program that `build` makes from inputs x0, x1, ... of the given shapes."""
     ct = prepare_coremltools()
-    from coremltools.converters.mil.mil import Builder as mb
-    from coremltools.converters.mil.mil import types
+    from coremltools.converters.mil.mil import types as mil_types
+
+    types: Any = mil_types
 
     kinds = {"float32": types.fp32, "float16": types.fp16, "int32": types.int32}
     names = [f"x{i}" for i in range(len(shapes))]
+    mb = builder()
     specs = [
         mb.TensorSpec(shape=shape, dtype=kinds[dtype])
         for shape, dtype in zip(shapes, dtypes or ["float32"] * len(shapes), strict=True)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from sdmobile.validate.mlprogram import MLProgram
-from tests.validate.mlprogram.support import as_arrays, convert_module, prepare_coremltools, save_program
+from tests.validate.mlprogram.support import as_arrays, builder, convert_module, prepare_coremltools, save_program
 
 Compress = Callable[[Any, Any], Any]
 
@@ -121,8 +121,9 @@ def test_a_compressed_package_computes_with_the_weights_that_coremltools_decompr
     name: str, plain: dict[str, Path], tmp_path: Path
 ) -> None:
     ct = prepare_coremltools()
-    import coremltools.optimize.coreml as cto
+    import coremltools.optimize.coreml
 
+    cto: Any = coremltools.optimize.coreml
     target, compress, expected_types = CASES[name]
     model = ct.models.MLModel(str(plain[target]), skip_model_load=True)
     compressed = compress(cto, model)
@@ -148,7 +149,7 @@ def test_a_vector_palette_fills_along_its_axis(axis: int, tmp_path: Path) -> Non
     lut = random.standard_normal((2, 1, 4, 3)).astype(np.float32)
 
     def build(x: Any) -> Any:
-        from coremltools.converters.mil.mil import Builder as mb
+        mb = builder()
         from coremltools.converters.mil.mil import types
 
         packed = indices.astype(types.np_uint2_dtype)

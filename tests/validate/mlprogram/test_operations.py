@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.validate.mlprogram.cases import FAMILIES, Case
-from tests.validate.mlprogram.support import predict_all, save_program
+from tests.validate.mlprogram.support import builder, predict_all, save_program
 
 
 def _value(result: Any) -> np.ndarray:
@@ -21,8 +21,7 @@ def _save(cases: list[Case], path: Path, target: str) -> list[np.ndarray]:
     expected: list[np.ndarray] = []
 
     def build(*inputs: Any) -> Any:
-        from coremltools.converters.mil.mil import Builder as mb
-
+        mb = builder()
         remaining = list(inputs)
         outputs = []
         for case in cases:

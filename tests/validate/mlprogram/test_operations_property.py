@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.validate.mlprogram import reference as ref
-from tests.validate.mlprogram.support import predict_all, save_program
+from tests.validate.mlprogram.support import builder, predict_all, save_program
 
 Array = np.ndarray
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -189,8 +189,7 @@ def test_random_attributes_match_the_definitions(data: st.DataObject) -> None:
     drawn = [make(data.draw) for make in OPERATIONS]
 
     def build(*inputs: Any) -> Any:
-        from coremltools.converters.mil.mil import Builder as mb
-
+        mb = builder()
         remaining = list(inputs)
         results = [make(mb, *[remaining.pop(0) for _ in arrays]) for arrays, make, _ in drawn]
         return tuple(mb.identity(x=result, name=f"y{i}") for i, result in enumerate(results))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sdmobile.errors import SdmobileError, UnsupportedError
 from sdmobile.validate.mlprogram import InputError, MLProgram, PackageError, UnsupportedOpError, read_program, wire
 from sdmobile.validate.mlprogram.schema import MESSAGES
-from tests.validate.mlprogram.support import save_program
+from tests.validate.mlprogram.support import builder, save_program
 
 WEIGHT = np.linspace(-1, 1, 32, dtype=np.float32).reshape(4, 8)
 MODEL = Path("Data/com.apple.CoreML/model.mlmodel")
@@ -24,8 +24,7 @@ WEIGHTS = Path("Data/com.apple.CoreML/weights/weight.bin")
 
 
 def _build(x: Any, i: Any) -> Any:
-    from coremltools.converters.mil.mil import Builder as mb
-
+    mb = builder()
     y = mb.linear(x=x, weight=WEIGHT, name="y")
     return y, mb.gather(x=mb.softmax(x=y), indices=i, axis=1, name="z")
 
@@ -85,7 +84,7 @@ def test_every_field_is_read_as_protobuf_reads_it(saved: Path) -> None:
     from coremltools.proto import Model_pb2
 
     data = (saved / MODEL).read_bytes()
-    message = Model_pb2.Model()  # type: ignore[attr-defined]
+    message: Any = Model_pb2.Model()
     message.ParseFromString(data)
     _compare(wire.decode(memoryview(data), "Model", MESSAGES), message)
 
@@ -243,8 +242,7 @@ def test_an_index_out_of_range_is_an_error_not_a_guess(saved: Path) -> None:
 
 def test_an_unknown_operation_is_named(tmp_path: Path) -> None:
     def build(x: Any) -> Any:
-        from coremltools.converters.mil.mil import Builder as mb
-
+        mb = builder()
         return mb.topk(x=x, k=2, name="best")[0]
 
     path = save_program(build, [(3, 8)], tmp_path / "topk.mlpackage")
@@ -257,8 +255,7 @@ def test_an_unknown_operation_is_named(tmp_path: Path) -> None:
 
 def test_an_unknown_attribute_is_named(tmp_path: Path) -> None:
     def build(x: Any) -> Any:
-        from coremltools.converters.mil.mil import Builder as mb
-
+        mb = builder()
         return mb.conv(x=x, weight=np.ones((2, 3, 2, 2), np.float32), pad_type="same", name="c")
 
     path = save_program(build, [(1, 3, 4, 4)], tmp_path / "same.mlpackage")

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 
 from sdmobile.validate.mlprogram import MLProgram
-from tests.validate.mlprogram.support import save_program
+from tests.validate.mlprogram.support import builder, save_program
 
 X = np.array([[1.0, 1.0003, 300.0, 2049.0]], np.float32)
 
 
 def _square(x: Any) -> Any:
-    from coremltools.converters.mil.mil import Builder as mb
-
+    mb = builder()
     return mb.square(x=x, name="y")
 
 
@@ -40,8 +39,7 @@ def test_inputs_and_weights_are_not_changed_by_a_prediction(tmp_path: Path) -> N
     weight = np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)
 
     def build(x: Any) -> Any:
-        from coremltools.converters.mil.mil import Builder as mb
-
+        mb = builder()
         return mb.add(x=mb.relu(x=mb.linear(x=x, weight=weight)), y=mb.linear(x=x, weight=weight), name="y")
 
     path = save_program(build, [(3, 8)], tmp_path / "linear.mlpackage", float16=True)
@@ -60,8 +58,7 @@ def test_a_value_is_dropped_after_its_last_use(tmp_path: Path) -> None:
     from sdmobile.validate.mlprogram.weights import Weights
 
     def build(x: Any) -> Any:
-        from coremltools.converters.mil.mil import Builder as mb
-
+        mb = builder()
         a = mb.sin(x=x, name="a")
         b = mb.cos(x=a, name="b")
         return mb.add(x=b, y=a, name="c")
