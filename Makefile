@@ -53,7 +53,7 @@ bench: $(STAMP)  ## full-size benchmark: sdmobile beside the plain converters, m
 	$(BIN)/python benchmarks/full_size.py
 
 docs: $(STAMP)  ## write docs/cli.md from the commands themselves
-	$(BIN)/python -m sdmobile.cli.reference docs/cli.md
+	$(BIN)/typer sdmobile.cli.app utils docs --name sdmobile --title sdmobile --output docs/cli.md
 
 clean:  ## remove what the other targets made (not the training runs)
 	rm -rf $(VENV) $(DEMO) build *.egg-info .pytest_cache .ruff_cache .hypothesis

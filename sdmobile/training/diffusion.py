@@ -1,4 +1,4 @@
-"""Stage 3: the UNet, with the text encoder along, on cached latents and classifier-free guidance."""
+"""Stage 3: the UNet, on cached latents and the finished text encoder, for classifier-free guidance."""
 
 from __future__ import annotations
 
@@ -67,16 +67,14 @@ def loss_weights(alphas_cumprod: torch.Tensor) -> torch.Tensor:
     return weights / weights.mean()
 
 
-class Denoiser(torch.nn.Module):
-    """Text encoder and UNet as one forward from identifiers to predicted noise."""
+class _Denoiser(torch.nn.Module):
+    """The UNet with a tensor for an answer, as Accelerate's mixed precision wraps `forward`."""
 
-    def __init__(self, unet: UNet2DConditionModel, text: CLIPTextModel) -> None:
+    def __init__(self, unet: UNet2DConditionModel) -> None:
         super().__init__()
         self.unet = unet
-        self.text = text
 
-    def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        states = self.text(ids).last_hidden_state
+    def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         return self.unet(noisy, timesteps, states).sample
 
 
@@ -86,27 +84,26 @@ def _stratified_timesteps(generator: torch.Generator, batch: int, steps: int) ->
     return (slices / batch * steps).long().clamp(max=steps - 1)
 
 
-def _trainer(config: TrainConfig, denoiser: Denoiser) -> Trainer:
+def _trainer(config: TrainConfig, unet: UNet2DConditionModel) -> Trainer:
     folder = config.output / "stage-unet"
     folder.mkdir(parents=True, exist_ok=True)
-    groups = [
-        {"params": list(denoiser.unet.parameters()), "lr": config.unet.learning_rate},
-        {"params": list(denoiser.text.parameters()), "lr": config.text_learning_rate},
-    ]
-    return Trainer(denoiser, groups, config.unet, folder, config.ema, mixed_precision="bf16")
+    groups = [{"params": list(unet.parameters()), "lr": config.unet.learning_rate}]
+    return Trainer(_Denoiser(unet), groups, config.unet, folder, config.ema, mixed_precision="bf16")
 
 
-def train_unet(config: TrainConfig, vae: AutoencoderKL, text: CLIPTextModel, progress: Progress) -> Denoiser:
-    """Trains UNet and text encoder to predict the noise, from where the run stopped.
+def train_unet(
+    config: TrainConfig, vae: AutoencoderKL, text: CLIPTextModel, progress: Progress
+) -> UNet2DConditionModel:
+    """Trains the UNet to predict the noise, from where the run stopped; the text encoder stays as it is.
 
     Args:
         config: the run.
         vae: the finished autoencoder.
-        text: the text encoder of stage 2.
+        text: the finished text encoder.
         progress: called with step, steps and loss.
 
     Returns:
-        Both with averaged weights.
+        The UNet with averaged weights.
     """
     torch.manual_seed(config.seed)
     unet = UNet2DConditionModel(**unet_config())
@@ -116,9 +113,9 @@ def train_unet(config: TrainConfig, vae: AutoencoderKL, text: CLIPTextModel, pro
     latents = encode_scenes(config, vae)
     tokenizer = make_tokenizer(config)
     scheduler = DDPMScheduler(**BETAS)
-    denoiser = Denoiser(unet, text)
-    trainer = _trainer(config, denoiser)
+    trainer = _trainer(config, unet)
     device = trainer.accelerator.device
+    text.requires_grad_(False).to(device)  # pyright: ignore[reportArgumentType]
     weights = loss_weights(scheduler.alphas_cumprod)
 
     def loss_at(step: int) -> torch.Tensor:
@@ -126,17 +123,18 @@ def train_unet(config: TrainConfig, vae: AutoencoderKL, text: CLIPTextModel, pro
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         chosen = rng.choice(len(latents.scenes), config.unet.batch, replace=False)
         texts = [caption(rng, latents.scenes[index]).text for index in chosen]
-        texts = ["" if rng.random() < config.dropout else text for text in texts]
+        texts = ["" if rng.random() < config.dropout else one for one in texts]
         clean = latents.values[torch.from_numpy(chosen)]
         noise = torch.randn(clean.shape, generator=generator)
         timesteps = _stratified_timesteps(generator, len(clean), len(weights))
         noisy = scheduler.add_noise(clean, noise, timesteps)  # pyright: ignore[reportArgumentType]
-        ids = tokenize(tokenizer, texts)
-        predicted = trainer.module(noisy.to(device), timesteps.to(device), ids.to(device))
+        with torch.no_grad():
+            states = text(tokenize(tokenizer, texts).to(device)).last_hidden_state
+        predicted = trainer.module(noisy.to(device), timesteps.to(device), states)
         error = (predicted.float() - noise.to(device)).square().mean(dim=(1, 2, 3))
         return (weights[timesteps].to(device) * error).mean()
 
     trainer.run(loss_at, config.output / "log-unet.jsonl", config.save_every, progress)
     trainer.averaged()
     unet.set_default_attn_processor()
-    return denoiser.cpu()
+    return unet.to(device=torch.device("cpu"))

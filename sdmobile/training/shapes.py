@@ -14,9 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    from diffusers import AutoencoderKL
-
-    from sdmobile.training.diffusion import Denoiser
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel
 
     Report = Callable[[str, int, int, float], None]
 
@@ -31,20 +30,23 @@ def write_scheduler(folder: Path) -> None:
     DPMSolverMultistepScheduler(**BETAS, timestep_spacing="linspace").save_pretrained(folder)
 
 
-def assemble(config: TrainConfig, denoiser: Denoiser, vae: AutoencoderKL, folder: Path) -> None:
+def assemble(
+    config: TrainConfig, unet: UNet2DConditionModel, text: CLIPTextModel, vae: AutoencoderKL, folder: Path
+) -> None:
     """Writes the float16 checkpoint in Diffusers' folder format, under a temporary name until it is whole.
 
     Args:
         config: the run that made it.
-        denoiser: holds `unet` and `text`.
-        vae: the autoencoder.
+        unet: the trained UNet.
+        text: the trained text encoder.
+        vae: the trained autoencoder.
         folder: where it goes; an existing one is replaced.
     """
     import torch
 
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    parts: list[tuple[Any, str]] = [(denoiser.unet, "unet"), (denoiser.text, "text_encoder"), (vae, "vae")]
+    parts: list[tuple[Any, str]] = [(unet, "unet"), (text, "text_encoder"), (vae, "vae")]
     for module, name in parts:
         module.to(torch.float16).save_pretrained(part / name)
         module.to(torch.float32)
@@ -85,9 +87,9 @@ def train_shapes(config: TrainConfig, report: Report) -> Path:
     (config.output / "config.json").write_text(json.dumps(config.to_json(), indent=2) + "\n")
     vae = train_vae(config, lambda *at: report("vae", *at))
     text = train_text(config, lambda *at: report("text", *at))
-    denoiser = train_unet(config, vae, text, lambda *at: report("unet", *at))
+    unet = train_unet(config, vae, text, lambda *at: report("unet", *at))
     folder = config.output / "checkpoint"
-    assemble(config, denoiser, vae, folder)
+    assemble(config, unet, text, vae, folder)
     return folder
 
 
