@@ -149,7 +149,14 @@ def _lowered(run: _Run, folder: Path) -> Path:
         record = lower_to_file(program, run.contract, path, run.options)
         details.update(record.to_json())
     run.warnings += record.warnings
+    _release(program)
     return path
+
+
+def _release(program: ExportedProgram) -> None:
+    """Gives the weights' memory back at once: converters keep references to parameters in caches of theirs."""
+    for tensor in program.state_dict.values():
+        tensor.data = tensor.new_empty(0)
 
 
 def _graph(run: _Run) -> ExportedProgram:
