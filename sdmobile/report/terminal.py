@@ -62,7 +62,8 @@ def picture_table(checks: Sequence[TrajectoryCheck]) -> Table:
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.collapse_padding = True
     for name in columns:
         # A prompt may wrap; a figure or a result that is cut off would be worse than a long line.
         table.add_column(name, justify="left" if name in _LEFT else "right", no_wrap=name != "prompt")
