@@ -87,9 +87,7 @@ def _rows(validation: Mapping[str, Any]) -> list[dict[str, Any]]:
     order = list(words.COMPONENT_TITLES)
     checks = list(validation.get("components", []))
     checks.sort(key=lambda c: order.index(c["component"]) if c["component"] in order else len(order))
-    return [
-        {**check, "seconds": sum(sample["seconds"] for sample in check["samples"]) or None} for check in checks
-    ]
+    return [{**check, "seconds": sum(sample["seconds"] for sample in check["samples"]) or None} for check in checks]
 
 
 def _runtimes(validation: Mapping[str, Any]) -> list[str]:

@@ -71,9 +71,7 @@ def test_trajectories_step_by_step(torch_runner: TorchRunner, spec: PipelineSpec
     assert min(same.latent_psnr_db) > 100
     noisy = sample(NoisyRunner(torch_runner, "unet", 0.02), spec, REQUEST)
     check = compare_runs(exact, noisy, "noisy", Thresholds())
-    assert list(check.latent_psnr_db) == [
-        metrics.psnr(a, b) for a, b in zip(exact.latents, noisy.latents, strict=True)
-    ]
+    assert list(check.latent_psnr_db) == [metrics.psnr(a, b) for a, b in zip(exact.latents, noisy.latents, strict=True)]
     assert len(check.latent_psnr_db) == len(check.timesteps) == 4
     assert check.image_psnr_db == metrics.image_psnr(exact.image, noisy.image) < same.image_psnr_db
     broken = replace(noisy, image=np.full_like(noisy.image, np.nan))

@@ -73,9 +73,7 @@ def test_no_guidance_is_that_of_diffusers(
     request = replace(REQUEST, guidance_scale=1.0, scheduler="ddim")
     calls: list[ComponentCall] = []
     mine = sample(torch_runner, replace(spec, guidance=guidance), request, calls.append).image
-    np.testing.assert_allclose(
-        np.clip(mine, -1, 1), reference_image(diffusers_pipeline, spec, request), atol=1e-4
-    )
+    np.testing.assert_allclose(np.clip(mine, -1, 1), reference_image(diffusers_pipeline, spec, request), atol=1e-4)
     assert sum(call.component == "unet" for call in calls) == 5
 
 
