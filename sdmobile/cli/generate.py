@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from sdmobile.validate.runners import Runner
     from sdmobile.validate.sampling import PipelineSpec, SampleRequest
 
 _BUNDLE = "A bundle, or a checkpoint (then PyTorch runs it); without it, the checkpoint that sdmobile ships."
@@ -40,12 +39,13 @@ def generate(
     from sdmobile.report.figures import png_bytes
     from sdmobile.report.files import write_whole
     from sdmobile.validate.sampling import SampleRequest, sample
+    from sdmobile.validate.source import open_source
 
     if output.exists() and not overwrite:
         raise OutputError("the picture must not exist yet", output, "Choose another -o, or add --overwrite.")
     request = SampleRequest(prompt, negative, steps, seed, guidance, scheduler)
     with step_progress() as progress:
-        runner, spec, model_hash = open_runner(bundle, runtime, reference, threads)
+        runner, spec, model_hash = open_source(bundle, runtime, reference, threads)
         result = sample(
             runner, spec, request, on_step=lambda done, total: progress(f"sampling with {runner.name}", done, total)
         )
@@ -53,43 +53,6 @@ def generate(
     typer.echo(str(output))
     for component, seconds in result.seconds.items():
         typer.echo(f"{component}: {seconds:.2f} s", err=True)
-
-
-def open_runner(
-    source: Path | None, runtime: str, reference: Path | None = None, threads: int | None = None
-) -> tuple[Runner, PipelineSpec, str]:
-    """Opens a bundle or a checkpoint for sampling.
-
-    Args:
-        source: bundle or checkpoint, None for the checkpoint that sdmobile ships.
-        runtime: "auto", "torch", or a runtime of the bundle's target.
-        reference: the bundle's source checkpoint, for torch.
-        threads: CPU threads of the runtime.
-
-    Returns:
-        The runner, the pipeline and the content hash of the checkpoint.
-
-    Raises:
-        UnsupportedError: the runtime cannot run it.
-    """
-    from sdmobile.checkpoints import open_checkpoint
-    from sdmobile.errors import UnsupportedError
-    from sdmobile.validate.bundle import is_bundle, open_bundle
-    from sdmobile.validate.reference import resolve_reference
-    from sdmobile.validate.runners import TorchRunner, bundle_runner
-    from sdmobile.validate.sampling import PipelineSpec
-
-    if source is not None and is_bundle(source):
-        bundle = open_bundle(source)
-        spec = PipelineSpec.from_bundle(bundle)
-        if runtime == "torch":
-            return TorchRunner(resolve_reference(bundle, reference), bundle.geometry), spec, bundle.source_hash
-        return bundle_runner(bundle, runtime, threads), spec, bundle.source_hash
-    if runtime not in ("auto", "torch"):
-        raise UnsupportedError("a checkpoint is run by torch", runtime, "Export it first: sdmobile export.")
-    checkpoint = open_checkpoint(source)
-    spec = PipelineSpec.from_checkpoint(checkpoint)
-    return TorchRunner(checkpoint, spec.geometry), spec, checkpoint.content_hash
 
 
 def picture_texts(request: SampleRequest, spec: PipelineSpec, runtime: str, model_hash: str) -> dict[str, str]:

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from sdmobile.cli.progress import step_progress
+
 train_app = typer.Typer(help="Train and judge the bundled checkpoint.", no_args_is_help=True)
 
 
@@ -24,8 +26,9 @@ def shapes(
 ) -> None:
     """Train `shapes-64`: autoencoder, text encoder, UNet; about two hours on two cores, resumable at any time."""
     from sdmobile.training.config import TrainConfig
-    from sdmobile.training.shapes import evaluate_checkpoint, train_shapes
+    from sdmobile.training.shapes import evaluate as judge
     from sdmobile.training.shapes import quick as quick_config
+    from sdmobile.training.shapes import train_shapes
 
     if threads is not None:
         import torch
@@ -42,25 +45,35 @@ def shapes(
 
     folder = train_shapes(config, report)
     if evaluate_prompts:
-        _say(evaluate_checkpoint(folder, output, evaluate_prompts))
+        with step_progress() as progress:
+            record = judge(folder, output, lambda done, total: progress("judging", done, total), evaluate_prompts)
+        _say(record)
     typer.echo(str(folder))
 
 
 @train_app.command()
 def evaluate(
-    checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint; without it, the bundled one.")] = None,
+    source: Annotated[
+        Path | None, typer.Argument(help="Checkpoint or bundle; without it, the bundled checkpoint.")
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where obedience.json and samples.png go.")] = Path(
         "runs/evaluation"
     ),
     prompts: Annotated[int, typer.Option(min=1, help="Number of held-out prompts.")] = 200,
     steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 20,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 5.0,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 7.5,
+    runtime: Annotated[
+        str, typer.Option(help="auto, torch, evaluator, evaluator-fp16, coreml, litert or ort.")
+    ] = "auto",
 ) -> None:
-    """Judge how many held-out prompts a shapes checkpoint obeys."""
-    from sdmobile.checkpoints import bundled_checkpoint
-    from sdmobile.training.shapes import evaluate_checkpoint
+    """Judge how many held-out prompts a shapes checkpoint, or a bundle of it, obeys."""
+    from sdmobile.training.shapes import evaluate as judge
 
-    _say(evaluate_checkpoint(checkpoint or bundled_checkpoint(), output, prompts, steps, guidance))
+    with step_progress() as progress:
+        record = judge(
+            source, output, lambda done, total: progress("judging", done, total), prompts, steps, guidance, runtime
+        )
+    _say(record)
     typer.echo(str(output))
 
 

@@ -44,7 +44,9 @@ class TrainConfig:
     scenes: int = 24_000
     vae: Stage = field(default_factory=lambda: Stage(steps=2000, batch=32, learning_rate=8e-4, decay_share=0.5))
     text: Stage = field(default_factory=lambda: Stage(steps=650, batch=64, learning_rate=1e-3))
-    unet: Stage = field(default_factory=lambda: Stage(steps=3600, batch=64, learning_rate=8e-4, warmup=200))
+    unet: Stage = field(
+        default_factory=lambda: Stage(steps=2900, batch=64, learning_rate=8e-4, warmup=200, decay_share=0.4)
+    )
     kl_weight: float = 1e-4
     dropout: float = 0.1  # share of captions replaced by the empty prompt, for classifier-free guidance
     ema: float = 0.999

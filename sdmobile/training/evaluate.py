@@ -12,11 +12,10 @@ from sdmobile.training.data import held_out_captions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
     from typing import Any
 
     from sdmobile.training.captions import Caption
-
-BATCH = 25
 
 
 @dataclass(frozen=True)
@@ -48,50 +47,54 @@ class Obedience:
 
 
 def measure_obedience(
-    sample: Callable[[list[str], list[int]], np.ndarray], count: int, settings: dict[str, Any]
+    draw: Callable[[str, int], np.ndarray], count: int, settings: dict[str, Any], progress: Callable[[int, int], None]
 ) -> Obedience:
-    """Generates one picture per held-out prompt and checks it.
+    """Draws one picture per held-out prompt and checks it.
 
     Args:
-        sample: makes uint8 [N, 64, 64, 3] pictures from prompts and seeds.
+        draw: makes a uint8 [64, 64, 3] picture from a prompt and a seed.
         count: number of held-out prompts; prompt i uses seed i.
         settings: what to note in the record (steps, guidance, scheduler, ...).
+        progress: called with pictures done and all.
 
     Returns:
         The share of prompts obeyed, with pictures and complaints.
     """
-    captions = held_out_captions(count)
     judged: list[Judged] = []
-    for start in range(0, count, BATCH):
-        part = captions[start : start + BATCH]
-        images = sample([one.text for one in part], list(range(start, start + len(part))))
-        judged += [Judged(one, image, complaints(image, one.claims)) for one, image in zip(part, images, strict=True)]
+    for seed, one in enumerate(held_out_captions(count)):
+        image = draw(one.text, seed)
+        judged.append(Judged(one, image, complaints(image, one.claims)))
+        progress(len(judged), count)
     return Obedience(judged, settings)
 
 
-def diffusers_sampler(folder: str, steps: int, guidance: float) -> Callable[[list[str], list[int]], np.ndarray]:
-    """Returns a sampler that runs Diffusers' own StableDiffusionPipeline on a checkpoint folder.
+def drawer(
+    source: Path | None, runtime: str, steps: int, guidance: float
+) -> tuple[Callable[[str, int], np.ndarray], dict[str, Any]]:
+    """Returns a function that draws with a checkpoint (PyTorch) or with the files of a bundle, and its settings.
 
     Args:
-        folder: the checkpoint.
+        source: checkpoint or bundle; None for the bundled checkpoint.
+        runtime: "auto" or the name of a runtime, as in `sdmobile generate`.
         steps: sampling steps.
         guidance: classifier-free guidance scale.
     """
-    import torch
-    from diffusers import StableDiffusionPipeline
+    from sdmobile.validate.sampling import SampleRequest, sample, to_pixels
+    from sdmobile.validate.source import open_source
 
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
+    runner, spec, model_hash = open_source(source, runtime)
+    settings = {
+        "steps": steps,
+        "guidance": guidance,
+        "scheduler": spec.scheduler_config.get("_class_name"),
+        "runtime": runner.name,
+        "model_hash": model_hash,
+    }
 
-    def sample(prompts: list[str], seeds: list[int]) -> np.ndarray:
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        output = pipeline(
-            prompts, num_inference_steps=steps, guidance_scale=guidance, generator=generators, output_type="np"
-        )
-        pictures = np.asarray(output.images)  # pyright: ignore[reportAttributeAccessIssue]
-        return np.rint(pictures * 255).astype(np.uint8)
+    def draw(prompt: str, seed: int) -> np.ndarray:
+        return to_pixels(sample(runner, spec, SampleRequest(prompt, "", steps, seed, guidance)).image)
 
-    return sample
+    return draw, settings
 
 
 def picture_grid(judged: list[Judged], columns: int = 8, scale: int = 2) -> np.ndarray:

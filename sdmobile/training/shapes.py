@@ -5,21 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sdmobile.training.config import BETAS, TrainConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-    from typing import Any
 
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel
 
     Report = Callable[[str, int, int, float], None]
 
-STEPS, GUIDANCE, PROMPTS = 20, 5.0, 200
+STEPS, GUIDANCE, PROMPTS = 20, 7.5, 200
 LOGS = ("log-vae.jsonl", "log-text.jsonl", "log-unet.jsonl")
 
 
@@ -93,27 +92,35 @@ def train_shapes(config: TrainConfig, report: Report) -> Path:
     return folder
 
 
-def evaluate_checkpoint(
-    folder: Path, output: Path, prompts: int = PROMPTS, steps: int = STEPS, guidance: float = GUIDANCE
-) -> dict:
+def evaluate(
+    source: Path | None,
+    output: Path,
+    report: Callable[[int, int], None],
+    prompts: int = PROMPTS,
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
+    runtime: str = "auto",
+) -> dict[str, Any]:
     """Measures how many held-out prompts are obeyed; writes `obedience.json` and `samples.png`.
 
     Args:
-        folder: the checkpoint.
+        source: checkpoint or bundle; None for the bundled checkpoint.
         output: where the two files go.
+        report: called with pictures done and all.
         prompts: number of held-out prompts.
         steps: sampling steps.
         guidance: classifier-free guidance scale.
+        runtime: "auto" or a runtime of the bundle.
 
     Returns:
         The record written to `obedience.json`.
     """
     from PIL import Image
 
-    from sdmobile.training.evaluate import diffusers_sampler, measure_obedience, picture_grid
+    from sdmobile.training.evaluate import drawer, measure_obedience, picture_grid
 
-    settings = {"steps": steps, "guidance": guidance, "scheduler": "DPMSolverMultistepScheduler"}
-    result = measure_obedience(diffusers_sampler(str(folder), steps, guidance), prompts, settings)
+    draw, settings = drawer(source, runtime, steps, guidance)
+    result = measure_obedience(draw, prompts, settings, report)
     output.mkdir(parents=True, exist_ok=True)
     record = result.to_json()
     (output / "obedience.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -1,0 +1,102 @@
+"""The command as users start it: fast help, one line per error, documented exit codes, nothing on stdout but data."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sdmobile
+from sdmobile.cli import app
+
+
+def _run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sdmobile.cli.app", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_importing_the_command_line_imports_nothing_heavy() -> None:
+    script = "import sys, sdmobile.cli.app; print([m for m in HEAVY if m in sys.modules])".replace(
+        "HEAVY",
+        "('torch', 'numpy', 'coremltools', 'diffusers', 'transformers', 'litert_torch', 'onnx', 'rich.console')",
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_names_every_command() -> None:
+    done = _run("--help")
+    assert done.returncode == 0
+    for command in ("inspect", "export", "validate", "generate", "train", "doctor"):
+        assert command in done.stdout
+
+
+def test_version() -> None:
+    assert _run("--version").stdout.strip() == f"sdmobile {sdmobile.__version__}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["export", "nowhere", "--target", "ios"], 4, "nowhere"),
+        (["export", "--target", "blackberry"], 5, "ios, android, onnx"),
+        (["export"], 2, "--target"),
+        (["frobnicate"], 2, "frobnicate"),
+        (["validate", "nowhere"], 4, "nowhere"),
+        (["generate", "nowhere", "--prompt", "x", "-o", "x.png"], 4, "nowhere"),
+        (["inspect", "nowhere"], 4, "nowhere"),
+    ],
+)
+def test_bad_input_is_one_message_and_its_exit_code(
+    arguments: list[str],
+    code: int,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert app.run(arguments) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert said in captured.err
+    assert "Traceback" not in captured.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done = _run("--debug", "inspect", tmp_path / "nowhere")
+    assert done.returncode == 4
+    assert "Traceback" in done.stderr
+
+
+def test_dry_run_plans_and_writes_nothing(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert app.run(["export", str(tiny_checkpoint), "--target", "android", "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert [part["file"] for part in plan["components"]][1] == "unet.tflite"
+    assert plan["estimated_peak_memory_bytes"] > 1e8
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_reference_page_is_that_of_the_commands() -> None:
+    page = Path(sdmobile.__file__).parent.parent / "docs" / "cli.md"
+    command = [
+        sys.executable,
+        "-m",
+        "typer",
+        "sdmobile.cli.app",
+        "utils",
+        "docs",
+        "--name",
+        "sdmobile",
+        "--title",
+        "sdmobile",
+    ]
+    made = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert made.strip() == page.read_text("utf-8").strip(), "run `make docs`"
