@@ -61,6 +61,7 @@ def _quiet_libraries() -> None:
     import warnings
 
     warnings.filterwarnings("ignore")
+    os.environ.setdefault("TORCH_LOGS", "-all")  # read when torch is imported; errors still show
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     for name in ("torch", "torchao", "transformers", "diffusers", "coremltools"):

@@ -1,0 +1,39 @@
+"""Draws the same held-out prompts and seeds by PyTorch and by the files of both phones, for the README.
+
+    python benchmarks/pictures.py BUNDLE_IOS BUNDLE_ANDROID OUTPUT.png
+
+Rows: PyTorch in float32, the Core ML packages (evaluator, float16-rounded), the LiteRT files.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sdmobile.training.checker import complaints
+from sdmobile.training.data import held_out_captions
+from sdmobile.training.evaluate import Judged, drawer, picture_grid
+
+COUNT = 8
+
+
+def main(ios: Path, android: Path, output: Path) -> None:
+    """Writes the picture and prints the prompts with what each row obeyed."""
+    captions = held_out_captions(COUNT)
+    rows: list[Judged] = []
+    for source, runtime in ((None, "torch"), (ios, "evaluator-fp16"), (android, "litert")):
+        draw, _ = drawer(source, runtime, steps=20, guidance=7.5)
+        images = [draw(one.text, seed) for seed, one in enumerate(captions)]
+        rows += [Judged(one, image, complaints(image, one.claims)) for one, image in zip(captions, images, strict=True)]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(picture_grid(rows, columns=COUNT))).save(output)
+    for seed, one in enumerate(captions):
+        obeyed = ["no" if rows[seed + COUNT * row].wrong else "yes" for row in range(3)]
+        print(f"seed {seed}: {one.text}: {', '.join(obeyed)}")
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:4]))
