@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -17,7 +18,7 @@ from sdmobile.cli.generate import generate
 from sdmobile.cli.inspect import inspect
 from sdmobile.cli.train import train_app
 from sdmobile.cli.validate import validate
-from sdmobile.errors import EXIT_INTERRUPTED, EXIT_UNEXPECTED, SdmobileError
+from sdmobile.errors import EXIT_INTERRUPTED, EXIT_UNEXPECTED, OutputError, ResourceError, SdmobileError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -86,6 +87,10 @@ def run(arguments: list[str] | None = None) -> int:
     except SdmobileError as error:
         _explain(error)
         return error.exit_code
+    except OSError as error:
+        told = _explained(error)
+        _explain(told)
+        return told.exit_code
     except (KeyboardInterrupt, click.exceptions.Abort):
         typer.secho("interrupted; nothing was left half-written", err=True)
         return EXIT_INTERRUPTED
@@ -99,6 +104,15 @@ def run(arguments: list[str] | None = None) -> int:
         typer.secho(f"error: {type(error).__name__}: {error}", fg="red", err=True)
         typer.echo("This is a fault of sdmobile: run again with `sdmobile --debug …` for the traceback.", err=True)
         return EXIT_UNEXPECTED
+
+
+def _explained(error: OSError) -> SdmobileError:
+    """Returns what a failed system call means to a user: a full disk, or a place that cannot be read or written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceError(
+            "the disk must have room for the output", error, "Free some space or choose another --output"
+        )
+    return OutputError("files and folders must be readable and writable", error)
 
 
 def _explain(error: SdmobileError) -> None:

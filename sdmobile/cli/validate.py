@@ -91,12 +91,13 @@ def read_prompts(file: Path) -> tuple[str, ...]:
 
 
 def write_report(bundle: Path, validation: Validation, folder: Path) -> None:
-    """Writes report.html, validation.json and one PNG per prompt and runtime into a folder."""
+    """Writes report.html, the model card with its evidence, validation.json and one PNG per prompt and runtime."""
     import json
 
     from sdmobile.report.figures import png_bytes
     from sdmobile.report.files import write_whole
     from sdmobile.report.html import render_report
+    from sdmobile.report.model_card import model_card
     from sdmobile.validate.bundle import MANIFEST
 
     manifest = json.loads((bundle / MANIFEST).read_text("utf-8"))
@@ -106,6 +107,7 @@ def write_report(bundle: Path, validation: Validation, folder: Path) -> None:
     report = validation.report.to_json()
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
     write_whole(folder / "validation.json", f"{text}\n".encode())
+    write_whole(folder / "README.md", model_card(manifest, validation.report.to_json()).encode())
     html = render_report(manifest, report, validation.images)
     write_whole(folder / "report.html", html.encode())
 

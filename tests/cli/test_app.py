@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -100,3 +101,15 @@ def test_the_reference_page_is_that_of_the_commands() -> None:
     ]
     made = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert made.strip() == page.read_text("utf-8").strip(), "run `make docs`"
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, 7), (errno.EACCES, 6)])
+def test_a_full_disk_and_a_locked_folder_have_their_exit_codes(
+    number: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(app, "app", fail)
+    assert app.run([]) == code
+    assert "Traceback" not in capsys.readouterr().err
