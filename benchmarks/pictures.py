@@ -25,7 +25,7 @@ def main(ios: Path, android: Path, output: Path) -> None:
     captions = held_out_captions(COUNT)
     rows: list[Judged] = []
     for source, runtime in ((None, "torch"), (ios, "evaluator-fp16"), (android, "litert")):
-        draw, _ = drawer(source, runtime, steps=20, guidance=7.5)
+        draw, _ = drawer(source, runtime, steps=20, guidance=None)
         images = [draw(one.text, seed) for seed, one in enumerate(captions)]
         rows += [Judged(one, image, complaints(image, one.claims)) for one, image in zip(captions, images, strict=True)]
     output.parent.mkdir(parents=True, exist_ok=True)

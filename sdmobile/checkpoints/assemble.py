@@ -34,6 +34,7 @@ class Parts:
     license: str | None
     notes: list[str]
     hashed_files: tuple[Path, ...]
+    guidance_scale: float | None = None
 
 
 def component_info(
@@ -94,6 +95,7 @@ def assemble(parts: Parts) -> Checkpoint:
         context_dim=text["hidden_size"],
         prediction_type=_prediction_type(parts.scheduler_config, notes),
         license=parts.license,
+        guidance_scale=parts.guidance_scale,
         notes=tuple(notes),
         hashed_files=parts.hashed_files,
     )

@@ -52,6 +52,9 @@ def open_folder(path: Path, tokenizer_dir: Path | None = None) -> Checkpoint:
     if tokenizer_dir is None and (path / "tokenizer" / _TOKENIZER_FILES[0]).is_file():
         tokenizer_dir = path / "tokenizer"
         hashed += [tokenizer_dir / name for name in _TOKENIZER_FILES if (tokenizer_dir / name).is_file()]
+    card = _front_matter(path / "README.md")
+    # Where model cards on the Hugging Face Hub put it: inference: parameters: guidance_scale.
+    guidance = _stated(card, r"^\s+guidance_scale:\s*(\d+(?:\.\d+)?)\s*$")
     parts = Parts(
         path=path,
         name=path.resolve().name,
@@ -59,7 +62,8 @@ def open_folder(path: Path, tokenizer_dir: Path | None = None) -> Checkpoint:
         components=components,
         tokenizer_dir=tokenizer_dir,
         scheduler_config=read_json(scheduler_file),
-        license=_license(path / "README.md"),
+        license=_stated(card, r"^license:\s*[\"']?([^\s\"'#]+)"),
+        guidance_scale=None if guidance is None else float(guidance),
         notes=notes,
         hashed_files=tuple(hashed),
     )
@@ -76,12 +80,16 @@ def _component(path: Path, name: ComponentName, index: dict[str, Any]) -> tuple[
     return component_info(name, folder, str(index[name][1]), config, tensors, files)
 
 
-def _license(readme: Path) -> str | None:
-    """Returns the license of a model card's front matter."""
+def _front_matter(readme: Path) -> str:
+    """Returns the YAML head of a model card, empty if there is none."""
     if not readme.is_file():
-        return None
+        return ""
     check_readable(readme)
     head = readme.read_text(encoding="utf-8", errors="replace")[:20_000]
     front = re.match(r"---\s*\n(.*?)\n---", head, flags=re.DOTALL)
-    found = re.search(r"^license:\s*[\"']?([^\s\"'#]+)", front[1], flags=re.MULTILINE) if front else None
+    return front[1] if front else ""
+
+
+def _stated(card: str, pattern: str) -> str | None:
+    found = re.search(pattern, card, flags=re.MULTILINE)
     return found[1] if found else None

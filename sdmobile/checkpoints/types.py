@@ -59,6 +59,7 @@ class Checkpoint:
         context_dim: features per token.
         prediction_type: what the UNet predicts: "epsilon", "v_prediction" or "sample".
         license: SPDX identifier or name, None where the checkpoint does not say.
+        guidance_scale: classifier-free guidance scale that the model card recommends, None where it does not.
         notes: where configuration and tensors disagree, and what was assumed.
         hashed_files: files that make the checkpoint what it is, relative to `path` (or its parent).
     """
@@ -77,6 +78,7 @@ class Checkpoint:
     context_dim: int
     prediction_type: str
     license: str | None
+    guidance_scale: float | None = None
     notes: tuple[str, ...] = ()
     hashed_files: tuple[Path, ...] = field(default=(), repr=False)
 

@@ -23,6 +23,8 @@ from sdmobile.errors import EXIT_INTERRUPTED, EXIT_UNEXPECTED, OutputError, Reso
 if TYPE_CHECKING:
     from types import FrameType
 
+_INTERRUPTED = "interrupted; nothing was left half-written"
+
 app = typer.Typer(
     name="sdmobile",
     help="Put a diffusion model on iPhones and Android phones, with the evidence gathered on this machine.",
@@ -79,11 +81,12 @@ def run(arguments: list[str] | None = None) -> int:
     Args:
         arguments: the command line without the program's name; None for that of the process.
     """
-    import click
-
     try:
         result = app(arguments, standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        code = result if isinstance(result, int) else 0
+        if code == EXIT_INTERRUPTED:  # Typer's answer to Ctrl-C within a command
+            typer.secho(_INTERRUPTED, err=True)
+        return code
     except SdmobileError as error:
         _explain(error)
         return error.exit_code
@@ -91,8 +94,8 @@ def run(arguments: list[str] | None = None) -> int:
         told = _explained(error)
         _explain(told)
         return told.exit_code
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        typer.secho("interrupted; nothing was left half-written", err=True)
+    except (KeyboardInterrupt, typer.Abort):
+        typer.secho(_INTERRUPTED, err=True)
         return EXIT_INTERRUPTED
     except Exception as error:
         code = getattr(error, "exit_code", None)

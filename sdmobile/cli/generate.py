@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sdmobile.validate.sampling import PipelineSpec, SampleRequest
 
 _BUNDLE = "A bundle, or a checkpoint (then PyTorch runs it); without it, the checkpoint that sdmobile ships."
+_GUIDANCE = "Classifier-free guidance scale, at most 1 for none; without it, the checkpoint's recommended one or 7.5."
 _RUNTIME = "auto, torch, evaluator, evaluator-fp16, coreml, litert or ort, as far as the bundle's target has it."
 
 
@@ -21,7 +22,7 @@ def generate(
     negative: Annotated[str, typer.Option(help="What to stay away from.")] = "",
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Scheduler steps.")] = 20,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the initial noise.")] = 0,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale; at most 1 means none.")] = 7.5,
+    guidance: Annotated[float | None, typer.Option(help=_GUIDANCE)] = None,
     scheduler: Annotated[
         str | None, typer.Option(help="ddim, pndm, dpm++, euler, …; without it, the checkpoint's own.")
     ] = None,
@@ -43,9 +44,10 @@ def generate(
 
     if output.exists() and not overwrite:
         raise OutputError("the picture must not exist yet", output, "Choose another -o, or add --overwrite.")
-    request = SampleRequest(prompt, negative, steps, seed, guidance, scheduler)
     with step_progress() as progress:
         runner, spec, model_hash = open_source(bundle, runtime, reference, threads)
+        scale = spec.guidance_scale if guidance is None else guidance
+        request = SampleRequest(prompt, negative, steps, seed, scale, scheduler)
         result = sample(
             runner, spec, request, on_step=lambda done, total: progress(f"sampling with {runner.name}", done, total)
         )

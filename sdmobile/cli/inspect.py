@@ -41,6 +41,7 @@ def _as_json(checkpoint: Checkpoint, verdicts: list[Verdict]) -> dict[str, Any]:
         "format": checkpoint.format,
         "content_hash": checkpoint.content_hash,
         "license": checkpoint.license,
+        "guidance_scale": checkpoint.guidance_scale,
         "components": {
             name: {
                 "class": info.class_name,

@@ -61,7 +61,9 @@ def evaluate(
     ),
     prompts: Annotated[int, typer.Option(min=1, help="Number of held-out prompts.")] = 200,
     steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 20,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 7.5,
+    guidance: Annotated[
+        float | None, typer.Option(help="Classifier-free guidance scale; without it, the checkpoint's own or 7.5.")
+    ] = None,
     runtime: Annotated[
         str, typer.Option(help="auto, torch, evaluator, evaluator-fp16, coreml, litert or ort.")
     ] = "auto",

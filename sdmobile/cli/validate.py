@@ -25,7 +25,9 @@ def validate(
     prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt per line.")] = None,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Scheduler steps.")] = 20,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the first prompt.")] = 0,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 7.5,
+    guidance: Annotated[
+        float | None, typer.Option(help="Classifier-free guidance scale; without it, the checkpoint's own or 7.5.")
+    ] = None,
     scheduler: Annotated[
         str | None, typer.Option(help="ddim, pndm, dpm++, euler, …; without it, the checkpoint's own.")
     ] = None,

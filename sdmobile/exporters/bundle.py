@@ -163,6 +163,7 @@ def _write_manifest(plan: ExportPlan, records: dict[str, Any], folder: Path) -> 
         "pipeline": {
             "scaling_factor": checkpoint.scaling_factor,
             "vae_scale_factor": checkpoint.vae_scale_factor,
+            "guidance_scale": checkpoint.guidance_scale,
             "scheduler": checkpoint.scheduler_config,
         },
         "components": records,

@@ -108,6 +108,7 @@ def _metadata(plan: ExportPlan, records: dict[str, Any]) -> dict[str, Any]:
         "license": checkpoint.license,
         "source_hash": checkpoint.content_hash,
         "guidance": plan.request.guidance,
+        "guidance_scale": checkpoint.guidance_scale or 7.5,
         "geometry": plan.geometry.to_json(),
         "scaling_factor": checkpoint.scaling_factor,
         "prediction_type": checkpoint.prediction_type,

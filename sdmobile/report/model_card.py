@@ -26,7 +26,7 @@ _USE = {
    var request = StableDiffusionPipeline.Configuration(prompt: "{prompt}")
    request.seed = 0
    request.stepCount = 20
-   request.guidanceScale = 7.5
+   request.guidanceScale = {guidance_scale}
    request.decoderScaleFactor = {scaling_factor}
    request.encoderScaleFactor = {scaling_factor}
    let images = try pipeline.generateImages(configuration: request)
@@ -95,6 +95,7 @@ def _use(manifest: Mapping[str, Any]) -> str:
     text = _USE[manifest["target"]]
     for name, value in {
         "{scaling_factor}": str(manifest["pipeline"]["scaling_factor"]),
+        "{guidance_scale}": f"{manifest['pipeline'].get('guidance_scale') or 7.5:g}",
         "{prompt}": "a large red circle in the center on a white background",
         "{signatures}": _signatures(manifest),
     }.items():

@@ -69,7 +69,7 @@ def measure_obedience(
 
 
 def drawer(
-    source: Path | None, runtime: str, steps: int, guidance: float
+    source: Path | None, runtime: str, steps: int, guidance: float | None
 ) -> tuple[Callable[[str, int], np.ndarray], dict[str, Any]]:
     """Returns a function that draws with a checkpoint (PyTorch) or with the files of a bundle, and its settings.
 
@@ -77,22 +77,23 @@ def drawer(
         source: checkpoint or bundle; None for the bundled checkpoint.
         runtime: "auto" or the name of a runtime, as in `sdmobile generate`.
         steps: sampling steps.
-        guidance: classifier-free guidance scale.
+        guidance: classifier-free guidance scale; None for the checkpoint's own.
     """
     from sdmobile.validate.sampling import SampleRequest, sample, to_pixels
     from sdmobile.validate.source import open_source
 
     runner, spec, model_hash = open_source(source, runtime)
+    scale = spec.guidance_scale if guidance is None else guidance
     settings = {
         "steps": steps,
-        "guidance": guidance,
+        "guidance": scale,
         "scheduler": spec.scheduler_config.get("_class_name"),
         "runtime": runner.name,
         "model_hash": model_hash,
     }
 
     def draw(prompt: str, seed: int) -> np.ndarray:
-        return to_pixels(sample(runner, spec, SampleRequest(prompt, "", steps, seed, guidance)).image)
+        return to_pixels(sample(runner, spec, SampleRequest(prompt, "", steps, seed, scale)).image)
 
     return draw, settings
 

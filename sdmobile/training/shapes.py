@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.training.config import BETAS, TrainConfig
+from sdmobile.training.model_card import MODEL_CARD
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
 
     Report = Callable[[str, int, int, float], None]
 
-STEPS, GUIDANCE, PROMPTS = 20, 7.5, 200
-LOGS = ("log-vae.jsonl", "log-text.jsonl", "log-unet.jsonl")
+STEPS, PROMPTS = 20, 200
 
 
 def write_scheduler(folder: Path) -> None:
@@ -63,6 +63,7 @@ def assemble(
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
+    (part / "README.md").write_text(MODEL_CARD, "utf-8")
     (part / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
@@ -98,7 +99,7 @@ def evaluate(
     report: Callable[[int, int], None],
     prompts: int = PROMPTS,
     steps: int = STEPS,
-    guidance: float = GUIDANCE,
+    guidance: float | None = None,
     runtime: str = "auto",
 ) -> dict[str, Any]:
     """Measures how many held-out prompts are obeyed; writes `obedience.json` and `samples.png`.
@@ -109,7 +110,7 @@ def evaluate(
         report: called with pictures done and all.
         prompts: number of held-out prompts.
         steps: sampling steps.
-        guidance: classifier-free guidance scale.
+        guidance: classifier-free guidance scale; None for the checkpoint's own.
         runtime: "auto" or a runtime of the bundle.
 
     Returns:
@@ -126,23 +127,6 @@ def evaluate(
     (output / "obedience.json").write_text(json.dumps(record, indent=1) + "\n")
     Image.fromarray(picture_grid(result.judged[:48])).save(output / "samples.png")
     return record
-
-
-def install(run: Path, package_data: Path) -> None:
-    """Copies a finished run's checkpoint, logs, figure and samples to where the package keeps its checkpoint.
-
-    Args:
-        run: the output folder of `train_shapes`.
-        package_data: the folder of the bundled checkpoint; replaced.
-    """
-    part = package_data.with_name(package_data.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(run / "checkpoint", part)
-    for name in (*LOGS, "config.json", "obedience.json"):
-        (part / "training").mkdir(exist_ok=True)
-        shutil.copy(run / name, part / "training" / name)
-    shutil.rmtree(package_data, ignore_errors=True)
-    part.rename(package_data)
 
 
 def quick(config: TrainConfig, steps: int) -> TrainConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import UnsupportedError
@@ -44,7 +44,7 @@ class ValidationOptions:
         prompts: sampled whole, each with its own seed.
         steps: scheduler steps.
         seed: seed of the first prompt; the next have the next seeds.
-        guidance_scale: classifier-free guidance scale.
+        guidance_scale: classifier-free guidance scale, None for the bundle's own.
         scheduler: short name, None for the checkpoint's own.
         components: which to check, None for all of the bundle.
         runtime: "auto" for every runtime of the target that this machine has, or one name.
@@ -59,7 +59,7 @@ class ValidationOptions:
     prompts: tuple[str, ...] = DEFAULT_PROMPTS
     steps: int = DEFAULT_STEPS
     seed: int = 0
-    guidance_scale: float = DEFAULT_GUIDANCE_SCALE
+    guidance_scale: float | None = None
     scheduler: str | None = None
     components: tuple[str, ...] | None = None
     runtime: str = "auto"
@@ -71,8 +71,9 @@ class ValidationOptions:
 
     def requests(self) -> tuple[SampleRequest, ...]:
         """Returns the pictures to sample."""
+        scale = DEFAULT_GUIDANCE_SCALE if self.guidance_scale is None else self.guidance_scale
         return tuple(
-            SampleRequest(prompt, "", self.steps, (self.seed + i) % 2**32, self.guidance_scale, self.scheduler)
+            SampleRequest(prompt, "", self.steps, (self.seed + i) % 2**32, scale, self.scheduler)
             for i, prompt in enumerate(self.prompts)
         )
 
@@ -114,6 +115,8 @@ def validate_bundle(folder: Path, options: ValidationOptions, progress: Progress
     runners = [bundle_runner(bundle, name, options.threads) for name in names]
     checkpoint = resolve_reference(bundle, options.reference)
     spec = PipelineSpec.from_bundle(bundle)
+    if options.guidance_scale is None:
+        options = replace(options, guidance_scale=spec.guidance_scale)
     why_not = _why_no_trajectory(bundle, options)
     recording = record(
         TorchRunner(checkpoint, bundle.geometry),

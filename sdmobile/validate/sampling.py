@@ -41,6 +41,7 @@ class PipelineSpec:
         scaling_factor: the final latent is divided by it before decoding.
         scheduler_config: configuration of the Diffusers scheduler the checkpoint was trained for.
         tokenizer_dir: folder with vocab.json and merges.txt.
+        guidance_scale: what the checkpoint's model card recommends, else Diffusers' default.
     """
 
     geometry: Geometry
@@ -48,6 +49,7 @@ class PipelineSpec:
     scaling_factor: float
     scheduler_config: Mapping[str, Any]
     tokenizer_dir: Path
+    guidance_scale: float = DEFAULT_GUIDANCE_SCALE
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int]:
@@ -63,6 +65,7 @@ class PipelineSpec:
             scaling_factor=float(bundle.pipeline["scaling_factor"]),
             scheduler_config=bundle.pipeline["scheduler"],
             tokenizer_dir=bundle.tokenizer_dir,
+            guidance_scale=float(bundle.pipeline.get("guidance_scale") or DEFAULT_GUIDANCE_SCALE),
         )
 
     @classmethod
@@ -82,6 +85,7 @@ class PipelineSpec:
             scaling_factor=checkpoint.scaling_factor,
             scheduler_config=checkpoint.scheduler_config,
             tokenizer_dir=checkpoint.tokenizer_dir,
+            guidance_scale=checkpoint.guidance_scale or DEFAULT_GUIDANCE_SCALE,
         )
 
 
