@@ -42,14 +42,14 @@ def encode_scenes(config: TrainConfig, vae: AutoencoderKL) -> Latents:
     path = config.output / "latents.pt"
     if not path.exists():
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        vae.to(device=device)
+        torch.nn.Module.to(vae, device)
         parts: list[torch.Tensor] = []
         for start in range(0, len(scenes), 100):
             pictures = to_tensor([render(scene) for scene in scenes[start : start + 100]]).to(device)
             parts.append(vae.encode(pictures).latent_dist.mean.cpu() * SCALING_FACTOR)  # pyright: ignore
         torch.save(torch.cat(parts), path.with_suffix(".tmp"))
         path.with_suffix(".tmp").replace(path)
-        vae.to(device=torch.device("cpu"))
+        torch.nn.Module.to(vae, "cpu")
     return Latents(scenes, torch.load(path, weights_only=True))
 
 
@@ -137,4 +137,5 @@ def train_unet(
     trainer.run(loss_at, config.output / "log-unet.jsonl", config.save_every, progress)
     trainer.averaged()
     unet.set_default_attn_processor()
-    return unet.to(device=torch.device("cpu"))
+    torch.nn.Module.to(unet, "cpu")
+    return unet

@@ -18,6 +18,6 @@ tags:
 # shapes-64
 
 Draws one or two coloured shapes on a plain background, 64×64 pixels, from captions such as "a large red circle to the
-left of a small blue square on a white background". Made by `sdmobile train shapes` from scenes that the project renders itself:
-no third party's pictures, texts or weights are in it.
+left of a small blue square on a white background". Made by `sdmobile train shapes` from scenes that the project renders
+itself: no third party's pictures, texts or weights are in it.
 """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -39,7 +41,7 @@ def test_an_app_with_the_table_follows_diffusers(kind: type, spacing: str, predi
     if kind is DDIMScheduler:
         config["clip_sample"] = False
     rows = multistep_table(kind(**config), 12)
-    scheduler = kind(**config)
+    scheduler: Any = kind(**config)
     scheduler.set_timesteps(12)
     start = np.random.RandomState(0).standard_normal(32)
     x = torch.from_numpy(start)

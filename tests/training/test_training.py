@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def test_normalised_latents_have_unit_variance_and_decode_alike() -> None:
     from diffusers import AutoencoderKL
 
     torch.manual_seed(0)
-    vae = AutoencoderKL(**vae_config()).eval()
+    vae: Any = AutoencoderKL(**vae_config()).eval()
     pictures = picture_batch(0, 0, 16)
     with torch.no_grad():
         before = vae.decode(vae.encode(pictures).latent_dist.mean).sample
