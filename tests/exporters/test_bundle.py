@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -187,11 +186,16 @@ def test_the_error_of_a_component_keeps_its_kind(tmp_path: Path) -> None:
         run_component(job, tmp_path, lambda _: None)
 
 
+def _heed_interrupts() -> None:
+    """Undoes what a shell does to background jobs: they ignore SIGINT, and hand that on to their children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_leaves_nothing_behind(tiny_checkpoint: Path, tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "sdmobile.cli.app", "export", str(tiny_checkpoint), "--target", "onnx"]
     command += ["--output", str(tmp_path / "out" / "bundle"), "--no-cache"]
-    process = subprocess.Popen(command, env={**os.environ, "PYTHONUNBUFFERED": "1"}, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=_heed_interrupts)
     workers: list[psutil.Process] = []
     deadline = time.monotonic() + 120
     while not workers and time.monotonic() < deadline:
