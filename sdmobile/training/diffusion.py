@@ -88,7 +88,7 @@ def _trainer(config: TrainConfig, unet: UNet2DConditionModel) -> Trainer:
     folder = config.output / "stage-unet"
     folder.mkdir(parents=True, exist_ok=True)
     groups = [{"params": list(unet.parameters()), "lr": config.unet.learning_rate}]
-    return Trainer(_Denoiser(unet), groups, config.unet, folder, config.ema, mixed_precision="bf16")
+    return Trainer(_Denoiser(unet), groups, config.unet, folder, config.ema)
 
 
 def train_unet(

@@ -40,13 +40,12 @@ class Trainer:
         stage: steps, batch size and schedule.
         folder: where the state is kept.
         ema: decay of the exponential moving average of the weights.
-        mixed_precision: "bf16" or "no".
+
+    Forwards run in bfloat16 where PyTorch's autocast thinks it safe; Accelerate allows one precision per process.
     """
 
-    def __init__(
-        self, module: torch.nn.Module, groups: list[dict], stage: Stage, folder: Path, ema: float, mixed_precision: str
-    ) -> None:
-        self.accelerator = Accelerator(mixed_precision=mixed_precision, cpu=not torch.cuda.is_available())
+    def __init__(self, module: torch.nn.Module, groups: list[dict], stage: Stage, folder: Path, ema: float) -> None:
+        self.accelerator = Accelerator(mixed_precision="bf16", cpu=not torch.cuda.is_available())
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-4)
         self.module, self.optimizer = self.accelerator.prepare(module, optimizer)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]

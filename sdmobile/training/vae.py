@@ -88,7 +88,7 @@ def train_vae(config: TrainConfig, progress: Progress) -> AutoencoderKL:
     folder = config.output / "stage-vae"
     folder.mkdir(parents=True, exist_ok=True)
     groups = [{"params": list(vae.parameters()), "lr": config.vae.learning_rate}]
-    trainer = Trainer(module, groups, config.vae, folder, config.ema, mixed_precision="bf16")
+    trainer = Trainer(module, groups, config.vae, folder, config.ema)
 
     def loss_at(step: int) -> torch.Tensor:
         pictures = picture_batch(config.seed, step, config.vae.batch).to(trainer.accelerator.device)

@@ -72,7 +72,7 @@ def _trainer(folder: Path, steps: int) -> tuple[Trainer, torch.nn.Linear]:
     stage = Stage(steps=steps, batch=2, learning_rate=0.1, warmup=1, decay_share=0.01)
     folder.mkdir(exist_ok=True)
     groups = [{"params": list(module.parameters()), "lr": 0.1}]
-    return Trainer(module, groups, stage, folder, ema=0.9, mixed_precision="no"), module
+    return Trainer(module, groups, stage, folder, ema=0.9), module
 
 
 def _train(folder: Path, steps: int) -> torch.Tensor:
