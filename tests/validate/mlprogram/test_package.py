@@ -170,7 +170,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "no model": (_remove(str(MODEL)), "must exist"),
     "no weights": (_remove(str(WEIGHTS)), "weight file that the program names must exist"),
     "model is cut": (_truncate(MODEL, -20), "complete Core ML protobuf"),
-    "model is text": (_write(MODEL, b"this is not a model"), ""),
+    "model is text": (_write(MODEL, b"this is not a model"), "protobuf"),
     "weights are cut in a blob": (_truncate(WEIGHTS, -16), "ends inside a blob"),
     "weights are cut at the header": (_truncate(WEIGHTS, 10), "shorter than its header"),
     "weights have no metadata": (_truncate(WEIGHTS, 70), "ends before the metadata"),
