@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from sdmobile.checkpoints import Checkpoint
     from sdmobile.exporters.contracts import Geometry
 
-# Peak resident memory of one component's process = base + factor · float32 bytes of its weights. Measured on
-# SD1.5-shaped components (docs/benchmarks.md); rounded up.
+# Peak resident memory of one component's process = base + factor · float32 bytes of its weights: bounds on what was
+# measured for ios and android on SD1.5-shaped components (docs/benchmarks.md). That of onnx was not measured at full
+# size: it is taken to be no more than that of ios.
 _MEMORY: dict[str, tuple[float, float]] = {
     "ios": (1.2e9, 2.2),
     "android": (1.7e9, 3.3),
