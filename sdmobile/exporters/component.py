@@ -198,12 +198,12 @@ def _rewrite(run: _Run, program: ExportedProgram, details: dict[str, Any]) -> Ex
     from sdmobile.rewrites.engine import rewrite
     from sdmobile.rewrites.registry import rules_for
 
-    program, records = rewrite(program, rules_for(run.profile))
-    run.rewrites = [record.to_json() for record in records]
-    run.warnings += [f"{r.rule} refused {r.module}: {r.reason}" for r in records if r.outcome == "refused"]
+    rewritten = rewrite(program, rules_for(run.profile))
+    run.rewrites = [record.to_json() for record in rewritten.records]
+    run.warnings += [f"{r.rule} refused {r.module}: {r.reason}" for r in rewritten.records if r.outcome == "refused"]
     for outcome in ("applied", "refused", "unmatched"):
-        details[outcome] = sum(record.outcome == outcome for record in records)
-    return program
+        details[outcome] = sum(record.outcome == outcome for record in rewritten.records)
+    return rewritten.program
 
 
 def lower_to_file(program: ExportedProgram, contract: Contract, path: Path, options: LoweringOptions) -> LoweringRecord:

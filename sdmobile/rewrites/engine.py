@@ -1,120 +1,123 @@
 """Applies rules to a captured graph.
 
-    captured program ──▶ for each rule, in order: match ─▶ check ─▶ trace the replacement ─▶ splice ──▶ new program
-                                                             └─▶ record why not
+    captured program ──▶ for each rule, in order: match ─▶ check ─▶ trace the replacement ─▶ splice ──▶ fold ──▶ lint
+                                                             └─▶ record why not                          ──▶ compare
 
 A replacement is traced to the same ATen operators that torch.export yields, so every backend takes the result.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch.fx import Graph, Node
-from torch.fx.node import map_arg
-
-from sdmobile.rewrites.program import copy_graph, rebuild
-from sdmobile.rewrites.rule import RewriteRecord, Rule, source_module
+from sdmobile.errors import ParityError
+from sdmobile.rewrites.fold import fold
+from sdmobile.rewrites.program import Draft, run
+from sdmobile.rewrites.rule import APPLIED, CHANGES_FUNCTION, REFUSED, UNMATCHED, RewriteRecord, Rule, source_module
+from sdmobile.rewrites.tracing import Tracer, remap, splice
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.export import ExportedProgram
-    from torch.export.graph_signature import ExportGraphSignature
+    from torch.fx import Node
 
-# What a new node inherits from the node it replaces, so that later records can still name the source module.
-_PROVENANCE = ("nn_module_stack", "stack_trace", "torch_fn")
+Inputs = Sequence[tuple["Tensor", ...]]
 
 
-def rewrite(program: ExportedProgram, rules: Sequence[Rule]) -> tuple[ExportedProgram, list[RewriteRecord]]:
-    """Returns a program with the rules applied in order, and what each rule did to each node that it matched.
+@dataclass(frozen=True)
+class RuleCheck:
+    """What check mode measured of one rule.
+
+    Args:
+        rule: the rule's name.
+        psnr_db: least PSNR between the program before and after the rule, over all inputs and outputs, in float32.
+        bound_db: what the rule promises; None if it changes the function.
+        seconds: time of the comparison.
+    """
+
+    rule: str
+    psnr_db: float
+    bound_db: float | None
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the fields as a JSON object."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """A rewritten program, what each rule did to each match, and what check mode measured (empty without it)."""
+
+    program: ExportedProgram
+    records: tuple[RewriteRecord, ...]
+    checks: tuple[RuleCheck, ...] = ()
+
+
+def rewrite(program: ExportedProgram, rules: Sequence[Rule], check_inputs: Inputs = ()) -> Rewritten:
+    """Returns a program with the rules applied in order, and what each rule did.
 
     Args:
         program: a captured program; it is left as it was (the weights are shared).
         rules: the selected rules, in the order of application.
+        check_inputs: turns check mode on: after every rule the program is run on each of these tuples of inputs and
+            compared with the program before the rule.
+
+    Raises:
+        ParityError: in check mode, a rule broke its own bound.
     """
-    graph, signature = copy_graph(program)
-    tracer = _Tracer()
-    records = [record for rule in rules for record in _apply(rule, graph, signature, tracer)]
-    return rebuild(program, graph, signature), records
+    records: list[RewriteRecord] = []
+    checks: list[RuleCheck] = []
+    for rule in rules:
+        before, (program, found) = program, apply_rule(program, rule)
+        records += found
+        if check_inputs and any(record.outcome == APPLIED for record in found):
+            checks.append(compare(rule, before, program, check_inputs))
+    return Rewritten(program, tuple(records), tuple(checks))
 
 
-def _apply(rule: Rule, graph: Graph, signature: ExportGraphSignature, tracer: _Tracer) -> list[RewriteRecord]:
-    """Applies one rule to every node that it matches."""
-    records = []
-    for node in rule.matches(graph):
-        reason = rule.check(node)
-        outcome = "applied" if reason is None else "refused"
-        records.append(RewriteRecord(rule.name, rule.exactness, outcome, node.name, source_module(node), reason))
-        if reason is None:
-            result = _splice(graph, node, tracer.trace(rule, node))
-            signature.replace_all_uses(node.name, result.name)
-    return records or [RewriteRecord(rule.name, rule.exactness, "unmatched")]
+def apply_rule(program: ExportedProgram, rule: Rule) -> tuple[ExportedProgram, list[RewriteRecord]]:
+    """Applies one rule to everything that it matches."""
+    draft, tracer = Draft(program), Tracer()
+    records: list[RewriteRecord] = []
+    replaced: dict[Node, Node] = {}
+    added: dict[str, list[Node]] = {}
+    for match in list(rule.matches(draft.graph)):
+        current, name, module = remap(match, replaced), match.root.name, source_module(match.root)
+        reason = rule.check(current)
+        if reason is not None:
+            records.append(RewriteRecord(rule.name, rule.exactness, REFUSED, name, module, reason))
+            continue
+        removed, details = len(match.covers), rule.details(current)
+        records.append(RewriteRecord(rule.name, rule.exactness, APPLIED, name, module, None, removed, 0, details))
+        replaced[match.root], added[name] = splice(draft, current, tracer.trace(rule, current), rule.name)
+    if rule.folds:
+        fold(draft, [node for nodes in added.values() for node in nodes], rule.name)
+    rewritten = draft.finish()
+    alive = set(draft.graph.nodes)
+    records = [replace(r, added=len(alive.intersection(added.get(r.node or "", ())))) for r in records]
+    return rewritten, records or [RewriteRecord(rule.name, rule.exactness, UNMATCHED)]
 
 
-class _Tracer:
-    """Traces replacements into graphs of ATen operators; equal calls are traced once."""
+def compare(rule: Rule, before: ExportedProgram, after: ExportedProgram, inputs: Inputs) -> RuleCheck:
+    """Runs two programs on the same inputs and holds the rule to its bound.
 
-    def __init__(self) -> None:
-        self._graphs: dict[str, Graph] = {}
+    Raises:
+        ParityError: they differ by more than the rule promises.
+    """
+    from sdmobile.validate.metrics import psnr
 
-    def trace(self, rule: Rule, node: Node) -> Graph:
-        """Returns the graph of `rule.replacement` for the node's arguments; its placeholders are the node's tensors."""
-        key = f"{rule.name} {_shape_key(node.args)} {_shape_key(node.kwargs)}"
-        if key not in self._graphs:
-            self._graphs[key] = _trace(rule, node)
-        return self._graphs[key]
-
-
-def _shape_key(value: Any) -> Any:
-    """Returns the arguments with every node replaced by its shape and type."""
-    return map_arg(value, lambda n: (tuple(n.meta["val"].shape), n.meta["val"].dtype))
-
-
-def _trace(rule: Rule, node: Node) -> Graph:
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    inputs = node.all_input_nodes
-
-    def call(*tensors: torch.Tensor) -> torch.Tensor:
-        by_node = dict(zip(inputs, tensors, strict=True))
-        args, kwargs = map_arg((node.args, node.kwargs), lambda n: by_node[n])
-        return rule.replacement(*args, **kwargs)
-
-    # pre_dispatch keeps composite operators such as instance_norm whole, as torch.export does.
-    return make_fx(call, pre_dispatch=True, tracing_mode="fake")(*(_example(n) for n in inputs)).graph
-
-
-def _example(node: Node) -> torch.Tensor:
-    """Returns a tensor without storage of its own that has the shape and type of the node's value."""
-    value = node.meta["val"]
-    return torch.empty(value.shape, dtype=value.dtype, device="meta")
-
-
-def _splice(graph: Graph, node: Node, body: Graph) -> Node:
-    """Puts `body` in the place of `node` and returns the node that now carries its value."""
-    placeholders = iter(node.all_input_nodes)
-    mapped: dict[Node, Node] = {}
-    result = node
-    with graph.inserting_before(node):
-        for inner in body.nodes:
-            if inner.op == "placeholder":
-                mapped[inner] = next(placeholders)
-            elif inner.op == "output":
-                result = mapped[inner.args[0]]
-            else:
-                mapped[inner] = _copy_node(graph, inner, node, mapped)
-    node.replace_all_uses_with(result)
-    graph.erase_node(node)
-    return result
-
-
-def _copy_node(graph: Graph, inner: Node, replaced: Node, mapped: dict[Node, Node]) -> Node:
-    """Copies one node of a traced body into the graph, with the provenance of the node that it replaces."""
-    new = graph.node_copy(inner, lambda n: mapped[n])
-    mode = replaced.meta["val"].fake_mode
-    value = inner.meta["val"]
-    with mode:  # the program's own fake tensors, so that later passes see one mode only
-        new.meta = {"val": torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cpu")}
-    new.meta.update({key: replaced.meta[key] for key in _PROVENANCE if key in replaced.meta})
-    return new
+    started = time.perf_counter()
+    pairs = (zip(run(before, given), run(after, given), strict=True) for given in inputs)
+    worst = min(psnr(a.numpy(), b.numpy()) for pair in pairs for a, b in pair)
+    bound = None if rule.exactness == CHANGES_FUNCTION else rule.bound_db
+    if bound is not None and not worst >= bound:
+        raise ParityError(
+            f"the rewrite {rule.name} promises {bound:g} dB in float32",
+            f"{worst:.1f} dB",
+            f"Export with --without {rule.name}, and report this checkpoint's architecture",
+        )
+    return RuleCheck(rule.name, worst, bound, time.perf_counter() - started)

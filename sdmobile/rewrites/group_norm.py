@@ -7,32 +7,25 @@ Wu and He, "Group Normalization", 2018, section 3.1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
-from torch.fx import Graph, Node
 
-from sdmobile.rewrites.rule import UP_TO_ROUNDING, Rule
+from sdmobile.rewrites.rule import UP_TO_ROUNDING, Match, OperatorRule
 
 
-class _GroupNormRule(Rule):
+class _GroupNormRule(OperatorRule):
     """Matches `aten.group_norm`."""
 
+    operator = torch.ops.aten.group_norm.default
     exactness = UP_TO_ROUNDING
-    max_rank: int
+    bound_db = 100.0
 
-    def matches(self, graph: Graph) -> list[Node]:
-        return list(graph.find_nodes(op="call_function", target=torch.ops.aten.group_norm.default))
-
-    def check(self, node: Node) -> str | None:
-        x = node.args[0]
-        assert isinstance(x, Node)
-        value = x.meta["val"]
-        if any(not isinstance(size, int) for size in value.shape):
-            return f"the shape {tuple(value.shape)} is not static"
-        if not 3 <= value.ndim <= self.max_rank:
-            return f"the input has rank {value.ndim}; the rule is for rank 3 to {self.max_rank}"
+    def check(self, match: Match) -> str | None:
+        shape = match.shape()
+        if any(not isinstance(size, int) for size in shape):
+            return f"the shape {shape} is not static"
+        if not 3 <= len(shape) <= 4:
+            return f"the input has rank {len(shape)}; the rule is for rank 3 to 4"
         return None
 
 
@@ -49,7 +42,6 @@ def group_norm_by_instance_norm(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
-    cudnn_enabled: bool = True,
 ) -> Tensor:
     """GroupNorm as instance normalisation of (N, G, C/G·H, W), where a group is a channel, and an affine step.
 
@@ -73,11 +65,13 @@ class GroupNormInstanceNorm(_GroupNormRule):
     """
 
     name = "group_norm_instance_norm"
-    max_rank = 4
+    title = "GroupNorm as one instance_norm operator and an affine step"
+    source = "Wu and He 2018, section 3.1; own float16 simulation: 84 dB against 18 dB with large activations"
 
-    @property
-    def replacement(self) -> Callable[..., Tensor]:
-        return group_norm_by_instance_norm
+    def replacement(
+        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, *, num_groups: int, eps: float, **_: object
+    ) -> Tensor:
+        return group_norm_by_instance_norm(input, num_groups, weight, bias, eps)
 
 
 def group_norm_nhwc_amax(
@@ -86,7 +80,6 @@ def group_norm_nhwc_amax(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
-    cudnn_enabled: bool = True,
 ) -> Tensor:
     """GroupNorm of deviations scaled by their largest magnitude, in (N, H·W, G, C/G).
 
@@ -119,8 +112,10 @@ class GroupNormNhwcAmax(_GroupNormRule):
     """
 
     name = "group_norm_nhwc_amax"
-    max_rank = 4
+    title = "GroupNorm in plain channels-last operators, scaled by the largest deviation"
+    source = "own float16 measurement on a software GPU: 84 dB where the plain form has 18.9 dB"
 
-    @property
-    def replacement(self) -> Callable[..., Tensor]:
-        return group_norm_nhwc_amax
+    def replacement(
+        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, *, num_groups: int, eps: float, **_: object
+    ) -> Tensor:
+        return group_norm_nhwc_amax(input, num_groups, weight, bias, eps)

@@ -1,37 +1,134 @@
-"""Copies and rebuilds captured programs, so that a change to a graph makes a new program over the same weights."""
+"""A captured program under change: graph, signature and weights, copied so that the original stays as it was."""
 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch.export import ExportedProgram
-from torch.fx import GraphModule
+from torch.export.graph_signature import ConstantArgument, InputKind, InputSpec, TensorArgument
+from torch.fx import GraphModule, Node
 
 if TYPE_CHECKING:
-    from torch.export.graph_signature import ExportGraphSignature
-    from torch.fx import Graph
+    from torch import Tensor
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+_WEIGHTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
 
-def copy_graph(program: ExportedProgram) -> tuple[Graph, ExportGraphSignature]:
-    """Returns copies of the program's graph and signature that may be changed."""
-    graph, signature = copy.deepcopy(program.graph), copy.deepcopy(program.graph_signature)
-    for old, new in zip(program.graph.nodes, graph.nodes, strict=True):
-        new.name = old.name  # a copy renames an argument called `input`, the signature would not know it any more
-    return graph, signature
+class Draft:
+    """A copy of a program's graph that may be changed, over the same tensors.
+
+    Args:
+        program: a captured program; it is left as it was.
+    """
+
+    def __init__(self, program: ExportedProgram) -> None:
+        self.graph = copy.deepcopy(program.graph)
+        self.signature = copy.deepcopy(program.graph_signature)
+        for old, new in zip(program.graph.nodes, self.graph.nodes, strict=True):
+            new.name = old.name  # a copy renames an argument called `input`, the signature would not know it any more
+        self._program = program
+        self._state = dict(program.state_dict)
+        self._constants: dict[str, Any] = dict(program.constants)
+
+    @property
+    def fake_mode(self) -> FakeTensorMode:
+        """The mode of the program's own fake tensors; all nodes have to be in one mode."""
+        return next(n.meta["val"].fake_mode for n in self.graph.nodes if hasattr(n.meta.get("val"), "fake_mode"))
+
+    def weights(self) -> dict[Node, Tensor]:
+        """Returns the tensors behind the placeholders of parameters, buffers and constants."""
+        nodes = {node.name: node for node in self.graph.find_nodes(op="placeholder")}
+        found = {}
+        for spec in self.signature.input_specs:
+            if spec.kind in _WEIGHTS and not isinstance(spec.arg, ConstantArgument):
+                assert spec.target is not None
+                found[nodes[spec.arg.name]] = self._tensor(spec.target)
+        return found
+
+    def weight_name(self, node: Node) -> str | None:
+        """Returns the name in the checkpoint of a placeholder's tensor; None for an input."""
+        specs = (s for s in self.signature.input_specs if s.kind in _WEIGHTS and s.arg.name == node.name)
+        return next((s.target.removeprefix("component.") for s in specs if s.target), None)
+
+    def _tensor(self, target: str) -> Tensor:
+        return self._state[target] if target in self._state else self._constants[target]
+
+    def add_constant(self, name: str, value: Tensor) -> Node:
+        """Adds a constant tensor and returns its placeholder.
+
+        Args:
+            name: a wish; a number is added where it is taken.
+            value: the tensor; it is kept, not copied.
+        """
+        first = next(n for n in self.graph.nodes if n.op != "placeholder" or self._is_input(n))
+        with self.graph.inserting_before(first):
+            node = self.graph.placeholder(name)
+        with self.fake_mode:
+            fake = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
+        node.meta["val"] = fake
+        position = [n.name for n in self.graph.find_nodes(op="placeholder")].index(node.name)
+        spec = InputSpec(InputKind.CONSTANT_TENSOR, TensorArgument(name=node.name), node.name, persistent=None)
+        self.signature.input_specs.insert(position, spec)
+        self._constants[node.name] = value
+        return node
+
+    def _is_input(self, node: Node) -> bool:
+        return any(s.kind == InputKind.USER_INPUT and s.arg.name == node.name for s in self.signature.input_specs)
+
+    def replace(self, old: Node, new: Node) -> None:
+        """Lets every user of `old`, and the program's outputs, take `new`, and removes `old`."""
+        old.replace_all_uses_with(new)
+        self.signature.replace_all_uses(old.name, new.name)
+        self.graph.erase_node(old)
+
+    def rename(self, node: Node, name: str) -> None:
+        """Gives a node another name, in the signature too."""
+        old, node.name = node.name, name
+        self.signature.replace_all_uses(old, node.name)
+
+    def clean(self) -> None:
+        """Removes nodes and weights that nothing uses, and checks the graph.
+
+        Raises:
+            RuntimeError: the graph is malformed: a fault of a rule.
+        """
+        self.graph.eliminate_dead_code()
+        for node in self.graph.find_nodes(op="placeholder"):
+            if not node.users and not self._is_input(node):
+                self._drop(node)
+        self.graph.lint()
+
+    def _drop(self, node: Node) -> None:
+        """Removes the placeholder of a weight; the tensor too, if no other placeholder has it."""
+        spec = next(s for s in self.signature.input_specs if s.arg.name == node.name)
+        if spec.kind not in _WEIGHTS:
+            return
+        self.signature.input_specs.remove(spec)
+        self.graph.erase_node(node)
+        if spec.target is not None and all(s.target != spec.target for s in self.signature.input_specs):
+            self._state.pop(spec.target, None)
+            self._constants.pop(spec.target, None)
+
+    def finish(self) -> ExportedProgram:
+        """Returns the changed program."""
+        self.clean()
+        return ExportedProgram(
+            root=GraphModule(self._program.graph_module, self.graph),
+            graph=self.graph,
+            graph_signature=self.signature,
+            state_dict=self._state,
+            range_constraints=self._program.range_constraints,
+            module_call_graph=self._program.module_call_graph,
+            example_inputs=self._program.example_inputs,
+            constants=self._constants,
+        )
 
 
-def rebuild(program: ExportedProgram, graph: Graph, signature: ExportGraphSignature) -> ExportedProgram:
-    """Returns a program of the changed graph over the weights of `program`, after removing dead nodes."""
-    graph.eliminate_dead_code()
-    graph.lint()
-    return ExportedProgram(
-        root=GraphModule(program.graph_module, graph),
-        graph=graph,
-        graph_signature=signature,
-        state_dict=program.state_dict,
-        range_constraints=program.range_constraints,
-        module_call_graph=program.module_call_graph,
-        example_inputs=program.example_inputs,
-        constants=program.constants,
-    )
+def run(program: ExportedProgram, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Returns a program's outputs for inputs, in the order of its signature, computed by PyTorch."""
+    with torch.no_grad():
+        output = program.module(check_guards=False)(*inputs)
+    return output if isinstance(output, tuple) else (output,)

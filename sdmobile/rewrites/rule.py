@@ -1,56 +1,125 @@
-"""What a rewrite rule is, and the record of what it did."""
+"""What a rewrite rule is, what it matches, and the record of what it did."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from sdmobile.rewrites.operators import arguments
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch._ops import OpOverload
     from torch.fx import Graph, Node
 
 EXACT = "exact"
 UP_TO_ROUNDING = "exact-up-to-rounding"
 CHANGES_FUNCTION = "changes-function"
 
+APPLIED, REFUSED, UNMATCHED = "applied", "refused", "unmatched"
+
+
+@dataclass(frozen=True)
+class Match:
+    """Nodes that a rule is about.
+
+    Args:
+        root: the node whose value the replacement computes.
+        tensors: the replacement's positional arguments; None for an operand that is absent.
+        options: its keyword arguments: constants found in the graph.
+        covers: the nodes that become superfluous, root included.
+    """
+
+    root: Node
+    tensors: tuple[Node | None, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    covers: tuple[Node, ...] = ()
+
+    def shape(self, index: int = 0) -> tuple[int, ...]:
+        """Returns the shape of an operand."""
+        node = self.tensors[index]
+        assert node is not None
+        return tuple(node.meta["val"].shape)
+
 
 class Rule(ABC):
-    """One rewrite: the nodes it is about, why it may not be used on one of them, and the code that replaces it.
+    """One rewrite: the nodes it is about, why it may not be used on some of them, and the code that replaces them.
 
-    A subclass documents its equation and its source. `replacement` takes the arguments of the matched node, so it reads
-    like the operator that it replaces and is checked against it in PyTorch, before any conversion.
+    A subclass documents its equation. `replacement` is plain PyTorch over the operands of the match, so it reads like
+    the operator that it replaces and is checked against it in PyTorch, before any conversion.
+
+    Class variables:
+        name: identifies the rule in profiles, records and on the command line.
+        title: one line for people.
+        source: paper section, specification, file or measurement that the rule rests on.
+        exactness: EXACT, UP_TO_ROUNDING or CHANGES_FUNCTION.
+        bound_db: least PSNR in float32 between a program before and after the rule, demanded in check mode.
+        unique: trace the replacement afresh for every match (composites carry an identity).
+        folds: evaluate what the rule computes from weights alone, and store the result as new constants.
     """
 
     name: ClassVar[str]
+    title: ClassVar[str]
+    source: ClassVar[str]
     exactness: ClassVar[str]
+    bound_db: ClassVar[float]
+    unique: ClassVar[bool] = False
+    folds: ClassVar[bool] = False
 
     @abstractmethod
-    def matches(self, graph: Graph) -> list[Node]:
-        """Returns the nodes that the rule is about, in graph order."""
+    def matches(self, graph: Graph) -> Iterable[Match]:
+        """Returns what the rule is about, in graph order; matches do not overlap."""
+
+    def check(self, match: Match) -> str | None:
+        """Returns why the rule cannot be used on a match, or None if it can."""
+        return None
 
     @abstractmethod
-    def check(self, node: Node) -> str | None:
-        """Returns why the rule cannot be used on a matched node, or None if it can."""
+    def replacement(self, *tensors: Any, **options: Any) -> Tensor:
+        """Returns the value of the match's root, computed the rule's way."""
 
-    @property
-    @abstractmethod
-    def replacement(self) -> Callable[..., Tensor]:
-        """The PyTorch function that takes the node's arguments and returns its value."""
+    def details(self, match: Match) -> dict[str, Any]:
+        """Returns what a report should say about this place: sizes, the form taken."""
+        return {}
+
+
+class OperatorRule(Rule):
+    """A rule about every node of one ATen operator.
+
+    The operator's Tensor arguments become the match's tensors, all others its options, so `replacement` has the
+    operator's own signature.
+    """
+
+    operator: ClassVar[OpOverload]
+
+    def matches(self, graph: Graph) -> Iterable[Match]:
+        return [operator_match(node) for node in graph.find_nodes(op="call_function", target=self.operator)]
+
+
+def operator_match(node: Node) -> Match:
+    """Returns the match of a single operator: its Tensor arguments and, by name, its other ones."""
+    values = arguments(node)
+    tensor_names = [a.name for a in node.target._schema.arguments if "Tensor" in str(a.type)]  # type: ignore[union-attr]
+    options = {name: value for name, value in values.items() if name not in tensor_names}
+    return Match(node, tuple(values[name] for name in tensor_names), options, (node,))
 
 
 @dataclass(frozen=True)
 class RewriteRecord:
-    """What one rule did to one node.
+    """What one rule did to one match.
 
     Args:
         rule: the rule's name.
         exactness: what the rule claims.
-        outcome: "applied", "refused" or "unmatched" (selected, but the graph has no such node).
-        node: the node's name in the captured graph.
+        outcome: "applied", "refused" or "unmatched" (selected, but the graph has nothing that it is about).
+        node: the node's name in the graph that the rule saw.
         module: the path of the module that the node came from.
         reason: why it was refused.
+        removed: nodes that the match covered.
+        added: nodes that came in their place.
+        details: what the rule says about this place.
     """
 
     rule: str
@@ -59,6 +128,9 @@ class RewriteRecord:
     node: str | None = None
     module: str | None = None
     reason: str | None = None
+    removed: int = 0
+    added: int = 0
+    details: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as a JSON object."""

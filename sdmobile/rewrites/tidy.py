@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.fx import Node
 
-from sdmobile.rewrites.program import copy_graph, rebuild
+from sdmobile.rewrites.program import Draft
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -27,19 +27,17 @@ def tidy(program: ExportedProgram) -> tuple[ExportedProgram, dict[str, int]]:
     Returns:
         The program, and how many nodes of each operator went.
     """
-    graph, signature = copy_graph(program)
+    draft = Draft(program)
     removed: dict[str, int] = {}
-    for node in list(graph.nodes):
+    for node in list(draft.graph.nodes):
         if node.target is _aten._assert_tensor_metadata.default:
-            graph.erase_node(node)
+            draft.graph.erase_node(node)
         elif _is_identity(node):
-            node.replace_all_uses_with(node.args[0])
-            signature.replace_all_uses(node.name, node.args[0].name)
-            graph.erase_node(node)
+            draft.replace(node, node.args[0])
         else:
             continue
         removed[str(node.target)] = removed.get(str(node.target), 0) + 1
-    return rebuild(program, graph, signature), removed
+    return draft.finish(), removed
 
 
 def _is_identity(node: Node) -> bool:

@@ -76,7 +76,7 @@ def lowered(
         contract = contract_for(target, component, geometry_for(checkpoint, "batch2"))
         part = "vae" if component.startswith("vae_") else component
         module = wrap(target, component, load_component(checkpoint, part))  # type: ignore[arg-type]
-        program, _ = rewrite(capture(module, contract)[0], rules_for(default_profile(target)))
+        program = rewrite(capture(module, contract)[0], rules_for(default_profile(target))).program
         path = tmp_path_factory.mktemp(f"{target}-{component}") / contract.file_name
         record = lower_to_file(program, contract, path, LoweringOptions(provenance))
         return Lowered(path, contract, module, record)

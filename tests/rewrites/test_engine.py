@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.fx import Graph, Node
 
 from sdmobile.device_profiles import default_profile
 from sdmobile.rewrites.engine import rewrite
 from sdmobile.rewrites.group_norm import GroupNormInstanceNorm, GroupNormNhwcAmax
 from sdmobile.rewrites.registry import rules_for
-from sdmobile.rewrites.rule import EXACT, Rule
+from sdmobile.rewrites.rule import EXACT, OperatorRule, RewriteRecord, Rule
 from sdmobile.rewrites.tidy import tidy
 
 
@@ -42,21 +42,23 @@ class Volume(nn.Module):
         return self.norm(x)
 
 
-class DoubleNegation(Rule):
-    """relu(x) = x · [x > 0], a rule with a constant in its replacement."""
+class ReluAsClamp(OperatorRule):
+    """relu(x) = max(x, 0), a rule with a constant in its replacement."""
 
     name = "relu_as_clamp"
+    title = "relu as clamp"
+    source = "definition of relu"
     exactness = EXACT
+    bound_db = math.inf
+    operator = torch.ops.aten.relu.default
 
-    def matches(self, graph: Graph) -> list[Node]:
-        return list(graph.find_nodes(op="call_function", target=torch.ops.aten.relu.default))
+    def replacement(self, x: Tensor) -> Tensor:
+        return torch.clamp(x, min=0.0)
 
-    def check(self, node: Node) -> str | None:
-        return None
 
-    @property
-    def replacement(self) -> Callable[..., Tensor]:
-        return lambda x: torch.clamp(x, min=0.0)
+def rewrite_(program: ExportedProgram, rules: Sequence[Rule]) -> tuple[ExportedProgram, tuple[RewriteRecord, ...]]:
+    rewritten = rewrite(program, rules)
+    return rewritten.program, rewritten.records
 
 
 def captured(module: nn.Module, *shape: int) -> tuple[ExportedProgram, Tensor]:
@@ -72,7 +74,7 @@ def targets(program: ExportedProgram) -> list[str]:
 def test_replaces_every_norm_and_the_output_and_keeps_the_function() -> None:
     program, x = captured(Block(), 2, 4, 6, 6)
     before = targets(program)
-    rewritten, records = rewrite(program, [GroupNormNhwcAmax()])
+    rewritten, records = rewrite_(program, [GroupNormNhwcAmax()])
     assert [(r.outcome, r.module) for r in records] == [("applied", "norm"), ("applied", "last")]
     assert "aten.group_norm.default" not in targets(rewritten)
     assert targets(program) == before  # the captured program is a value, not a workpiece
@@ -81,7 +83,7 @@ def test_replaces_every_norm_and_the_output_and_keeps_the_function() -> None:
 
 def test_new_nodes_know_where_they_come_from() -> None:
     program, _ = captured(Block(), 1, 4, 6, 6)
-    rewritten, _ = rewrite(program, [GroupNormInstanceNorm()])
+    rewritten, _ = rewrite_(program, [GroupNormInstanceNorm()])
     new = [n for n in rewritten.graph.nodes if str(n.target) == "aten.instance_norm.default"]
     assert len(new) == 2
     for node in new:
@@ -91,7 +93,7 @@ def test_new_nodes_know_where_they_come_from() -> None:
 
 def test_a_refusal_has_a_reason_and_leaves_the_node() -> None:
     program, x = captured(Volume(), 1, 4, 2, 3, 3)
-    rewritten, records = rewrite(program, [GroupNormInstanceNorm()])
+    rewritten, records = rewrite_(program, [GroupNormInstanceNorm()])
     assert [(r.outcome, r.module) for r in records] == [("refused", "norm")]
     assert records[0].reason is not None
     assert "rank 5" in records[0].reason
@@ -100,13 +102,13 @@ def test_a_refusal_has_a_reason_and_leaves_the_node() -> None:
 
 def test_a_rule_that_matches_nothing_is_reported() -> None:
     program, _ = captured(nn.Conv2d(4, 4, 1), 1, 4, 2, 2)
-    _, records = rewrite(program, [GroupNormInstanceNorm()])
+    _, records = rewrite_(program, [GroupNormInstanceNorm()])
     assert [(r.rule, r.outcome, r.node) for r in records] == [("group_norm_instance_norm", "unmatched", None)]
 
 
 def test_rules_run_in_the_order_given() -> None:
     program, x = captured(nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.GroupNorm(2, 4)), 1, 4, 3, 3)
-    rewritten, records = rewrite(program, [DoubleNegation(), GroupNormInstanceNorm()])
+    rewritten, records = rewrite_(program, [ReluAsClamp(), GroupNormInstanceNorm()])
     assert [r.rule for r in records] == ["relu_as_clamp", "group_norm_instance_norm"]
     torch.testing.assert_close(rewritten.module()(x), program.module()(x), rtol=1e-5, atol=1e-5)
 
@@ -114,7 +116,7 @@ def test_rules_run_in_the_order_given() -> None:
 def test_rewritten_program_can_be_decomposed_and_exported_again() -> None:
     """The two things that the backends do with it."""
     program, x = captured(Block(), 1, 4, 6, 6)
-    rewritten, _ = rewrite(program, rules_for(default_profile("android")))
+    rewritten, _ = rewrite_(program, rules_for(default_profile("android")))
     expected = program.module()(x)
     torch.testing.assert_close(rewritten.run_decompositions({}).module()(x), expected, rtol=1e-5, atol=1e-5)
     again = torch.export.export(rewritten.module(), (x,))

@@ -1,0 +1,129 @@
+"""Traces the replacement of a rule and puts its graph in the place of a match."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.fx.node import map_arg
+from torch.utils._pytree import tree_map
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule, Node
+
+    from sdmobile.rewrites.program import Draft
+    from sdmobile.rewrites.rule import Match, Rule
+
+# What a new node inherits from the node it replaces, so that records and files can still name the source module.
+PROVENANCE = ("nn_module_stack", "stack_trace", "torch_fn")
+_aten = torch.ops.aten
+# What tracing puts around a tensor that the replacement itself makes.
+_IDENTITIES = (_aten.lift_fresh_copy.default, _aten.detach.default, _aten.detach_.default, _aten.alias.default)
+
+
+class Tracer:
+    """Traces replacements into graphs of ATen operators; equal calls of a rule are traced once."""
+
+    def __init__(self) -> None:
+        self._bodies: dict[tuple[int, str], GraphModule] = {}
+
+    def trace(self, rule: Rule, match: Match) -> GraphModule:
+        """Returns the graph of `rule.replacement` for a match; its placeholders are the match's distinct tensors."""
+        if rule.unique:
+            return _trace(rule, match)
+        key = (id(rule), _key(match))
+        if key not in self._bodies:
+            self._bodies[key] = _trace(rule, match)
+        return self._bodies[key]
+
+
+def _key(match: Match) -> str:
+    """Returns what the traced graph depends on: shapes, types, which operands are the same, options."""
+    distinct = operands(match)
+    tensors = [(distinct.index(t), _shape(t)) if t is not None else None for t in match.tensors]
+    return f"{tensors} {sorted(match.options.items())}"
+
+
+def _shape(node: Node) -> tuple[Any, ...]:
+    value = node.meta["val"]
+    return tuple(value.shape), value.dtype
+
+
+def operands(match: Match) -> list[Node]:
+    """Returns the distinct tensors of a match in order."""
+    return list(dict.fromkeys(t for t in match.tensors if t is not None))
+
+
+def _trace(rule: Rule, match: Match) -> GraphModule:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    distinct = operands(match)
+
+    def call(*values: torch.Tensor) -> torch.Tensor:
+        given = dict(zip(distinct, values, strict=True))
+        tensors = (None if t is None else given[t] for t in match.tensors)
+        return rule.replacement(*tensors, **match.options)
+
+    # pre_dispatch keeps composite operators such as instance_norm whole, as torch.export does. The nodes' own fake
+    # tensors make all values belong to one mode.
+    traced = make_fx(call, pre_dispatch=True, tracing_mode="fake", _allow_non_fake_inputs=True)
+    with torch.no_grad():
+        return traced(*(n.meta["val"] for n in distinct))
+
+
+def splice(draft: Draft, match: Match, body: GraphModule, name: str) -> tuple[Node, list[Node]]:
+    """Puts a traced body in the place of a match's root; returns the node that has its value now, and all new nodes.
+
+    Args:
+        draft: the program under change.
+        match: what is replaced.
+        body: from `Tracer.trace`.
+        name: prefix of the names of constants that the replacement made.
+    """
+    placeholders = iter(operands(match))
+    mapped: dict[Node, Node] = {}
+    added: list[Node] = []
+    result = match.root
+    for inner in body.graph.nodes:
+        if inner.op == "placeholder":
+            mapped[inner] = next(placeholders)
+        elif inner.op == "get_attr":
+            mapped[inner] = draft.add_constant(f"{name}_constant", getattr(body, str(inner.target)))
+        elif inner.op == "output":
+            result = mapped[inner.args[0]]
+        elif inner.target in _IDENTITIES:
+            mapped[inner] = mapped[inner.args[0]]
+        else:
+            with draft.graph.inserting_before(match.root):
+                mapped[inner] = _copy_node(draft, inner, match.root, mapped)
+            added.append(mapped[inner])
+    draft.replace(match.root, result)
+    return result, added
+
+
+def _copy_node(draft: Draft, inner: Node, replaced: Node, mapped: dict[Node, Node]) -> Node:
+    """Copies one node of a traced body into the graph, with the provenance of the node that it replaces."""
+    new = draft.graph.node_copy(inner, lambda n: mapped[n])
+    mode = draft.fake_mode
+
+    def adopt(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or getattr(value, "fake_mode", None) is mode:
+            return value
+        with mode:
+            return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
+
+    new.meta = {"val": tree_map(adopt, inner.meta["val"])}
+    new.meta.update({key: replaced.meta[key] for key in PROVENANCE if key in replaced.meta})
+    return new
+
+
+def remap(match: Match, replaced: dict[Node, Node]) -> Match:
+    """Returns the match with operands that were replaced meanwhile exchanged for what replaced them."""
+
+    def latest(node: Node) -> Node:
+        while node in replaced:
+            node = replaced[node]
+        return node
+
+    return replace(match, tensors=map_arg(match.tensors, latest))
