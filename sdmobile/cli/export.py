@@ -26,6 +26,17 @@ def export(
     components: Annotated[str | None, typer.Option(help=_COMPONENTS)] = None,
     resolution: Annotated[int | None, typer.Option(help="Height = width of the picture, in pixels.")] = None,
     guidance: Annotated[str, typer.Option(help="batch2 (both guidance rows in one UNet call) or separate.")] = "batch2",
+    plain_ops: Annotated[
+        bool, typer.Option("--plain-ops", help="Use no composite operators, for runtimes that do not know them.")
+    ] = False,
+    without: Annotated[list[str] | None, typer.Option(help="Leave a rewrite rule out; may be repeated.")] = None,
+    allow_approximate: Annotated[
+        list[str] | None,
+        typer.Option(help="Run a rewrite rule that changes what the model computes; may be repeated."),
+    ] = None,
+    check_rewrites: Annotated[
+        bool, typer.Option("--check-rewrites", help="Compare the graph before and after every rule on real inputs.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done and needed; write nothing.")
     ] = False,
@@ -46,10 +57,12 @@ def export(
     from sdmobile.exporters.bundle import check_output, export_bundle
     from sdmobile.exporters.cache import ComponentCache, default_cache_dir
     from sdmobile.exporters.request import ExportRequest, make_plan
+    from sdmobile.rewrites.options import RewriteOptions
 
     chosen = None if components is None else tuple(part.strip() for part in components.split(",") if part.strip())
     out = output if output is not None else Path(f"{_name(checkpoint)}-{target}")
-    request = ExportRequest(checkpoint, target, out, device, chosen, resolution, guidance, overwrite)
+    rewrites = RewriteOptions(plain_ops, tuple(without or ()), tuple(allow_approximate or ()), check_rewrites)
+    request = ExportRequest(checkpoint, target, out, device, chosen, resolution, guidance, overwrite, rewrites)
     if not dry_run:
         check_output(out, overwrite)  # before the checkpoint is read
     plan = make_plan(request)

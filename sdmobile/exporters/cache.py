@@ -56,13 +56,14 @@ def library_versions() -> dict[str, str]:
 
 
 def component_key(plan: ExportPlan, component: str) -> str:
-    """Returns the SHA-256 over source hash, component, target, device, shapes, code and library versions."""
+    """Returns the SHA-256 over source hash, component, target, device, rewrites, shapes, code and library versions."""
     facts = {
         "source": plan.checkpoint.content_hash,
         "name": plan.checkpoint.name,
         "component": component,
         "target": plan.request.target,
         "device": plan.device,
+        "rewrites": plan.request.rewrites.to_json(),
         "guidance": plan.request.guidance if component == "unet" else None,
         "geometry": plan.geometry.to_json() | ({} if component == "unet" else {"batch": 0}),
         "code": _code_hash(),

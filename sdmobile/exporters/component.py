@@ -45,6 +45,7 @@ class _Run:
     log: StageLog
     parameters: int = 0
     rewrites: list[dict[str, Any]] = field(default_factory=list)
+    rewrite_checks: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -155,8 +156,11 @@ def _lowered(run: _Run, folder: Path) -> Path:
 
 def _release(program: ExportedProgram) -> None:
     """Gives the weights' memory back at once: converters keep references to parameters in caches of theirs."""
-    for tensor in program.state_dict.values():
-        tensor.data = tensor.new_empty(0)
+    import torch
+
+    for tensor in (*program.state_dict.values(), *program.constants.values()):
+        if isinstance(tensor, torch.Tensor):
+            tensor.data = tensor.new_empty(0)
 
 
 def _graph(run: _Run) -> ExportedProgram:
@@ -196,14 +200,26 @@ def _scan(run: _Run, module: torch.nn.Module) -> list[dict[str, Any]]:
 def _rewrite(run: _Run, program: ExportedProgram, details: dict[str, Any]) -> ExportedProgram:
     """Applies the device's rules and keeps their records."""
     from sdmobile.rewrites.engine import rewrite
+    from sdmobile.rewrites.naming import name_by_module
     from sdmobile.rewrites.registry import rules_for
 
-    rewritten = rewrite(program, rules_for(run.profile))
+    options = run.job.rewrites
+    rewritten = rewrite(program, rules_for(run.profile, options), _check_inputs(run) if options.check else ())
     run.rewrites = [record.to_json() for record in rewritten.records]
+    run.rewrite_checks = [check.to_json() for check in rewritten.checks]
     run.warnings += [f"{r.rule} refused {r.module}: {r.reason}" for r in rewritten.records if r.outcome == "refused"]
     for outcome in ("applied", "refused", "unmatched"):
         details[outcome] = sum(record.outcome == outcome for record in rewritten.records)
-    return rewritten.program
+    details["nodes"] = len(rewritten.program.graph.nodes)
+    return name_by_module(rewritten.program)
+
+
+def _check_inputs(run: _Run) -> list[tuple[torch.Tensor, ...]]:
+    """Returns inputs of the component from a short sampling run."""
+    from sdmobile.validate.component_inputs import recorded_inputs
+
+    geometry = geometry_for(run.checkpoint, run.job.guidance, run.job.resolution)
+    return recorded_inputs(run.checkpoint, run.contract, geometry, run.job.guidance)
 
 
 def lower_to_file(program: ExportedProgram, contract: Contract, path: Path, options: LoweringOptions) -> LoweringRecord:
@@ -246,6 +262,7 @@ def _record(run: _Run, files: list[Path]) -> dict[str, Any]:
         "parameters": run.parameters,
         "stages": [record.to_json() for record in run.log.records],
         "rewrites": run.rewrites,
+        "rewrite_checks": run.rewrite_checks,
         "warnings": run.warnings,
         "bytes": size_of(files),
         "sha256": hash_of(files),

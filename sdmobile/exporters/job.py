@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import UnsupportedError
 from sdmobile.exporters.contracts import Geometry
+from sdmobile.rewrites.options import RewriteOptions
 
 if TYPE_CHECKING:
     from sdmobile.checkpoints import Checkpoint
@@ -28,6 +29,7 @@ class ExportJob:
         guidance: "batch2" (both guidance rows in one call of the UNet) or "separate" (one row per call).
         resolution: height = width of the picture in pixels, None for what the checkpoint was trained on.
         out_dir: the folder that gets the file.
+        rewrites: what the user changes about the device's rules.
     """
 
     checkpoint: Path
@@ -37,6 +39,7 @@ class ExportJob:
     guidance: str
     resolution: int | None
     out_dir: Path
+    rewrites: RewriteOptions = field(default_factory=RewriteOptions)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as a JSON object."""
@@ -45,8 +48,9 @@ class ExportJob:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ExportJob:
         """Returns the job that `to_json` wrote; other keys are passed over."""
-        known = {field.name: data[field.name] for field in fields(cls)}
-        return cls(**{**known, "checkpoint": Path(known["checkpoint"]), "out_dir": Path(known["out_dir"])})
+        known = {item.name: data[item.name] for item in fields(cls)}
+        paths = {name: Path(known[name]) for name in ("checkpoint", "out_dir")}
+        return cls(**{**known, **paths, "rewrites": RewriteOptions.from_json(known["rewrites"])})
 
 
 def geometry_for(checkpoint: Checkpoint, guidance: str, resolution: int | None = None) -> Geometry:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import ResourceError, UnsupportedError
 from sdmobile.exporters.contracts import COMPONENTS, TARGETS, contract_for
 from sdmobile.exporters.job import ExportJob, geometry_for
+from sdmobile.rewrites.options import RewriteOptions
 
 if TYPE_CHECKING:
     from sdmobile.checkpoints import Checkpoint
@@ -42,6 +43,7 @@ class ExportRequest:
         resolution: height = width of the picture in pixels; None for what the checkpoint was trained on.
         guidance: "batch2" or "separate".
         overwrite: replace an existing bundle.
+        rewrites: what the user changes about the device's rules.
     """
 
     checkpoint: Path | None
@@ -52,6 +54,7 @@ class ExportRequest:
     resolution: int | None = None
     guidance: str = "batch2"
     overwrite: bool = False
+    rewrites: RewriteOptions = field(default_factory=RewriteOptions)
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,14 @@ class ExportPlan:
         """Returns the order for one component's process."""
         request = self.request
         return ExportJob(
-            self.checkpoint.path, component, request.target, self.device, request.guidance, request.resolution, folder
+            checkpoint=self.checkpoint.path,
+            component=component,
+            target=request.target,
+            device=self.device,
+            guidance=request.guidance,
+            resolution=request.resolution,
+            out_dir=folder,
+            rewrites=request.rewrites,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -102,6 +112,7 @@ class ExportPlan:
             "target": self.request.target,
             "device": self.device,
             "guidance": self.request.guidance,
+            "rewrites": self.request.rewrites.to_json(),
             "output": str(self.request.out_dir),
             "geometry": self.geometry.to_json(),
             "components": [asdict(component) for component in self.components],
@@ -124,12 +135,14 @@ def make_plan(request: ExportRequest) -> ExportPlan:
     from sdmobile.checkpoints import open_checkpoint
     from sdmobile.checkpoints.targets import judge
     from sdmobile.device_profiles import default_profile, load_profile
+    from sdmobile.rewrites.registry import check_names
 
     if request.target not in TARGETS:
         raise UnsupportedError(f"the target must be one of {', '.join(TARGETS)}", request.target)
     profile = load_profile(request.device) if request.device else default_profile(request.target)
     if profile.target != request.target:
         raise UnsupportedError(f"{profile.name} is a device of target {profile.target}", request.target)
+    check_names(request.rewrites)
     checkpoint = open_checkpoint(request.checkpoint)
     geometry = geometry_for(checkpoint, request.guidance, request.resolution)
     verdict = judge(checkpoint, request.target)

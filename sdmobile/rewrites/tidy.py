@@ -19,7 +19,7 @@ _aten = torch.ops.aten
 
 
 def tidy(program: ExportedProgram) -> tuple[ExportedProgram, dict[str, int]]:
-    """Returns the program without assertions, aliases, inactive dropouts and casts to the same type.
+    """Returns the program without assertions, aliases, inactive dropouts, casts to the same type, and · 1.
 
     Args:
         program: a captured program; it is left as it was.
@@ -46,7 +46,15 @@ def _is_identity(node: Node) -> bool:
         return True
     if node.target is _aten.dropout.default:
         return node.args[2] is False
+    if node.target in (_aten.mul.Tensor, _aten.div.Tensor):
+        # Diffusers divides every residual by an output_scale_factor of 1.
+        return isinstance(node.args[1], float | int) and node.args[1] == 1 and _same_type(node)
     if node.target in (_aten.to.dtype, _aten.to.device, _aten.to.dtype_layout):
-        source = node.args[0]
-        return isinstance(source, Node) and source.meta["val"].dtype == node.meta["val"].dtype
+        return _same_type(node)
     return False
+
+
+def _same_type(node: Node) -> bool:
+    """Returns whether the node's value has the type of its first operand."""
+    source = node.args[0]
+    return isinstance(source, Node) and source.meta["val"].dtype == node.meta["val"].dtype
