@@ -57,15 +57,19 @@ class Draft:
         return self._state[target] if target in self._state else self._constants[target]
 
     def add_constant(self, name: str, value: Tensor) -> Node:
-        """Adds a constant tensor and returns its placeholder.
+        """Adds a constant tensor and returns its placeholder; the same tensor is added once.
 
         Args:
             name: a wish; a number is added where it is taken.
             value: the tensor; it is kept, not copied.
         """
+        for node in self.graph.find_nodes(op="placeholder"):
+            if self._constants.get(node.name) is value:
+                return node
         first = next(n for n in self.graph.nodes if n.op != "placeholder" or self._is_input(n))
         with self.graph.inserting_before(first):
             node = self.graph.placeholder(name)
+        node.target = node.name  # the generated code names its arguments after the targets
         with self.fake_mode:
             fake = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
         node.meta["val"] = fake

@@ -1,0 +1,125 @@
+"""What the forms of attention share: the sizes of a match, why a form may not be used, what a report says.
+
+out = softmax(scale · q kᵀ + mask) v        q (B, H, M, D), k (B, H, N, D), v (B, H, N, E)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch.fx import Graph, Node
+
+from sdmobile.rewrites.attention.choice import AttentionRow, Choice, choose
+from sdmobile.rewrites.attention.facts import AttentionShape
+from sdmobile.rewrites.attention.kernels import KernelRules, runtime_kernel
+from sdmobile.rewrites.operators import arguments, shape_of
+from sdmobile.rewrites.rule import UP_TO_ROUNDING, Match, OperatorRule, operator_match
+
+SDPA = torch.ops.aten.scaled_dot_product_attention.default
+
+
+@dataclass(frozen=True)
+class AttentionTable:
+    """What a device says about attention.
+
+    Args:
+        rows: forms and their conditions, in order of preference.
+        budget_bytes: largest tensor that the device takes; None if there is no such limit.
+        element_bytes: size of a score on the device.
+        kernels: rules by which its runtime chooses a kernel; None if they are not known.
+    """
+
+    rows: tuple[AttentionRow, ...]
+    budget_bytes: int | None = None
+    element_bytes: int = 2
+    kernels: KernelRules | None = None
+
+    def choose(self, shape: AttentionShape) -> Choice:
+        """Returns the form of an attention, and why."""
+        return choose(shape, self.rows, self.budget_bytes, self.element_bytes)
+
+
+@dataclass(frozen=True)
+class AttentionForm(OperatorRule):
+    """A form of `aten.scaled_dot_product_attention`.
+
+    Args:
+        table: which attentions take this form; None for all of them.
+    """
+
+    form: ClassVar[str]
+    operator: ClassVar = SDPA
+    exactness = UP_TO_ROUNDING
+    bound_db = 100.0
+
+    table: AttentionTable | None = field(default=None, kw_only=True)
+
+    def matches(self, graph: Graph) -> Iterable[Match]:
+        nodes = graph.find_nodes(op="call_function", target=SDPA)
+        return [self.match(node) for node in nodes if self._chosen(node)]
+
+    def match(self, node: Node) -> Match:
+        """Returns the match of one attention."""
+        return operator_match(node)
+
+    def _chosen(self, node: Node) -> bool:
+        """Returns whether the device's table gives the attention this form."""
+        return self.table is None or self.table.choose(attention_shape(node)).form == self.form
+
+    def check(self, match: Match) -> str | None:
+        return unsupported(attention_of(match))
+
+    def written_scores(self, shape: AttentionShape, element_bytes: int) -> int:
+        """Returns the bytes of the largest score tensor that this form writes, 0 if none is a tensor of the graph."""
+        return shape.score_bytes(element_bytes)
+
+    def details(self, match: Match) -> dict[str, Any]:
+        shape = attention_shape(attention_of(match))
+        table = self.table or AttentionTable(())
+        return {
+            "form": self.form,
+            "why": table.choose(shape).why if self.table else "the form was asked for",
+            "shape": shape.to_json(),
+            "score_bytes_before": shape.score_bytes(table.element_bytes),
+            "score_bytes_after": self.written_scores(shape, table.element_bytes),
+            "runtime_kernel": None if table.kernels is None else runtime_kernel(shape, table.kernels).model_dump(),
+        }
+
+
+def attention_of(match: Match) -> Node:
+    """Returns the attention node of a match, which may cover more than it."""
+    return next(node for node in match.covers if node.target is SDPA)
+
+
+def attention_shape(node: Node) -> AttentionShape:
+    """Returns the sizes of an attention node."""
+    given = arguments(node)
+    query, key, value = (shape_of(given[name]) for name in ("query", "key", "value"))
+    batch = 1
+    for size in query[:-3] if len(query) > 3 else query[:-2]:
+        batch *= size
+    heads = query[-3] if len(query) > 3 else 1
+    masked = given["attn_mask"] is not None or bool(given["is_causal"])
+    return AttentionShape(batch, heads, query[-2], key[-2], query[-1], value[-1], masked)
+
+
+def unsupported(node: Node) -> str | None:
+    """Returns why no form of this project can stand for an attention node, or None if one can."""
+    given = arguments(node)
+    query, key, value = (shape_of(given[name]) for name in ("query", "key", "value"))
+    if any(not isinstance(size, int) for size in (*query, *key, *value)):
+        return f"the shapes {query}, {key}, {value} are not static"
+    if not 3 <= len(query) <= 4:
+        return f"the query has rank {len(query)}; the forms are for rank 3 to 4"
+    if given["dropout_p"]:
+        return f"dropout_p is {given['dropout_p']}; the forms are for inference"
+    if given["enable_gqa"]:
+        return f"enable_gqa is set ({query[-3]} query heads, {key[-3]} key heads); repeat key and value heads first"
+    if not query[:-2] == key[:-2] == value[:-2]:
+        return f"query {query}, key {key} and value {value} are broadcast"
+    if given["attn_mask"] is not None and given["is_causal"]:
+        return "it has a mask and is causal at once"
+    return None

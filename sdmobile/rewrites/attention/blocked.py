@@ -1,0 +1,113 @@
+"""Attention computed for a block of queries at a time, so that no score tensor exceeds a budget.
+
+    out[i] = attention(q[i], k, v)        q[i]: as many rows as B · H · rows · N scores fit the budget
+
+The purpose of FlashAttention (Dao et al. 2022) with a file's means: the keys need no blocks, because a row of scores
+is small. SD1.5 at 512 pixels has 8 · 4096 · 4096 scores, 268 MB in float16 per image, which a GPU buffer does not take.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from sdmobile.rewrites.attention.arithmetic import added_mask, default_scale, partial_softmax, plain
+from sdmobile.rewrites.attention.base import AttentionForm, attention_of, attention_shape
+from sdmobile.rewrites.attention.facts import AttentionShape
+from sdmobile.rewrites.rule import Match
+
+
+@dataclass(frozen=True)
+class AttentionBlocked(AttentionForm):
+    """Blocks of equal height, the last one may be lower.
+
+    Args:
+        budget_bytes: most bytes of the scores of one block, in all heads and images.
+        element_bytes: bytes of a score on the device: 2 for float16, 4 for float32.
+        inner: what is done within a block: "softmax", or "partial_softmax", which needs no tensor of probabilities.
+        value_bound: for "partial_softmax", as there.
+    """
+
+    name = "attention_blocked"
+    title = "Attention in blocks of queries whose scores fit a byte budget"
+    source = (
+        "Dao et al. 2022 (arXiv 2205.14135), section 3.1, blocks of queries only; the budget is the device profile's"
+    )
+    form: ClassVar[str] = "blocked"
+
+    budget_bytes: int = 134_217_728
+    element_bytes: int = 2
+    inner: Literal["softmax", "partial_softmax"] = "partial_softmax"
+    value_bound: float = 1024.0
+
+    def check(self, match: Match) -> str | None:
+        reason = super().check(match)
+        if reason is not None:
+            return reason
+        row = attention_shape(attention_of(match)).row_bytes(self.element_bytes)
+        if row > self.budget_bytes:
+            return f"the scores of one query take {row} bytes, more than the budget of {self.budget_bytes}"
+        return None
+
+    def rows(self, shape: AttentionShape) -> int:
+        """Returns the number of queries of a block: the fewest blocks that fit, made equally high."""
+        most = self.budget_bytes // shape.row_bytes(self.element_bytes)
+        blocks = math.ceil(shape.queries / most)
+        return math.ceil(shape.queries / blocks)
+
+    def written_scores(self, shape: AttentionShape, element_bytes: int) -> int:
+        return shape.row_bytes(element_bytes) * self.rows(shape)
+
+    def replacement(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None,
+        *,
+        is_causal: bool,
+        scale: float | None,
+        **_: object,
+    ) -> Tensor:
+        queries, keys = query.shape[-2], key.shape[-2]
+        lead = query.shape[:-2]
+        shape = AttentionShape(math.prod(lead[:-1]), lead[-1], queries, keys, query.shape[-1], value.shape[-1])
+        rows = self.rows(shape)
+        mask = added_mask(attn_mask, is_causal, queries, keys, query.dtype)
+        scaled = query * default_scale(query, scale)
+        starts = range(0, queries, rows)
+        blocks = [scaled] if len(starts) == 1 else scaled.split(rows, -2)
+        outputs = [
+            self._attend(block, key, value, _rows_of(mask, start, block.shape[-2], queries))
+            for start, block in zip(starts, blocks, strict=True)
+        ]
+        return _joined(outputs)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        if self.inner == "partial_softmax":
+            return partial_softmax(query, key, value, mask, self.value_bound)
+        return plain(query, key, value, mask)
+
+
+def _rows_of(mask: Tensor | None, start: int, rows: int, queries: int) -> Tensor | None:
+    """Returns the rows of a mask that belong to a block; a mask of one row is for all of them."""
+    if mask is None or rows == queries or mask.ndim < 2 or mask.shape[-2] == 1:
+        return mask
+    return mask.narrow(-2, start, rows)
+
+
+def _joined(blocks: list[Tensor]) -> Tensor:
+    """Returns the blocks one below the other.
+
+    Positions are joined before the heads: joined along (B, H, S, D), LiteRT's converter takes the products together
+    again and joins the probabilities, which is the very tensor that the blocks avoid.
+    """
+    if len(blocks) == 1:
+        return blocks[0]
+    if blocks[0].ndim < 4:
+        return torch.cat(blocks, -2)
+    return torch.cat([block.transpose(1, 2) for block in blocks], 1).transpose(1, 2)
