@@ -16,6 +16,7 @@ from sdmobile.cli.doctor import doctor
 from sdmobile.cli.export import export
 from sdmobile.cli.generate import generate
 from sdmobile.cli.inspect import inspect
+from sdmobile.cli.rewrites import rewrites_app
 from sdmobile.cli.train import train_app
 from sdmobile.cli.validate import validate
 from sdmobile.errors import EXIT_INTERRUPTED, EXIT_UNEXPECTED, OutputError, ResourceError, SdmobileError
@@ -36,6 +37,7 @@ app.command()(inspect)
 app.command()(export)
 app.command()(validate)
 app.command()(generate)
+app.add_typer(rewrites_app, name="rewrites")
 app.add_typer(train_app, name="train")
 app.command()(doctor)
 

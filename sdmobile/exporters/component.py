@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile import __version__
 from sdmobile.errors import ComponentError, MissingDependencyError, ResourceError, SdmobileError, UnsupportedError
-from sdmobile.exporters.contracts import Contract, contract_for, wrap
+from sdmobile.exporters.contracts import Contract, contract_for, module_name, wrap
 from sdmobile.exporters.job import ExportJob, geometry_for
 from sdmobile.exporters.lowering import LoweringOptions, LoweringRecord, Provenance, hash_of, size_of
 from sdmobile.exporters.stages import StageLog
@@ -184,8 +184,7 @@ def _load(run: _Run) -> torch.nn.Module:
     """Returns the component behind the target's interface; an autoencoder's other half is dropped."""
     from sdmobile.checkpoints import load_component
 
-    name: Any = "vae" if run.job.component.startswith("vae_") else run.job.component
-    return wrap(run.job.target, run.job.component, load_component(run.checkpoint, name))
+    return wrap(run.job.target, run.job.component, load_component(run.checkpoint, module_name(run.job.component)))
 
 
 def _scan(run: _Run, module: torch.nn.Module) -> list[dict[str, Any]]:
@@ -216,10 +215,11 @@ def _rewrite(run: _Run, program: ExportedProgram, details: dict[str, Any]) -> Ex
 
 def _check_inputs(run: _Run) -> list[tuple[torch.Tensor, ...]]:
     """Returns inputs of the component from a short sampling run."""
-    from sdmobile.validate.component_inputs import recorded_inputs
+    from sdmobile.validate.component_inputs import as_tensors, recorded_samples
 
     geometry = geometry_for(run.checkpoint, run.job.guidance, run.job.resolution)
-    return recorded_inputs(run.checkpoint, run.contract, geometry, run.job.guidance)
+    samples = recorded_samples(run.checkpoint, run.job.component, geometry, run.job.guidance)
+    return [as_tensors(run.contract, sample) for sample in samples]
 
 
 def lower_to_file(program: ExportedProgram, contract: Contract, path: Path, options: LoweringOptions) -> LoweringRecord:

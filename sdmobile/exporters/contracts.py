@@ -16,8 +16,16 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from sdmobile.checkpoints.types import ComponentName
+
 COMPONENTS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
 TARGETS = ("ios", "android", "onnx")
+_MODULES: dict[str, ComponentName] = {
+    "text_encoder": "text_encoder",
+    "unet": "unet",
+    "vae_decoder": "vae",
+    "vae_encoder": "vae",
+}
 
 # How the axes of a canonical array, (batch, channels, height, width) or (batch, tokens, width), lie in the file.
 # One permutation each, so a layout and its inverse cannot disagree.
@@ -254,6 +262,11 @@ def _spec(name: str, canonical: str, shape: tuple[int, ...], layout: str, dtype:
     if layout == "channels_1_tokens":
         lying = (lying[0], lying[1], 1, lying[2])
     return TensorSpec(name, lying, dtype, description, canonical, layout)
+
+
+def module_name(component: str) -> ComponentName:
+    """Returns the part of a checkpoint that holds a component: the two halves of the autoencoder share one."""
+    return _MODULES[component]
 
 
 def wrap(target: str, component: str, module: torch.nn.Module) -> torch.nn.Module:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import ResourceError, UnsupportedError
-from sdmobile.exporters.contracts import COMPONENTS, TARGETS, contract_for
+from sdmobile.exporters.contracts import COMPONENTS, TARGETS, contract_for, module_name
 from sdmobile.exporters.job import ExportJob, geometry_for
 from sdmobile.rewrites.options import RewriteOptions
 
@@ -163,8 +163,7 @@ def _chosen(components: tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 def _planned(name: str, checkpoint: Checkpoint, target: str, geometry: Geometry) -> PlannedComponent:
-    source = "vae" if name.startswith("vae_") else name
-    parameters = checkpoint.components[source].parameters
+    parameters = checkpoint.components[module_name(name)].parameters
     base, factor = _MEMORY[target]
     return PlannedComponent(
         name=name,

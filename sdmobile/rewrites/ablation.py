@@ -7,12 +7,13 @@ Source: Chen et al., "Speed Is All You Need", 2023, table 1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.rewrites.cost import GraphCost, cost_of
-from sdmobile.rewrites.engine import apply_rule
+from sdmobile.rewrites.engine import agreement, apply_rule
 from sdmobile.rewrites.program import run
 from sdmobile.rewrites.rounding import run_rounded
 from sdmobile.rewrites.rule import APPLIED, REFUSED
@@ -36,7 +37,7 @@ class AblationRow:
         applied: places where it was applied.
         refused: places where it was refused.
         cost: what the graph costs by its structure.
-        float32_db: least PSNR in float32 against the captured graph, over all inputs.
+        float32_db: least PSNR in float32 against the captured graph, over all inputs; infinite where nothing differs.
         float16_db: least PSNR with every value rounded to float16, against the captured graph in float32.
     """
 
@@ -49,7 +50,8 @@ class AblationRow:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as a JSON object."""
-        return {**asdict(self), "cost": self.cost.to_json()}
+        exact = None if math.isinf(self.float32_db) else self.float32_db
+        return {**asdict(self), "cost": self.cost.to_json(), "float32_db": exact}
 
 
 def ablate(
@@ -80,7 +82,4 @@ def ablate(
 
 def _least(expected: list[tuple[Tensor, ...]], found: list[tuple[Tensor, ...]]) -> float:
     """Returns the least PSNR over all inputs and outputs in dB."""
-    from sdmobile.validate.metrics import psnr
-
-    pairs = (pair for a, b in zip(expected, found, strict=True) for pair in zip(a, b, strict=True))
-    return min(psnr(a.numpy(), b.numpy()) for a, b in pairs)
+    return min(agreement(a, b) for a, b in zip(expected, found, strict=True))

@@ -75,7 +75,7 @@ def cost_of(program: ExportedProgram, element_bytes: int = 2) -> GraphCost:
         element_bytes: bytes of a floating-point element: 2 as on a phone, 4 in float32.
     """
     nodes = [node for node in program.graph.nodes if node.op == "call_function"]
-    operators = Counter(str(node.target).removesuffix(".default") for node in nodes if isinstance_op(node))
+    operators = Counter(str(node.target).removesuffix(".default") for node in nodes if is_operator(node))
     sizes = {node: _bytes(node, element_bytes) for node in nodes}
     largest = max(nodes, key=lambda node: sizes[node])
     macs = sum(macs_of(node) for node in nodes)
@@ -84,7 +84,7 @@ def cost_of(program: ExportedProgram, element_bytes: int = 2) -> GraphCost:
     )
 
 
-def isinstance_op(node: Node) -> bool:
+def is_operator(node: Node) -> bool:
     """Returns whether a node calls an operator; taking one of several results is none."""
     return isinstance(node.target, torch._ops.OpOverload)
 
@@ -92,16 +92,23 @@ def isinstance_op(node: Node) -> bool:
 def _bytes(node: Node, element_bytes: int) -> int:
     """Returns the bytes of a node's value; 0 for a view, and for a tuple, whose items count themselves."""
     value = node.meta.get("val")
-    if node.target in _VIEWS or not isinstance(value, torch.Tensor) or not node.all_input_nodes:
+    if _is_view(node) or not isinstance(value, torch.Tensor) or not node.all_input_nodes:
         return 0
     return value.numel() * (element_bytes if value.is_floating_point() else value.element_size())
 
 
 def _owner(node: Node) -> Node:
     """Returns the node whose memory a view looks at."""
-    while (node.target in _VIEWS or not isinstance_op(node)) and node.op == "call_function" and node.all_input_nodes:
+    while _is_view(node) and node.all_input_nodes:
         node = node.all_input_nodes[0]
     return node
+
+
+def _is_view(node: Node) -> bool:
+    """Returns whether a node looks at the memory of its first input: an item of a split does, of a reduction not."""
+    if node.op == "call_function" and not is_operator(node):
+        return _is_view(node.all_input_nodes[0])
+    return node.target in _VIEWS
 
 
 def _peak(nodes: list[Node], sizes: dict[Node, int]) -> int:

@@ -8,6 +8,7 @@ A replacement is traced to the same ATen operators that torch.export yields, so 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -33,7 +34,8 @@ class RuleCheck:
 
     Args:
         rule: the rule's name.
-        psnr_db: least PSNR between the program before and after the rule, over all inputs and outputs, in float32.
+        psnr_db: least PSNR between the program before and after the rule, over all inputs and outputs, in float32;
+            infinite where they are equal.
         bound_db: what the rule promises; None if it changes the function.
         seconds: time of the comparison.
     """
@@ -44,8 +46,10 @@ class RuleCheck:
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the fields as a JSON object."""
-        return asdict(self)
+        """Returns the fields as a JSON object; a level without bound is null."""
+        levels = {name: getattr(self, name) for name in ("psnr_db", "bound_db")}
+        finite = {name: value if value is not None and math.isfinite(value) else None for name, value in levels.items()}
+        return {**asdict(self), **finite}
 
 
 @dataclass(frozen=True)
@@ -108,11 +112,8 @@ def compare(rule: Rule, before: ExportedProgram, after: ExportedProgram, inputs:
     Raises:
         ParityError: they differ by more than the rule promises.
     """
-    from sdmobile.validate.metrics import psnr
-
     started = time.perf_counter()
-    pairs = (zip(run(before, given), run(after, given), strict=True) for given in inputs)
-    worst = min(psnr(a.numpy(), b.numpy()) for pair in pairs for a, b in pair)
+    worst = min(agreement(run(before, given), run(after, given)) for given in inputs)
     bound = None if rule.exactness == CHANGES_FUNCTION else rule.bound_db
     if bound is not None and not worst >= bound:
         raise ParityError(
@@ -121,3 +122,11 @@ def compare(rule: Rule, before: ExportedProgram, after: ExportedProgram, inputs:
             f"Export with --without {rule.name}, and report this checkpoint's architecture",
         )
     return RuleCheck(rule.name, worst, bound, time.perf_counter() - started)
+
+
+def agreement(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+    """Returns the least PSNR in dB over pairs of outputs; infinite where all are equal."""
+    from sdmobile.validate.metrics import psnr
+
+    pairs = [(a.numpy(), b.numpy()) for a, b in zip(expected, found, strict=True)]
+    return min(math.inf if (a == b).all() else psnr(a, b) for a, b in pairs)

@@ -13,7 +13,7 @@ from torch import Tensor
 from sdmobile.rewrites.rule import UP_TO_ROUNDING, Match, OperatorRule
 
 
-class _GroupNormRule(OperatorRule):
+class GroupNormRule(OperatorRule):
     """Matches `aten.group_norm`."""
 
     operator = torch.ops.aten.group_norm.default
@@ -57,7 +57,7 @@ def group_norm_by_instance_norm(
     return _affine(y, weight, bias, [1, c] + [1] * (x.ndim - 2))
 
 
-class GroupNormInstanceNorm(_GroupNormRule):
+class GroupNormInstanceNorm(GroupNormRule):
     """Core ML has no GroupNorm, but an instance_norm operator of one node.
 
     The converter's own decomposition takes 10 operators and hands the variance on as a float16 tensor, which overflows
@@ -103,7 +103,7 @@ def group_norm_nhwc_amax(
     return _affine(y.reshape(last.shape), weight, bias, [c]).movedim(-1, 1)
 
 
-class GroupNormNhwcAmax(_GroupNormRule):
+class GroupNormNhwcAmax(GroupNormRule):
     """Plain operators that the Android GPU accepts: rank 4 at most, no BROADCAST_TO, channels last.
 
     The amax scaling keeps every intermediate within ±1 before the root, so that float16 neither overflows (plain form:

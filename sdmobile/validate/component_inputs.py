@@ -1,4 +1,4 @@
-"""Inputs of one component from a short real sampling run, in the layout of its target."""
+"""Calls of one component from a short real sampling run."""
 
 from __future__ import annotations
 
@@ -10,24 +10,22 @@ import torch
 if TYPE_CHECKING:
     from sdmobile.checkpoints import Checkpoint
     from sdmobile.exporters.contracts import Contract, Geometry
+    from sdmobile.validate.recording import RecordedSample
 
 STEPS = 2
 
 
-def recorded_inputs(
-    checkpoint: Checkpoint, contract: Contract, geometry: Geometry, guidance: str = "batch2", most: int = 2
-) -> list[tuple[torch.Tensor, ...]]:
-    """Samples one picture with the float32 reference and returns what it gave to a component.
+def recorded_samples(
+    checkpoint: Checkpoint, component: str, geometry: Geometry, guidance: str = "batch2", most: int = 2
+) -> list[RecordedSample]:
+    """Samples one picture with the float32 reference and returns calls of a component.
 
     Args:
         checkpoint: the checkpoint.
-        contract: names the component, and gives order, layout and types of its inputs.
+        component: canonical name.
         geometry: the sizes of the export.
         guidance: "batch2" or "separate".
-        most: number of inputs at most.
-
-    Returns:
-        Tuples of tensors as the captured program takes them: for a UNet, of the first and of the last timestep.
+        most: number of calls at most; of a UNet, those at the first and at the last timestep.
     """
     from sdmobile.validate.recording import DEFAULT_PROMPTS, record
     from sdmobile.validate.runners import TorchRunner
@@ -35,7 +33,10 @@ def recorded_inputs(
 
     spec = replace(PipelineSpec.from_checkpoint(checkpoint, guidance), geometry=geometry)
     request = SampleRequest(DEFAULT_PROMPTS[1], steps=STEPS, guidance_scale=spec.guidance_scale)
-    runner = TorchRunner(checkpoint, geometry)
-    found = record(runner, spec, [request], [contract.component], most, whole_runs=False)
-    samples = found.samples[contract.component]
-    return [tuple(map(torch.from_numpy, contract.to_target(sample.inputs).values())) for sample in samples]
+    found = record(TorchRunner(checkpoint, geometry), spec, [request], [component], most, whole_runs=False)
+    return found.samples[component]
+
+
+def as_tensors(contract: Contract, sample: RecordedSample) -> tuple[torch.Tensor, ...]:
+    """Returns a recorded call's inputs as the captured program takes them."""
+    return tuple(torch.from_numpy(array) for array in contract.to_target(sample.inputs).values())

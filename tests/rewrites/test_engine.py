@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from sdmobile.device_profiles import default_profile
+from sdmobile.errors import ParityError
 from sdmobile.rewrites.engine import rewrite
 from sdmobile.rewrites.group_norm import GroupNormInstanceNorm, GroupNormNhwcAmax
 from sdmobile.rewrites.registry import rules_for
-from sdmobile.rewrites.rule import EXACT, OperatorRule, RewriteRecord, Rule
+from sdmobile.rewrites.rule import EXACT, UP_TO_ROUNDING, OperatorRule, RewriteRecord, Rule
 from sdmobile.rewrites.tidy import tidy
 
 
@@ -139,3 +141,77 @@ def test_tidy_keeps_casts_that_change_the_type() -> None:
     program, _ = captured(Ids(), 3)
     tidied, _ = tidy(program)
     assert targets(tidied) == ["aten.to.dtype"]
+
+
+class ScaledLinear(OperatorRule):
+    """x Wᵀ + b = (x (2W)ᵀ) / 2 + b: a rule that changes a weight, with a constant of its own."""
+
+    name = "scaled_linear"
+    title = "linear with doubled weight"
+    source = "arithmetic"
+    exactness = UP_TO_ROUNDING
+    bound_db = 120.0
+    folds = True
+    operator = torch.ops.aten.linear.default
+
+    def replacement(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        doubled = (weight.double() * torch.tensor([[2.0]], dtype=torch.float64)).float()
+        y = nn.functional.linear(input, doubled) * 0.5
+        return y if bias is None else y + bias
+
+
+class BrokenLinear(ScaledLinear):
+    """Forgets the half."""
+
+    name = "broken_linear"
+
+    def replacement(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return nn.functional.linear(input, weight * 2.0, bias)
+
+
+def test_what_depends_on_weights_alone_becomes_a_constant_named_after_its_weight() -> None:
+    program, x = captured(nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3)), 2, 4)
+    rewritten, records = rewrite_(program, [ScaledLinear()])
+    assert [r.added for r in records] == [3, 3]  # linear, · 0.5, + bias: the weight's own arithmetic is gone
+    assert {"scaled_linear_0_weight", "scaled_linear_1_weight"} <= set(rewritten.constants)
+    assert torch.equal(rewritten.constants["scaled_linear_0_weight"], 2 * program.state_dict["0.weight"])
+    assert sorted(rewritten.state_dict) == ["0.bias", "1.bias"]  # the old weights are not kept
+    assert sorted(program.state_dict) == ["0.bias", "0.weight", "1.bias", "1.weight"]
+    torch.testing.assert_close(rewritten.module()(x), program.module()(x))
+    torch.testing.assert_close(rewritten.run_decompositions({}).module()(x), program.module()(x))
+
+
+def test_a_weight_that_others_use_stays() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 4, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(x) + self.a.weight
+
+    program, x = captured(Tied(), 4, 4)
+    rewritten, _ = rewrite_(program, [ScaledLinear()])
+    assert "a.weight" in rewritten.state_dict
+    torch.testing.assert_close(rewritten.module()(x), program.module()(x))
+
+
+def test_check_mode_measures_every_rule_that_did_something() -> None:
+    program, x = captured(nn.Sequential(nn.Linear(4, 5), nn.ReLU()), 2, 4)
+    result = rewrite(program, [GroupNormInstanceNorm(), ReluAsClamp(), ScaledLinear()], [(x,), (x * 100,)])
+    assert [check.rule for check in result.checks] == ["relu_as_clamp", "scaled_linear"]
+    assert all(check.psnr_db >= 120 for check in result.checks)
+
+
+def test_check_mode_stops_a_rule_that_breaks_its_promise() -> None:
+    program, x = captured(nn.Linear(4, 5), 2, 4)
+    with pytest.raises(ParityError, match=r"broken_linear promises 120 dB.*--without broken_linear"):
+        rewrite(program, [BrokenLinear()], [(x,)])
+    rewrite(program, [BrokenLinear()])  # without check mode nobody looks
+
+
+def test_a_match_sees_what_came_in_the_place_of_its_operands() -> None:
+    program, x = captured(nn.Sequential(*(nn.Linear(4, 4) for _ in range(4))), 2, 4)
+    rewritten, records = rewrite_(program, [ScaledLinear()])
+    assert [r.module for r in records] == ["0", "1", "2", "3"]
+    torch.testing.assert_close(rewritten.module()(x), program.module()(x))

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sdmobile.rewrites.group_norm import group_norm_by_instance_norm, group_norm_nhwc_amax
+from sdmobile.rewrites.group_norm_moments import group_norm_by_channel_moments
 from sdmobile.validate.metrics import psnr
 
-FORMS = [group_norm_by_instance_norm, group_norm_nhwc_amax]
+FORMS = [group_norm_by_instance_norm, group_norm_nhwc_amax, group_norm_by_channel_moments]
 forms = pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 
 

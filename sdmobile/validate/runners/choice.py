@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from sdmobile.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from sdmobile.validate.bundle import Bundle
+    from collections.abc import Mapping
+
+    from sdmobile.validate.bundle import Bundle, BundleComponent
     from sdmobile.validate.runners.base import FileRunner
 
 RUNTIMES: dict[str, tuple[str, ...]] = {
@@ -50,16 +52,30 @@ def bundle_runner(bundle: Bundle | Path, runtime: str = "auto", threads: int | N
     if name not in RUNTIMES[bundle.target]:
         known = ", ".join(("auto", *RUNTIMES[bundle.target]))
         raise UnsupportedError(f"the runtime of the target {bundle.target} is one of {known}", runtime)
-    if bundle.target == "ios":
+    return file_runner(bundle.target, bundle.components, name, threads)
+
+
+def file_runner(
+    target: str, components: Mapping[str, BundleComponent], runtime: str, threads: int | None = None
+) -> FileRunner:
+    """Returns the runner of exported files, whether or not they are in a bundle.
+
+    Args:
+        target: "ios", "android" or "onnx".
+        components: the files by canonical name.
+        runtime: one of `RUNTIMES` for the target.
+        threads: CPU threads, None for the runtime's choice.
+    """
+    if target == "ios":
         from sdmobile.validate.runners.coreml import CoreMLRunner, MLProgramRunner
 
-        if name == "coreml":
-            return CoreMLRunner(bundle.components)
-        return MLProgramRunner(bundle.components, "float16" if name == "evaluator-fp16" else "float32")
-    if bundle.target == "android":
+        if runtime == "coreml":
+            return CoreMLRunner(components)
+        return MLProgramRunner(components, "float16" if runtime == "evaluator-fp16" else "float32")
+    if target == "android":
         from sdmobile.validate.runners.litert import LiteRTRunner
 
-        return LiteRTRunner(bundle.components, threads)
+        return LiteRTRunner(components, threads)
     from sdmobile.validate.runners.onnx import OnnxRunner
 
-    return OnnxRunner(bundle.components, threads)
+    return OnnxRunner(components, threads)

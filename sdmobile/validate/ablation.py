@@ -1,0 +1,204 @@
+"""The ablation of rewrite rules with what can be measured on this machine: files, their error, their time.
+
+states of the graph (rewrites/ablation) ─▶ each exported in a process of its own ─▶ run and timed in turns
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdmobile.rewrites.ablation import BASELINE, AblationRow, ablate
+from sdmobile.validate.interleaved import Run, interleaved
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+    from sdmobile.exporters.subject import Subject
+    from sdmobile.rewrites.options import RewriteOptions
+    from sdmobile.rewrites.rule import Rule
+    from sdmobile.validate.bundle import BundleComponent
+    from sdmobile.validate.recording import RecordedSample
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one state.
+
+    Args:
+        file_operators: run-time operators in the exported file, None where no file was made.
+        file_bytes: its size.
+        file_db: least PSNR of the file against the float32 reference.
+        milliseconds: of every timed run.
+        clock: what was timed, such as "LiteRT on this CPU".
+    """
+
+    file_operators: int | None = None
+    file_bytes: int | None = None
+    file_db: float | None = None
+    milliseconds: tuple[float, ...] = ()
+    clock: str | None = None
+
+    @property
+    def median(self) -> float | None:
+        """Median time in milliseconds."""
+        return statistics.median(self.milliseconds) if self.milliseconds else None
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The whole table: one row per state, and what was measured of it."""
+
+    rows: tuple[AblationRow, ...]
+    measured: tuple[Measured, ...]
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Returns one JSON object per row."""
+        pairs = zip(self.rows, self.measured, strict=True)
+        return [{**row.to_json(), "measured": {**asdict(m), "median_ms": m.median}} for row, m in pairs]
+
+
+@dataclass(frozen=True)
+class AblationPlan:
+    """How an ablation is made.
+
+    Args:
+        rules: in the order of application.
+        options: what the user changed about the device's rules.
+        files: export and run a file for every state.
+        rounds: rounds of timing; 0 for none.
+        repeats: timed runs a round.
+        threads: CPU threads of the runtime.
+    """
+
+    rules: tuple[Rule, ...]
+    options: RewriteOptions
+    files: bool = True
+    rounds: int = 3
+    repeats: int = 5
+    threads: int | None = None
+
+
+def run_ablation(subject: Subject, plan: AblationPlan, scratch: Path, tell: Tell) -> Ablation:
+    """Makes the table for one component.
+
+    Args:
+        subject: the captured component.
+        plan: how.
+        scratch: folder for the files; they are left there.
+        tell: sees what is under way.
+    """
+    from sdmobile.validate.component_inputs import as_tensors, recorded_samples
+
+    tell("recording inputs")
+    samples = recorded_samples(subject.checkpoint, subject.component, subject.geometry, subject.guidance)
+    inputs = [as_tensors(subject.contract, sample) for sample in samples]
+    rows: list[AblationRow] = []
+    programs: dict[str, ExportedProgram] = {}
+    for row, program in ablate(subject.program, plan.rules, inputs, subject.profile.target == "ios"):
+        tell(f"{row.rule}: graph")
+        rows.append(row)
+        programs[row.rule] = program
+    files = {row.rule: _export(subject, plan, row.rule, scratch, tell) for row in rows} if plan.files else {}
+    found = {name: _judge(subject, plan, file, samples) for name, file in files.items()}
+    times, clock = _times(subject, plan, files, programs, samples, tell)
+    empty = Measured()
+    measured = (
+        replace(found.get(row.rule, empty), milliseconds=tuple(times.get(row.rule, ())), clock=clock) for row in rows
+    )
+    return Ablation(tuple(rows), tuple(measured))
+
+
+def _export(subject: Subject, plan: AblationPlan, last: str, scratch: Path, tell: Tell) -> BundleComponent:
+    """Exports the component with the rules up to `last`, by the usual path."""
+    from sdmobile.exporters.job import ExportJob
+    from sdmobile.exporters.process import run_component
+    from sdmobile.validate.bundle import BundleComponent
+
+    tell(f"{last}: file")
+    names = [rule.name for rule in plan.rules]
+    later = names if last == BASELINE else names[names.index(last) + 1 :]
+    options = replace(plan.options, without=(*plan.options.without, *later))
+    folder = scratch / f"{len(names) - len(later):02d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    job = ExportJob(
+        checkpoint=subject.checkpoint.path,
+        component=subject.component,
+        target=subject.profile.target,
+        device=subject.profile.name,
+        guidance=subject.guidance,
+        resolution=subject.geometry.image_height,
+        out_dir=folder,
+        rewrites=options,
+    )
+    record = run_component(job, folder, lambda _: None)
+    return BundleComponent(subject.component, folder / record["file"], subject.contract, record)
+
+
+def _runner(subject: Subject, plan: AblationPlan, file: BundleComponent) -> Any:
+    from sdmobile.validate.runners.choice import RUNTIMES, file_runner
+
+    target = subject.profile.target
+    return file_runner(target, {subject.component: file}, RUNTIMES[target][0], plan.threads)
+
+
+def _judge(subject: Subject, plan: AblationPlan, file: BundleComponent, samples: Sequence[RecordedSample]) -> Measured:
+    """Returns operators, size and error of a file."""
+    from sdmobile.validate.metrics import psnr
+
+    runner = _runner(subject, plan, file)
+    outputs = [(sample.outputs, runner.run(subject.component, sample.inputs)) for sample in samples]
+    runner.release()
+    worst = min(psnr(expected[name], found[name]) for expected, found in outputs for name in expected)
+    lowered = next(stage for stage in file.record["stages"] if stage["name"] == "lower")
+    return Measured(lowered["operator_count"], file.record["bytes"], worst)
+
+
+def _times(
+    subject: Subject,
+    plan: AblationPlan,
+    files: dict[str, BundleComponent],
+    programs: dict[str, ExportedProgram],
+    samples: Sequence[RecordedSample],
+    tell: Tell,
+) -> tuple[dict[str, list[float]], str | None]:
+    """Times every state: its file where a runtime of this machine runs it, else its graph in PyTorch."""
+    if plan.rounds == 0:
+        return {}, None
+    sample = samples[-1]
+    if files and subject.profile.target != "ios":  # there is no Core ML here to time
+        loaders = {name: _file_loader(subject, plan, file, sample) for name, file in files.items()}
+        clock = {"android": "LiteRT", "onnx": "ONNX Runtime"}[subject.profile.target]
+    else:
+        loaders = {name: _graph_loader(subject, program, sample) for name, program in programs.items()}
+        clock = "PyTorch"
+    return interleaved(loaders, plan.rounds, plan.repeats, tell), f"{clock} on this CPU"
+
+
+def _file_loader(
+    subject: Subject, plan: AblationPlan, file: BundleComponent, sample: RecordedSample
+) -> Callable[[], Run]:
+    def load() -> Run:
+        runner = _runner(subject, plan, file)
+        return lambda: runner.run(subject.component, sample.inputs)
+
+    return load
+
+
+def _graph_loader(subject: Subject, program: ExportedProgram, sample: RecordedSample) -> Callable[[], Run]:
+    import torch
+
+    from sdmobile.validate.component_inputs import as_tensors
+
+    inputs = as_tensors(subject.contract, sample)
+
+    def load() -> Run:
+        module = torch.no_grad()(program.module(check_guards=False))
+        return lambda: module(*inputs)
+
+    return load
