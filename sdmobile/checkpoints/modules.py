@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.checkpoints.relu_attention import KEY, declared_normaliser, use_relu_attention
 from sdmobile.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -49,7 +50,11 @@ def _build(component: str, config: dict[str, Any]) -> nn.Module:
     if component == "unet":
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-        return _first(UNet2DConditionModel.from_config(config))
+        normaliser = declared_normaliser(config)
+        unet = _first(UNet2DConditionModel.from_config({key: value for key, value in config.items() if key != KEY}))
+        if normaliser is not None:
+            use_relu_attention(unet, normaliser)
+        return unet
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     return _first(AutoencoderKL.from_config(config))
