@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def by_definition(q: Tensor, k: Tensor, v: Tensor, normaliser: str) -> Tensor:
 @pytest.mark.parametrize("normaliser", ["none", "length"])
 def test_the_processor_computes_the_definition(tiny_checkpoint: Path, tmp_path: Path, normaliser: str) -> None:
     unet = load_component(open_checkpoint(declaring(tiny_checkpoint, tmp_path, normaliser)), "unet")
-    attention = unet.get_submodule("down_blocks.0.attentions.0.transformer_blocks.0.attn2")
+    attention: Any = unet.get_submodule("down_blocks.0.attentions.0.transformer_blocks.0.attn2")
     assert isinstance(attention.processor, ReluAttnProcessor)
     generator = torch.Generator().manual_seed(0)
     x, context = torch.randn(2, 9, 32, generator=generator), torch.randn(2, 5, 32, generator=generator)
