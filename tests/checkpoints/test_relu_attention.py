@@ -41,11 +41,10 @@ def test_the_processor_computes_the_definition(tiny_checkpoint: Path, tmp_path: 
         found = attention(x, context)
         q, k, v = attention.to_q(x), attention.to_k(context), attention.to_v(context)
         size = q.shape[-1] // attention.heads
-        rows = [
-            torch.cat([by_definition(*(t[b, :, h * size :][:, :size] for t in (q, k, v)), normaliser) for h in
-                       range(attention.heads)], -1)
-            for b in range(2)
-        ]  # fmt: skip
+        rows = []
+        for b in range(2):
+            slices = [slice(h * size, (h + 1) * size) for h in range(attention.heads)]
+            rows.append(torch.cat([by_definition(q[b, :, s], k[b, :, s], v[b, :, s], normaliser) for s in slices], -1))
         expected = attention.to_out[0](torch.stack(rows).float())
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
