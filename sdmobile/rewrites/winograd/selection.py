@@ -1,0 +1,138 @@
+"""Which layers are written by Winograd's method, and the three answers per layer for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sdmobile.rewrites.winograd.cpu_time import CpuTime
+from sdmobile.rewrites.winograd.layer import ConvLayer
+from sdmobile.rewrites.winograd.runtimes import RUNTIME_RULES, Gpu
+from sdmobile.rewrites.winograd.table import Rounding, error_db
+
+_FLOAT = 4
+
+
+@dataclass(frozen=True)
+class LayerAnswers:
+    """What is known of one 3×3 layer with one output tile size.
+
+    Args:
+        tile: m.
+        chosen_by_runtime: by "rule/gpu", whether the phone's own runtime takes Winograd's method (always F(4×4)).
+        float16_db: signal-to-noise ratio with everything stored in float16, simulated for the number of channels.
+        float16_weights_db: the same with float16 weights alone, which is what a CPU sees.
+        direct_macs, winograd_macs: multiplications; the transforms' own are not counted.
+        weight_bytes, winograd_weight_bytes: in float32; half as much in the file.
+        direct_ms, winograd_ms: predicted for one thread of the CPU that the constants were measured on.
+    """
+
+    tile: int
+    chosen_by_runtime: dict[str, bool]
+    float16_db: float
+    float16_weights_db: float
+    direct_macs: int
+    winograd_macs: int
+    weight_bytes: int
+    winograd_weight_bytes: int
+    direct_ms: float
+    winograd_ms: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the fields as a JSON object."""
+        return asdict(self)
+
+
+def answers(layer: ConvLayer, tile: int, time: CpuTime | None = None) -> LayerAnswers:
+    """Returns the three answers about a layer: who would choose it, what error it adds, what it saves or costs."""
+    clock = time or CpuTime()
+    chosen = {
+        f"{name}/{gpu.value}": rule.objection(layer, gpu) is None for name, rule in RUNTIME_RULES.items() for gpu in Gpu
+    }
+    return LayerAnswers(
+        tile,
+        chosen,
+        round(error_db(tile, channels=layer.channels[0]), 1),
+        round(error_db(tile, channels=layer.channels[0], rounding=Rounding(activations=False)), 1),
+        layer.macs,
+        layer.products(tile),
+        _FLOAT * layer.weights,
+        _FLOAT * layer.transformed_weights(tile),
+        round(clock.milliseconds(layer, None), 2),
+        round(clock.milliseconds(layer, tile), 2),
+    )
+
+
+@dataclass(frozen=True)
+class Policy:
+    """When an explicit Winograd form is worth it.
+
+    Args:
+        tiles: allowed output tiles. F(6×6) was no faster than F(4×4) in any measured layer and rounds more.
+        min_speedup: least predicted ratio of direct to Winograd's time.
+        weight_growth: additional weight bytes allowed in all, as a fraction of the component's weights.
+        time: the constants of the prediction.
+    """
+
+    tiles: tuple[int, ...] = (4, 2)
+    min_speedup: float = 1.25
+    weight_growth: float = 0.25
+    time: CpuTime = field(default_factory=CpuTime)
+
+    def objection(self, layer: ConvLayer) -> str | None:
+        """Returns why a layer is left alone whatever the others take, None if some tile size is predicted to win."""
+        shape = layer.shape_objection()
+        if shape is not None:
+            return shape
+        best = max(self._speedup(layer, tile) for tile in self.tiles)
+        if best < self.min_speedup:
+            sizes = f"{layer.channels[0]}→{layer.channels[1]} channels at {layer.size[0]}×{layer.size[1]}"
+            return f"predicted {best:.2f} times as fast ({sizes}); {self.min_speedup:g} is the least that counts"
+        return None
+
+    def _speedup(self, layer: ConvLayer, tile: int) -> float:
+        return self.time.milliseconds(layer, None) / self.time.milliseconds(layer, tile)
+
+    def options(self, layer: ConvLayer) -> dict[int, tuple[float, int]]:
+        """Returns milliseconds saved and weights added by each output tile that is predicted to win."""
+        direct = self.time.milliseconds(layer, None)
+        return {
+            tile: (direct - self.time.milliseconds(layer, tile), layer.transformed_weights(tile) - layer.weights)
+            for tile in self.tiles
+            if self._speedup(layer, tile) >= self.min_speedup
+        }
+
+
+def choose(layers: Sequence[ConvLayer], weights: int, policy: Policy) -> list[int | None]:
+    """Returns the output tile of each layer, None for the direct form, within the budget of weights.
+
+    Step by step the change is taken, of one layer to a tile that saves more, that saves the most time per added weight
+    and still fits.
+
+    Args:
+        layers: all convolutions of a component.
+        weights: number of its weights, of all layers.
+        policy: budget and tile sizes.
+    """
+    options = [policy.options(layer) if policy.objection(layer) is None else {} for layer in layers]
+    chosen: list[int | None] = [None] * len(layers)
+    budget = policy.weight_growth * weights
+    while True:
+        steps = [
+            (saved / added, added, i, tile)
+            for i, choices in enumerate(options)
+            for tile, (saved, added) in _better(choices, chosen[i])
+            if added <= budget
+        ]
+        if not steps:
+            return chosen
+        _, added, i, tile = max(steps)
+        chosen[i] = tile
+        budget -= added
+
+
+def _better(choices: dict[int, tuple[float, int]], current: int | None) -> list[tuple[int, tuple[float, int]]]:
+    """Returns the tiles that save more than the current one, with what they save and add on top of it."""
+    saved, added = choices[current] if current is not None else (0.0, 0)
+    return [(tile, (s - saved, max(1, a - added))) for tile, (s, a) in choices.items() if s > saved]
