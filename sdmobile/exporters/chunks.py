@@ -1,0 +1,204 @@
+"""Cuts a graph into parts that run one after the other, where the fewest bytes cross.
+
+    inputs ─▶ part 1 ─▶ crossing values ─▶ part 2 ─▶ … ─▶ outputs        any part may also take the original inputs
+
+A phone may refuse one large file: an app's memory, a file format's 2 GB, a compiler's patience. The cuts minimise the
+bytes that cross all of them, under the condition that no part has more than `SLACK` times its share of the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch.export import ExportedProgram
+from torch.export.exported_program import ModuleCallEntry, ModuleCallSignature
+from torch.export.graph_signature import (
+    ExportGraphSignature,
+    InputKind,
+    InputSpec,
+    OutputKind,
+    OutputSpec,
+    TensorArgument,
+)
+from torch.fx import Graph, GraphModule, Node
+from torch.utils._pytree import tree_structure
+
+from sdmobile.errors import UnsupportedError
+from sdmobile.rewrites.program import Draft
+
+SLACK = 1.25
+_INTERFACE_BYTES = 4  # crossing values are float32 at the files' interfaces, as Apple's own chunks have them
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a program.
+
+    Args:
+        program: what it computes.
+        inputs: names of original inputs and of crossing values that it takes, in order.
+        outputs: names of crossing values or of the program's outputs that it returns, in order.
+        weight_bytes: bytes of the float32 weights that it holds.
+    """
+
+    program: ExportedProgram
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What is known at one operator of the graph: values alive after it, and weights used up to it."""
+
+    index: int
+    crossing_bytes: int
+    weight_bytes: int
+
+
+def split(program: ExportedProgram, parts: int) -> tuple[Part, ...]:
+    """Returns a program as a chain of parts.
+
+    Args:
+        program: a rewritten program.
+        parts: how many, at least 2.
+
+    Raises:
+        UnsupportedError: the graph has no such cuts.
+    """
+    draft = Draft(program)
+    nodes = [node for node in draft.graph.nodes if node.op == "call_function"]
+    weights = draft.weights()
+    cuts = choose_cuts(_steps(nodes, weights), parts)
+    bounds = [0, *(cut + 1 for cut in cuts), len(nodes)]
+    pieces = [nodes[a:b] for a, b in pairwise(bounds)]
+    return tuple(_part(program, piece, weights) for piece in pieces)
+
+
+def _steps(nodes: Sequence[Node], weights: dict[Node, torch.Tensor]) -> list[_Step]:
+    """Returns what crosses after each operator; places inside a tuple of results are left out."""
+    last = {source: i for i, node in enumerate(nodes) for source in node.all_input_nodes}
+    final = len(nodes)
+    for node in nodes:
+        if any(user.op == "output" for user in node.users):
+            last[node] = final
+    seen: set[Node] = set()
+    alive: dict[Node, int] = {}
+    steps, used = [], 0
+    for index, node in enumerate(nodes):
+        for source in node.all_input_nodes:
+            if source in weights and source not in seen:
+                seen.add(source)
+                used += weights[source].numel() * 4
+        alive[node] = last.get(node, index)
+        alive = {value: end for value, end in alive.items() if end > index}
+        if all(isinstance(value.meta["val"], torch.Tensor) for value in alive):
+            crossing = sum(value.meta["val"].numel() * _INTERFACE_BYTES for value in alive)
+            steps.append(_Step(index, crossing, used))
+    return steps
+
+
+def choose_cuts(steps: Sequence[_Step], parts: int) -> tuple[int, ...]:
+    """Returns the operators after which to cut: least crossing bytes in all, no part above its share of weights.
+
+    Args:
+        steps: what crosses after each operator, in order.
+        parts: how many parts.
+
+    Raises:
+        UnsupportedError: too few places, or weights that no cut can spread so evenly.
+    """
+    total = steps[-1].weight_bytes if steps else 0
+    limit = SLACK * total / parts
+    candidates = [s for s in steps[:-1] if 0 < s.weight_bytes < total]
+    best: dict[int, tuple[int, tuple[int, ...]]] = {-1: (0, ())}
+    for _ in range(parts - 1):
+        best = _extended(best, candidates, limit)
+    complete = [
+        (cost, chosen) for last, (cost, chosen) in best.items() if total - candidates[last].weight_bytes <= limit
+    ]
+    if not complete:
+        raise UnsupportedError(
+            f"a component cut into {parts} must have parts of at most {SLACK:g} times their share of the weights",
+            "its layers cannot be spread so evenly",
+            "Use fewer --chunks",
+        )
+    return min(complete)[1]
+
+
+def _extended(
+    best: dict[int, tuple[int, tuple[int, ...]]], candidates: Sequence[_Step], limit: float
+) -> dict[int, tuple[int, tuple[int, ...]]]:
+    """Returns, for each place of the next cut, the cheapest chain of cuts that ends there."""
+    longer: dict[int, tuple[int, tuple[int, ...]]] = {}
+    for place, step in enumerate(candidates):
+        for last, (cost, chosen) in best.items():
+            held = step.weight_bytes - (candidates[last].weight_bytes if last >= 0 else 0)
+            if place <= last or held > limit:
+                continue
+            option = (cost + step.crossing_bytes, (*chosen, step.index))
+            if place not in longer or option < longer[place]:
+                longer[place] = option
+    return longer
+
+
+def _part(program: ExportedProgram, nodes: Sequence[Node], weights: dict[Node, torch.Tensor]) -> Part:
+    """Returns the program of some consecutive operators."""
+    inside = set(nodes)
+    sources = list(dict.fromkeys(s for node in nodes for s in node.all_input_nodes if s not in inside))
+    held = [source for source in sources if source in weights]
+    taken = [source for source in sources if source not in weights]
+    taken.sort(key=lambda node: node.op != "placeholder")  # original inputs first
+    given = [node for node in nodes if any(user not in inside for user in node.users)]
+    graph, mapped = Graph(), {}
+    for source in (*held, *taken):
+        mapped[source] = graph.placeholder(source.name)
+        mapped[source].meta = dict(source.meta)
+        mapped[source].name = source.name
+    for node in nodes:
+        mapped[node] = graph.node_copy(node, lambda n: mapped[n])
+        mapped[node].name = node.name
+    graph.output(tuple(mapped[node] for node in given))
+    specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
+    signature = ExportGraphSignature(
+        [
+            *(specs[node.name] for node in held),
+            *(InputSpec(InputKind.USER_INPUT, TensorArgument(name=node.name), None) for node in taken),
+        ],
+        [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(name=node.name), None) for node in given],
+    )
+    tensors = {str(specs[node.name].target): weights[node] for node in held}
+    piece = _program(program, graph, signature, tensors, taken)
+    size = sum(tensor.numel() * 4 for tensor in tensors.values())
+    return Part(piece, tuple(n.name for n in taken), tuple(n.name for n in given), size)
+
+
+def _program(
+    program: ExportedProgram,
+    graph: Graph,
+    signature: ExportGraphSignature,
+    tensors: dict[str, torch.Tensor],
+    taken: Sequence[Node],
+) -> ExportedProgram:
+    """Returns a program that takes and returns flat tuples of tensors."""
+    buffers = {spec.target for spec in signature.input_specs if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER)}
+    call = ModuleCallSignature(
+        inputs=[],
+        outputs=[],
+        in_spec=tree_structure((tuple(0 for _ in taken), {})),
+        out_spec=tree_structure(tuple(0 for _ in signature.output_specs)),
+        forward_arg_names=[node.name for node in taken],
+    )
+    return ExportedProgram(
+        root=GraphModule({}, graph),
+        graph=graph,
+        graph_signature=signature,
+        state_dict={name: tensor for name, tensor in tensors.items() if name in buffers},
+        range_constraints=program.range_constraints,
+        module_call_graph=[ModuleCallEntry(fqn="", signature=call)],
+        example_inputs=(tuple(torch.zeros(n.meta["val"].shape, dtype=n.meta["val"].dtype) for n in taken), {}),
+        constants={name: tensor for name, tensor in tensors.items() if name not in buffers},
+    )
