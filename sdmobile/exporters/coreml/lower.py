@@ -14,6 +14,7 @@ from sdmobile.errors import UnsupportedError
 from sdmobile.exporters.coreml.metadata import describe
 from sdmobile.exporters.coreml.precision import runs_in_float16
 from sdmobile.exporters.lowering import LoweringOptions, LoweringRecord
+from sdmobile.rewrites.naming import name_by_module
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -40,8 +41,9 @@ def lower(program: ExportedProgram, contract: Contract, out: Path, options: Lowe
 
     target = options.deployment_target or DEFAULT_DEPLOYMENT_TARGET
     model: Any = ct.convert(
-        # An empty table: operators such as linear, layer_norm and instance_norm stay whole.
-        program.run_decompositions({}),
+        # An empty table: operators such as linear, layer_norm and instance_norm stay whole. The graph is traced anew for
+        # it, which loses the names of nodes; they tell a reader of the package where an operation comes from.
+        name_by_module(program.run_decompositions({})),
         convert_to="mlprogram",
         inputs=[ct.TensorType(name=spec.name, shape=spec.shape, dtype=np.float32) for spec in contract.inputs],
         outputs=[ct.TensorType(name=spec.name, dtype=np.float32) for spec in contract.outputs],
