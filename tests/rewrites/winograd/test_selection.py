@@ -1,0 +1,85 @@
+"""Which layers are chosen, within what budget, and how good the prediction of time is."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sdmobile.rewrites.winograd.cpu_time import CpuTime
+from sdmobile.rewrites.winograd.layer import ConvLayer
+from sdmobile.rewrites.winograd.selection import Policy, answers, choose
+from tests.rewrites.winograd.layers import sd15_unet, sd_decoder
+
+_layers = st.builds(
+    lambda c, o, s: ConvLayer(1, (c, o), (s, s)),
+    st.sampled_from((4, 64, 320, 640)),
+    st.sampled_from((4, 64, 320, 1280)),
+    st.sampled_from((8, 16, 33, 64)),
+)
+
+
+def grown(layers: list[ConvLayer], tiles: list[int | None]) -> int:
+    """Returns the weights that the chosen tiles add."""
+    pairs = zip(layers, tiles, strict=True)
+    return sum(layer.transformed_weights(tile) - layer.weights for layer, tile in pairs if tile is not None)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(_layers, max_size=8), st.floats(0, 5))
+def test_the_budget_holds(layers: list[ConvLayer], growth: float) -> None:
+    weights = sum(layer.weights for layer in layers)
+    policy = Policy(weight_growth=growth)
+    tiles = choose(layers, weights, policy)
+    assert grown(layers, tiles) <= growth * weights
+    for layer, tile in zip(layers, tiles, strict=True):
+        assert tile is None or policy.time.milliseconds(layer, tile) * 1.25 <= policy.time.milliseconds(layer, None)
+
+
+def test_without_a_budget_nothing_is_chosen_and_with_an_endless_one_the_fastest() -> None:
+    layers = [ConvLayer(1, (320, 320), (64, 64)), ConvLayer(1, (4, 320), (64, 64))]
+    assert choose(layers, 10**9, Policy(weight_growth=0)) == [None, None]
+    assert choose(layers, 10**9, Policy()) == [4, None]
+
+
+def test_a_small_budget_takes_the_cheaper_tile() -> None:
+    layer = ConvLayer(1, (320, 320), (64, 64))
+    assert choose([layer], layer.weights, Policy(weight_growth=1.0)) == [2]
+    assert choose([layer], layer.weights, Policy(weight_growth=3.0)) == [4]
+
+
+def test_sd15_unet_grows_by_a_quarter_at_most() -> None:
+    layers, weights = sd15_unet(512, 2)
+    tiles = choose(layers, weights, Policy())
+    assert grown(list(layers), tiles) <= 0.25 * weights
+    high = [t for layer, t in zip(layers, tiles, strict=True) if layer.size == (64, 64) and layer.kernel == (3, 3)]
+    assert high.count(4) == 11  # all but conv_in and conv_out
+    assert {t for layer, t in zip(layers, tiles, strict=True) if layer.stride != (1, 1)} == {None}
+
+
+def test_the_decoder_may_grow_more() -> None:
+    layers, weights = sd_decoder(512)
+    tiles = choose(layers, weights, Policy(weight_growth=3.0))
+    assert sum(tile is not None for tile in tiles) == 31
+
+
+# Milliseconds of CONV_2D and F(4×4), one thread, from the table in docs/winograd.md.
+MEASURED = {(320, 320, 64): (72.5, 30.8), (640, 640, 32): (71.5, 24.6), (512, 512, 64): (183.5, 72.9)}
+
+
+@pytest.mark.parametrize(("sizes", "times"), MEASURED.items())
+def test_the_prediction_is_near_the_measurement(sizes: tuple[int, int, int], times: tuple[float, float]) -> None:
+    layer = ConvLayer(1, sizes[:2], (sizes[2], sizes[2]))
+    found = [CpuTime().milliseconds(layer, tile) for tile in (None, 4)]
+    assert found == pytest.approx(times, rel=0.15)
+
+
+def test_three_answers() -> None:
+    found = answers(ConvLayer(1, (320, 320), (64, 64)), 4)
+    assert found.chosen_by_runtime["ml-drift/adreno7xx"]
+    assert not answers(ConvLayer(1, (640, 640), (32, 32)), 4).chosen_by_runtime["ml-drift/adreno7xx"]
+    assert found.float16_db == pytest.approx(54.8, abs=0.5)
+    assert found.direct_macs == 9 * 320 * 320 * 64 * 64
+    assert found.winograd_macs * 4 == found.direct_macs
+    assert found.winograd_weight_bytes == 4 * found.weight_bytes == 4 * 36 * 320 * 320
+    assert found.direct_ms > 2 * found.winograd_ms
