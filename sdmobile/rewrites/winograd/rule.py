@@ -71,8 +71,8 @@ class WinogradConv(OperatorRule):
         objection = self.policy.objection(layer)
         if objection is None and match.options["tile"] is None:
             growth = min(added for _, added in self.policy.options(layer).values())
-            share = f"{self.policy.weight_growth:.0%} of the component"
-            objection = f"{growth * 4 / 1e6:.0f} MB of weights more, beyond what is left of {share}"
+            budget = f"{self.policy.weight_growth:.0%} of the component or {self.policy.spare_bytes / 1e6:.0f} MB"
+            objection = f"{growth * 4 / 1e6:.0f} MB of weights more, beyond what is left of {budget}"
         return objection
 
     def replacement(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, **options: Any) -> Tensor:

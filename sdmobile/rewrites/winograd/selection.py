@@ -72,13 +72,20 @@ class Policy:
         tiles: allowed output tiles. F(6×6) was no faster than F(4×4) in any measured layer and rounds more.
         min_speedup: least predicted ratio of direct to Winograd's time.
         weight_growth: additional weight bytes allowed in all, as a fraction of the component's weights.
+        spare_bytes: additional weight bytes, in float32, that a component may take whatever its size: one that is small
+            beside the UNet does not set the peak of a pipeline.
         time: the constants of the prediction.
     """
 
     tiles: tuple[int, ...] = (4, 2)
     min_speedup: float = 1.25
     weight_growth: float = 0.25
+    spare_bytes: int = 256 << 20
     time: CpuTime = field(default_factory=CpuTime)
+
+    def budget(self, weights: int) -> float:
+        """Returns how many weights may be added to a component of so many."""
+        return max(self.weight_growth * weights, self.spare_bytes / _FLOAT)
 
     def objection(self, layer: ConvLayer) -> str | None:
         """Returns why a layer is left alone whatever the others take, None if some tile size is predicted to win."""
@@ -117,7 +124,7 @@ def choose(layers: Sequence[ConvLayer], weights: int, policy: Policy) -> list[in
     """
     options = [policy.options(layer) if policy.objection(layer) is None else {} for layer in layers]
     chosen: list[int | None] = [None] * len(layers)
-    budget = policy.weight_growth * weights
+    budget = policy.budget(weights)
     while True:
         steps = [
             (saved / added, added, i, tile)
