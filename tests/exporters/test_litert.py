@@ -76,6 +76,19 @@ def test_norms_work_channels_last(lowered: Lower) -> None:
     assert operators["TRANSPOSE"] < operators["CONV_2D"]
 
 
+@pytest.mark.parametrize(
+    ("component", "path"),
+    [("unet", "down_blocks.0.attentions.0.transformer_blocks.0.attn1"), ("vae_decoder", "decoder.up_blocks.0.resnets")],
+)
+def test_tensors_are_named_after_the_module_that_they_come_from(lowered: Lower, component: str, path: str) -> None:
+    """Viewers show these names; the converter's own are those of the class that it is given."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    names = [tensor["name"] for tensor in Interpreter(str(lowered("android", component).path)).get_tensor_details()]
+    assert any(name.startswith(path) for name in names)
+    assert not [name for name in names if "_Named" in name]
+
+
 def test_objections_name_operator_and_rank() -> None:
     facts = FileFacts({"BROADCAST_TO": 3, "ADD": 1}, 5, {})
     assert [text.split()[0] for text in facts.gpu_objections()] == ["3", "a"]

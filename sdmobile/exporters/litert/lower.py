@@ -7,29 +7,52 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import torch.fx.traceback
 
 from sdmobile.exporters.capture import example_inputs
 from sdmobile.exporters.litert.graph import read_facts
 from sdmobile.exporters.lowering import LoweringOptions, LoweringRecord
+from sdmobile.rewrites.rule import source_module
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
+    from torch.fx import GraphModule
 
     from sdmobile.exporters.contracts import Contract
 
 
 class _Named(torch.nn.Module):
-    """Gives a program named inputs and a named output: the converter takes the names of a signature from them."""
+    """Gives a program named inputs and a named output: the converter takes the names of a signature from them.
+
+    The converter exports this module again, which would leave this class as the only origin of every node. The graph is
+    therefore interpreted node by node, with each node's own metadata current, and that metadata says the source module.
+    """
 
     def __init__(self, program: ExportedProgram, contract: Contract) -> None:
         super().__init__()
-        self.program = program.module()
+        self.program = _with_module_paths(program.module(check_guards=False))
         self.inputs = [spec.name for spec in contract.inputs]
-        self.output = contract.outputs[0].name
+        self.outputs = [spec.name for spec in contract.outputs]
         self.training = False  # eval() would descend into the exported program, which refuses it
 
     def forward(self, **tensors: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {self.output: self.program(*(tensors[name] for name in self.inputs))}
+        with torch.fx.traceback.preserve_node_meta():
+            result = torch.fx.Interpreter(self.program).run(*(tensors[name] for name in self.inputs))
+        values = result if isinstance(result, tuple) else (result,)
+        return dict(zip(self.outputs, values, strict=True))
+
+
+def _with_module_paths(module: GraphModule) -> GraphModule:
+    """Lets the converter name tensors after the path of their source module.
+
+    It joins the class names of a node's module stack, and leaves out containers such as `down_blocks.0`; a stack of one
+    entry whose "class name" is the whole path comes out as that path.
+    """
+    for node in module.graph.nodes:
+        path = source_module(node)
+        if path is not None:
+            node.meta["nn_module_stack"] = {"source": ("", path)}
+    return module
 
 
 def lower(program: ExportedProgram, contract: Contract, out: Path, options: LoweringOptions) -> LoweringRecord:
@@ -50,5 +73,10 @@ def lower(program: ExportedProgram, contract: Contract, out: Path, options: Lowe
     del model
     gc.collect()  # the converter's module holds a second copy of the weights in reference cycles
     facts = read_facts(out)
-    details = {"max_rank": facts.max_rank, "tensor_types": facts.tensor_types}
+    details = {
+        "max_rank": facts.max_rank,
+        "tensor_types": facts.tensor_types,
+        "largest_intermediate_bytes": facts.largest_intermediate,
+        "decomposed_operators": facts.decomposed,
+    }
     return LoweringRecord(out, facts.operators, details, facts.gpu_objections())

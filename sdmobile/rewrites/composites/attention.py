@@ -1,0 +1,79 @@
+"""Attention as the composite that ML Drift runs with its own attention kernels.
+
+out = softmax(scale · q kᵀ + mask) v
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from sdmobile.rewrites.attention.arithmetic import added_mask, default_scale, plain
+from sdmobile.rewrites.attention.base import AttentionForm, attention_of
+from sdmobile.rewrites.attention.facts import AttentionShape
+from sdmobile.rewrites.composites.builder import Composite
+from sdmobile.rewrites.operators import arguments, shape_of
+from sdmobile.rewrites.rule import Match
+
+NAME = "odml.scaled_dot_product_attention"
+
+
+@dataclass(frozen=True)
+class AttentionComposite(AttentionForm):
+    """`odml.scaled_dot_product_attention` on (B, S, H, D), the order in which projections leave the heads.
+
+    The captured transposes to (B, H, S, D) and back cancel, so that neither they nor the scores are in the graph.
+    """
+
+    name = "attention_composite"
+    title = "Attention as one composite node with a plain decomposition"
+    source = "google-ai-edge/LiteRT@f67457790c, ml_drift_delegate/tflite/model_builder.cc"
+    form: ClassVar[str] = "composite"
+    unique: ClassVar[bool] = True
+
+    def check(self, match: Match) -> str | None:
+        given = arguments(attention_of(match))
+        query, key, value = (shape_of(given[name]) for name in ("query", "key", "value"))
+        if len(query) != 4:
+            return f"the query has rank {len(query)}; the composite takes (B, S, H, D)"
+        if key != value:
+            return f"key {key} and value {value} differ; the kernel takes equal shapes"
+        return super().check(match)
+
+    def written_scores(self, shape: AttentionShape, element_bytes: int) -> int:
+        return 0
+
+    def replacement(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None,
+        *,
+        is_causal: bool,
+        scale: float | None,
+        **_: object,
+    ) -> Tensor:
+        mask = added_mask(attn_mask, is_causal, query.shape[-2], key.shape[-2], query.dtype)
+        return attention_composite(query, key, value, mask, default_scale(query, scale))
+
+
+def attention_composite(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Attention between the marks of a composite.
+
+    Args:
+        query: (B, H, M, D).
+        key, value: (B, H, N, D).
+        mask: added to the scores; it broadcasts to (B, H, M, N).
+        scale: factor of the scores.
+    """
+    marks = Composite(NAME, {"scale": float(scale)})
+    inputs = [x.transpose(1, 2) for x in (query, key, value)]
+    if mask is not None:
+        inputs.append(mask.reshape((1,) * (4 - mask.ndim) + tuple(mask.shape)))
+    q, k, v, *masks = marks.enter(*inputs)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    out = plain(q * scale, k, v, masks[0] if masks else None)
+    return marks.leave(out.transpose(1, 2)).transpose(1, 2)

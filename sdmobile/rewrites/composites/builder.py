@@ -1,0 +1,34 @@
+"""Marks the borders of a composite in a graph that is being traced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+
+class Composite:
+    """The borders of one composite: `enter` its operands, compute the decomposition with them, `leave` with its value.
+
+    The marks are operators that do nothing and carry a fresh identity, hence `unique` in the rules that use them.
+
+    Args:
+        name: what a runtime knows the operation by, as `odml.group_norm`.
+        attributes: numbers, texts and lists of numbers; a list named `axes` is stored as `_TENSOR_V1_axes`.
+    """
+
+    def __init__(self, name: str, attributes: Mapping[str, Any]) -> None:
+        from litert_torch.hlfb import StableHLOCompositeBuilder
+
+        self._builder = StableHLOCompositeBuilder(name, dict(attributes))
+
+    def enter(self, *operands: Tensor) -> tuple[Tensor, ...]:
+        """Returns the operands, marked, in the order in which the composite takes them."""
+        marked: Any = self._builder.mark_inputs(*operands)
+        return marked if isinstance(marked, tuple) else (marked,)
+
+    def leave(self, value: Tensor) -> Tensor:
+        """Returns the composite's value, marked."""
+        marked: Any = self._builder.mark_outputs(value)
+        return marked

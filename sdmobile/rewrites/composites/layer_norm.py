@@ -1,0 +1,49 @@
+"""LayerNorm as the composite that ML Drift runs as one kernel.
+
+y = (x − mean) / sqrt(var + ε) · γ + β        mean, var over the last axis
+
+Ba, Kiros and Hinton, "Layer Normalization", 2016, section 3.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sdmobile.rewrites.composites.builder import Composite
+from sdmobile.rewrites.layer_norm import LayerNormRule, layer_norm_plain
+
+# The engine knows LayerNorm as a GroupNorm without reduction axes.
+NAME = "odml.group_norm"
+
+
+class LayerNormComposite(LayerNormRule):
+    """`odml.group_norm` without reduction axes; the decomposition is the plain form."""
+
+    name = "layer_norm_composite"
+    title = "LayerNorm as one composite node with a plain decomposition"
+    source = "google-ai-edge/LiteRT@f67457790c, ml_drift_delegate/tflite/model_builder.cc, odml.group_norm"
+    unique = True
+
+    def replacement(
+        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: float, **_: object
+    ) -> Tensor:
+        return layer_norm_composite(input, weight, bias, eps)
+
+
+def layer_norm_composite(
+    x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """LayerNorm over the last axis, between the marks of a composite.
+
+    Args:
+        x: (..., C), of rank 2 to 4.
+        weight, bias: γ and β, (C,); the composite needs both, so that absent ones become constants.
+        eps: ε.
+    """
+    c = x.shape[-1]
+    marks = Composite(NAME, {"num_groups": 1, "epsilon": eps, "channel_axis": x.ndim - 1})
+    weight = torch.ones(c, dtype=x.dtype) if weight is None else weight
+    bias = torch.zeros(c, dtype=x.dtype) if bias is None else bias
+    x, weight, bias = marks.enter(x, weight, bias)
+    return marks.leave(layer_norm_plain(x, weight, bias, eps))
