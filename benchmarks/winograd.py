@@ -44,6 +44,24 @@ LAYERS = (
     (128, 128, 512),
 )
 TILES = (2, 4, 6)
+# SD1.5's widths, two levels of three, one block per level.
+_UNET: dict[str, Any] = {
+    "sample_size": 64,
+    "block_out_channels": (320, 640),
+    "layers_per_block": 1,
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+}
+# Stable Diffusion's autoencoder.
+_AUTOENCODER: dict[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "latent_channels": 4,
+}
 _MEMORY = """
 import sys, numpy as np
 from ai_edge_litert.interpreter import Interpreter
@@ -158,17 +176,10 @@ def _component(name: str) -> tuple[str, torch.nn.Module, Geometry]:
         module = load_component(checkpoint, "unet" if component == "unet" else "vae")
         return component, module, geometry_for(checkpoint, "batch2")
     if name == "unet-mid":
-        module = UNet2DConditionModel(  # SD1.5's widths, two levels of three, one block per level
-            sample_size=64, block_out_channels=(320, 640), layers_per_block=1, cross_attention_dim=768,
-            attention_head_dim=8, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        )  # fmt: skip
+        module = UNet2DConditionModel(**_UNET)
         return "unet", module, Geometry(1, 4, 64, 64, 512, 512, 77, 768)
     pixels = int(name.removeprefix("decoder-"))
-    module = AutoencoderKL(  # SD's autoencoder
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4,
-    )  # fmt: skip
+    module = AutoencoderKL(**_AUTOENCODER)
     return "vae_decoder", module, Geometry(1, 4, pixels // 8, pixels // 8, pixels, pixels, 77, 768)
 
 

@@ -10,6 +10,14 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from sdmobile.rewrites.winograd.layer import ConvLayer
 
+_AUTOENCODER: dict[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "latent_channels": 4,
+}
+
 
 @cache
 def sd15_unet(pixels: int, batch: int) -> tuple[tuple[ConvLayer, ...], int]:
@@ -25,15 +33,10 @@ def sd15_unet(pixels: int, batch: int) -> tuple[tuple[ConvLayer, ...], int]:
 def sd_decoder(pixels: int) -> tuple[tuple[ConvLayer, ...], int]:
     """Returns the same of the autoencoder's decoder."""
     with torch.device("meta"):
-        module = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(128, 256, 512, 512),
-            layers_per_block=2,
-            latent_channels=4,
-        )
+        module = AutoencoderKL(**_AUTOENCODER)
         latent = torch.empty(1, 4, pixels // 8, pixels // 8)
-        weights = sum(p.numel() for p in (*module.decoder.parameters(), *module.post_quant_conv.parameters()))
+        parts = (module.decoder, module.post_quant_conv)
+        weights = sum(p.numel() for part in parts if part is not None for p in part.parameters())
         return _convolutions(module, module.decode, (latent,)), weights
 
 
