@@ -37,6 +37,9 @@ def export(
     check_rewrites: Annotated[
         bool, typer.Option("--check-rewrites", help="Compare the graph before and after every rule on real inputs.")
     ] = False,
+    chunks: Annotated[
+        int, typer.Option(min=1, help="Cut the UNet into so many files that run one after the other (ios: 2).")
+    ] = 1,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done and needed; write nothing.")
     ] = False,
@@ -62,7 +65,7 @@ def export(
     chosen = None if components is None else tuple(part.strip() for part in components.split(",") if part.strip())
     out = output if output is not None else Path(f"{_name(checkpoint)}-{target}")
     rewrites = RewriteOptions(plain_ops, tuple(without or ()), tuple(allow_approximate or ()), check_rewrites)
-    request = ExportRequest(checkpoint, target, out, device, chosen, resolution, guidance, overwrite, rewrites)
+    request = ExportRequest(checkpoint, target, out, device, chosen, resolution, guidance, overwrite, rewrites, chunks)
     if not dry_run:
         check_output(out, overwrite)  # before the checkpoint is read
     plan = make_plan(request)

@@ -156,7 +156,7 @@ def _part(program: ExportedProgram, nodes: Sequence[Node], weights: dict[Node, t
     graph, mapped = Graph(), {}
     for source in (*held, *taken):
         mapped[source] = graph.placeholder(source.name)
-        mapped[source].meta = dict(source.meta)
+        mapped[source].meta = dict(source.meta) if source in weights else {"val": _plain(source)}
         mapped[source].name = source.name
     for node in nodes:
         mapped[node] = graph.node_copy(node, lambda n: mapped[n])
@@ -174,6 +174,13 @@ def _part(program: ExportedProgram, nodes: Sequence[Node], weights: dict[Node, t
     piece = _program(program, graph, signature, tensors, taken)
     size = sum(tensor.numel() * 4 for tensor in tensors.values())
     return Part(piece, tuple(n.name for n in taken), tuple(n.name for n in given), size)
+
+
+def _plain(node: Node) -> torch.Tensor:
+    """Returns the value of an input of a file: laid out plainly, whatever strides it had inside the whole graph."""
+    value = node.meta["val"]
+    with value.fake_mode:
+        return torch.empty(value.shape, dtype=value.dtype)
 
 
 def _program(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile import __version__
 from sdmobile.errors import ComponentError, MissingDependencyError, ResourceError, SdmobileError, UnsupportedError
+from sdmobile.exporters.chunk_contracts import CHUNKED, part_contracts
 from sdmobile.exporters.contracts import Contract, contract_for, module_name, wrap
 from sdmobile.exporters.job import ExportJob, geometry_for
 from sdmobile.exporters.lowering import LoweringOptions, LoweringRecord, Provenance, hash_of, size_of
@@ -43,6 +44,7 @@ class _Run:
     contract: Contract
     options: LoweringOptions
     log: StageLog
+    chain: tuple[Contract, ...] = ()
     parameters: int = 0
     rewrites: list[dict[str, Any]] = field(default_factory=list)
     rewrite_checks: list[dict[str, Any]] = field(default_factory=list)
@@ -87,9 +89,9 @@ def run_stages(job: ExportJob, announce: Announce) -> dict[str, Any]:
         run = _Run(job, profile, checkpoint, contract, options, log)
         job.out_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{contract.file_name}-", dir=job.out_dir) as scratch:
-            path = _lowered(run, Path(scratch))
-            if job.target == "android":
-                _cast_to_float16(run, path)
+            for path in _lowered(run, Path(scratch)):
+                if job.target == "android":
+                    _cast_to_float16(run, path)
             files = [_move(item, job.out_dir) for item in sorted(Path(scratch).iterdir())]
     return _record(run, files)
 
@@ -142,24 +144,48 @@ def _profile(job: ExportJob) -> DeviceProfile:
     return profile
 
 
-def _lowered(run: _Run, folder: Path) -> Path:
-    """Writes the component's file, from weights to graph to file; what that took in memory is free on return."""
-    program = _graph(run)
-    path = folder / run.contract.file_name
-    with run.log.stage("lower") as details:
-        record = lower_to_file(program, run.contract, path, run.options)
-        details.update(record.to_json())
-    run.warnings += record.warnings
-    _release(program)
-    return path
+def _lowered(run: _Run, folder: Path) -> list[Path]:
+    """Writes the component's files, from weights to graph to file; what that took in memory is free on return."""
+    programs, run.chain = _parts(run, _graph(run))
+    paths = []
+    for number, contract in enumerate(run.chain, start=1):
+        path = folder / contract.file_name
+        with run.log.stage("lower" if len(run.chain) == 1 else f"lower {number}") as details:
+            record = lower_to_file(programs[0], contract, path, run.options)
+            details.update(record.to_json())
+        run.warnings += record.warnings
+        _release(programs.pop(0), programs)
+        paths.append(path)
+    return paths
 
 
-def _release(program: ExportedProgram) -> None:
+def _parts(run: _Run, program: ExportedProgram) -> tuple[list[ExportedProgram], tuple[Contract, ...]]:
+    """Returns the programs and contracts of the component's files: one, or the chain that the user asked for."""
+    if run.job.chunks == 1 or run.job.component != CHUNKED:
+        return [program], (run.contract,)
+    from sdmobile.exporters.chunks import split
+
+    with run.log.stage("chunk") as details:
+        parts = split(program, run.job.chunks)
+        contracts = part_contracts(run.contract, program, parts)
+        details["parts"] = [
+            {
+                "file": contract.file_name,
+                "float32_weight_bytes": part.weight_bytes,
+                "passed_on": [{"name": spec.name, "shape": list(spec.shape)} for spec in contract.outputs],
+            }
+            for part, contract in zip(parts, contracts, strict=True)
+        ]
+    return [part.program for part in parts], contracts
+
+
+def _release(program: ExportedProgram, later: list[ExportedProgram]) -> None:
     """Gives the weights' memory back at once: converters keep references to parameters in caches of theirs."""
     import torch
 
+    kept = {id(tensor) for other in later for tensor in (*other.state_dict.values(), *other.constants.values())}
     for tensor in (*program.state_dict.values(), *program.constants.values()):
-        if isinstance(tensor, torch.Tensor):
+        if isinstance(tensor, torch.Tensor) and id(tensor) not in kept:
             tensor.data = tensor.new_empty(0)
 
 
@@ -239,7 +265,7 @@ def _cast_to_float16(run: _Run, path: Path) -> None:
 
     gc.collect()  # graphs hold their weights in reference cycles
     source = path.rename(path.with_name("float32.tflite"))
-    with run.log.stage("float16") as details:
+    with run.log.stage("float16" if len(run.chain) == 1 else f"float16 {path.stem}") as details:
         details.update(cast_weights(source, path).to_json())
     source.unlink()
 
@@ -256,9 +282,10 @@ def _record(run: _Run, files: list[Path]) -> dict[str, Any]:
     """Returns everything that the manifest keeps about the component."""
     return {
         "component": run.job.component,
-        "file": run.contract.file_name,
+        "file": run.chain[0].file_name,
         "files": [path.name for path in files],
         "contract": run.contract.to_json(),
+        "chain": [contract.to_json() for contract in run.chain] if len(run.chain) > 1 else [],
         "parameters": run.parameters,
         "stages": [record.to_json() for record in run.log.records],
         "rewrites": run.rewrites,

@@ -37,6 +37,7 @@ _PERMUTATIONS: dict[str, tuple[int, ...]] = {
     "token_ids": (0, 1),
     "flat": (0,),
 }
+OPAQUE = "opaque"  # a value between two parts of a component: nobody outside looks at its axes
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,8 @@ class TensorSpec:
         import numpy as np
 
         value = np.asarray(array)
-        order = _PERMUTATIONS[self.layout]
-        if value.ndim == len(order):
-            value = value.transpose(order)
+        if self.layout != OPAQUE and value.ndim == len(_PERMUTATIONS[self.layout]):
+            value = value.transpose(_PERMUTATIONS[self.layout])
             if self.layout == "channels_1_tokens":
                 value = value[:, :, None, :]
         if value.shape != self.shape:
@@ -121,13 +121,15 @@ class TensorSpec:
             )
         if self.layout == "channels_1_tokens":
             value = value[:, :, 0, :]
-        inverse = np.argsort(_PERMUTATIONS[self.layout])
+        inverse = range(value.ndim) if self.layout == OPAQUE else np.argsort(_PERMUTATIONS[self.layout])
         dtype = np.float32 if np.issubdtype(value.dtype, np.floating) else np.int64
         return np.ascontiguousarray(value.transpose(inverse), dtype=dtype)
 
     @property
     def canonical_shape(self) -> tuple[int, ...]:
         """The shape of the canonical array."""
+        if self.layout == OPAQUE:
+            return self.shape
         order = _PERMUTATIONS[self.layout]
         shape = self.shape[:2] + self.shape[3:] if self.layout == "channels_1_tokens" else self.shape
         return tuple(shape[order.index(axis)] for axis in range(len(order)))

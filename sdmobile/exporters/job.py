@@ -30,6 +30,7 @@ class ExportJob:
         resolution: height = width of the picture in pixels, None for what the checkpoint was trained on.
         out_dir: the folder that gets the file.
         rewrites: what the user changes about the device's rules.
+        chunks: number of files that a UNet is cut into.
     """
 
     checkpoint: Path
@@ -40,6 +41,7 @@ class ExportJob:
     resolution: int | None
     out_dir: Path
     rewrites: RewriteOptions = field(default_factory=RewriteOptions)
+    chunks: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as a JSON object."""

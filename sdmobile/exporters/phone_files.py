@@ -99,6 +99,11 @@ def _metadata(plan: ExportPlan, records: dict[str, Any]) -> dict[str, Any]:
             "signature": record["contract"]["signature"],
             "inputs": record["contract"]["inputs"],
             "outputs": record["contract"]["outputs"],
+            # A component in several files: each takes original inputs and what the files before it returned.
+            "chain": [
+                {"file": c["file_name"], **{key: c[key] for key in ("signature", "inputs", "outputs")}}
+                for c in record.get("chain", [])
+            ],
         }
         for name, record in records.items()
     }

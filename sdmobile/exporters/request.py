@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import ResourceError, UnsupportedError
+from sdmobile.exporters.chunk_contracts import check_chunks
 from sdmobile.exporters.contracts import COMPONENTS, TARGETS, contract_for, module_name
 from sdmobile.exporters.job import ExportJob, geometry_for
 from sdmobile.rewrites.options import RewriteOptions
@@ -44,6 +45,7 @@ class ExportRequest:
         guidance: "batch2" or "separate".
         overwrite: replace an existing bundle.
         rewrites: what the user changes about the device's rules.
+        chunks: number of files that the UNet is cut into.
     """
 
     checkpoint: Path | None
@@ -55,6 +57,7 @@ class ExportRequest:
     guidance: str = "batch2"
     overwrite: bool = False
     rewrites: RewriteOptions = field(default_factory=RewriteOptions)
+    chunks: int = 1
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ class ExportPlan:
             resolution=request.resolution,
             out_dir=folder,
             rewrites=request.rewrites,
+            chunks=request.chunks,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -113,6 +117,7 @@ class ExportPlan:
             "device": self.device,
             "guidance": self.request.guidance,
             "rewrites": self.request.rewrites.to_json(),
+            "chunks": self.request.chunks,
             "output": str(self.request.out_dir),
             "geometry": self.geometry.to_json(),
             "components": [asdict(component) for component in self.components],
@@ -143,6 +148,7 @@ def make_plan(request: ExportRequest) -> ExportPlan:
     if profile.target != request.target:
         raise UnsupportedError(f"{profile.name} is a device of target {profile.target}", request.target)
     check_names(request.rewrites)
+    check_chunks(request.target, request.chunks)
     checkpoint = open_checkpoint(request.checkpoint)
     geometry = geometry_for(checkpoint, request.guidance, request.resolution)
     verdict = judge(checkpoint, request.target)

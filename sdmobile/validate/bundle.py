@@ -33,12 +33,14 @@ class BundleComponent:
         path: the file, or the folder of a Core ML package.
         contract: what the file takes and returns.
         record: what the export noted down: stages, rewrites, sizes.
+        chain: the files that compute it one after the other, where it was cut into parts; else empty.
     """
 
     name: str
     path: Path
     contract: Contract
     record: dict[str, Any]
+    chain: tuple[BundleComponent, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -179,10 +181,18 @@ def _inside(root: Path, relative: str) -> Path:
 
 
 def _component(root: Path, name: str, record: dict[str, Any]) -> BundleComponent:
-    path = _inside(root, record["file"])
+    contracts = [Contract.from_json(part) for part in record.get("chain", [])]
+    chain = tuple(BundleComponent(name, _file(root, name, c.file_name), c, record) for c in contracts)
+    path = _file(root, name, record["file"])
+    return BundleComponent(name, path, Contract.from_json(record["contract"]), record, chain)
+
+
+def _file(root: Path, name: str, relative: str) -> Path:
+    """Returns a component's file, which must exist."""
+    path = _inside(root, relative)
     if not path.exists():
-        raise BundleError(f"the bundle must hold the file of its {name}", record["file"], "Export the bundle again.")
-    return BundleComponent(name, path, Contract.from_json(record["contract"]), record)
+        raise BundleError(f"the bundle must hold the file of its {name}", relative, "Export the bundle again.")
+    return path
 
 
 def sha256_file(path: Path) -> str:

@@ -52,7 +52,7 @@ class FileRunner(ABC):
     def __init__(self, name: str, components: Mapping[str, BundleComponent]) -> None:
         self._name = name
         self._files = dict(components)
-        self._loaded: dict[str, Predict] = {}
+        self._loaded: dict[str, list[Predict]] = {}
 
     @property
     def name(self) -> str:
@@ -77,9 +77,13 @@ class FileRunner(ABC):
                 "Export the bundle again with that component.",
             )
         file = self._files[component]
+        chain = file.chain or (file,)
         if component not in self._loaded:
-            self._loaded[component] = self._open(file)
-        return file.contract.from_target(self._loaded[component](file.contract.to_target(inputs)))
+            self._loaded[component] = [self._open(part) for part in chain]
+        values = dict(inputs)
+        for part, predict in zip(chain, self._loaded[component], strict=True):
+            values.update(part.contract.from_target(predict(part.contract.to_target(values))))
+        return {spec.canonical: values[spec.canonical] for spec in file.contract.outputs}
 
     def release(self, component: str | None = None) -> None:
         """Frees one component's memory, or all."""

@@ -1,0 +1,75 @@
+"""Names and interfaces of the files of a component that was cut into parts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sdmobile.errors import UnsupportedError
+from sdmobile.exporters.contracts import OPAQUE, Contract, TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch.export import ExportedProgram
+    from torch.fx import Node
+
+    from sdmobile.exporters.chunks import Part
+
+CHUNKED = "unet"
+_APPLE_CHUNKS = 2
+
+
+def check_chunks(target: str, chunks: int) -> None:
+    """Checks that a target can take a UNet in so many parts.
+
+    Raises:
+        UnsupportedError: less than one; or, for ios, another number than Apple's Swift package reads.
+    """
+    if chunks < 1:
+        raise UnsupportedError("a UNet is cut into one part or more", chunks)
+    if target == "ios" and chunks > _APPLE_CHUNKS:
+        raise UnsupportedError(
+            "Apple's StableDiffusion package reads a UNet in one file or in two, UnetChunk1 and UnetChunk2",
+            chunks,
+            "Use --chunks 2",
+        )
+
+
+def part_contracts(contract: Contract, program: ExportedProgram, parts: Sequence[Part]) -> tuple[Contract, ...]:
+    """Returns the interface of each part's file; values that cross are named after the node that makes them.
+
+    Args:
+        contract: the whole component's.
+        program: the whole program: its inputs and outputs are the contract's, in order.
+        parts: what it was cut into.
+    """
+    names = list(program.graph_signature.user_inputs)
+    inputs = {str(name): spec for name, spec in zip(names, contract.inputs, strict=True)}
+    outputs = {str(n): s for n, s in zip(program.graph_signature.user_outputs, contract.outputs, strict=True)}
+    shapes = {node.name: tuple(node.meta["val"].shape) for p in parts for node in _made(p)}
+
+    def crossing(name: str) -> TensorSpec:
+        return TensorSpec(name, shapes[name], "float32", "Value between two parts of the component", name, OPAQUE)
+
+    return tuple(
+        replace(
+            contract,
+            file_name=file_name(contract, number),
+            signature=contract.signature if contract.target == "ios" else f"{contract.signature}_{number}",
+            inputs=tuple(inputs.get(name) or crossing(name) for name in part.inputs),
+            outputs=tuple(outputs.get(name) or crossing(name) for name in part.outputs),
+        )
+        for number, part in enumerate(parts, start=1)
+    )
+
+
+def _made(part: Part) -> list[Node]:
+    """Returns the operators of a part."""
+    return [node for node in part.program.graph.nodes if node.name in part.outputs]
+
+
+def file_name(contract: Contract, number: int) -> str:
+    """Returns the name of a part's file: UnetChunk1.mlpackage as Apple's package looks it up, else unet_1.tflite."""
+    stem, _, suffix = contract.file_name.partition(".")
+    return f"{stem}Chunk{number}.{suffix}" if contract.target == "ios" else f"{stem}_{number}.{suffix}"
