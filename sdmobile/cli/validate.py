@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,10 +10,27 @@ import typer
 
 if TYPE_CHECKING:
     from sdmobile.validate.check import Validation
+    from sdmobile.validate.extras import Checker
     from sdmobile.validate.results import ValidationReport
+    from sdmobile.validate.thresholds import Thresholds
 
 _COMPONENTS = "Check only these, separated by commas: text_encoder, unet, vae_decoder, vae_encoder."
-_RUNTIME = "auto for every runtime that this machine has; or evaluator, evaluator-fp16, coreml, litert, ort."
+_RUNTIME = (
+    "auto for every runtime that this machine has; or evaluator, evaluator-fp16, coreml, coreml-cpu, coreml-gpu, "
+    "coreml-ne, litert, ort."
+)
+_OVERFLOW = "Look for values that float16 cannot hold, in the float32 reference, by module and step."
+_BISECT = "Cut the smallest failing subgraph out of each failing component and save it with its inputs."
+_BENCHMARK = "LiteRT's benchmark_model for Android: run the files with it on the phone that adb finds."
+
+
+class Format(str, Enum):
+    """What `validate` prints."""
+
+    TEXT = "text"
+    JSON = "json"
+    JUNIT = "junit"
+    MARKDOWN = "markdown"
 
 
 def validate(
@@ -34,24 +52,36 @@ def validate(
     max_samples: Annotated[int, typer.Option(min=1, help="Most recorded inputs per component.")] = 9,
     trajectory: Annotated[bool, typer.Option("--trajectory/--no-trajectory", help="Sample whole pictures too.")] = True,
     threshold_db: Annotated[
-        float | None, typer.Option(help="Least PSNR of components and images in dB; without it, 35.")
+        float | None, typer.Option(help="Least PSNR of components and images in dB, instead of the defaults.")
     ] = None,
+    thresholds: Annotated[Path | None, typer.Option(help="TOML file with limits per component and runtime.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the runtime.")] = None,
+    overflow: Annotated[bool, typer.Option("--overflow", help=_OVERFLOW)] = False,
+    bisect: Annotated[bool, typer.Option("--bisect", help=_BISECT)] = False,
+    bisect_dir: Annotated[Path | None, typer.Option(help="Where --bisect saves; without it, BUNDLE-bisect.")] = None,
+    benchmark_model: Annotated[Path | None, typer.Option(help=_BENCHMARK)] = None,
+    adb_serial: Annotated[
+        str | None, typer.Option(help="Serial number of the phone, if several are connected.")
+    ] = None,
     report_dir: Annotated[
         Path | None, typer.Option("--report-dir", "-o", help="Write report.html, validation.json and images here.")
     ] = None,
     record_dir: Annotated[Path | None, typer.Option(help="Save the recorded inputs here as .npz files.")] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither reuse nor keep the reference's runs.")] = False,
+    format: Annotated[Format, typer.Option(help="What to print to stdout.")] = Format.TEXT,
+    json_output: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Compare a bundle with float32 PyTorch: components, whole trajectories, final images.
 
-    The exit code is 3 if anything is below its threshold.
+    The exit code is 0 if every check passed that was run, 3 if anything is below its threshold or could not be
+    computed, 4 if the bundle or the checkpoint is damaged or not the right one, 2 for wrong usage.
     """
     from sdmobile.cli.progress import step_progress
     from sdmobile.errors import EXIT_BELOW_THRESHOLD
-    from sdmobile.validate.check import ValidationOptions, validate_bundle
+    from sdmobile.validate.check import validate_bundle
+    from sdmobile.validate.options import ValidationOptions
     from sdmobile.validate.recording import DEFAULT_PROMPTS
-    from sdmobile.validate.thresholds import Thresholds
+    from sdmobile.validate.recording_cache import default_recordings_dir
 
     options = ValidationOptions(
         reference=reference,
@@ -64,17 +94,38 @@ def validate(
         runtime=runtime,
         max_samples=max_samples,
         trajectory=trajectory,
-        thresholds=Thresholds() if threshold_db is None else Thresholds(threshold_db, threshold_db),
+        thresholds=_thresholds(threshold_db, thresholds),
         threads=threads,
         recording_dir=record_dir,
+        cache_dir=None if no_cache else default_recordings_dir(),
+        overflow=overflow,
+        checkers=_checkers(benchmark_model, adb_serial),
+        bisect_dir=(bisect_dir or Path(f"{bundle.name}-bisect")) if bisect else None,
     )
     with step_progress() as progress:
         validation = validate_bundle(bundle, options, progress)
     if report_dir is not None:
         write_report(bundle, validation, report_dir)
-    _show(validation.report, json_output)
+    _show(validation.report, Format.JSON if json_output else format)
     if not validation.report.passed:
         raise typer.Exit(EXIT_BELOW_THRESHOLD)
+
+
+def _thresholds(decibels: float | None, file: Path | None) -> Thresholds:
+    from sdmobile.validate.thresholds import Thresholds, read_thresholds
+
+    if decibels is not None and file is not None:
+        raise typer.BadParameter("--threshold-db and --thresholds exclude each other")
+    if file is not None:
+        return read_thresholds(file)
+    return Thresholds() if decibels is None else Thresholds.flat(decibels)
+
+
+def _checkers(benchmark_model: Path | None, serial: str | None) -> dict[str, Checker]:
+    """Returns what else the bundle is asked, by name."""
+    from sdmobile.validate.checkers import standard_checkers
+
+    return standard_checkers(benchmark_model, serial)
 
 
 def read_prompts(file: Path) -> tuple[str, ...]:
@@ -114,10 +165,17 @@ def write_report(bundle: Path, validation: Validation, folder: Path) -> None:
     write_whole(folder / "report.html", html.encode())
 
 
-def _show(report: ValidationReport, json_output: bool) -> None:
+def _show(report: ValidationReport, form: Format) -> None:
     from sdmobile.cli.output import Output
+    from sdmobile.report.junit import junit
+    from sdmobile.report.markdown import markdown
     from sdmobile.report.terminal import tables
 
-    Output(json_output).data(report.to_json(), *tables(report))
-    for line in report.failures:
+    if form is Format.JUNIT:
+        typer.echo(junit(report.to_json()), nl=False)
+    elif form is Format.MARKDOWN:
+        typer.echo(markdown(report.to_json()), nl=False)
+    else:
+        Output(form is Format.JSON).data(report.to_json(), *tables(report))
+    for line in (*report.failures, *(culprit.sentence for culprit in report.culprits)):
         typer.secho(line, err=True, fg=typer.colors.RED)

@@ -34,6 +34,7 @@ def render_report(
     """
     checks = validation or {}
     runtimes = _runtimes(checks)
+    grown = [check for check in checks.get("trajectories", []) if check["latent_rmse"]]
     return _template().render(
         manifest=manifest,
         source=manifest.get("source", {}),
@@ -44,6 +45,8 @@ def render_report(
         plot=trajectory_svg(_curves(checks, runtimes)),
         legend=runtimes,
         pictures=_pictures(checks, images),
+        grown=grown,
+        steps=min((len(check["latent_rmse"]) for check in grown), default=0),
         words=words,
     )
 

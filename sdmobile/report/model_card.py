@@ -130,7 +130,7 @@ def _evidence(validation: Mapping[str, Any] | None) -> str:
         return "This bundle was not validated. `sdmobile validate` on this folder does it."
     limit = validation["thresholds"]
     text = [
-        "Compared with float32 PyTorch on inputs recorded from a sampling run; needed were "
+        "Compared with float32 PyTorch on inputs recorded from a sampling run; needed were at least "
         f"{limit['component_db']:g} dB PSNR per component and {limit['image_db']:g} dB for final images. **"
         + ("All checks that were run passed." if validation["passed"] else "Not all checks passed.")
         + "**",

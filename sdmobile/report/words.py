@@ -60,6 +60,27 @@ def similarity(value: float | None) -> str:
     return f"1 − {max(0.0, 1.0 - value):.1e}" if value > 0.99 else f"{value:.4f}"
 
 
+def ssim(value: float | None) -> str:
+    """Returns a structural similarity with four digits."""
+    return UNKNOWN if value is None or not math.isfinite(value) else f"{value:.4f}"
+
+
+def growth(value: Mapping[str, Any] | None) -> str:
+    """Returns how an error grew along a trajectory, and where it grew most."""
+    if value is None:
+        return UNKNOWN
+    return f"×{value['factor']:.3g}, most at step {value['worst_step']} (×{value['worst_factor']:.3g})"
+
+
+def caption(value: Mapping[str, Any] | None) -> str:
+    """Returns whether a picture still shows what its caption says."""
+    if value is None:
+        return UNKNOWN
+    if not value["wrong"]:
+        return "obeyed"
+    return "not obeyed by the reference either" if value["reference_wrong"] else "no longer obeyed"
+
+
 def count(value: int | None) -> str:
     """Returns an integer with thin spaces between groups of three digits."""
     return UNKNOWN if value is None else f"{value:,}".replace(",", "\u202f")

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import UnsupportedError
 from sdmobile.validate.bundle import Bundle, open_bundle
-from sdmobile.validate.parity import check_component, compare_runs, describe
-from sdmobile.validate.recording import DEFAULT_MAX_SAMPLES, DEFAULT_PROMPTS, Recording, record
-from sdmobile.validate.results import ERROR, NOT_RUN, ComponentCheck, TrajectoryCheck, ValidationReport
-from sdmobile.validate.sampling import (
-    DEFAULT_GUIDANCE_SCALE,
-    DEFAULT_STEPS,
-    PipelineSpec,
-    SampleRequest,
-    SampleResult,
-    sample_all,
-)
-from sdmobile.validate.thresholds import Thresholds
+from sdmobile.validate.obedience import has_captions
+from sdmobile.validate.options import ValidationOptions
+from sdmobile.validate.parity import check_component, compare_runs
+from sdmobile.validate.recording import Recording, record
+from sdmobile.validate.results import ERROR, FAILED, NOT_RUN, ComponentCheck, TrajectoryCheck, ValidationReport
+from sdmobile.validate.sampling import PipelineSpec, SampleResult, sample_all
+from sdmobile.validate.words import describe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,53 +24,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sdmobile.checkpoints import Checkpoint
+    from sdmobile.validate.bisect import Culprit
+    from sdmobile.validate.overflow import OverflowScan
     from sdmobile.validate.runners import Runner
 
 NEEDED_FOR_SAMPLING = ("text_encoder", "unet", "vae_decoder")
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class ValidationOptions:
-    """How thorough validation is.
-
-    Args:
-        reference: the source checkpoint, None for the one that ships with sdmobile.
-        prompts: sampled whole, each with its own seed.
-        steps: scheduler steps.
-        seed: seed of the first prompt; the next have the next seeds.
-        guidance_scale: classifier-free guidance scale, None for the bundle's own.
-        scheduler: short name, None for the checkpoint's own.
-        components: which to check, None for all of the bundle.
-        runtime: "auto" for every runtime of the target that this machine has, or one name.
-        max_samples: most recorded inputs per component.
-        trajectory: sample whole pictures with the bundle's runtimes.
-        thresholds: what must be reached.
-        threads: CPU threads of the runtime.
-        recording_dir: where recorded inputs are saved, None for nowhere.
-    """
-
-    reference: Path | None = None
-    prompts: tuple[str, ...] = DEFAULT_PROMPTS
-    steps: int = DEFAULT_STEPS
-    seed: int = 0
-    guidance_scale: float | None = None
-    scheduler: str | None = None
-    components: tuple[str, ...] | None = None
-    runtime: str = "auto"
-    max_samples: int = DEFAULT_MAX_SAMPLES
-    trajectory: bool = True
-    thresholds: Thresholds = field(default_factory=Thresholds)
-    threads: int | None = None
-    recording_dir: Path | None = None
-
-    def requests(self) -> tuple[SampleRequest, ...]:
-        """Returns the pictures to sample."""
-        scale = DEFAULT_GUIDANCE_SCALE if self.guidance_scale is None else self.guidance_scale
-        return tuple(
-            SampleRequest(prompt, "", self.steps, (self.seed + i) % 2**32, scale, self.scheduler)
-            for i, prompt in enumerate(self.prompts)
-        )
 
 
 @dataclass
@@ -91,6 +45,19 @@ class Validation:
     images: list[dict[str, NDArray[np.float32]]]
 
 
+@dataclass(frozen=True)
+class _Subject:
+    """What is being validated, with what, against what."""
+
+    bundle: Bundle
+    checkpoint: Checkpoint
+    spec: PipelineSpec
+    options: ValidationOptions
+    wanted: tuple[str, ...]
+    why_no_trajectory: str | None
+    tell: Progress
+
+
 def validate_bundle(folder: Path, options: ValidationOptions, progress: Progress | None = None) -> Validation:
     """Checks a bundle against the checkpoint it was exported from.
 
@@ -104,103 +71,147 @@ def validate_bundle(folder: Path, options: ValidationOptions, progress: Progress
         CheckpointError: the reference is missing or another checkpoint.
         UnsupportedError: an unknown component or runtime was asked for.
     """
-    from sdmobile.validate.reference import resolve_reference
-    from sdmobile.validate.runners import TorchRunner, bundle_runner, validation_runtimes
+    from sdmobile.validate.extras import run_checkers
+    from sdmobile.validate.runners import bundle_runner, validation_runtimes
 
     started = time.perf_counter()
-    tell = progress or (lambda _what, _done, _all: None)
     bundle = open_bundle(folder)
-    wanted = _wanted(bundle, options.components)
     names = validation_runtimes(bundle.target) if options.runtime == "auto" else (options.runtime,)
     runners = [bundle_runner(bundle, name, options.threads) for name in names]
-    checkpoint = resolve_reference(bundle, options.reference)
-    spec = PipelineSpec.from_bundle(bundle)
-    if options.guidance_scale is None:
-        options = replace(options, guidance_scale=spec.guidance_scale)
-    why_not = _why_no_trajectory(bundle, options)
-    recording = record(
-        TorchRunner(checkpoint, bundle.geometry),
-        spec,
-        options.requests(),
-        wanted,
-        options.max_samples,
-        why_not is None,
-        lambda done, total: tell("sampling with torch", done, total),
-    )
-    if options.recording_dir is not None:
-        recording.save(options.recording_dir)
-    components: list[ComponentCheck] = []
-    for runner in runners:
-        components += _components(runner, bundle, wanted, recording, options, tell)
+    subject = _subject(bundle, options, progress or (lambda _what, _done, _all: None))
+    recording, reused = _recorded(subject)
+    components = [check for runner in runners for check in _components(subject, runner, recording)]
     trajectories: list[TrajectoryCheck] = []
     images: list[dict[str, NDArray[np.float32]]] = [{"torch": run.image} for run in recording.runs]
     for runner in runners:
-        checks, pictures = _trajectories(runner, spec, options, recording.runs, why_not, tell)
+        checks, pictures = _trajectories(subject, runner, recording.runs)
         trajectories += checks
         for index, picture in pictures.items():
             images[index][runner.name] = picture
+    overflow = _overflow(subject, recording)
+    extras = run_checkers(bundle, subject.wanted, subject.options.checkers)
     report = ValidationReport(
         target=bundle.target,
-        source=_source(checkpoint),
+        source=_source(subject.checkpoint),
         thresholds=options.thresholds,
-        settings=_settings(options, spec),
+        settings=_settings(subject.options, subject.spec) | {"recording_reused": reused},
         components=tuple(components),
         trajectories=tuple(trajectories),
         seconds=time.perf_counter() - started,
         versions=_versions(),
+        extras=tuple(extras),
+        overflow=tuple(overflow),
+        culprits=tuple(_bisected(subject, components, recording)),
     )
     return Validation(report, images)
 
 
-def _components(
-    runner: Runner,
-    bundle: Bundle,
-    wanted: Sequence[str],
-    recording: Recording,
-    options: ValidationOptions,
-    tell: Progress,
-) -> list[ComponentCheck]:
+def _subject(bundle: Bundle, options: ValidationOptions, tell: Progress) -> _Subject:
+    from sdmobile.validate.reference import resolve_reference
+
+    wanted = _wanted(bundle, options.components)
+    checkpoint = resolve_reference(bundle, options.reference)
+    spec = PipelineSpec.from_bundle(bundle)
+    if options.guidance_scale is None:
+        options = replace(options, guidance_scale=spec.guidance_scale)
+    return _Subject(bundle, checkpoint, spec, options, wanted, _why_no_trajectory(bundle, options), tell)
+
+
+def _recorded(subject: _Subject) -> tuple[Recording, bool]:
+    """Returns the reference's calls and runs, from the cache where they are there, and whether they were."""
+    from sdmobile.validate.recording_cache import RecordingCache, recording_key
+    from sdmobile.validate.runners import TorchRunner
+
+    options, requests, whole = subject.options, subject.options.requests(), subject.why_no_trajectory is None
+
+    def sample_with_torch() -> Recording:
+        return record(
+            TorchRunner(subject.checkpoint, subject.bundle.geometry),
+            subject.spec,
+            requests,
+            subject.wanted,
+            options.max_samples,
+            whole,
+            lambda done, total: subject.tell("sampling with torch", done, total),
+        )
+
+    source = subject.checkpoint.content_hash
+    key = recording_key(source, subject.spec, requests, subject.wanted, options.max_samples, whole)
+    recording, reused = RecordingCache(options.cache_dir).recorded(key, requests, sample_with_torch)
+    if options.recording_dir is not None:
+        recording.save(options.recording_dir)
+    return recording, reused
+
+
+def _components(subject: _Subject, runner: Runner, recording: Recording) -> list[ComponentCheck]:
     checks = []
-    for index, name in enumerate(bundle.components):
-        if name in wanted:
-            tell(f"{name} on {runner.name}", index, len(bundle.components))
-            checks.append(check_component(runner, name, recording.samples[name], options.thresholds))
+    components = subject.bundle.components
+    for index, (name, component) in enumerate(components.items()):
+        if name in subject.wanted:
+            subject.tell(f"{name} on {runner.name}", index, len(components))
+            samples, limits = recording.samples[name], subject.options.thresholds
+            checks.append(check_component(runner, name, samples, limits, is_compressed(component.record)))
         else:
             checks.append(ComponentCheck(name, runner.name, NOT_RUN, reason="not among --components"))
     return checks
 
 
 def _trajectories(
-    runner: Runner,
-    spec: PipelineSpec,
-    options: ValidationOptions,
-    references: Sequence[SampleResult],
-    why_not: str | None,
-    tell: Progress,
+    subject: _Subject, runner: Runner, references: Sequence[SampleResult]
 ) -> tuple[list[TrajectoryCheck], dict[int, NDArray[np.float32]]]:
     """Returns a check for each prompt and the pictures by prompt index."""
-    requests = options.requests()
+    requests = subject.options.requests()
 
     def all_alike(status: str, reason: str) -> list[TrajectoryCheck]:
         return [TrajectoryCheck(r.prompt, r.seed, runner.name, status, reason=reason) for r in requests]
 
-    if why_not is not None:
-        return all_alike(NOT_RUN, why_not), {}
+    if subject.why_no_trajectory is not None:
+        return all_alike(NOT_RUN, subject.why_no_trajectory), {}
     try:
         runs = sample_all(
             runner,
-            spec,
+            subject.spec,
             requests,
-            on_step=lambda done, total: tell(f"sampling with {runner.name}", done, total),
+            on_step=lambda done, total: subject.tell(f"sampling with {runner.name}", done, total),
             release=True,
         )
     except Exception as error:
         return all_alike(ERROR, describe(error)), {}
     finally:
         runner.release()
+    captions = has_captions(subject.checkpoint.name, subject.bundle.geometry)
     pairs = zip(references, runs, strict=True)
-    checks = [compare_runs(reference, run, runner.name, options.thresholds) for reference, run in pairs]
+    limits = subject.options.thresholds
+    checks = [compare_runs(reference, run, runner.name, limits, captions) for reference, run in pairs]
     return checks, {index: run.image for index, run in enumerate(runs)}
+
+
+def _overflow(subject: _Subject, recording: Recording) -> list[OverflowScan]:
+    """Returns where the reference's values come near the largest float16 number, if that was asked for."""
+    if not subject.options.overflow:
+        return []
+    from sdmobile.validate.overflow import scan_component
+
+    scans = []
+    for index, name in enumerate(subject.wanted):
+        subject.tell(f"float16 range of {name}", index, len(subject.wanted))
+        scans.append(scan_component(subject.checkpoint, subject.bundle, name, recording.samples[name]))
+    return scans
+
+
+def _bisected(subject: _Subject, checks: Sequence[ComponentCheck], recording: Recording) -> list[Culprit]:
+    """Returns the smallest failing subgraph of each component that failed, if that was asked for."""
+    folder = subject.options.bisect_dir
+    if folder is None:
+        return []
+    from sdmobile.validate.bisect import bisect_component
+
+    found = []
+    failed = [check for check in checks if check.status == FAILED]
+    for index, check in enumerate(failed):
+        subject.tell(f"bisecting {check.name}", index, len(failed))
+        found.append(bisect_component(subject.bundle, subject.checkpoint, check, recording, folder))
+    return found
 
 
 def _wanted(bundle: Bundle, asked: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -223,6 +234,11 @@ def _why_no_trajectory(bundle: Bundle, options: ValidationOptions) -> str | None
 
 def _source(checkpoint: Checkpoint) -> dict[str, Any]:
     return {"name": checkpoint.name, "content_hash": checkpoint.content_hash, "license": checkpoint.license}
+
+
+def is_compressed(record: Mapping[str, Any]) -> bool:
+    """Whether a component's record says that its weights have fewer bits than float16."""
+    return bool(record.get("compression"))
 
 
 def _settings(options: ValidationOptions, spec: PipelineSpec) -> dict[str, Any]:

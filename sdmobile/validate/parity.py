@@ -6,9 +6,11 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sdmobile.errors import SdmobileError
 from sdmobile.validate import metrics
+from sdmobile.validate.obedience import judge
 from sdmobile.validate.results import ERROR, FAILED, PASSED, ComponentCheck, SampleCheck, TrajectoryCheck
+from sdmobile.validate.ssim import image_ssim
+from sdmobile.validate.words import describe
 
 if TYPE_CHECKING:
     from sdmobile.validate.recording import RecordedSample
@@ -18,12 +20,24 @@ if TYPE_CHECKING:
 
 
 def check_component(
-    runner: Runner, component: str, samples: Sequence[RecordedSample], thresholds: Thresholds
+    runner: Runner,
+    component: str,
+    samples: Sequence[RecordedSample],
+    thresholds: Thresholds,
+    compressed: bool = False,
 ) -> ComponentCheck:
     """Runs recorded inputs through one file and compares its outputs with the reference's.
 
     An exception of the runtime becomes the check's error, so that it does not hide what other components do.
+
+    Args:
+        runner: what runs the file.
+        component: canonical name.
+        samples: recorded calls of the reference.
+        thresholds: what must be reached.
+        compressed: whether the file's weights have fewer bits than float16.
     """
+    limits = thresholds.limits(component, runner.name, compressed)
     rows: list[SampleCheck] = []
     try:
         for sample in samples:
@@ -39,28 +53,41 @@ def check_component(
     if not rows:
         return ComponentCheck(component, runner.name, ERROR, (), None, "no inputs were recorded")
     worst = metrics.worst(row.metrics for row in rows)
-    status = PASSED if thresholds.component_passes(worst) else FAILED
-    return ComponentCheck(component, runner.name, status, tuple(rows), worst)
+    status = PASSED if limits.component_passes(worst) else FAILED
+    return ComponentCheck(component, runner.name, status, tuple(rows), worst, limits=limits)
 
 
-def compare_runs(reference: SampleResult, run: SampleResult, runtime: str, thresholds: Thresholds) -> TrajectoryCheck:
-    """Compares two runs with the same seed step by step, and their pictures."""
+def compare_runs(
+    reference: SampleResult, run: SampleResult, runtime: str, thresholds: Thresholds, captions: bool = False
+) -> TrajectoryCheck:
+    """Compares two runs with the same seed step by step, and their pictures.
+
+    Args:
+        reference: by float32 torch.
+        run: by the bundle's files.
+        runtime: what ran them.
+        thresholds: what must be reached.
+        captions: judge whether the pictures show what the prompt says, as far as the checker can read it.
+    """
+    limits = thresholds.limits(None, runtime)
     latents = tuple(metrics.psnr(a, b) for a, b in zip(reference.latents, run.latents, strict=True))
+    errors = tuple(metrics.rmse(a, b) for a, b in zip(reference.latents, run.latents, strict=True))
     bad = sum(metrics.non_finite(latent) for latent in run.latents) + metrics.non_finite(run.image)
-    image = metrics.image_psnr(reference.image, run.image)
+    image, ssim = metrics.image_psnr(reference.image, run.image), image_ssim(reference.image, run.image)
+    obedience = judge(reference.request.prompt, reference.image, run.image) if captions else None
+    passed = limits.image_passes(image, ssim, bad) and (obedience is None or obedience.kept)
     return TrajectoryCheck(
         prompt=reference.request.prompt,
         seed=reference.request.seed,
         runtime=runtime,
-        status=PASSED if thresholds.image_passes(image, bad) else FAILED,
+        status=PASSED if passed else FAILED,
         timesteps=tuple(reference.timesteps),
         latent_psnr_db=latents,
+        latent_rmse=errors,
         image_psnr_db=image,
+        image_ssim=ssim,
+        obedience=obedience,
         non_finite=bad,
         seconds=sum(run.seconds.values()),
+        limits=limits,
     )
-
-
-def describe(error: Exception) -> str:
-    """Returns an error as one line; unexpected ones with their type."""
-    return error.message() if isinstance(error, SdmobileError) else f"{type(error).__name__}: {error}"

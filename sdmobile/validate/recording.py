@@ -81,23 +81,36 @@ class Recording:
         folder.mkdir(parents=True, exist_ok=True)
         index = []
         for sample in (sample for samples in self.samples.values() for sample in samples):
-            file = folder / f"{sample.component}-{sample.key}.npz"
-            if not file.exists():
-                arrays = {f"input.{k}": v for k, v in sample.inputs.items()}
-                arrays |= {f"output.{k}": v for k, v in sample.outputs.items()}
-                temporary = file.with_suffix(".part.npz")
-                np.savez(temporary, **arrays)  # pyright: ignore[reportArgumentType]
-                os.replace(temporary, file)
-            index.append({"component": sample.component, "label": sample.label, "file": file.name})
-        temporary = folder / "index.json.part"
-        temporary.write_text(json.dumps(index, indent=1) + "\n", "utf-8")
-        os.replace(temporary, folder / "index.json")
+            arrays = {f"input.{k}": v for k, v in sample.inputs.items()}
+            arrays |= {f"output.{k}": v for k, v in sample.outputs.items()}
+            name = f"{sample.component}-{sample.key}.npz"
+            save_arrays(folder / name, arrays)
+            index.append({"component": sample.component, "label": sample.label, "file": name})
+        write_json(folder / INDEX, index)
+
+
+INDEX = "index.json"
+
+
+def save_arrays(file: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Writes an .npz whole or not at all; one that is there already is kept."""
+    if not file.exists():
+        temporary = file.with_name(f"{file.stem}.{os.getpid()}.part.npz")
+        np.savez(temporary, **arrays)  # pyright: ignore[reportArgumentType]
+        os.replace(temporary, file)
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Writes JSON whole or not at all."""
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.part")
+    temporary.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
+    os.replace(temporary, file)
 
 
 def load_recording(folder: Path) -> Recording:
     """Reads what `Recording.save` wrote; whole runs are not part of it."""
     recording = Recording()
-    for entry in json.loads((folder / "index.json").read_text("utf-8")):
+    for entry in json.loads((folder / INDEX).read_text("utf-8")):
         with np.load(folder / entry["file"], allow_pickle=False) as arrays:
             sides: dict[str, dict[str, NDArray[Any]]] = {"input": {}, "output": {}}
             for name in arrays.files:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+import math
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from sdmobile.validate.metrics import Metrics, json_number
-from sdmobile.validate.thresholds import Thresholds
+from sdmobile.validate.thresholds import Limits, Thresholds
 
-SCHEMA_VERSION = 1
+if TYPE_CHECKING:
+    from sdmobile.validate.bisect import Culprit
+    from sdmobile.validate.extras import ExtraCheck
+    from sdmobile.validate.obedience import Obedience
+    from sdmobile.validate.overflow import OverflowScan
+
+SCHEMA_VERSION = 2
 PASSED, FAILED, ERROR, NOT_RUN = "passed", "failed", "error", "not run"
 
 
@@ -44,6 +52,7 @@ class ComponentCheck:
         samples: one entry per recorded input.
         worst: the worst of each figure, None without samples.
         reason: why it is an error or was not run.
+        limits: what it had to reach, None where nothing was compared.
     """
 
     component: str
@@ -52,6 +61,21 @@ class ComponentCheck:
     samples: tuple[SampleCheck, ...] = ()
     worst: Metrics | None = None
     reason: str | None = None
+    limits: Limits | None = None
+
+    @property
+    def name(self) -> str:
+        """What was checked, for people."""
+        return f"{self.component} on {self.runtime}"
+
+    @property
+    def failure(self) -> str:
+        """Why it failed, as one sentence."""
+        if self.status == ERROR or self.worst is None or self.limits is None:
+            return self.reason or "no reason was given"
+        if self.worst.non_finite > self.limits.non_finite:
+            return f"{self.worst.non_finite} non-finite values"
+        return f"{self.worst.psnr_db:.1f} dB, at least {self.limits.component_db:g} dB needed"
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields."""
@@ -60,6 +84,8 @@ class ComponentCheck:
             "runtime": self.runtime,
             "status": self.status,
             "reason": self.reason,
+            "failure": self.failure if self.status == FAILED else None,
+            "needed_db": None if self.limits is None else self.limits.component_db,
             "worst": None if self.worst is None else self.worst.to_json(),
             "samples": [sample.to_json() for sample in self.samples],
         }
@@ -76,10 +102,14 @@ class TrajectoryCheck:
         status: passed, failed, error or not run; the final image decides.
         timesteps: of the scheduler, one per step.
         latent_psnr_db: PSNR of the latent after each step; NaN where it is not finite.
+        latent_rmse: root mean square error of the latent after each step.
         image_psnr_db: PSNR of the final image with pixels in [0, 1].
+        image_ssim: SSIM of the final image.
+        obedience: whether the picture still shows what the caption says, where that can be judged.
         non_finite: non-finite values in latents and image.
         seconds: wall time in the components.
         reason: why it is an error or was not run.
+        limits: what it had to reach, None where nothing was compared.
     """
 
     prompt: str
@@ -92,6 +122,33 @@ class TrajectoryCheck:
     non_finite: int = 0
     seconds: float = 0.0
     reason: str | None = None
+    latent_rmse: tuple[float, ...] = ()
+    image_ssim: float = float("nan")
+    obedience: Obedience | None = None
+    limits: Limits | None = None
+
+    @property
+    def name(self) -> str:
+        """What was checked, for people."""
+        return f"image of seed {self.seed} on {self.runtime}"
+
+    @property
+    def growth(self) -> ErrorGrowth | None:
+        """How the error of the latent grew from step to step; None where a step was not finite or none was run."""
+        return error_growth(self.latent_rmse)
+
+    @property
+    def failure(self) -> str:
+        """Why it failed, as one sentence."""
+        if self.status == ERROR or self.limits is None:
+            return self.reason or "no reason was given"
+        if self.non_finite > self.limits.non_finite:
+            return f"{self.non_finite} non-finite values"
+        if self.obedience is not None and not self.obedience.kept:
+            return f"the caption is no longer obeyed: {'; '.join(self.obedience.wrong)}"
+        if self.image_psnr_db >= self.limits.image_db:
+            return f"SSIM {self.image_ssim:.4f}, at least {self.limits.image_ssim:g} needed"
+        return f"{self.image_psnr_db:.1f} dB, at least {self.limits.image_db:g} dB needed"
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields with null for NaN."""
@@ -101,12 +158,42 @@ class TrajectoryCheck:
             "runtime": self.runtime,
             "status": self.status,
             "reason": self.reason,
+            "failure": self.failure if self.status == FAILED else None,
             "timesteps": list(self.timesteps),
             "latent_psnr_db": [json_number(value) for value in self.latent_psnr_db],
+            "latent_rmse": [json_number(value) for value in self.latent_rmse],
+            "error_growth": None if self.growth is None else asdict(self.growth),
             "image_psnr_db": json_number(self.image_psnr_db),
+            "image_ssim": json_number(self.image_ssim),
+            "needed_db": None if self.limits is None else self.limits.image_db,
+            "caption": None if self.obedience is None else self.obedience.to_json(),
             "non_finite": self.non_finite,
             "seconds": self.seconds,
         }
+
+
+@dataclass(frozen=True)
+class ErrorGrowth:
+    """How an error grew along a trajectory.
+
+    Args:
+        factor: RMSE of the last latent over that of the first.
+        worst_step: the step, counted from 1, whose RMSE grew most against the step before.
+        worst_factor: by how much it grew there.
+    """
+
+    factor: float
+    worst_step: int
+    worst_factor: float
+
+
+def error_growth(rmse: tuple[float, ...]) -> ErrorGrowth | None:
+    """Returns the growth of a sequence of errors, None for fewer than two or where one is zero or not finite."""
+    if len(rmse) < 2 or not all(math.isfinite(value) and value > 0 for value in rmse):
+        return None
+    factors = [after / before for before, after in pairwise(rmse)]
+    worst = max(range(len(factors)), key=factors.__getitem__)
+    return ErrorGrowth(rmse[-1] / rmse[0], worst + 2, factors[worst])
 
 
 @dataclass(frozen=True)
@@ -122,6 +209,9 @@ class ValidationReport:
         trajectories: one entry per prompt and runtime.
         seconds: wall time of the whole validation.
         versions: of sdmobile and what ran.
+        extras: verdicts of other checkers: the GPU, the lints, a connected phone.
+        overflow: where values come near or beyond the largest float16 number; empty if that was not asked for.
+        culprits: the smallest failing subgraph of each component that failed; empty if that was not asked for.
     """
 
     target: str
@@ -132,11 +222,14 @@ class ValidationReport:
     trajectories: tuple[TrajectoryCheck, ...]
     seconds: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
+    extras: tuple[ExtraCheck, ...] = ()
+    overflow: tuple[OverflowScan, ...] = ()
+    culprits: tuple[Culprit, ...] = ()
 
     @property
-    def checks(self) -> tuple[ComponentCheck | TrajectoryCheck, ...]:
-        """Components, then trajectories."""
-        return (*self.components, *self.trajectories)
+    def checks(self) -> tuple[ComponentCheck | TrajectoryCheck | ExtraCheck, ...]:
+        """Components, then trajectories, then what other checkers say."""
+        return (*self.components, *self.trajectories, *self.extras)
 
     @property
     def passed(self) -> bool:
@@ -152,10 +245,10 @@ class ValidationReport:
     @property
     def failures(self) -> tuple[str, ...]:
         """One line for each check that failed."""
-        return tuple(_failure(check, self.thresholds) for check in self.checks if check.status in (FAILED, ERROR))
+        return tuple(f"{check.name}: {check.failure}" for check in self.checks if check.status in (FAILED, ERROR))
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the report as the JSON object that `validate --json` prints."""
+        """Returns the report as the JSON object that `validate --format json` prints."""
         return {
             "schema_version": SCHEMA_VERSION,
             "kind": "sdmobile-validation",
@@ -167,21 +260,9 @@ class ValidationReport:
             "settings": self.settings,
             "components": [check.to_json() for check in self.components],
             "trajectories": [check.to_json() for check in self.trajectories],
+            "extras": [check.to_json() for check in self.extras],
+            "overflow": [scan.to_json() for scan in self.overflow],
+            "culprits": [culprit.to_json() for culprit in self.culprits],
             "seconds": self.seconds,
             "versions": self.versions,
         }
-
-
-def _failure(check: ComponentCheck | TrajectoryCheck, thresholds: Thresholds) -> str:
-    if isinstance(check, ComponentCheck):
-        name, limit = f"{check.component} on {check.runtime}", thresholds.component_db
-        figure = None if check.worst is None else (check.worst.psnr_db, check.worst.non_finite)
-    else:
-        name, limit = f"image of seed {check.seed} on {check.runtime}", thresholds.image_db
-        figure = (check.image_psnr_db, check.non_finite)
-    if check.status == ERROR or figure is None:
-        return f"{name}: {check.reason}"
-    decibels, non_finite = figure
-    if non_finite > thresholds.non_finite:
-        return f"{name}: {non_finite} non-finite values"
-    return f"{name}: {decibels:.1f} dB, at least {limit:g} dB needed"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import typer
@@ -25,7 +26,19 @@ def run(*arguments: object) -> Result:
 def quick(tiny_checkpoint: Path, tmp_path: Path) -> list[object]:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red circle\n\n  a blue square \n", "utf-8")
-    return ["--reference", tiny_checkpoint, "--steps", 3, "--max-samples", 2, "--prompts", prompts, "--threads", 1]
+    return [
+        "--reference",
+        tiny_checkpoint,
+        "--steps",
+        3,
+        "--max-samples",
+        2,
+        "--prompts",
+        prompts,
+        "--threads",
+        1,
+        "--no-cache",
+    ]
 
 
 def test_json_alone_is_on_stdout(onnx_bundle: Path, quick: list[object]) -> None:
@@ -38,6 +51,28 @@ def test_json_alone_is_on_stdout(onnx_bundle: Path, quick: list[object]) -> None
     assert tuple(check["component"] for check in data["components"]) == COMPONENTS
     assert all(check["worst"]["psnr_db"] > 100 and len(check["samples"]) == 2 for check in data["components"])
     assert all(check["image_psnr_db"] > 90 for check in data["trajectories"])
+
+
+def test_junit_and_markdown_are_alone_on_stdout(onnx_bundle: Path, quick: list[object]) -> None:
+    text = [*quick, "--no-trajectory", "--components", "text_encoder"]
+    junit = run(onnx_bundle, *text, "--format", "junit")
+    root = ElementTree.fromstring(junit.stdout)
+    names = [case.attrib["name"] for case in root.iter("testcase")]
+    assert names == [*COMPONENTS, "seed 0: a red circle", "seed 1: a blue square"]
+    assert root.attrib["failures"] == root.attrib["errors"] == "0"
+    markdown = run(onnx_bundle, *text, "--format", "markdown")
+    assert markdown.stdout.startswith("## tiny for onnx: **passed**\n")
+    assert run(onnx_bundle, *text, "--format", "yaml").exit_code == 2
+
+
+def test_a_thresholds_file_decides(onnx_bundle: Path, quick: list[object], tmp_path: Path) -> None:
+    text = [*quick, "--no-trajectory", "--components", "text_encoder"]
+    file = tmp_path / "limits.toml"
+    file.write_text("[component.text_encoder.runtime.ort]\ncomponent_db = 500\n", "utf-8")
+    result = run(onnx_bundle, *text, "--thresholds", file)
+    assert result.exit_code == EXIT_BELOW_THRESHOLD
+    assert "at least 500 dB needed" in result.stderr
+    assert run(onnx_bundle, *text, "--thresholds", file, "--threshold-db", 1).exit_code == 2
 
 
 def test_the_table_names_components_and_figures(onnx_bundle: Path, quick: list[object]) -> None:
@@ -56,7 +91,7 @@ def test_below_threshold_is_exit_code_3_after_the_table(onnx_bundle: Path, quick
     data = json.loads(result.stdout)
     assert [check["status"] for check in data["components"]] == ["passed", "failed", "passed", "passed"]
     level = data["components"][1]["worst"]["psnr_db"]
-    assert f"unet on ort: {level:.1f} dB, at least 35 dB needed" in result.stderr
+    assert f"unet on ort: {level:.1f} dB, at least 60 dB needed" in result.stderr
     lower = run(folder, *quick, "--no-trajectory", "--threshold-db", math.floor(level))
     assert lower.exit_code == 0
     higher = run(folder, *quick, "--no-trajectory", "--threshold-db", math.ceil(level))

@@ -8,9 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdmobile.exporters.contracts import COMPONENTS, Geometry, contract_for
+from sdmobile.validate.extras import PREDICTED, ExtraCheck
 from sdmobile.validate.metrics import Metrics
+from sdmobile.validate.obedience import Obedience
+from sdmobile.validate.overflow import OverflowScan, Peak
 from sdmobile.validate.results import ComponentCheck, SampleCheck, TrajectoryCheck, ValidationReport
-from sdmobile.validate.thresholds import Thresholds
+from sdmobile.validate.thresholds import Limits, Thresholds
 
 GEOMETRY = Geometry(2, 4, 16, 16, 64, 64, 77, 32)
 HASH = "0123456789abcdef" * 4
@@ -59,16 +62,45 @@ def validation() -> ValidationReport:
     good = Metrics(71.25, 60.5, 1.5e-3, 0.9999999, 0)
     bad = Metrics(float("nan"), float("nan"), float("nan"), float("nan"), 3)
     rows = (SampleCheck("00ff00ff00ff00ff", "prompt 1, step 1, t=801", good, 0.1),)
+    limits = Limits(60.0)
     components = (
-        ComponentCheck("text_encoder", "evaluator", "passed", rows, good),
-        ComponentCheck("unet", "evaluator", "failed", rows, bad),
+        ComponentCheck("text_encoder", "evaluator", "passed", rows, good, limits=limits),
+        ComponentCheck("unet", "evaluator", "failed", rows, bad, limits=limits),
         ComponentCheck("vae_decoder", "evaluator", "error", (), None, "RuntimeError: <boom>"),
         ComponentCheck("vae_encoder", "evaluator", "not run", (), None, "not among --components"),
     )
     prompt = "a <b>red</b> circle & a square"
     trajectories = (
-        TrajectoryCheck(prompt, 0, "evaluator", "passed", (801, 601, 401), (60.0, 55.5, 52.25), 48.5, 0, 1.5),
-        TrajectoryCheck(prompt, 0, "evaluator-fp16", "failed", (801, 601, 401), (50.0, float("nan"), 40.0), 30.0, 2),
+        TrajectoryCheck(
+            prompt,
+            0,
+            "evaluator",
+            "passed",
+            (801, 601, 401),
+            (60.0, 55.5, 52.25),
+            48.5,
+            0,
+            1.5,
+            latent_rmse=(1e-3, 2e-3, 8e-3),
+            image_ssim=0.9876,
+            obedience=Obedience((), ()),
+            limits=limits,
+        ),
+        TrajectoryCheck(
+            prompt,
+            0,
+            "evaluator-fp16",
+            "failed",
+            (801, 601, 401),
+            (50.0, float("nan"), 40.0),
+            30.0,
+            0,
+            1.0,
+            latent_rmse=(1e-2, float("nan"), 8e-2),
+            image_ssim=0.5,
+            obedience=Obedience((), ("1 objects, not 2",)),
+            limits=limits,
+        ),
         TrajectoryCheck("kein Kreis – 円", 1, "evaluator", "error", reason="RuntimeError: no memory"),
     )
     return ValidationReport(
@@ -80,6 +112,14 @@ def validation() -> ValidationReport:
         trajectories=trajectories,
         seconds=200.0,
         versions={"torch": "2.13.0"},
+        extras=(
+            ExtraCheck("lint ml-drift", "unet", "failed", PREDICTED, "1 node refused", ("BROADCAST_TO in <mid>",)),
+            ExtraCheck("adb", "unet", "passed", "Pixel 9", figures={"inference_ms": 12.5}),
+        ),
+        overflow=(
+            OverflowScan("unet", 7e4, (Peak("mid.attn1", "attention scores", 7e4, "prompt 1, step 1", {}),)),
+            OverflowScan("vae_decoder", 12.0, ()),
+        ),
     )
 
 

@@ -86,6 +86,15 @@ def test_figures_are_shown(outline: Outline) -> None:
         HASH,
         "Nothing was run",
         "2 prompts",
+        "0.9876",
+        "×8, most at step 3 (×4)",
+        "no longer obeyed",
+        "BROADCAST_TO in <mid>",
+        "Pixel 9",
+        "inference_ms 12.5",
+        "mid.attn1",
+        "7.00e+04",
+        "largest value 1.20e+01: all fit",
     ):
         assert expected in text, expected
     assert text.count("not run") >= 2

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,14 @@ import pytest
 from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.exporters.contracts import COMPONENTS
 from sdmobile.validate import metrics
-from sdmobile.validate.check import ValidationOptions, validate_bundle
+from sdmobile.validate.check import validate_bundle
+from sdmobile.validate.options import ValidationOptions
 from sdmobile.validate.parity import check_component, compare_runs
 from sdmobile.validate.recording import Recording, record
+from sdmobile.validate.results import ValidationReport
 from sdmobile.validate.runners import TorchRunner
 from sdmobile.validate.sampling import PipelineSpec, SampleRequest, sample
+from sdmobile.validate.ssim import image_ssim
 from sdmobile.validate.thresholds import Thresholds
 from tests.validate.bundles import copy_bundle, damage_weights, read_manifest, write_manifest
 from tests.validate.fakes import FailingRunner, NoisyRunner
@@ -74,6 +78,13 @@ def test_trajectories_step_by_step(torch_runner: TorchRunner, spec: PipelineSpec
     assert list(check.latent_psnr_db) == [metrics.psnr(a, b) for a, b in zip(exact.latents, noisy.latents, strict=True)]
     assert len(check.latent_psnr_db) == len(check.timesteps) == 4
     assert check.image_psnr_db == metrics.image_psnr(exact.image, noisy.image) < same.image_psnr_db
+    assert check.image_ssim == image_ssim(exact.image, noisy.image) < same.image_ssim <= 1.0
+    rmse = [metrics.rmse(a, b) for a, b in zip(exact.latents, noisy.latents, strict=True)]
+    assert check.growth is not None
+    assert check.growth.factor == pytest.approx(rmse[-1] / rmse[0])
+    steps = [after / before for before, after in pairwise(rmse)]
+    assert check.growth.worst_factor == pytest.approx(max(steps))
+    assert steps[check.growth.worst_step - 2] == max(steps)
     broken = replace(noisy, image=np.full_like(noisy.image, np.nan))
     assert compare_runs(exact, broken, "noisy", Thresholds()).non_finite == noisy.image.size
     assert compare_runs(exact, broken, "noisy", Thresholds(image_db=-1e9)).status == "failed"
@@ -106,7 +117,14 @@ def test_a_good_bundle_passes_with_numbers(onnx_bundle: Path, tiny_checkpoint: P
     assert {"sampling with torch", "unet on ort", "sampling with ort"} <= set(told)
     data = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert data["passed"] is True
-    assert data["thresholds"] == {"component_db": 35.0, "image_db": 35.0, "non_finite": 0}
+    assert data["thresholds"] == {
+        "component_db": 35.0,
+        "image_db": 35.0,
+        "image_ssim": -1.0,
+        "non_finite": 0,
+        "float32_db": 60.0,
+        "overrides": [],
+    }
     assert data["source"]["content_hash"] == read_manifest(onnx_bundle)["source"]["content_hash"]
 
 
@@ -121,8 +139,8 @@ def test_wrong_weights_in_one_file_fail_that_component_and_the_pictures(
     assert {check.status for check in report.trajectories} == {"failed"}
     assert not report.passed
     assert "unet on ort" in report.failures[0]
-    assert "at least 35 dB needed" in report.failures[0]
-    lenient = options(tiny_checkpoint, thresholds=Thresholds(-20.0, -20.0))
+    assert "at least 60 dB needed" in report.failures[0]
+    lenient = options(tiny_checkpoint, thresholds=Thresholds.flat(-20.0))
     assert validate_bundle(folder, lenient).report.passed
 
 
@@ -157,6 +175,31 @@ def test_a_bundle_of_some_components_has_no_trajectory(
     report = validate_bundle(folder, options(tiny_checkpoint)).report
     assert [check.component for check in report.components] == ["text_encoder", "vae_encoder"]
     assert {check.reason for check in report.trajectories} == {"the bundle has no unet and no vae_decoder"}
+
+
+def test_the_second_validation_samples_no_more(onnx_bundle: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def validate(**fields: object) -> ValidationReport:
+        told.clear()
+        sizes: dict[str, object] = {"max_samples": 1, "steps": 2, "prompts": ("a red circle",)}
+        given = options(tiny_checkpoint, cache_dir=tmp_path, components=("unet",), **sizes, **fields)
+        return validate_bundle(onnx_bundle, given, lambda what, _done, _all: told.append(what)).report
+
+    first, first_told = validate(), list(told)
+    second = validate()
+    assert "sampling with torch" in first_told
+    assert "sampling with torch" not in told
+    assert (first.settings["recording_reused"], second.settings["recording_reused"]) == (False, True)
+    for one, two in zip(first.components, second.components, strict=True):
+        assert one.worst == two.worst
+    for one, two in zip(first.trajectories, second.trajectories, strict=True):
+        assert (one.image_psnr_db, one.latent_psnr_db) == (two.image_psnr_db, two.latent_psnr_db)
+    assert validate(seed=1).settings["recording_reused"] is False
+    for file in tmp_path.glob("*/run-000.npz"):
+        file.write_bytes(b"damaged")
+    assert validate().settings["recording_reused"] is False
+    assert validate().settings["recording_reused"] is True
 
 
 def test_another_checkpoint_is_an_error(onnx_bundle: Path, tmp_path: Path) -> None:

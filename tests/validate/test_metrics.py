@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sdmobile.validate import metrics
-from sdmobile.validate.thresholds import Thresholds
+from sdmobile.validate.thresholds import Limits
 
 FINITE = st.floats(-1e4, 1e4, width=32)
 ARRAYS = hnp.arrays(np.float32, st.integers(1, 64), elements=FINITE)
@@ -109,13 +109,13 @@ def test_a_non_finite_output_never_passes(bad: float) -> None:
     result = metrics.compare(reference, converted)
     assert result.non_finite == 1
     assert math.isnan(result.psnr_db)
-    assert not Thresholds().component_passes(result)
-    assert not Thresholds(non_finite=5).component_passes(result)
+    assert not Limits().component_passes(result)
+    assert not Limits(non_finite=5).component_passes(result)
     assert result.to_json()["psnr_db"] is None
 
 
 def test_a_non_finite_reference_never_passes() -> None:
-    assert not Thresholds().component_passes(metrics.compare([math.nan, 1.0], [1.0, 1.0]))
+    assert not Limits().component_passes(metrics.compare([math.nan, 1.0], [1.0, 1.0]))
 
 
 def test_worst_takes_each_figure_separately() -> None:
@@ -135,8 +135,10 @@ def test_shapes_must_agree() -> None:
 
 def test_threshold_is_inclusive() -> None:
     exactly = metrics.Metrics(35.0, 0, 0, 0, 0)
-    assert Thresholds().component_passes(exactly)
-    assert not Thresholds(component_db=35.01).component_passes(exactly)
-    assert Thresholds().image_passes(35.0, 0)
-    assert not Thresholds().image_passes(math.nan, 0)
-    assert not Thresholds().image_passes(80.0, 1)
+    assert Limits().component_passes(exactly)
+    assert not Limits(component_db=35.01).component_passes(exactly)
+    assert Limits().image_passes(35.0, -1.0, 0)
+    assert not Limits().image_passes(math.nan, 1.0, 0)
+    assert not Limits().image_passes(80.0, 1.0, 1)
+    assert not Limits().image_passes(80.0, math.nan, 0)
+    assert not Limits(image_ssim=0.9).image_passes(80.0, 0.89, 0)

@@ -1,0 +1,67 @@
+"""How thorough validation is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdmobile.validate.recording import DEFAULT_MAX_SAMPLES, DEFAULT_PROMPTS
+from sdmobile.validate.sampling import DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS, SampleRequest
+from sdmobile.validate.thresholds import Thresholds
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sdmobile.validate.extras import Checker
+
+
+@dataclass(frozen=True)
+class ValidationOptions:
+    """How thorough validation is.
+
+    Args:
+        reference: the source checkpoint, None for the one that ships with sdmobile.
+        prompts: sampled whole, each with its own seed.
+        steps: scheduler steps.
+        seed: seed of the first prompt; the next have the next seeds.
+        guidance_scale: classifier-free guidance scale, None for the bundle's own.
+        scheduler: short name, None for the checkpoint's own.
+        components: which to check, None for all of the bundle.
+        runtime: "auto" for every runtime of the target that this machine has, or one name.
+        max_samples: most recorded inputs per component.
+        trajectory: sample whole pictures with the bundle's runtimes.
+        thresholds: what must be reached.
+        threads: CPU threads of the runtime.
+        recording_dir: where recorded inputs are saved, None for nowhere.
+        cache_dir: where the reference's recordings are kept for the next validation, None for nowhere.
+        overflow: look for values that float16 cannot hold, in the reference, by component and step.
+        checkers: what else is asked, by name; see `extras`.
+        bisect_dir: where the smallest failing subgraph of each failing component is saved, None for nowhere.
+    """
+
+    reference: Path | None = None
+    prompts: tuple[str, ...] = DEFAULT_PROMPTS
+    steps: int = DEFAULT_STEPS
+    seed: int = 0
+    guidance_scale: float | None = None
+    scheduler: str | None = None
+    components: tuple[str, ...] | None = None
+    runtime: str = "auto"
+    max_samples: int = DEFAULT_MAX_SAMPLES
+    trajectory: bool = True
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    threads: int | None = None
+    recording_dir: Path | None = None
+    cache_dir: Path | None = None
+    overflow: bool = False
+    checkers: Mapping[str, Checker] = field(default_factory=dict)
+    bisect_dir: Path | None = None
+
+    def requests(self) -> tuple[SampleRequest, ...]:
+        """Returns the pictures to sample."""
+        scale = DEFAULT_GUIDANCE_SCALE if self.guidance_scale is None else self.guidance_scale
+        return tuple(
+            SampleRequest(prompt, "", self.steps, (self.seed + i) % 2**32, scale, self.scheduler)
+            for i, prompt in enumerate(self.prompts)
+        )

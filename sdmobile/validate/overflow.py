@@ -1,0 +1,143 @@
+"""Which modules of a component have values that float16 cannot hold, on which recorded inputs.
+
+The float32 reference graph is run on recorded inputs and the largest magnitude of every operator's result is kept. What
+lies beyond 65504 is infinite on a phone that computes in float16; what comes within a factor of 4 is named as near,
+since another prompt may take it over. Operators inside a fused one, such as the scores of attention, are looked at too:
+attention is written out for the scan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from sdmobile.quantize.fp16_scan import MAX_FINITE, ROUNDS_TO_INFINITY
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.export import ExportedProgram
+
+    from sdmobile.checkpoints import Checkpoint
+    from sdmobile.exporters.contracts import Contract
+    from sdmobile.validate.bundle import Bundle
+    from sdmobile.validate.recording import RecordedSample
+
+NEAR_FACTOR = 4.0
+OVERFLOWS, NEAR = "overflows", "near"
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The largest value of one module.
+
+    Args:
+        module: path of the module, empty for the component itself.
+        operator: which operator's result it was.
+        max_abs: the largest magnitude over all inputs.
+        label: the recorded input, which names prompt, step and timestep.
+        by_input: the module's largest magnitude by input.
+    """
+
+    module: str
+    operator: str
+    max_abs: float
+    label: str
+    by_input: dict[str, float]
+
+    @property
+    def severity(self) -> str:
+        """ "overflows" if float16 makes it infinite, else "near"."""
+        return OVERFLOWS if self.max_abs >= ROUNDS_TO_INFINITY else NEAR
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the fields."""
+        return {**asdict(self), "severity": self.severity}
+
+
+@dataclass(frozen=True)
+class OverflowScan:
+    """What a scan of one component found.
+
+    Args:
+        component: canonical name.
+        largest: largest magnitude of any operator's result.
+        peaks: modules within a factor of `NEAR_FACTOR` of the largest float16 number or beyond, largest first.
+    """
+
+    component: str
+    largest: float
+    peaks: tuple[Peak, ...]
+
+    @property
+    def islands(self) -> tuple[str, ...]:
+        """Paths of the modules that must not be computed in float16."""
+        return tuple(peak.module for peak in self.peaks if peak.severity == OVERFLOWS)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the fields."""
+        return {
+            "component": self.component,
+            "largest": self.largest,
+            "islands": list(self.islands),
+            "peaks": [peak.to_json() for peak in self.peaks],
+        }
+
+
+def scan_component(
+    checkpoint: Checkpoint, bundle: Bundle, component: str, samples: Sequence[RecordedSample]
+) -> OverflowScan:
+    """Scans the float32 reference of one component on recorded inputs.
+
+    Args:
+        checkpoint: the reference.
+        bundle: gives shapes and interface.
+        component: canonical name.
+        samples: recorded calls.
+    """
+    from sdmobile.checkpoints import load_component
+    from sdmobile.exporters.capture import capture
+    from sdmobile.exporters.contracts import module_name, wrap
+
+    contract: Contract = bundle.components[component].contract
+    module = wrap(bundle.target, component, load_component(checkpoint, module_name(component)))
+    program, _ = capture(module, contract)
+    return scan_samples(program, contract, component, samples)
+
+
+def scan_samples(
+    program: ExportedProgram, contract: Contract, component: str, samples: Iterable[RecordedSample]
+) -> OverflowScan:
+    """Scans a captured program on recorded inputs; see `scan_program`."""
+    from sdmobile.validate.component_inputs import as_tensors
+
+    return scan_program(program, component, ((sample.label, as_tensors(contract, sample)) for sample in samples))
+
+
+def scan_program(
+    program: ExportedProgram, component: str, inputs: Iterable[tuple[str, tuple[Tensor, ...]]]
+) -> OverflowScan:
+    """Runs a program and keeps the largest magnitude of each module's operators.
+
+    Args:
+        program: captured, in float32.
+        component: canonical name.
+        inputs: label and inputs of each call.
+    """
+    from sdmobile.validate.magnitudes import magnitudes
+
+    tops: dict[str, tuple[float, str, str]] = {}
+    by_input: dict[str, dict[str, float]] = {}
+    for label, tensors in inputs:
+        for module, operator, value in magnitudes(program, tensors):
+            if value > tops.get(module, (-1.0, "", ""))[0]:
+                tops[module] = (value, operator, label)
+            seen = by_input.setdefault(module, {})
+            seen[label] = max(value, seen.get(label, 0.0))
+    peaks = [
+        Peak(module, operator, value, label, by_input[module])
+        for module, (value, operator, label) in tops.items()
+        if value > MAX_FINITE / NEAR_FACTOR
+    ]
+    peaks.sort(key=lambda peak: -peak.max_abs)
+    return OverflowScan(component, max((value for value, _, _ in tops.values()), default=0.0), tuple(peaks))
