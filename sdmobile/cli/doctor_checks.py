@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PACKAGE = "sdmobile"
 CORE = "core"
-_EXTRAS = ("ios", "android", "onnx", "train")
+_EXTRAS = ("ios", "android", "onnx", "gpu", "train")
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _VULKAN_DRIVERS = ("/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d")
 

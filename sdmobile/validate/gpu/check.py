@@ -1,0 +1,216 @@
+"""Runs a `.tflite` file through Google's GPU engine, without a GPU, and says what came of it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdmobile.validate.gpu import verdict as is_
+from sdmobile.validate.gpu.acceptance import read_acceptance
+from sdmobile.validate.gpu.order import Answer, Order, load_answer, load_outputs
+from sdmobile.validate.gpu.process import Ending, run_order
+from sdmobile.validate.gpu.verdict import GpuVerdict, Precision, Way
+from sdmobile.validate.metrics import compare, worst
+from sdmobile.validate.thresholds import COMPONENT_DB, Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from sdmobile.validate.gpu.model_facts import ModelFacts
+
+    Arrays = Mapping[str, NDArray[Any]]
+
+DEFAULT_TIMEOUT = 600.0
+_LOG_LINES = 25
+# What WebAssembly and the browser say when native code failed rather than refused.
+_CRASH_WORDS = ("Aborted(", "unreachable", "memory access out of bounds", "table index is out of bounds", "crashed")
+_CRASH_WORDS += ("Target closed", "has been closed", "Out of memory", "out of memory")
+
+
+@dataclass(frozen=True)
+class GpuRun:
+    """A verdict that does not yet know whether the outputs are right, and the outputs.
+
+    Args:
+        verdict: accepted, or why not.
+        outputs: the file's outputs by name, one entry per input; empty unless accepted.
+    """
+
+    verdict: GpuVerdict
+    outputs: tuple[dict[str, NDArray[Any]], ...] = ()
+
+
+def check_file(
+    path: Path,
+    inputs: Arrays | Sequence[Arrays] | None = None,
+    expected: Arrays | Sequence[Arrays] | None = None,
+    *,
+    way: Way = "browser",
+    precision: Precision = "float32",
+    timeout: float = DEFAULT_TIMEOUT,
+    repeat: int = 1,
+    threshold_db: float = COMPONENT_DB,
+) -> GpuVerdict:
+    """Runs a file on the GPU alone and compares its outputs.
+
+    Args:
+        path: the `.tflite` file.
+        inputs: arrays by input name, or several of them; None for normally distributed ones.
+        expected: outputs of the float32 reference by output name, as many as inputs; None compares with LiteRT on the
+            CPU, which shows what the GPU does to the file, not whether the file is right.
+        way: "browser" or "wheel".
+        precision: "float32", or "float16" as phones compute.
+        timeout: seconds for the whole check.
+        repeat: how often each input is run.
+        threshold_db: least PSNR in dB of every output.
+
+    Raises:
+        UnsupportedError: not a `.tflite` file.
+    """
+    from sdmobile.validate.gpu.model_facts import read_model
+    from sdmobile.validate.gpu.reference import cpu_outputs, made_up_inputs
+
+    facts = read_model(path)
+    samples = made_up_inputs(path) if inputs is None else _as_list(inputs)
+    run = run_on_gpu(path, samples, way=way, precision=precision, timeout=timeout, repeat=repeat, facts=facts)
+    if not run.verdict.passed:
+        return run.verdict
+    reference = cpu_outputs(path, samples) if expected is None else _as_list(expected)
+    return judge(run, reference, threshold_db)
+
+
+def run_on_gpu(
+    path: Path,
+    samples: Sequence[Arrays],
+    *,
+    way: Way = "browser",
+    precision: Precision = "float32",
+    timeout: float = DEFAULT_TIMEOUT,
+    repeat: int = 1,
+    facts: ModelFacts | None = None,
+    accelerator: str = "gpu",
+    force: bool = False,
+) -> GpuRun:
+    """Runs a file in a process of its own and returns what came of it, the outputs unjudged.
+
+    Args:
+        path: the `.tflite` file.
+        samples: arrays by input name.
+        way: "browser" or "wheel".
+        precision: "float32" or "float16".
+        timeout: seconds for the whole check.
+        repeat: how often each input is run.
+        facts: what the file holds, if it has been read already.
+        accelerator: "gpu"; "cpu" shows that a run without the GPU is found out.
+        force: try what is known to crash.
+    """
+    from sdmobile.validate.gpu.model_facts import read_model
+    from sdmobile.validate.gpu.ways import prepare, proves_gpu
+
+    facts = facts or read_model(path)
+    base = GpuVerdict(way, precision, is_.NOT_RUN, samples=len(samples))
+    ready = prepare(way)
+    if ready.missing is not None:
+        return GpuRun(replace(base, reason=f"{ready.missing}. {ready.fix}", missing=ready.missing))
+    if way == "wheel" and facts.composites and not force:
+        names = ", ".join(sorted(set(facts.composites)))
+        reason = f"composites ({names}): the wheel's accelerator crashes on every composite; the browser way takes them"
+        return GpuRun(replace(base, reason=reason))
+    with tempfile.TemporaryDirectory(prefix="sdmobile-gpu-") as name:
+        folder = Path(name)
+        order = Order(
+            str(path.resolve()), precision, facts.signature, len(samples), repeat, accelerator, ready.settings
+        )
+        order.save(folder, samples)
+        ending = run_order(ready.module, folder, timeout, ready.environment)
+        answer = load_answer(folder)
+        if answer is None:
+            return GpuRun(_without_answer(base, ending, timeout))
+        result = _with_answer(base, answer, ending, facts, lambda proof: proves_gpu(way, proof))
+        outputs = tuple(load_outputs(folder, len(samples))) if result.passed else ()
+    return GpuRun(result, outputs)
+
+
+def judge(run: GpuRun, expected: Sequence[Arrays], threshold_db: float = COMPONENT_DB) -> GpuVerdict:
+    """Compares the outputs of an accepted run with the reference's.
+
+    Args:
+        run: from `run_on_gpu`.
+        expected: reference outputs by name, one entry per input.
+        threshold_db: least PSNR in dB of every output.
+    """
+    if not run.verdict.passed:
+        return run.verdict
+    figures = []
+    for found, wanted in zip(run.outputs, expected, strict=True):
+        if set(found) != set(wanted):
+            reason = f"the outputs are {', '.join(sorted(found))}; expected {', '.join(sorted(wanted))}"
+            return replace(run.verdict, status=is_.WRONG, reason=reason)
+        for name, reference in wanted.items():
+            if found[name].shape != reference.shape:
+                reason = f"{name} has the shape {found[name].shape}; expected {reference.shape}"
+                return replace(run.verdict, status=is_.WRONG, reason=reason)
+            figures.append(compare(reference, found[name]))
+    figure = worst(figures)
+    if Limits(component_db=threshold_db).component_passes(figure):
+        return replace(run.verdict, worst=figure)
+    what = f"{figure.non_finite} non-finite values" if figure.non_finite else f"{figure.psnr_db:.1f} dB"
+    return replace(run.verdict, status=is_.WRONG, worst=figure, reason=f"{what}; at least {threshold_db:g} dB needed")
+
+
+def _as_list(arrays: Arrays | Sequence[Arrays]) -> list[Arrays]:
+    return [arrays] if isinstance(arrays, Mapping) else list(arrays)
+
+
+def _without_answer(base: GpuVerdict, ending: Ending, timeout: float) -> GpuVerdict:
+    """The process ended, or was ended, before it could say anything."""
+    log = ending.log[-_LOG_LINES:]
+    if ending.code is None:
+        reason = f"no result within {timeout:g} s; it was {ending.phase}"
+        return replace(base, status=is_.TIMED_OUT, reason=reason, log=log)
+    if ending.signal_name is not None:
+        reason = f"native code crashed ({ending.signal_name}) while {ending.phase}"
+        return replace(base, status=is_.CRASHED, reason=reason, signal=ending.signal_name, log=log)
+    last = next((line for line in reversed(ending.log) if line.strip()), "no word")
+    return replace(base, reason=f"the check itself failed while {ending.phase}: {last}", missing="a check", log=log)
+
+
+def _with_answer(
+    base: GpuVerdict, answer: Answer, ending: Ending, facts: ModelFacts, proven: Callable[[dict[str, Any]], bool]
+) -> GpuVerdict:
+    if answer.unavailable is not None:
+        return replace(base, reason=answer.unavailable)
+    acceptance = read_acceptance(ending.log)
+    largest = facts.largest(base.precision, answer.limit)
+    found = replace(
+        base,
+        adapter=answer.adapter,
+        proof=answer.proof,
+        seconds=answer.seconds,
+        largest=largest,
+        refused=facts.explain(acceptance),
+    )
+    log = ending.log[-_LOG_LINES:]
+    if answer.error is not None and any(word in answer.error for word in _CRASH_WORDS):
+        return replace(found, status=is_.CRASHED, reason=f"{answer.error} (while {ending.phase})", log=log)
+    if acceptance.complaints or not answer.accepted:
+        counts = f"; {acceptance.on_cpu} operators would be left to the CPU" if acceptance.on_cpu else ""
+        reason = _complaints(found) or answer.error or "the accelerator did not take every operator"
+        return replace(found, status=is_.REJECTED, reason=reason + counts, log=log)
+    if largest is not None and not largest.fits:
+        reason = f"{largest.name} needs {largest.bytes} bytes in one buffer; this device holds {largest.limit}"
+        return replace(found, status=is_.TOO_LARGE, reason=f"{reason}, and results beyond that are silently wrong")
+    if answer.error is not None or answer.errors:
+        return replace(found, status=is_.REJECTED, reason=answer.error or answer.errors[0], log=log)
+    if not proven(answer.proof):
+        return replace(found, reason="it ran, but nothing shows that the GPU computed", log=log)
+    return replace(found, status=is_.ACCEPTED)
+
+
+def _complaints(found: GpuVerdict) -> str:
+    return "; ".join(f"{operator.operator}: {operator.reason}" for operator in found.refused)

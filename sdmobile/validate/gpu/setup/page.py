@@ -1,0 +1,85 @@
+"""Builds the page of the browser way from its lock file, and installs Chromium where that is possible."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from sdmobile.errors import MissingDependencyError
+from sdmobile.validate.gpu import places
+from sdmobile.validate.gpu.commands import run_quietly
+
+_NODE_FIX = "Install Node.js 18 or newer with npm, for example from your distribution"
+_BROWSER_FIX = (
+    f"As root: `apt-get install chromium`. Any Chromium or Chrome will do; set {places.BROWSER_VARIABLE} to its path "
+    "if it is not on the PATH"
+)
+_UNUSED = "jspi"  # a build of the runtime for a mixture of GPU and CPU, which a check of the GPU alone does not use
+
+
+def install_browser() -> str:
+    """Makes sure that there is a Chromium and returns a line about it.
+
+    Raises:
+        MissingDependencyError: there is none and it cannot be installed.
+    """
+    found = places.find_browser()
+    if found is not None:
+        return f"{found} is there"
+    if os.environ.get(places.BROWSER_VARIABLE):
+        value = os.environ[places.BROWSER_VARIABLE]
+        raise MissingDependencyError(f"{places.BROWSER_VARIABLE} must name a program", value, _BROWSER_FIX)
+    if shutil.which("apt-get") is None or os.geteuid() != 0:
+        why = "this is not root" if shutil.which("apt-get") else "this machine has no apt-get"
+        raise MissingDependencyError("the browser way needs Chromium", f"it cannot be installed: {why}", _BROWSER_FIX)
+    run_quietly(["apt-get", "-q", "update"], "read the package lists", fix=_BROWSER_FIX)
+    run_quietly(
+        ["apt-get", "-q", "-y", "--no-install-recommends", "install", "chromium"],
+        "install Chromium",
+        fix=_BROWSER_FIX,
+        environment={"DEBIAN_FRONTEND": "noninteractive"},
+    )
+    found = places.find_browser()
+    if found is None:
+        raise MissingDependencyError("the package chromium must bring the program chromium", None, _BROWSER_FIX)
+    return f"{found} installed"
+
+
+def build_page() -> str:
+    """Builds the page unless it is built from the present sources, and returns a line about it.
+
+    Raises:
+        MissingDependencyError: npm is missing or fails.
+    """
+    target = places.page_folder()
+    if places.page_is_built():
+        return f"{target} is up to date"
+    home = places.gpu_home()
+    home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="build-", dir=home) as name:
+        work = Path(name) / "web"
+        shutil.copytree(places.page_sources(), work, ignore=shutil.ignore_patterns("node_modules"))
+        run_quietly(
+            ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+            "fetch LiteRT.js and esbuild",
+            fix=_NODE_FIX,
+            folder=work,
+        )
+        site = work / "site"
+        run_quietly(["npm", "run", "--silent", "build", "--", f"--outdir={site}"], "bundle the page", folder=work)
+        for file in ("index.html", "style.css"):
+            shutil.copy(work / file, site / file)
+        runtime = work / "node_modules" / "@litertjs" / "core" / "wasm"
+        shutil.copytree(runtime, site / "wasm", ignore=shutil.ignore_patterns(f"*{_UNUSED}*"))
+        (site / "sources.sha256").write_text(places.sources_hash() + "\n", "utf-8")
+        _replace(site, target, Path(name) / "old")
+    return f"{target} built"
+
+
+def _replace(new: Path, target: Path, old: Path) -> None:
+    """Puts a folder in another's place; the one that was there goes to `old`."""
+    if target.exists():
+        os.replace(target, old)
+    os.replace(new, target)
