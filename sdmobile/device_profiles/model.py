@@ -6,6 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from sdmobile.rewrites.attention.choice import AttentionRow
+from sdmobile.rewrites.attention.kernels import KernelRules
+
 Reliability = Literal["high", "medium", "low", "unknown"]
 
 
@@ -35,13 +38,48 @@ class Fact(_Strict):
         return self
 
 
+class Attention(_Strict):
+    """How a device wants attention.
+
+    Args:
+        rows: forms and their conditions; the first row that fits an attention gives its form.
+        element_bytes: size of a score on the device.
+        query_block: most queries of one product of the split-einsum form; None for all.
+        kernels: the numbers by which the runtime itself chooses a kernel; None if they are not known.
+    """
+
+    rows: tuple[AttentionRow, ...] = ()
+    element_bytes: Literal[2, 4] = 2
+    query_block: int | None = None
+    kernels: KernelRules | None = None
+
+
 class Forms(_Strict):
-    """Which of several equal forms of an operation suits the device's runtime."""
+    """Which of several equal forms of an operation suits the device's runtime; "as_captured" leaves it alone."""
 
     group_norm: Fact
-    attention: Fact
+    layer_norm: Fact | None = None
+    geglu: Fact | None = None
+    timestep: Fact | None = None
+    layout: Fact | None = None
+    convolution: Fact | None = None
+    constants: Fact | None = None
+    attention: Attention = Attention()
     weights: Fact
     deployment_target: Fact | None = None
+
+    def of(self, operation: str) -> str | None:
+        """Returns the form of an operation; None where the profile does not name one."""
+        fact = getattr(self, operation)
+        return None if fact is None or fact.value is None else str(fact.value)
+
+
+class PlainForms(_Strict):
+    """What takes the place of forms where composite operators shall not be used."""
+
+    group_norm: Fact
+    layer_norm: Fact
+    attention: Attention
 
 
 class Limits(_Strict):
@@ -57,7 +95,11 @@ class Limits(_Strict):
 
 
 class DeviceProfile(_Strict):
-    """A device, the runtime it is exported for, and the facts about it."""
+    """A device, the runtime it is exported for, and the facts about it.
+
+    Args:
+        plain: forms without composite operators; None where the forms have none anyway.
+    """
 
     schema_version: Literal[1]
     name: str
@@ -65,14 +107,24 @@ class DeviceProfile(_Strict):
     target: Literal["ios", "android", "onnx"]
     chip: str
     forms: Forms
+    plain: PlainForms | None = None
     limits: Limits
     hardware: dict[str, Fact] = Field(default_factory=dict)
+
+    def chosen_forms(self, plain_ops: bool) -> Forms:
+        """Returns the forms to use.
+
+        Args:
+            plain_ops: without composite operators.
+        """
+        if not plain_ops or self.plain is None:
+            return self.forms
+        return self.forms.model_copy(update=dict(self.plain))
 
     @property
     def deployment_target(self) -> str | None:
         """Oldest system that must load the file, such as "iOS17"; None where the target has no such notion."""
-        fact = self.forms.deployment_target
-        return None if fact is None or fact.value is None else str(fact.value)
+        return self.forms.of("deployment_target")
 
     @property
     def max_file_bytes(self) -> int | None:

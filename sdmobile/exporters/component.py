@@ -229,10 +229,13 @@ def _rewrite(run: _Run, program: ExportedProgram, details: dict[str, Any]) -> Ex
     from sdmobile.rewrites.registry import rules_for
 
     options = run.job.rewrites
-    rewritten = rewrite(program, rules_for(run.profile, options), _check_inputs(run) if options.check else ())
+    rules = rules_for(run.profile, options)
+    rewritten = rewrite(program, rules, _check_inputs(run) if options.check else ())
     run.rewrites = [record.to_json() for record in rewritten.records]
     run.rewrite_checks = [check.to_json() for check in rewritten.checks]
-    run.warnings += [f"{r.rule} refused {r.module}: {r.reason}" for r in rewritten.records if r.outcome == "refused"]
+    choosing = {rule.name for rule in rules if rule.selective}
+    refused = [r for r in rewritten.records if r.outcome == "refused" and r.rule not in choosing]
+    run.warnings += [f"{r.rule} refused {r.module}: {r.reason}" for r in refused]
     for outcome in ("applied", "refused", "unmatched"):
         details[outcome] = sum(record.outcome == outcome for record in rewritten.records)
     details["nodes"] = len(rewritten.program.graph.nodes)

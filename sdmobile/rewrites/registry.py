@@ -2,29 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import UnsupportedError
 from sdmobile.rewrites.options import RewriteOptions
 
 if TYPE_CHECKING:
-    from sdmobile.device_profiles.model import DeviceProfile
+    from sdmobile.device_profiles.model import DeviceProfile, Forms
     from sdmobile.rewrites.rule import Rule
 
 AS_CAPTURED = "as_captured"
+_ROOM = "sdmobile.rewrites"
 
 # Every rule by name. Text, so that names can be checked and listed without importing PyTorch.
 RULES = {
-    "group_norm_instance_norm": "sdmobile.rewrites.group_norm:GroupNormInstanceNorm",
-    "group_norm_nhwc_amax": "sdmobile.rewrites.group_norm:GroupNormNhwcAmax",
+    "raise_group_norm": f"{_ROOM}.raising.group_norm:RaiseGroupNorm",
+    "raise_layer_norm": f"{_ROOM}.raising.layer_norm:RaiseLayerNorm",
+    "raise_silu": f"{_ROOM}.raising.silu:RaiseSilu",
+    "raise_gelu": f"{_ROOM}.raising.gelu:RaiseGelu",
+    "raise_attention": f"{_ROOM}.attention.raise_attention:RaiseAttention",
+    "raise_causal_mask": f"{_ROOM}.attention.raise_causal:RaiseCausalMask",
+    "gelu_tanh": f"{_ROOM}.gelu:GeluTanh",
+    "gelu_swish": f"{_ROOM}.gelu:GeluSwish",
+    "relu_attention": f"{_ROOM}.attention.relu_attention:ReluAttention",
+    "timestep_sinusoid": f"{_ROOM}.timestep_sinusoid:TimestepSinusoid",
+    "geglu_split": f"{_ROOM}.geglu:GegluSplit",
+    "group_norm_instance_norm": f"{_ROOM}.group_norm:GroupNormInstanceNorm",
+    "group_norm_nhwc_amax": f"{_ROOM}.group_norm:GroupNormNhwcAmax",
+    "group_norm_channel_moments": f"{_ROOM}.group_norm_moments:GroupNormChannelMoments",
+    "group_norm_composite": f"{_ROOM}.composites.group_norm:GroupNormComposite",
+    "layer_norm_plain": f"{_ROOM}.layer_norm:LayerNormPlain",
+    "layer_norm_amax": f"{_ROOM}.layer_norm_amax:LayerNormAmax",
+    "layer_norm_composite": f"{_ROOM}.composites.layer_norm:LayerNormComposite",
+    "attention_sdpa": f"{_ROOM}.attention.sdpa:AttentionSdpa",
+    "attention_split_einsum": f"{_ROOM}.attention.split_einsum:AttentionSplitEinsum",
+    "attention_composite": f"{_ROOM}.composites.attention:AttentionComposite",
+    "attention_blocked": f"{_ROOM}.attention.blocked:AttentionBlocked",
+    "attention_partial_softmax": f"{_ROOM}.attention.partial_softmax:AttentionPartialSoftmax",
+    "attention_plain": f"{_ROOM}.attention.plain:AttentionPlain",
+    "winograd_conv": f"{_ROOM}.winograd.rule:WinogradConv",
+    "split_constants": f"{_ROOM}.constants:SplitConstants",
 }
+RAISING = tuple(name for name in RULES if name.startswith("raise_"))
+APPROXIMATE = ("gelu_tanh", "gelu_swish", "relu_attention")
+
 # The rule that writes a form of an operation, by the name that device profiles use.
 FORMS = {
-    "group_norm": {"instance_norm": "group_norm_instance_norm", "nhwc_amax": "group_norm_nhwc_amax"},
-    "attention": {},
+    "timestep": {"table": "timestep_sinusoid"},
+    "geglu": {"split": "geglu_split"},
+    "group_norm": {
+        "instance_norm": "group_norm_instance_norm",
+        "nhwc_amax": "group_norm_nhwc_amax",
+        "channel_moments": "group_norm_channel_moments",
+        "composite": "group_norm_composite",
+    },
+    "layer_norm": {"plain": "layer_norm_plain", "amax": "layer_norm_amax", "composite": "layer_norm_composite"},
+    "convolution": {"winograd": "winograd_conv"},
+    "constants": {"split": "split_constants"},
 }
+# In this order the forms of attention are tried; the table gives each attention one form, so the order does not matter.
+ATTENTION = ("sdpa", "split_einsum", "composite", "blocked", "partial_softmax", "plain")
 
 
 @cache
@@ -44,11 +84,15 @@ def check_names(options: RewriteOptions) -> None:
     """Checks the rules that a user names.
 
     Raises:
-        UnsupportedError: no such rule.
+        UnsupportedError: no such rule, or one that --allow-approximate does not need.
     """
-    for name in (*options.without, *options.approximate):
+    for name in options.without:
         if name not in RULES:
             raise UnsupportedError("a rewrite rule must be a known one", name, f"Known are {', '.join(RULES)}")
+    for name in options.approximate:
+        if name not in APPROXIMATE:
+            known = f"Those that change what a model computes are {', '.join(APPROXIMATE)}"
+            raise UnsupportedError("--allow-approximate takes a rule that changes the function", name, known)
 
 
 def rules_for(profile: DeviceProfile, options: RewriteOptions | None = None) -> tuple[Rule, ...]:
@@ -62,21 +106,65 @@ def rules_for(profile: DeviceProfile, options: RewriteOptions | None = None) -> 
         UnsupportedError: the profile names a form that no rule writes.
     """
     options = options or RewriteOptions()
-    forms = profile.forms
-    names = [
-        # 1. Normalisation: touches one operator only, so it neither needs nor hinders any other rule.
-        _form("group_norm", forms.group_norm.value),
-        # 2. Attention: no rule yet.
-        _form("attention", forms.attention.value),
-    ]
-    return tuple(rule_class(name)() for name in names if name is not None and name not in options.without)
+    if profile.target == "onnx":  # the independent witness: the graph as captured, unless the user asks
+        return tuple(rule for rule in _approximations(options) if rule.name not in options.without)
+    forms = profile.chosen_forms(options.plain_ops)
+    return tuple(rule for rule in _ordered(profile, forms, options) if rule.name not in options.without)
 
 
-def _form(operation: str, form: object) -> str | None:
-    """Returns the name of the rule that writes `form`, None for the graph as captured."""
+def _ordered(profile: DeviceProfile, forms: Forms, options: RewriteOptions) -> Iterator[Rule]:
+    """Yields the rules in order."""
+    # 1. Raise what is written out in primitive operators, so that all later rules see one operator. Norms first:
+    #    a norm's own square roots and products must not be taken for something else. Attention before its mask.
+    for name in RAISING:
+        yield rule_class(name)()
+    # 2. What changes the function, while the operators are whole.
+    yield from _approximations(options)
+    # 3. The timestep's sinusoids and GEGLU: patterns of several operators, before a neighbour is rewritten.
+    yield from _form(forms, "timestep")
+    yield from _form(forms, "geglu")
+    # 4. Normalisation: one operator each; neither needs nor hinders any other rule.
+    yield from _form(forms, "group_norm")
+    yield from _form(forms, "layer_norm")
+    # 5. Attention, after GEGLU and before layout: split-einsum takes the projections around it along.
+    yield from _attention(profile, forms)
+    # 6. Convolutions, after everything that makes new ones.
+    yield from _form(forms, "convolution")
+    # 7. Last, on what is left: factors that float16 cannot hold.
+    yield from _form(forms, "constants")
+
+
+def _approximations(options: RewriteOptions) -> Iterator[Rule]:
+    """Yields the rules that the user allowed to change the function."""
+    for name in options.approximate:
+        settings: dict[str, Any] = {"approved": True} if name == "relu_attention" else {}
+        yield rule_class(name)(**settings)
+
+
+def _form(forms: Forms, operation: str) -> Iterator[Rule]:
+    """Yields the rule that writes the profile's form of an operation; nothing for the graph as captured."""
+    form = forms.of(operation)
     if form is None or form == AS_CAPTURED:
-        return None
+        return
     if form not in FORMS[operation]:
         known = ", ".join([AS_CAPTURED, *FORMS[operation]])
         raise UnsupportedError(f"the form of {operation} in a device profile must be one of {known}", form)
-    return FORMS[operation][str(form)]
+    yield rule_class(FORMS[operation][form])()
+
+
+def _attention(profile: DeviceProfile, forms: Forms) -> Iterator[Rule]:
+    """Yields a rule for every form of attention that the device's table names."""
+    from sdmobile.rewrites.attention.base import AttentionTable
+
+    wanted = forms.attention
+    budget = profile.max_buffer_bytes
+    table = AttentionTable(wanted.rows, budget, wanted.element_bytes, wanted.kernels)
+    settings: dict[str, dict[str, Any]] = {
+        "split_einsum": {"query_block": wanted.query_block},
+        "blocked": {"element_bytes": wanted.element_bytes, **({} if budget is None else {"budget_bytes": budget})},
+    }
+    named = {row.form for row in wanted.rows}
+    for form in ATTENTION:
+        if form in named:
+            rule: Any = rule_class(f"attention_{form}")
+            yield rule(table=table, **settings.get(form, {}))

@@ -58,6 +58,7 @@ class Rule(ABC):
         bound_db: least PSNR in float32 between a program before and after the rule, demanded in check mode.
         unique: trace the replacement afresh for every match (composites carry an identity).
         folds: evaluate what the rule computes from weights alone, and store the result as new constants.
+        selective: the rule chooses among its matches, so that a refusal is no loss that a user should hear of.
     """
 
     name: ClassVar[str]
@@ -67,6 +68,7 @@ class Rule(ABC):
     bound_db: ClassVar[float]
     unique: ClassVar[bool] = False
     folds: ClassVar[bool] = False
+    selective: ClassVar[bool] = False
 
     @abstractmethod
     def matches(self, graph: Graph) -> Iterable[Match]:
