@@ -6,6 +6,7 @@ found = match(Call(aten.sub.Tensor, x, mean), node)       # {"x": <node>, "dims"
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable
 from itertools import permutations
 from typing import Any
@@ -97,6 +98,21 @@ class Call(Pattern):
         if value.target in _COMMUTATIVE and len(self.args) == 2:
             return permutations(self.args)
         return (self.args,)
+
+
+class Item(Pattern):
+    """One result of a node that has several, such as a chunk of a tensor."""
+
+    def __init__(self, source: Pattern, index: int, name: str | None = None) -> None:
+        super().__init__(name)
+        self.source = source
+        self.index = index
+
+    def accepts(self, value: Any, bound: Bindings) -> Bindings | None:
+        if not isinstance(value, Node) or value.target is not operator.getitem or value.args[1] != self.index:
+            return None
+        started = self.bind(value, bound)
+        return None if started is None else self.source.accepts(value.args[0], started)
 
 
 class Either(Pattern):
