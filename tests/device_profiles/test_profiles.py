@@ -15,17 +15,22 @@ from sdmobile.rewrites.registry import rules_for
 
 
 def test_the_known_devices() -> None:
-    assert list_profiles() == ("cpu", "galaxy-s23-ultra", "iphone-14-pro-max", "iphone-15-pro")
+    assert list_profiles() == ("android-cpu", "cpu", "galaxy-s23-ultra", "iphone-14-pro-max", "iphone-15-pro")
 
 
 @pytest.mark.parametrize("name", list_profiles())
 def test_every_value_has_a_source(name: str) -> None:
     profile = load_profile(name)
     assert profile.name == name
-    facts = [profile.forms.group_norm, profile.forms.attention, profile.forms.weights, profile.limits.file_bytes]
-    for fact in (*facts, profile.limits.buffer_bytes, *profile.hardware.values()):
+    forms = [getattr(profile.forms, field) for field in type(profile.forms).model_fields]
+    facts = [form for form in forms if isinstance(form, Fact)]
+    if profile.plain is not None:
+        facts += [profile.plain.group_norm, profile.plain.layer_norm]
+    for fact in (*facts, profile.limits.file_bytes, profile.limits.buffer_bytes, *profile.hardware.values()):
         assert fact.source
         assert (fact.value is None) == (fact.reliability == "unknown")
+    for row in profile.forms.attention.rows:
+        assert row.source
 
 
 @pytest.mark.parametrize("name", list_profiles())
@@ -63,7 +68,9 @@ def test_published_figures() -> None:
 
 
 def test_an_unknown_device_lists_the_known() -> None:
-    with pytest.raises(UnsupportedError, match=r"nokia-3310.*cpu, galaxy-s23-ultra, iphone-14-pro-max, iphone-15-pro"):
+    with pytest.raises(
+        UnsupportedError, match=r"nokia-3310.*android-cpu, cpu, galaxy-s23-ultra, iphone-14-pro-max, iphone-15-pro"
+    ):
         load_profile("nokia-3310")
     with pytest.raises(UnsupportedError, match=r"must be a known one: \.\./cpu"):
         load_profile("../cpu")
