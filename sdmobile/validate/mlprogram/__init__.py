@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from sdmobile.validate.mlprogram.errors import InputError, PackageError, UnsupportedOpError
-from sdmobile.validate.mlprogram.program import MLProgram, read_program
+from sdmobile.validate.mlprogram.precision import Precision
+from sdmobile.validate.mlprogram.program import MLProgram, function_names, read_program
 
-__all__ = ["InputError", "MLProgram", "PackageError", "UnsupportedOpError", "read_program"]
+__all__ = [
+    "InputError",
+    "MLProgram",
+    "PackageError",
+    "Precision",
+    "UnsupportedOpError",
+    "function_names",
+    "read_program",
+]

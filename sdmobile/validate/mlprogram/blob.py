@@ -82,7 +82,12 @@ class BlobFile:
             values = unpack_bits(data, bits, expected.elements, signed=dtype == "int4")
         else:
             values = data.view(expected.dtype)
-        return values.reshape(expected.shape)
+        return values.reshape(expected.sizes)
+
+    def packed(self, offset: int, expected: TensorType) -> np.ndarray:
+        """Returns the bytes of one blob, uint8; otherwise as `read`."""
+        _, start, size = self.check(offset, expected)
+        return self._bytes[start : start + size]
 
     def check(self, offset: int, expected: TensorType) -> tuple[str, int, int]:
         """Checks one blob against the type that the program declares.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from sdmobile.validate.mlprogram.errors import PackageError, UnsupportedOpError
-from sdmobile.validate.mlprogram.plan import Plan, Source, Step, python_value
+from sdmobile.validate.mlprogram.plan import python_value
+from sdmobile.validate.mlprogram.steps import Plan, Source, Step
 from sdmobile.validate.mlprogram.types import FLOATS, TensorType
 from sdmobile.validate.mlprogram.weights import Weights
 
@@ -29,12 +31,22 @@ def run(plan: Plan, values: Values, weights: Weights) -> Values:
         UnsupportedOpError: a value for which the result of an operation is undefined.
         PackageError: a result has another shape than the program declares.
     """
-    with torch.inference_mode():
-        for step in plan.steps:
-            _run_step(step, values, weights)
-        for name, stored in plan.constant_outputs.items():
-            values[name] = weights.tensor(stored)
+    for _ in run_steps(plan, values, weights):
+        pass
+    for name, stored in plan.constant_outputs.items():
+        values[name] = weights.tensor(stored)
     return values
+
+
+def run_steps(plan: Plan, values: Values, weights: Weights) -> Iterator[Step]:
+    """Runs a plan as `run` does, and yields each step while its operands and results are still among the values."""
+    for step in plan.steps:
+        # Entered anew for each step: a generator must not leave a mode behind where it pauses.
+        with torch.inference_mode():
+            _run_step(step, values, weights)
+        yield step
+        for name in step.release:
+            values.pop(name, None)
 
 
 def _run_step(step: Step, values: Values, weights: Weights) -> None:
@@ -55,11 +67,9 @@ def _run_step(step: Step, values: Values, weights: Weights) -> None:
     inputs = [tensor for value in arguments.values() for tensor in _tensors(value)]
     for output, tensor in zip(outputs, results, strict=True):
         _check(step, tensor, output.type)
-        if step.context.half and not step.op.moves_data and output.type.dtype == "float16":
+        if step.context.rounding.results and not step.op.moves_data and output.type.dtype == "float16":
             tensor = _round(tensor, inputs)
         values[output.name] = tensor
-    for name in step.release:
-        values.pop(name, None)
 
 
 def _tensor(source: Source, values: Values, weights: Weights) -> torch.Tensor:
@@ -83,7 +93,7 @@ def _tensors(value: Any) -> list[torch.Tensor]:
 
 def _check(step: Step, tensor: torch.Tensor, declared: TensorType) -> None:
     expected = torch.float32 if declared.dtype in FLOATS else torch.bool if declared.dtype == "bool" else torch.int32
-    if tuple(tensor.shape) != declared.shape or tensor.dtype != expected:
+    if not declared.fits(tuple(tensor.shape)) or tensor.dtype != expected:
         raise _mismatch(step, f"{tensor.dtype}{list(tensor.shape)} computed, {declared} declared")
 
 

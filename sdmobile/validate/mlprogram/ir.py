@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdmobile.errors import UnsupportedError
-from sdmobile.validate.mlprogram.errors import PackageError
-from sdmobile.validate.mlprogram.types import ARRAY_TYPES, NamedType
+from sdmobile.validate.mlprogram.errors import InputError, PackageError
+from sdmobile.validate.mlprogram.interface import Feature, check, feature
+from sdmobile.validate.mlprogram.types import NamedType
 from sdmobile.validate.mlprogram.values import Constant, constant, tensor_type
 
 _PROGRAM_ATTRIBUTES = {"buildInfo"}  # names of the tools that wrote the file
@@ -44,44 +45,86 @@ class Operation:
 
 @dataclass(frozen=True)
 class Function:
-    """The main function of a program.
+    """One function of a program.
 
     Args:
+        name: its name; "main" if the program has only one.
         specification_version: format version of the file; 7, 8 and 9 are iOS 16, 17 and 18.
         ios: the iOS version whose operation definitions apply.
         inputs: names and types of the inputs.
         outputs: names and types of the outputs.
         operations: in an order in which they can run.
+        features: the inputs as the app sees them, with the shapes they may have.
     """
 
+    name: str
     specification_version: int
     ios: int
     inputs: tuple[NamedType, ...]
     outputs: tuple[NamedType, ...]
     operations: tuple[Operation, ...]
+    features: dict[str, Feature]
 
 
-def build(model: dict[str, Any]) -> Function:
-    """Builds the main function from a decoded Model message.
+def function_names(model: dict[str, Any]) -> tuple[str, ...]:
+    """Returns the names of the functions in a decoded Model message, the default one first."""
+    default = model.get("description", {}).get("defaultFunctionName", "") or "main"
+    functions = model.get("mlProgram", {}).get("functions", {})
+    return tuple(sorted(functions, key=lambda name: (name != default, name)))
+
+
+def build(model: dict[str, Any], name: str | None = None) -> Function:
+    """Builds one function from a decoded Model message.
 
     Args:
         model: what `wire.decode` returned for "Model".
+        name: the function; by default the one that the file names as default, or "main".
 
     Returns:
         The function.
 
     Raises:
         PackageError: the file contradicts itself.
-        UnsupportedError: the model is not an ML Program with one function "main".
+        InputError: there is no function of this name.
+        UnsupportedError: the model is not an ML Program.
     """
     if "mlProgram" not in model:
         raise UnsupportedError("The Core ML evaluator runs ML Programs", "the file holds no ML Program")
     program = model["mlProgram"]
     _only(program.get("attributes", {}), _PROGRAM_ATTRIBUTES, "attributes of the program")
-    functions = program.get("functions", {})
-    if set(functions) != {"main"}:
-        raise UnsupportedError("The Core ML evaluator runs the only function 'main'", sorted(functions))
-    function = functions["main"]
+    name = _chosen(model, name)
+    function = program["functions"][name]
+    opset, block = _block(function)
+    operations = tuple(_operation(operation) for operation in block.get("operations", []))
+    inputs = tuple(_named_type(item) for item in function.get("inputs", []))
+    types = {item.name: item.type for item in inputs}
+    types.update((out.name, out.type) for operation in operations for out in operation.outputs)
+    unknown = [output for output in block.get("outputs", []) if output not in types]
+    if unknown:
+        raise PackageError("Every output of the program must be computed in it", unknown, "Export the model again")
+    outputs = tuple(NamedType(output, types[output]) for output in block.get("outputs", []))
+    description = _description(model, name)
+    features = tuple(feature(item) for item in description.get("input", []))
+    check(features, inputs)
+    check(tuple(feature(item) for item in description.get("output", [])), outputs)
+    version = model.get("specificationVersion", 0)
+    return Function(name, version, _OPSETS[opset], inputs, outputs, operations, {item.name: item for item in features})
+
+
+def _chosen(model: dict[str, Any], name: str | None) -> str:
+    names = function_names(model)
+    if not names:
+        raise PackageError("A program must have a function", "none", "Export the model again")
+    if name is not None and name not in names:
+        raise InputError("The function must be one of the program", name, f"Choose from {', '.join(names)}")
+    default = model.get("description", {}).get("defaultFunctionName", "") or "main"
+    if name is None and default not in names:
+        raise InputError("A function must be chosen", f"none is called {default}", f"Choose from {', '.join(names)}")
+    return name or default
+
+
+def _block(function: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Returns the operation set of a function and the block written for it."""
     _only(function.get("attributes", {}), set(), "attributes of the function")
     opset = function.get("opset", "")
     if opset not in _OPSETS:
@@ -90,40 +133,19 @@ def build(model: dict[str, Any]) -> Function:
         raise PackageError("The function must have a block for its operation set", opset, "Export the model again")
     block = function["block_specializations"][opset]
     _only(block.get("attributes", {}), set(), "attributes of the block")
-    operations = tuple(_operation(operation) for operation in block.get("operations", []))
-    inputs = tuple(_named_type(item) for item in function.get("inputs", []))
-    types = {item.name: item.type for item in inputs}
-    types.update((out.name, out.type) for operation in operations for out in operation.outputs)
-    unknown = [name for name in block.get("outputs", []) if name not in types]
-    if unknown:
-        raise PackageError("Every output of the program must be computed in it", unknown, "Export the model again")
-    outputs = tuple(NamedType(name, types[name]) for name in block.get("outputs", []))
+    return opset, block
+
+
+def _description(model: dict[str, Any], name: str) -> dict[str, Any]:
+    """Returns the description of a function: its own in a file of several, else that of the model."""
     description = model.get("description", {})
-    _check_interface(description.get("input", []), inputs)
-    _check_interface(description.get("output", []), outputs)
-    return Function(model.get("specificationVersion", 0), _OPSETS[opset], inputs, outputs, operations)
-
-
-def _check_interface(features: list[dict[str, Any]], values: tuple[NamedType, ...]) -> None:
-    """Checks that the description, which the app sees, agrees with the program."""
-    described = {}
-    for feature in features:
-        array = feature.get("type", {}).get("multiArrayType", {})
-        described[feature.get("name", "")] = (
-            ARRAY_TYPES.get(array.get("dataType", 0), "unknown"),
-            tuple(array.get("shape", ())),
-        )
-    for value in values:
-        dtype, shape = described.pop(value.name, ("missing", ()))
-        # A described scalar has the shape (1), and outputs of older files are described without a shape.
-        if dtype != value.type.dtype or (shape and shape != (value.type.shape or (1,))):
-            raise PackageError(
-                f"The description of '{value.name}' must agree with the program",
-                f"{dtype}{list(shape)} described, {value.type} computed",
-                "Export the model again",
-            )
-    if described:
-        raise PackageError("The program must have every described value", sorted(described), "Export the model again")
+    functions = description.get("functions", [])
+    if not functions:
+        return description
+    found = [item for item in functions if item.get("name", "") == name]
+    if len(found) != 1:
+        raise PackageError("Every function must be described once", name, "Export the model again")
+    return found[0]
 
 
 def _operation(message: dict[str, Any]) -> Operation:

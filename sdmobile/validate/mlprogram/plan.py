@@ -2,59 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from sdmobile.validate.mlprogram.constexpr import decoder
 from sdmobile.validate.mlprogram.errors import PackageError, UnsupportedOpError
+from sdmobile.validate.mlprogram.fusion import fuse_attention
 from sdmobile.validate.mlprogram.ir import Binding, Function, Operation
-from sdmobile.validate.mlprogram.ops.registry import Context, Op, Parameter, operations
-from sdmobile.validate.mlprogram.types import FLOATS, INTEGERS
+from sdmobile.validate.mlprogram.ops.registry import Context, Parameter, operations
+from sdmobile.validate.mlprogram.precision import Rounding
+from sdmobile.validate.mlprogram.steps import Plan, Source, Step
+from sdmobile.validate.mlprogram.types import FLOATS, INTEGERS, NamedType
 from sdmobile.validate.mlprogram.values import Constant
 from sdmobile.validate.mlprogram.weights import Compressed, CompressedOutput, Stored, Weights
 
-Source = str | Stored
-"""The name of a value that a step computes, or a constant."""
 
-
-@dataclass(frozen=True)
-class Step:
-    """One operation that is ready to run.
-
-    Args:
-        operation: what the program says.
-        op: how it is computed.
-        context: what the operation may need beyond its parameters.
-        fixed: parameters known now, as Python values.
-        sources: the other parameters.
-        release: values that no later step needs.
-    """
-
-    operation: Operation
-    op: Op
-    context: Context
-    fixed: dict[str, Any]
-    sources: dict[str, tuple[Source, ...]]
-    release: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The steps in the order of the program, and the outputs of the program that are constants."""
-
-    steps: tuple[Step, ...]
-    constant_outputs: dict[str, Stored]
-
-
-def make_plan(function: Function, weights: Weights, half: bool) -> Plan:
+def make_plan(function: Function, weights: Weights, rounding: Rounding, fuse: bool = True) -> Plan:
     """Checks and prepares every operation.
 
     Args:
         function: the program.
         weights: its constants.
-        half: results of type float16 are rounded.
+        rounding: what is rounded to float16.
+        fuse: run attention that is written out as one step, if nothing is rounded.
 
     Returns:
         The plan.
@@ -63,17 +35,20 @@ def make_plan(function: Function, weights: Weights, half: bool) -> Plan:
         UnsupportedOpError: an operation or attribute that the evaluator does not implement.
         PackageError: an operation uses a value that is not there.
     """
-    builder = _Builder(function, weights, half)
+    builder = _Builder(function, weights, rounding)
     for operation in function.operations:
         builder.add(operation)
-    return builder.finish()
+    steps = builder.steps()
+    if fuse and not rounding.results:
+        steps = fuse_attention(steps, function.outputs)
+    return Plan(_with_releases(steps, function.outputs), builder.constant_outputs())
 
 
 class _Builder:
-    def __init__(self, function: Function, weights: Weights, half: bool) -> None:
+    def __init__(self, function: Function, weights: Weights, rounding: Rounding) -> None:
         self._function = function
         self._weights = weights
-        self._half = half
+        self._rounding = rounding
         self._ops = operations()
         self._stored: dict[str, Stored] = {}
         self._computed = {item.name for item in function.inputs}
@@ -87,21 +62,16 @@ class _Builder:
         else:
             self._add_step(operation)
 
-    def finish(self) -> Plan:
-        """Returns the plan, each step with the values that it is the last to use."""
-        needed = {item.name for item in self._function.outputs}
-        missing = needed - self._computed - set(self._stored)
+    def steps(self) -> list[Step]:
+        """Returns the steps in order; raises PackageError if an output is missing."""
+        missing = {item.name for item in self._function.outputs} - self._computed - set(self._stored)
         if missing:
             raise PackageError("Every output must be computed", sorted(missing), "Export the model again")
-        steps = []
-        for step in reversed(self._drafts):
-            used = {s for sources in step.sources.values() for s in sources if isinstance(s, str)}
-            results = {output.name for output in step.operation.outputs}
-            release = tuple(sorted((used | results) - needed))
-            needed |= used
-            steps.append(Step(step.operation, step.op, step.context, step.fixed, step.sources, release))
-        constants = {o.name: self._stored[o.name] for o in self._function.outputs if o.name in self._stored}
-        return Plan(tuple(reversed(steps)), constants)
+        return self._drafts
+
+    def constant_outputs(self) -> dict[str, Stored]:
+        """Returns the outputs of the program that are constants."""
+        return {o.name: self._stored[o.name] for o in self._function.outputs if o.name in self._stored}
 
     def _add_const(self, operation: Operation) -> None:
         if set(operation.attributes) != {"val"} or operation.inputs or len(operation.outputs) != 1:
@@ -155,7 +125,7 @@ class _Builder:
                 sources[name] = resolved
             else:
                 fixed[name] = self._fixed(operation, name, parameter, resolved[0])
-        context = Context(operation.type, operation.name, self._function.ios, self._half, operation.outputs)
+        context = Context(operation.type, operation.name, self._function.ios, self._rounding, operation.outputs)
         self._drafts.append(Step(operation, op, context, fixed, sources, ()))
         self._computed.update(output.name for output in operation.outputs)
 
@@ -179,6 +149,18 @@ class _Builder:
                 raise _unsupported(operation, f"{name} = '{stored.value}'")
             return stored.value
         return python_value(operation, name, parameter.kind, self._weights.array(stored))
+
+
+def _with_releases(steps: list[Step], outputs: tuple[NamedType, ...]) -> tuple[Step, ...]:
+    """Returns the steps, each with the values that it is the last to use."""
+    needed = {item.name for item in outputs}
+    result = []
+    for step in reversed(steps):
+        used = step.used()
+        results = {output.name for output in step.operation.outputs}
+        result.append(replace(step, release=tuple(sorted((used | results) - needed))))
+        needed |= used
+    return tuple(reversed(result))
 
 
 def python_value(operation: Operation, name: str, kind: str, array: np.ndarray) -> Any:

@@ -4,39 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sdmobile.validate.mlprogram import ir, wire
 from sdmobile.validate.mlprogram.errors import InputError
 from sdmobile.validate.mlprogram.package import Package, open_package
+from sdmobile.validate.mlprogram.precision import Precision, rounding
 from sdmobile.validate.mlprogram.schema import MESSAGES
 from sdmobile.validate.mlprogram.types import FLOATS, NamedType
 
 if TYPE_CHECKING:
     import torch
 
-Precision = Literal["float32", "float16"]
+    from sdmobile.validate.mlprogram.steps import Step
+
 DEFAULT_CACHE_BYTES = 2 << 30
 
 
-def read_program(path: Path) -> tuple[Package, ir.Function]:
-    """Reads the program of a package without its weights and without torch.
+def read_program(path: Path | str, function: str | None = None) -> tuple[Package, ir.Function]:
+    """Reads one function of a package without its weights and without torch.
 
     Args:
         path: the `.mlpackage` folder.
+        function: its name, if the package holds several; by default the one that the package names as default.
 
     Returns:
         Where the files are, and the function.
 
     Raises:
         PackageError: a file is missing or corrupt.
-        UnsupportedError: the model is not an ML Program of fixed shapes.
+        InputError: there is no function of this name.
+        UnsupportedError: the model is not an ML Program of arrays.
     """
     package = open_package(Path(path))
-    model = wire.decode(memoryview(package.model.read_bytes()), "Model", MESSAGES)
-    return package, ir.build(model)
+    return package, ir.build(_read_model(package), function)
+
+
+def function_names(path: Path | str) -> tuple[str, ...]:
+    """Returns the names of the functions of a package, the default one first; raises as `read_program`."""
+    return ir.function_names(_read_model(open_package(Path(path))))
+
+
+def _read_model(package: Package) -> dict[str, Any]:
+    return wire.decode(memoryview(package.model.read_bytes()), "Model", MESSAGES)
 
 
 class MLProgram:
@@ -44,38 +56,52 @@ class MLProgram:
 
     Args:
         path: the `.mlpackage` folder.
-        precision: "float32": weights as stored, all arithmetic in float32. "float16": besides, the result of each
-            operation of type float16 is rounded to float16 (too large becomes infinite), as a phone stores it.
+        precision: "float32": weights as stored, all arithmetic in float32. "float16-float32acc": besides, the result
+            of each operation of type float16 is rounded to float16 (too large becomes infinite), as a phone stores it.
+            "float16": besides, partial sums in reductions, convolutions and matrix products are rounded, as a unit
+            that accumulates in float16 does (`ops/sums.py`).
         cache_bytes: limit for decompressed weights that are kept from one prediction to the next.
+        function: which function to run, if the package holds several; by default the one it names as default.
+        fuse: in float32, run attention that the program writes out as one step.
 
     Raises:
         PackageError: a file is missing, truncated or corrupt.
         UnsupportedOpError: an operation or attribute that the evaluator does not implement.
+        InputError: there is no such precision or function.
     """
 
     def __init__(
-        self, path: Path | str, precision: Precision = "float32", cache_bytes: int = DEFAULT_CACHE_BYTES
+        self,
+        path: Path | str,
+        precision: Precision = "float32",
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        function: str | None = None,
+        fuse: bool = True,
     ) -> None:
-        if precision not in ("float32", "float16"):
-            raise InputError("The precision must be float32 or float16", precision)
+        rounded = rounding(precision)
         from sdmobile.validate.mlprogram.plan import make_plan
         from sdmobile.validate.mlprogram.weights import Weights
 
         self.path = Path(path)
         self.precision = precision
-        half = precision == "float16"
-        package, self._function = read_program(self.path)
-        self._weights = Weights(package, half, cache_bytes)
-        self._plan = make_plan(self._function, self._weights, half)
+        self._rounding = rounded
+        package, self._function = read_program(self.path, function)
+        self._weights = Weights(package, rounded, cache_bytes)
+        self._plan = make_plan(self._function, self._weights, rounded, fuse)
 
     @property
-    def inputs(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Shape and element type of each input."""
+    def function(self) -> str:
+        """Name of the function that runs."""
+        return self._function.name
+
+    @property
+    def inputs(self) -> dict[str, tuple[tuple[int | None, ...], str]]:
+        """Shape (None where a size may vary) and element type of each input."""
         return {item.name: (item.type.shape, item.type.dtype) for item in self._function.inputs}
 
     @property
-    def outputs(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Shape and element type of each output."""
+    def outputs(self) -> dict[str, tuple[tuple[int | None, ...], str]]:
+        """Shape (None where a size may vary) and element type of each output."""
         return {item.name: (item.type.shape, item.type.dtype) for item in self._function.outputs}
 
     @property
@@ -86,6 +112,10 @@ class MLProgram:
     def operations(self) -> Iterator[ir.Operation]:
         """Yields all operations in the order of the program, constants included."""
         yield from self._function.operations
+
+    def decode_weights(self) -> None:
+        """Decodes the compressed weights now, up to the limit of the cache, instead of at their first use."""
+        self._weights.decode_all(self._plan.constants())
 
     def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Computes the outputs.
@@ -102,24 +132,39 @@ class MLProgram:
         """
         from sdmobile.validate.mlprogram.execution import run
 
+        results = run(self._plan, self._values(inputs), self._weights)
+        # A copy, since a result may share the memory of an input or of the weight file.
+        return {item.name: np.array(results[item.name].numpy(), item.type.dtype) for item in self._function.outputs}
+
+    def results(self, inputs: Mapping[str, np.ndarray]) -> Iterator[tuple[Step, dict[str, torch.Tensor]]]:
+        """Runs step by step and yields each step with the values at hand, which the next step may drop.
+
+        Raises:
+            InputError, UnsupportedOpError: as `predict`.
+        """
+        from sdmobile.validate.mlprogram.execution import run_steps
+
+        values = self._values(inputs)
+        for step in run_steps(self._plan, values, self._weights):
+            yield step, values
+
+    def _values(self, inputs: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
         expected = {item.name: item for item in self._function.inputs}
         if set(inputs) != set(expected):
             raise InputError("The inputs must be those of the program", sorted(inputs), f"Give {sorted(expected)}")
-        values = {name: self._input(item, inputs[name]) for name, item in expected.items()}
-        results = run(self._plan, values, self._weights)
-        # A copy, since a result may share the memory of an input or of the weight file.
-        return {item.name: np.array(results[item.name].numpy(), item.type.dtype) for item in self._function.outputs}
+        return {name: self._input(item, inputs[name]) for name, item in expected.items()}
 
     def _input(self, item: NamedType, array: np.ndarray) -> torch.Tensor:
         import torch
 
-        if array.shape != item.type.shape:
+        if not item.type.fits(array.shape):
             raise InputError(f"Input '{item.name}' must have the shape {item.type.shape}", array.shape)
+        self._function.features[item.name].check_shape(array.shape)
         if item.type.dtype in FLOATS:
             if array.dtype not in (np.float16, np.float32):
                 raise InputError(f"Input '{item.name}' must be {item.type.dtype}", array.dtype, "Convert it")
             tensor = torch.from_numpy(np.array(array, np.float32))
-            return tensor.half().float() if self.precision == "float16" and item.type.dtype == "float16" else tensor
+            return tensor.half().float() if self._rounding.results and item.type.dtype == "float16" else tensor
         limits = np.iinfo(item.type.dtype)
         if array.dtype.kind not in "iu" or (array.size and (array.min() < limits.min or array.max() > limits.max)):
             raise InputError(f"Input '{item.name}' must hold integers that fit {item.type.dtype}", array.dtype)

@@ -48,10 +48,18 @@ _MODEL: Schema = {
         11: _refuse("predictedFeatureName"),
         12: _refuse("predictedProbabilitiesName"),
         13: _refuse("state"),
-        20: _refuse("functions"),
-        21: _refuse("defaultFunctionName"),
+        20: _message("functions", "FunctionDescription", many=True),
+        21: Field("defaultFunctionName", "string"),
         50: _refuse("trainingInput"),
         100: _skip("metadata"),
+    },
+    "FunctionDescription": {
+        1: Field("name", "string"),
+        2: _message("input", "FeatureDescription", many=True),
+        3: _message("output", "FeatureDescription", many=True),
+        4: _refuse("predictedFeatureName"),
+        5: _refuse("predictedProbabilitiesName"),
+        6: _refuse("state"),
     },
     "FeatureDescription": {
         1: Field("name", "string"),
@@ -67,12 +75,16 @@ _MODEL: Schema = {
     "ArrayFeatureType": {
         1: Field("shape", "int", many=True),
         2: Field("dataType", "int"),
-        21: _refuse("enumeratedShapes"),
-        31: _refuse("shapeRange"),
+        21: _message("enumeratedShapes", "EnumeratedShapes"),
+        31: _message("shapeRange", "ShapeRange"),
         41: _refuse("intDefaultValue"),
         51: _refuse("floatDefaultValue"),
         61: _refuse("doubleDefaultValue"),
     },
+    "EnumeratedShapes": {1: _message("shapes", "Shape", many=True)},
+    "Shape": {1: Field("shape", "int", many=True)},
+    "ShapeRange": {1: _message("sizeRanges", "SizeRange", many=True)},
+    "SizeRange": {1: Field("lowerBound", "uint"), 2: Field("upperBound", "int")},
 }
 
 _PROGRAM: Schema = {
@@ -120,8 +132,9 @@ _TYPES: Schema = {
         3: _message("dimensions", "Dimension", many=True),
         4: _refuse("attributes"),
     },
-    "Dimension": {1: _message("constant", "ConstantDimension"), 2: _refuse("unknown")},
+    "Dimension": {1: _message("constant", "ConstantDimension"), 2: _message("unknown", "UnknownDimension")},
     "ConstantDimension": {1: Field("size", "uint")},
+    "UnknownDimension": {1: _refuse("variadic")},
     # Lists, tuples and dictionaries occur only in descriptive attributes of a program; a reader of one fails in `ir`.
     "Opaque": {number: _skip("contents") for number in (1, 2)},
 }

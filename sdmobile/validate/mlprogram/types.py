@@ -43,18 +43,30 @@ INTEGERS = ("int8", "int16", "int32", "uint8", "uint16", "uint32", "int4", "uint
 
 @dataclass(frozen=True)
 class TensorType:
-    """Element type and shape of a tensor; a scalar has the shape ()."""
+    """Element type and shape of a tensor; a scalar has the shape (), a size that depends on the inputs is None."""
 
     dtype: str
-    shape: tuple[int, ...]
+    shape: tuple[int | None, ...]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The shape, which must be known."""
+        known = tuple(size for size in self.shape if size is not None)
+        if len(known) != len(self.shape):
+            raise ValueError(f"{self} has no fixed shape")
+        return known
 
     @property
     def elements(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
+        """Number of elements of a fixed shape."""
+        return math.prod(self.sizes)
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Returns whether a tensor of this shape is one of this type."""
+        return len(shape) == len(self.shape) and all(s in (None, n) for s, n in zip(self.shape, shape, strict=True))
 
     def __str__(self) -> str:
-        return f"{self.dtype}{list(self.shape)}"
+        return f"{self.dtype}[{', '.join('?' if size is None else str(size) for size in self.shape)}]"
 
 
 @dataclass(frozen=True)

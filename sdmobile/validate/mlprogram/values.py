@@ -41,7 +41,7 @@ class Constant:
 
 
 def tensor_type(message: dict[str, Any]) -> TensorType:
-    """Returns the type in a decoded ValueType message, which must be that of a tensor with fixed sizes."""
+    """Returns the type in a decoded ValueType message, which must be that of a tensor."""
     if set(message) != {"tensorType"}:
         raise UnsupportedError("The Core ML evaluator computes with tensors only", sorted(message))
     tensor = message["tensorType"]
@@ -49,7 +49,11 @@ def tensor_type(message: dict[str, Any]) -> TensorType:
     dimensions = tensor.get("dimensions", [])
     if dtype is None or tensor.get("rank", 0) != len(dimensions):
         raise PackageError("A tensor type must have an element type and as many sizes as its rank", tensor)
-    return TensorType(dtype, tuple(d.get("constant", {}).get("size", 0) for d in dimensions))
+    return TensorType(dtype, tuple(_size(dimension) for dimension in dimensions))
+
+
+def _size(dimension: dict[str, Any]) -> int | None:
+    return None if "unknown" in dimension else dimension.get("constant", {}).get("size", 0)
 
 
 def constant(message: dict[str, Any]) -> Constant:
@@ -60,6 +64,8 @@ def constant(message: dict[str, Any]) -> Constant:
         UnsupportedError: the value is not a tensor, or of an element type that is not read.
     """
     type_ = tensor_type(message.get("type", {}))
+    if None in type_.shape:
+        raise PackageError("A constant must have a fixed shape", type_, "Export the model again")
     if "blobFileValue" in message:
         blob = message["blobFileValue"]
         return Constant(type_, None, blob.get("fileName", ""), blob.get("offset", 0))
@@ -75,7 +81,7 @@ def constant(message: dict[str, Any]) -> Constant:
     array = _from_bytes(values, type_) if field == "bytes" else np.array(values, type_.dtype)
     if array.size != type_.elements:
         raise PackageError("An immediate value must fill its type", f"{array.size} elements for {type_}")
-    return Constant(type_, array.reshape(type_.shape))
+    return Constant(type_, array.reshape(type_.sizes))
 
 
 def _from_bytes(data: bytes, type_: TensorType) -> np.ndarray:

@@ -7,17 +7,21 @@ What is expensive to decode (compressed weights) is kept up to a limit, and so i
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from sdmobile.validate.mlprogram import palette
 from sdmobile.validate.mlprogram.blob import BlobFile
 from sdmobile.validate.mlprogram.constexpr import ConstexprError, Decoder
 from sdmobile.validate.mlprogram.errors import PackageError
 from sdmobile.validate.mlprogram.ir import Operation
 from sdmobile.validate.mlprogram.package import Package
-from sdmobile.validate.mlprogram.types import FLOATS
+from sdmobile.validate.mlprogram.precision import Rounding
+from sdmobile.validate.mlprogram.types import BITS, FLOATS
 from sdmobile.validate.mlprogram.values import Constant
 
 ALWAYS_KEPT_BYTES = 1 << 16
@@ -49,13 +53,13 @@ class Weights:
 
     Args:
         package: where the weight files are.
-        half: decoded values of type float16 are rounded to it, as on the phone.
+        rounding: whether decoded values of type float16 are rounded to it, as on the phone.
         cache_bytes: limit for decoded compressed weights that are kept.
     """
 
-    def __init__(self, package: Package, half: bool, cache_bytes: int) -> None:
+    def __init__(self, package: Package, rounding: Rounding, cache_bytes: int) -> None:
         self._package = package
-        self._half = half
+        self._half = rounding.results
         self._left = cache_bytes
         self._files: dict[str, BlobFile] = {}
         self._tensors: dict[Stored, torch.Tensor] = {}
@@ -67,7 +71,7 @@ class Weights:
             return self._tensors[stored]
         array = self.array(stored)
         if array.dtype.kind == "f":
-            tensor = torch.from_numpy(np.ascontiguousarray(array)).float()
+            tensor = torch.from_numpy(array if array.flags.c_contiguous else array.copy()).float()
         else:
             tensor = torch.from_numpy(array.astype(np.bool_ if _dtype(stored) == "bool" else np.int32))
         if tensor.nbytes <= ALWAYS_KEPT_BYTES:
@@ -90,6 +94,12 @@ class Weights:
         elif stored.value is None:
             self._file(stored.file).check(stored.offset, stored.type)
 
+    def decode_all(self, constants: Iterable[Stored]) -> None:
+        """Decodes compressed constants and keeps them, up to the limit of the cache."""
+        for stored in constants:
+            if isinstance(stored, CompressedOutput):
+                self._decoded(stored.source)
+
     def _file(self, name: str) -> BlobFile:
         if name not in self._files:
             self._files[name] = BlobFile(self._package.resolve(name))
@@ -99,6 +109,16 @@ class Weights:
         if compressed in self._arrays:
             return self._arrays[compressed]
         operation = compressed.operation
+        fast = self._looked_up(compressed)
+        results = self._decode(compressed) if fast is None else (fast,)
+        results = tuple(self._as_declared(array, operation, index) for index, array in enumerate(results))
+        size = sum(array.nbytes for array in results)
+        if size <= self._left:
+            self._left -= size
+            self._arrays[compressed] = results
+        return results
+
+    def _decode(self, compressed: Compressed) -> tuple[np.ndarray, ...]:
         arrays = {
             name: self.array(stored)
             for name, stored in compressed.arguments.items()
@@ -107,18 +127,32 @@ class Weights:
         try:
             result = compressed.decoder.decode(arrays)
         except ConstexprError as error:
-            raise _contradiction(operation, str(error)) from error
-        results = result if isinstance(result, tuple) else (result,)
-        results = tuple(self._as_declared(array, operation, index) for index, array in enumerate(results))
-        size = sum(array.nbytes for array in results)
-        if size <= self._left:
-            self._left -= size
-            self._arrays[compressed] = results
-        return results
+            raise _contradiction(compressed.operation, str(error)) from error
+        return result if isinstance(result, tuple) else (result,)
+
+    def _looked_up(self, compressed: Compressed) -> np.ndarray | None:
+        """Decodes a large palette straight from its packed bytes; None where that is not possible."""
+        indices = compressed.arguments.get("indices")
+        if not isinstance(indices, Constant) or indices.value is not None or "lut" not in compressed.arguments:
+            return None
+        lut = self.array(compressed.arguments["lut"])
+        packed = self._file(indices.file).packed(indices.offset, indices.type)
+        shape = compressed.operation.outputs[0].type.sizes
+        if lut.ndim == 1:  # iOS 16: the indices are packed into a tensor of bytes
+            if lut.size not in (2, 4, 16, 64, 256):
+                return None
+            bits = lut.size.bit_length() - 1
+            if len(packed) * 8 // bits < math.prod(shape):
+                return None
+            values = palette.lookup(packed, bits, lut.reshape(1, -1), math.prod(shape))
+            return None if values is None else values.reshape(shape)
+        if indices.type.shape != shape:
+            return None
+        return palette.packed_lookup(packed, BITS.get(indices.type.dtype, 8), lut, shape)
 
     def _as_declared(self, array: np.ndarray, operation: Operation, index: int) -> np.ndarray:
         declared = operation.outputs[index].type
-        if array.shape != declared.shape or (array.dtype.kind == "f") != (declared.dtype in FLOATS):
+        if not declared.fits(array.shape) or (array.dtype.kind == "f") != (declared.dtype in FLOATS):
             raise _contradiction(operation, f"{array.dtype}{list(array.shape)} decoded, {declared} declared")
         return array.astype(np.float16) if self._half and declared.dtype == "float16" else array
 

@@ -55,6 +55,7 @@ def test_inputs_and_weights_are_not_changed_by_a_prediction(tmp_path: Path) -> N
 
 def test_a_value_is_dropped_after_its_last_use(tmp_path: Path) -> None:
     from sdmobile.validate.mlprogram import plan, read_program
+    from sdmobile.validate.mlprogram.precision import rounding
     from sdmobile.validate.mlprogram.weights import Weights
 
     def build(x: Any) -> Any:
@@ -64,5 +65,6 @@ def test_a_value_is_dropped_after_its_last_use(tmp_path: Path) -> None:
         return mb.add(x=b, y=a, name="c")
 
     package, function = read_program(save_program(build, [(2, 2)], tmp_path / "chain.mlpackage"))
-    made = plan.make_plan(function, Weights(package, False, 0), False)
+    exact = rounding("float32")
+    made = plan.make_plan(function, Weights(package, exact, 0), exact)
     assert [step.release for step in made.steps] == [("x0",), (), ("a", "b")]

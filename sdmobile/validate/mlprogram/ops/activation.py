@@ -88,6 +88,13 @@ def softplus(x: Tensor) -> Tensor:
 
 
 @op()
+def softplus_parametric(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+    """αᵢ·ln(1 + e^(βᵢ·x)) with one α and β per channel (axis 1)."""
+    shape = (1, -1, *[1] * (x.dim() - 2))
+    return alpha.reshape(shape) * F.softplus(x * beta.reshape(shape))
+
+
+@op()
 def softsign(x: Tensor) -> Tensor:
     """x / (1 + |x|)."""
     return F.softsign(x)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from sdmobile.validate.mlprogram.ops import sums
 from sdmobile.validate.mlprogram.ops.registry import Context, op
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -68,7 +69,17 @@ def conv(
     strides, dilations = strides or [1] * rank, dilations or [1] * rank
     kernel = [(size - 1) * dilation + 1 for size, dilation in zip(weight.shape[2:], dilations, strict=True)]
     x, padding = split_padding(x, paddings(context, pad_type, pad, kernel, strides))
+    if context.rounds_sums:
+
+        def compute(part: Tensor, taps: Tensor) -> Tensor:
+            return _CONV[rank](part, taps, None, strides, padding, dilations, groups)
+
+        return _add_bias(sums.convolve(compute, x, weight, groups), bias)
     return _CONV[rank](x, weight, bias, strides, padding, dilations, groups)
+
+
+def _add_bias(y: Tensor, bias: Tensor | None) -> Tensor:
+    return y if bias is None else y + bias.reshape(-1, *[1] * (y.dim() - 2))
 
 
 @op()
@@ -92,9 +103,25 @@ def conv_transpose(
         raise context.unsupported(f"pad_type {pad_type}")
     strides, dilations = strides or [1] * rank, dilations or [1] * rank
     pads = paddings(context, pad_type, pad, [1] * rank, strides)
-    y = _CONV_TRANSPOSE[rank](x, weight, bias, strides, 0, 0, groups, dilations)
+    if context.rounds_sums:
+        y = _rounded_transpose(x, weight, strides, dilations, groups)
+        y = _add_bias(y, bias)
+    else:
+        y = _CONV_TRANSPOSE[rank](x, weight, bias, strides, 0, 0, groups, dilations)
     for i in range(rank):
         y = y.narrow(2 + i, pads[2 * i], y.shape[2 + i] - pads[2 * i] - pads[2 * i + 1])
     if output_shape is not None and list(y.shape) != output_shape:
         raise context.unsupported(f"output_shape {output_shape} instead of {list(y.shape)}")
     return y.contiguous()
+
+
+def _rounded_transpose(x: Tensor, weight: Tensor, strides: list[int], dilations: list[int], groups: int) -> Tensor:
+    """A transposed convolution whose sums over input channels are float16."""
+
+    def compute(part: Tensor, taps: Tensor) -> Tensor:
+        taps = taps.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+        return _CONV_TRANSPOSE[x.dim() - 2](part, taps, None, strides, 0, 0, groups, dilations)
+
+    # As a convolution has it: [groups · C_out/groups, C_in/groups, ...].
+    by_output = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+    return sums.convolve(compute, x, by_output, groups)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sdmobile.validate.mlprogram.ops.registry import Context, op
+from sdmobile.validate.mlprogram.ops.sums import to_float16
 
 
 def _binary(name: str, function: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -128,10 +129,10 @@ _RANGES["int32"] = (-(1 << 31), (1 << 31) - 1)
 
 @op(moves_data=True)
 def cast(x: Tensor, dtype: str, context: Context) -> Tensor:
-    """x as another type: to integer by truncation, to bool as x ≠ 0, to fp16 rounded only if `context.half`."""
+    """x as another type: to integer by truncation, to bool as x ≠ 0, to fp16 rounded only if results are."""
     if dtype == "fp16":
         values = x.float()
-        return values.half().float() if context.half else values
+        return to_float16(values) if context.rounding.results else values
     if dtype == "fp32":
         return x.float()
     if dtype == "bool":

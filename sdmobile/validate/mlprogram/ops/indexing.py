@@ -21,20 +21,36 @@ def slice_by_index(
     squeeze_mask: list[bool] | None = None,
 ) -> Tensor:
     """x[begin:end:stride] per axis; masks open a side, or take the element at `begin` and drop the axis."""
-    nothing = [False] * x.dim()
+    ranges, dropped = selection(tuple(x.shape), begin, end, stride, begin_mask, end_mask, squeeze_mask, context)
+    for axis, places in enumerate(ranges):
+        x = _take(x, axis, places)
+    return x.squeeze(dropped) if dropped else x
+
+
+def selection(
+    shape: tuple[int, ...],
+    begin: list[int],
+    end: list[int],
+    stride: list[int] | None,
+    begin_mask: list[bool] | None,
+    end_mask: list[bool] | None,
+    squeeze_mask: list[bool] | None,
+    context: Context,
+) -> tuple[list[range], list[int]]:
+    """Returns the positions that a slice takes of each axis, and the axes that it drops."""
+    nothing = [False] * len(shape)
     begin_mask, end_mask, squeeze_mask = begin_mask or nothing, end_mask or nothing, squeeze_mask or nothing
-    dropped = []
-    for axis, step in enumerate(stride or [1] * x.dim()):
+    ranges = []
+    for axis, step in enumerate(stride or [1] * len(shape)):
         if step < 0 and (begin_mask[axis] or end_mask[axis]):
             raise context.unsupported(f"a mask with the negative stride {step}")
         first = 0 if begin_mask[axis] else begin[axis]
         if squeeze_mask[axis]:
-            x = x.narrow(axis, first % x.shape[axis], 1)
-            dropped.append(axis)
-            continue
-        positions = range(x.shape[axis])[slice(first, None if end_mask[axis] else end[axis], step)]
-        x = _take(x, axis, positions)
-    return x.squeeze(dropped) if dropped else x
+            first %= shape[axis]
+            ranges.append(range(first, first + 1))
+        else:
+            ranges.append(range(shape[axis])[slice(first, None if end_mask[axis] else end[axis], step)])
+    return ranges, [axis for axis, squeezed in enumerate(squeeze_mask) if squeezed]
 
 
 @op(moves_data=True)
@@ -67,7 +83,7 @@ def gather(
     """x at `indices` along an axis, for each element of the first `batch_dims` axes."""
     axis %= x.dim()
     # Out of range the result is undefined or an exception, so `validate_indices` makes no difference here.
-    positions = _positions(indices, x.shape[axis], context)
+    positions = positions_in(indices, x.shape[axis], context)
     if batch_dims == 0:
         return _gather(x, positions, axis)
     batch = x.shape[:batch_dims]
@@ -80,7 +96,7 @@ def gather(
 
 def _gather(x: Tensor, positions: Tensor, axis: int) -> Tensor:
     taken = x.index_select(axis, positions.reshape(-1))
-    return taken.reshape(*x.shape[:axis], *positions.shape, *x.shape[axis + 1 :])
+    return taken.reshape((*x.shape[:axis], *positions.shape, *x.shape[axis + 1 :]))
 
 
 @op(moves_data=True)
@@ -88,7 +104,7 @@ def gather_along_axis(
     x: Tensor, indices: Tensor, context: Context, axis: int = 0, validate_indices: bool = False
 ) -> Tensor:
     """x[..., indices[..., i, ...], ...] with the indices of one axis given per position."""
-    return torch.gather(x, axis, _positions(indices, x.shape[axis], context))
+    return torch.gather(x, axis, positions_in(indices, x.shape[axis], context))
 
 
 @op(moves_data=True)
@@ -98,11 +114,11 @@ def gather_nd(
     """x[indices[..., 0], indices[..., 1], ...]."""
     if batch_dims:
         raise context.unsupported(f"batch_dims {batch_dims}")
-    parts = [_positions(part, x.shape[axis], context) for axis, part in enumerate(indices.unbind(-1))]
+    parts = [positions_in(part, x.shape[axis], context) for axis, part in enumerate(indices.unbind(-1))]
     return x[tuple(parts)]
 
 
-def _positions(indices: Tensor, size: int, context: Context) -> Tensor:
+def positions_in(indices: Tensor, size: int, context: Context) -> Tensor:
     """Returns int64 indices; negative ones count from the end before iOS 17 and are out of range from it on."""
     positions = indices.to(torch.int64)
     lowest = -size if context.ios < 17 else 0

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from sdmobile.validate.mlprogram.ops import sums
 from sdmobile.validate.mlprogram.ops.registry import Context, op
 
 Reduce = Callable[[Tensor, list[int], bool], Tensor]
-
-
-def _mean(x: Tensor, axes: list[int], keep: bool) -> Tensor:
-    return x.mean(axes, keepdim=keep)
+Sum = Callable[[Tensor, list[int], bool], Tensor]
 
 
 def _sum(x: Tensor, axes: list[int], keep: bool) -> Tensor:
@@ -27,32 +26,62 @@ def _prod(x: Tensor, axes: list[int], keep: bool) -> Tensor:
 
 
 _REDUCTIONS: dict[str, Reduce] = {
-    "reduce_mean": _mean,
-    "reduce_sum": _sum,
     "reduce_prod": _prod,
     "reduce_max": lambda x, axes, keep: x.amax(axes, keepdim=keep),
     "reduce_min": lambda x, axes, keep: x.amin(axes, keepdim=keep),
-    "reduce_l1_norm": lambda x, axes, keep: _sum(x.abs(), axes, keep),
-    "reduce_l2_norm": lambda x, axes, keep: _sum(x.square(), axes, keep).sqrt(),
-    "reduce_sum_square": lambda x, axes, keep: _sum(x.square(), axes, keep),
-    "reduce_log_sum": lambda x, axes, keep: _sum(x, axes, keep).log(),
-    "reduce_log_sum_exp": lambda x, axes, keep: torch.logsumexp(x, axes, keepdim=keep),
 }
+
+
+def _mean(x: Tensor, axes: list[int], keep: bool, add: Sum) -> Tensor:
+    if add is _sum:
+        return x.mean(axes, keepdim=keep)
+    return sums.total(x, axes, keep, math.prod(x.shape[axis] for axis in axes))
+
+
+def _log_sum_exp(x: Tensor, axes: list[int], keep: bool, add: Sum) -> Tensor:
+    largest = x.amax(axes, keepdim=True)
+    result = add((x - largest).exp(), axes, True).log() + largest
+    return result if keep else result.squeeze(axes)
+
+
+_SUMS: dict[str, Callable[[Tensor, list[int], bool, Sum], Tensor]] = {
+    "reduce_mean": _mean,
+    "reduce_sum": lambda x, axes, keep, add: add(x, axes, keep),
+    "reduce_l1_norm": lambda x, axes, keep, add: add(x.abs(), axes, keep),
+    "reduce_l2_norm": lambda x, axes, keep, add: add(x.square(), axes, keep).sqrt(),
+    "reduce_sum_square": lambda x, axes, keep, add: add(x.square(), axes, keep),
+    "reduce_log_sum": lambda x, axes, keep, add: add(x, axes, keep).log(),
+    "reduce_log_sum_exp": _log_sum_exp,
+}
+"""Reductions that add: the last argument does it."""
 _FLOAT_ONLY = ("reduce_mean", "reduce_l2_norm", "reduce_log_sum", "reduce_log_sum_exp")
 
 
+def _axes(x: Tensor, axes: list[int] | None) -> list[int]:
+    return sorted({axis % x.dim() for axis in (range(x.dim()) if axes is None else axes)})
+
+
 def _register(name: str, function: Reduce) -> None:
+    def compute(x: Tensor, axes: list[int] | None = None, keep_dims: bool = False) -> Tensor:
+        return function(x, _axes(x, axes), keep_dims)
+
+    op(name)(compute)
+
+
+def _register_sum(name: str, function: Callable[[Tensor, list[int], bool, Sum], Tensor]) -> None:
     def compute(x: Tensor, context: Context, axes: list[int] | None = None, keep_dims: bool = False) -> Tensor:
         if name in _FLOAT_ONLY and not x.is_floating_point():
             raise context.unsupported("an integer input")
-        dims = sorted({axis % x.dim() for axis in (range(x.dim()) if axes is None else axes)})
-        return function(x, dims, keep_dims)
+        return function(x, _axes(x, axes), keep_dims, sums.total if context.rounds_sums else _sum)
 
     op(name)(compute)
 
 
 for _name, _function in _REDUCTIONS.items():
     _register(_name, _function)
+
+for _name, _sum_function in _SUMS.items():
+    _register_sum(_name, _sum_function)
 
 
 _INDEX_TYPES = ("int32", "uint16")

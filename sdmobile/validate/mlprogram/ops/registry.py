@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdmobile.validate.mlprogram.errors import UnsupportedOpError
+from sdmobile.validate.mlprogram.precision import Rounding
 from sdmobile.validate.mlprogram.types import NamedType
 
 KINDS = ("Tensor", "list[Tensor]", "int", "float", "bool", "str", "list[int]", "list[bool]")
@@ -22,15 +23,20 @@ class Context:
         op_type: type of the operation.
         op_name: its name.
         ios: the iOS version whose definitions apply.
-        half: results of type float16 are rounded.
+        rounding: what the precision mode rounds.
         outputs: declared results.
     """
 
     op_type: str
     op_name: str
     ios: int
-    half: bool
+    rounding: Rounding
     outputs: tuple[NamedType, ...]
+
+    @property
+    def rounds_sums(self) -> bool:
+        """Whether partial sums are rounded to float16."""
+        return self.rounding.sums and self.outputs[0].type.dtype == "float16"
 
     def unsupported(self, reason: str) -> UnsupportedOpError:
         """Returns the error to raise for an attribute or value that is not implemented."""
@@ -111,8 +117,10 @@ def operations() -> dict[str, Op]:
         indexing,
         normalization,
         pooling,
+        quantization,
         reduction,
         resizing,
+        scattering,
         shape,
     )
 

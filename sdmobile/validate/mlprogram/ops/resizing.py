@@ -30,6 +30,26 @@ def resize_nearest_neighbor(x: Tensor, target_size_height: int, target_size_widt
     return _repeat(x, target_size_height // height, target_size_width // width)
 
 
+@op()
+def resize(
+    x: Tensor,
+    shape: list[int],
+    resized_dims: int,
+    context: Context,
+    interpolation_mode: str = "LINEAR",
+    sampling_mode: str = "DEFAULT",
+) -> Tensor:
+    """The last `resized_dims` axes get the last sizes of `shape` (0: as before) by one of the two ways of resizing."""
+    if resized_dims != 2:
+        raise context.unsupported(f"resized_dims {resized_dims}")
+    height, width = (size or old for size, old in zip(shape[-2:], x.shape[-2:], strict=True))
+    if interpolation_mode == "LINEAR":
+        return resize_bilinear(x, context, height, width, sampling_mode)
+    if interpolation_mode == "NEAREST_NEIGHBOR" and sampling_mode in ("DEFAULT", "UNALIGN_CORNERS"):
+        return resize_nearest_neighbor(x, height, width, context)
+    raise context.unsupported(f"interpolation_mode {interpolation_mode} with sampling_mode {sampling_mode}")
+
+
 def _repeat(x: Tensor, height: int, width: int) -> Tensor:
     leading, (h, w) = x.shape[:-2], x.shape[-2:]
     repeated = x.reshape(*leading, h, 1, w, 1).expand(*leading, h, height, w, width)

@@ -44,7 +44,8 @@ def squeeze(x: Tensor, axes: list[int] | None = None) -> Tensor:
 
 @op(moves_data=True)
 def concat(values: list[Tensor], axis: int, interleave: bool = False) -> Tensor:
-    """The inputs one after the other along an axis, or their elements in turn."""
+    """The inputs one after the other along an axis, or their elements in turn; a scalar counts as one element."""
+    values = [value.reshape(1) if value.dim() == 0 else value for value in values]
     if not interleave:
         return torch.cat(values, axis)
     axis %= values[0].dim()
