@@ -17,31 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sdmobile.rewrites.winograd.layer import ConvLayer
+from sdmobile.rewrites.winograd.strips import Strips
 from sdmobile.rewrites.winograd.transforms import KERNEL, Transforms, as_array, transforms
 
 # A whole row of tiles is one matrix product up to this many tiles: the product's cost grows with their number squared.
 _WHOLE_ROW = 24
 # Longer rows are cut into blocks of this many, which overlap by the two columns that neighbours share.
 _BLOCK = 8
-
-
-@dataclass(frozen=True)
-class Strips:
-    """How much of a layer is computed at once.
-
-    Args:
-        bytes: wanted size of the transformed input of one strip; more rows at once fall out of the CPU's cache.
-        most: at most so many strips, as each costs about 20 operators in the file.
-    """
-
-    bytes: int = 24 << 20
-    most: int = 8
-
-    def rows(self, tile_rows: int, bytes_per_row: int) -> list[int]:
-        """Returns the number of tile rows of each strip."""
-        fitting = max(1, self.bytes // bytes_per_row)
-        count = min(self.most, -(-tile_rows // fitting))
-        return [tile_rows * (i + 1) // count - tile_rows * i // count for i in range(count)]
 
 
 def winograd_conv2d(
@@ -67,11 +50,11 @@ def winograd_conv2d(
         (N, O, H + 2p − 2, W + 2p − 2).
     """
     matrices = transforms(tile)
-    plan = _Geometry.of(x, weight.shape[0], tile, padding)
+    plan = _Plan.of(x, weight.shape[0], tile, padding)
     u, b = transform_weight(weight, matrices), None if bias is None else transform_bias(bias, matrices)
     nhwc = x.permute(0, 2, 3, 1)
     parts, first = [], 0
-    for rows in (strips or Strips()).rows(plan.tile_rows, plan.bytes_per_tile_row):
+    for rows in (strips or Strips()).rows(plan.layer, tile):
         parts.append(_strip(nhwc, u.to(x.dtype), b, matrices, plan, (first, rows)))
         first += rows
     y = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
@@ -79,37 +62,23 @@ def winograd_conv2d(
 
 
 @dataclass(frozen=True)
-class _Geometry:
-    """Sizes of one convolution: batch, input, output, tiles."""
+class _Plan:
+    """One convolution: its sizes, the input's height and width, and the tile."""
 
-    batch: int
-    channels: tuple[int, int]
-    size: tuple[int, int]
-    padding: tuple[int, int]
+    layer: ConvLayer
+    input_size: tuple[int, int]
     tile: int
 
     @classmethod
-    def of(cls, x: Tensor, out_channels: int, tile: int, padding: tuple[int, int]) -> _Geometry:
+    def of(cls, x: Tensor, out_channels: int, tile: int, padding: tuple[int, int]) -> _Plan:
         n, c, h, w = x.shape
-        return cls(n, (c, out_channels), (h, w), padding, tile)
+        size = h + 2 * padding[0] - KERNEL + 1, w + 2 * padding[1] - KERNEL + 1
+        return cls(ConvLayer(n, (c, out_channels), size, padding=padding), (h, w), tile)
 
     @property
-    def output(self) -> tuple[int, int]:
-        (h, w), (p, q) = self.size, self.padding
-        return h + 2 * p - KERNEL + 1, w + 2 * q - KERNEL + 1
-
-    @property
-    def tile_rows(self) -> int:
-        return -(-self.output[0] // self.tile)
-
-    @property
-    def tile_columns(self) -> int:
-        return -(-self.output[1] // self.tile)
-
-    @property
-    def bytes_per_tile_row(self) -> int:
-        """Bytes in float32 of the larger of transformed input and products, for one row of tiles."""
-        return 4 * self.batch * self.tile_columns * (self.tile + KERNEL - 1) ** 2 * max(self.channels)
+    def columns(self) -> int:
+        """Tiles per row."""
+        return -(-self.layer.size[1] // self.tile)
 
 
 def transform_weight(weight: Tensor, matrices: Transforms) -> Tensor:
@@ -137,25 +106,25 @@ def transform_bias(bias: Tensor, matrices: Transforms) -> Tensor:
 
 
 def _strip(
-    x: Tensor, u: Tensor, bias: Tensor | None, matrices: Transforms, plan: _Geometry, rows: tuple[int, int]
+    x: Tensor, u: Tensor, bias: Tensor | None, matrices: Transforms, plan: _Plan, rows: tuple[int, int]
 ) -> Tensor:
     """Returns the output (N, rows·m, W, O) of some rows of tiles, cut to the convolution's own size."""
-    (first, count), m, n = rows, plan.tile, plan.tile + KERNEL - 1
-    top = first * m - plan.padding[0]
-    low, high = max(0, top), min(plan.size[0], top + count * m + KERNEL - 1)
-    part = x if (low, high) == (0, plan.size[0]) else x[:, low:high]
+    (first, count), m, n, columns = rows, plan.tile, plan.tile + KERNEL - 1, plan.columns
+    (batch, (c, o)), (height, width) = (plan.layer.batch, plan.layer.channels), plan.input_size
+    top = first * m - plan.layer.padding[0]
+    low, high = max(0, top), min(height, top + count * m + KERNEL - 1)
+    part = x if (low, high) == (0, height) else x[:, low:high]
     data = as_array(matrices.data)
     band = _banded(data, m, count, high - low, low - top)
-    y = torch.matmul(_constant(band, x.dtype), part.reshape(plan.batch, high - low, -1))
-    y = _transform_columns(y.reshape(-1, plan.size[1], plan.channels[0]), data, plan)
-    columns, (c, o) = plan.tile_columns, plan.channels
-    y = y.reshape(plan.batch * count, n, columns, n * c).transpose(1, 2)
-    y = y.reshape(plan.batch, count, columns, n * n * c)
+    y = torch.matmul(_constant(band, x.dtype), part.reshape(batch, high - low, width * c))
+    y = _transform_columns(y.reshape(-1, width, c), data, plan)
+    y = y.reshape(batch * count, n, columns, n * c).transpose(1, 2)
+    y = y.reshape(batch, count, columns, n * n * c)
     products = F.conv2d(y.permute(0, 3, 1, 2), u, bias, groups=n * n).permute(0, 2, 3, 1)
     y = torch.matmul(_output_matrix(matrices, x.dtype), products.reshape(-1, n * n, o))
-    y = y.reshape(plan.batch * count, columns, m, m * o).transpose(1, 2)
-    y = y.reshape(plan.batch, count * m, columns * m, o)
-    return _cut(y, min(count * m, plan.output[0] - first * m), plan.output[1])
+    y = y.reshape(batch * count, columns, m, m * o).transpose(1, 2)
+    y = y.reshape(batch, count * m, columns * m, o)
+    return _cut(y, min(count * m, plan.layer.size[0] - first * m), plan.layer.size[1])
 
 
 def _cut(y: Tensor, height: int, width: int) -> Tensor:
@@ -164,9 +133,9 @@ def _cut(y: Tensor, height: int, width: int) -> Tensor:
     return y if y.shape[2] == width else y[:, :, :width]
 
 
-def _transform_columns(y: Tensor, data: np.ndarray, plan: _Geometry) -> Tensor:
+def _transform_columns(y: Tensor, data: np.ndarray, plan: _Plan) -> Tensor:
     """Returns Bᵀ applied along the second axis of (rows, W, C) in every tile: (rows, tiles·n, C) or a view of it."""
-    m, columns, (width, c), left = plan.tile, plan.tile_columns, y.shape[1:], plan.padding[1]
+    m, columns, (width, c), left = plan.tile, plan.columns, y.shape[1:], plan.layer.padding[1]
     if columns <= _WHOLE_ROW:
         return torch.matmul(_constant(_banded(data, m, columns, width, left), y.dtype), y)
     blocks, span = -(-columns // _BLOCK), _BLOCK * m

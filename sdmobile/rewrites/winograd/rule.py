@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from sdmobile.rewrites.rule import UP_TO_ROUNDING, Match, OperatorRule
-from sdmobile.rewrites.winograd.conv import Strips, winograd_conv2d
+from sdmobile.rewrites.winograd.conv import winograd_conv2d
 from sdmobile.rewrites.winograd.layer import ConvLayer
 from sdmobile.rewrites.winograd.runtimes import RUNTIME_RULES, Gpu
 from sdmobile.rewrites.winograd.selection import Policy, answers, choose
@@ -28,8 +28,7 @@ class WinogradConv(OperatorRule):
     a budget limits that.
 
     Args:
-        policy: tile sizes, least speedup, budget of weights.
-        strips: how much of a layer is computed at once.
+        policy: tile sizes, least speedup, budget of weights, strips.
         runtime: the rule of a GPU runtime that has Winograd kernels of its own ("litert", "ml-drift"): then no layer is
             changed, and the record says what the runtime will choose. None for a runtime without, such as XNNPACK.
         gpu: the GPU of that runtime.
@@ -44,7 +43,6 @@ class WinogradConv(OperatorRule):
     operator: ClassVar = torch.ops.aten.conv2d.default
 
     policy: Policy = field(default_factory=Policy)
-    strips: Strips = field(default_factory=Strips)
     runtime: str | None = None
     gpu: Gpu = Gpu.OTHER
 
@@ -78,7 +76,7 @@ class WinogradConv(OperatorRule):
     def replacement(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, **options: Any) -> Tensor:
         """Returns the convolution of x, (N, C, H, W), with weight, (O, C, 3, 3), and bias, (O,)."""
         padding = _pair(options["padding"])
-        return winograd_conv2d(x, weight, bias, tile=options["tile"], padding=padding, strips=self.strips)
+        return winograd_conv2d(x, weight, bias, tile=options["tile"], padding=padding, strips=self.policy.strips)
 
     def details(self, match: Match) -> dict[str, Any]:
         return answers(layer_of(match), match.options["tile"], self.policy.time).to_json()

@@ -9,6 +9,7 @@ from typing import Any
 from sdmobile.rewrites.winograd.cpu_time import CpuTime
 from sdmobile.rewrites.winograd.layer import ConvLayer
 from sdmobile.rewrites.winograd.runtimes import RUNTIME_RULES, Gpu
+from sdmobile.rewrites.winograd.strips import Strips
 from sdmobile.rewrites.winograd.table import Rounding, error_db
 
 _FLOAT = 4
@@ -75,6 +76,7 @@ class Policy:
         spare_bytes: additional weight bytes, in float32, that a component may take whatever its size: one that is small
             beside the UNet does not set the peak of a pipeline.
         time: the constants of the prediction.
+        strips: how layers are cut; the weights of a layer are packed once for each of its strips.
     """
 
     tiles: tuple[int, ...] = (4, 2)
@@ -82,6 +84,7 @@ class Policy:
     weight_growth: float = 0.25
     spare_bytes: int = 256 << 20
     time: CpuTime = field(default_factory=CpuTime)
+    strips: Strips = field(default_factory=Strips)
 
     def budget(self, weights: int) -> float:
         """Returns how many weights may be added to a component of so many."""
@@ -101,11 +104,15 @@ class Policy:
     def _speedup(self, layer: ConvLayer, tile: int) -> float:
         return self.time.milliseconds(layer, None) / self.time.milliseconds(layer, tile)
 
+    def _added(self, layer: ConvLayer, tile: int) -> int:
+        """Returns how many weights more are in memory."""
+        return layer.transformed_weights(tile) * len(self.strips.rows(layer, tile)) - layer.weights
+
     def options(self, layer: ConvLayer) -> dict[int, tuple[float, int]]:
         """Returns milliseconds saved and weights added by each output tile that is predicted to win."""
         direct = self.time.milliseconds(layer, None)
         return {
-            tile: (direct - self.time.milliseconds(layer, tile), layer.transformed_weights(tile) - layer.weights)
+            tile: (direct - self.time.milliseconds(layer, tile), self._added(layer, tile))
             for tile in self.tiles
             if self._speedup(layer, tile) >= self.min_speedup
         }

@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdmobile.rewrites.winograd.conv import Strips, transform_weight, winograd_conv2d
+from sdmobile.rewrites.winograd.conv import transform_weight, winograd_conv2d
+from sdmobile.rewrites.winograd.layer import ConvLayer
+from sdmobile.rewrites.winograd.strips import Strips
 from sdmobile.rewrites.winograd.table import error_db
 from sdmobile.rewrites.winograd.transforms import transforms
 
@@ -66,8 +68,8 @@ def test_float16_errors_are_those_of_the_simulation() -> None:
     from sdmobile.rewrites.winograd import conv
 
     u = transform_weight(weight, transforms(4)).half().double()
-    geometry = conv._Geometry.of(x, 64, 4, (1, 1))
-    found = conv._strip(x.permute(0, 2, 3, 1).double(), u, None, transforms(4), geometry, (0, 4))
+    plan = conv._Plan.of(x, 64, 4, (1, 1))
+    found = conv._strip(x.permute(0, 2, 3, 1).double(), u, None, transforms(4), plan, (0, 4))
     from sdmobile.rewrites.winograd.table import Rounding
 
     simulated = error_db(4, rounding=Rounding(activations=False))
@@ -89,10 +91,18 @@ def test_transformed_weights_are_rounded_once() -> None:
     assert u.shape == (36 * 8, 8, 1, 1)
 
 
-@given(rows=st.integers(1, 200), per_row=st.integers(1, 1 << 26), most=st.integers(1, 12))
-def test_strips_cover_all_rows(rows: int, per_row: int, most: int) -> None:
-    parts = Strips(most=most).rows(rows, per_row)
-    assert sum(parts) == rows
+@given(
+    height=st.integers(1, 600),
+    width=st.integers(1, 600),
+    channels=st.integers(1, 1300),
+    tile=st.sampled_from((2, 4, 6)),
+    most=st.integers(1, 12),
+)
+def test_strips_cover_all_rows(height: int, width: int, channels: int, tile: int, most: int) -> None:
+    layer, strips = ConvLayer(1, (channels, channels), (height, width)), Strips(most=most)
+    parts = strips.rows(layer, tile)
+    assert sum(parts) == -(-height // tile)
     assert len(parts) <= most
     assert min(parts) >= 1
-    assert len(parts) == min(most, -(-rows // max(1, Strips().bytes // per_row)))
+    largest = 4 * max(parts) * -(-width // tile) * (tile + 2) ** 2 * channels
+    assert largest <= strips.bytes or len(parts) == most or max(parts) == 1
