@@ -1,0 +1,27 @@
+"""Predicts, without a driver or a phone, what a phone's runtime says to an exported file.
+
+from sdmobile.validate.lint import lint_file
+
+report = lint_file(Path("unet.tflite"), "ml-drift")
+report.verdict  # "accepted", "refused", or "miscomputed": taken, and known to compute something else
+"""
+
+from __future__ import annotations
+
+from sdmobile.validate.lint.dispatch import RUNTIMES, lint_bundle, lint_file
+from sdmobile.validate.lint.errors import LintInputError
+from sdmobile.validate.lint.limits import Limits, limits_of
+from sdmobile.validate.lint.report import Finding, LintReport, Verdict, worst
+
+__all__ = [
+    "RUNTIMES",
+    "Finding",
+    "Limits",
+    "LintInputError",
+    "LintReport",
+    "Verdict",
+    "limits_of",
+    "lint_bundle",
+    "lint_file",
+    "worst",
+]

@@ -1,0 +1,77 @@
+"""One call for every kind of file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sdmobile.errors import EXIT_USAGE, SdmobileError, UnsupportedError
+from sdmobile.validate.lint.errors import LintInputError
+from sdmobile.validate.lint.limits import Limits, limits_of
+from sdmobile.validate.lint.report import LintReport
+
+RUNTIMES = ("ml-drift", "tflite-gpu", "core-ml")
+_DEFAULTS = {".tflite": "ml-drift", ".mlpackage": "core-ml"}
+_SUFFIXES = {"ml-drift": ".tflite", "tflite-gpu": ".tflite", "core-ml": ".mlpackage"}
+
+
+class RuntimeNameError(SdmobileError):
+    """The runtime is unknown or does not go with the file."""
+
+    exit_code = EXIT_USAGE
+
+
+def lint_file(path: Path, runtime: str | None = None, limits: Limits | None = None) -> LintReport:
+    """Predicts what a runtime says to one file.
+
+    Args:
+        path: a `.tflite` file or an `.mlpackage` folder.
+        runtime: "ml-drift", "tflite-gpu" or "core-ml"; None for "ml-drift" or "core-ml" by the suffix.
+        limits: what the device can hold; None checks no sizes.
+
+    Returns:
+        Findings and verdict.
+
+    Raises:
+        LintInputError: the file is missing, truncated or of another format.
+        RuntimeNameError: the runtime is unknown or does not go with the file.
+    """
+    chosen = runtime or _DEFAULTS.get(path.suffix.lower())
+    if chosen is None:
+        raise LintInputError("a file to lint must be a .tflite file or an .mlpackage", path)
+    if chosen not in RUNTIMES:
+        raise RuntimeNameError("the runtime must be known", chosen, f"Choose one of {', '.join(RUNTIMES)}")
+    if path.suffix.lower() != _SUFFIXES[chosen]:
+        raise RuntimeNameError(f"{chosen} takes {_SUFFIXES[chosen]} files", path.name, "Choose another --runtime")
+    if chosen == "core-ml":
+        from sdmobile.validate.lint.coreml import lint_package
+
+        return lint_package(path, limits or Limits())
+    from sdmobile.validate.lint.tflite.delegate import lint_tflite
+
+    return lint_tflite(path, chosen, limits or Limits())  # pyright: ignore[reportArgumentType]
+
+
+def lint_bundle(folder: Path, runtime: str | None = None, device: str | None = None) -> list[LintReport]:
+    """Predicts what the default runtime of a bundle's target says to each of its files.
+
+    Args:
+        folder: the bundle.
+        runtime: another runtime than the target's default.
+        device: a device profile for the sizes; None for that of the bundle.
+
+    Returns:
+        One report per component, in the order of the pipeline.
+
+    Raises:
+        BundleError: the folder is no whole bundle.
+        UnsupportedError: the bundle's target has no lint.
+    """
+    from sdmobile.device_profiles import load_profile
+    from sdmobile.validate.bundle import open_bundle
+
+    bundle = open_bundle(folder)
+    if bundle.target not in ("ios", "android"):
+        raise UnsupportedError("a lint exists for the targets ios and android", bundle.target)
+    name = device or bundle.device
+    limits = limits_of(load_profile(name)) if name else Limits()
+    return [lint_file(component.path, runtime, limits) for component in bundle.components.values()]

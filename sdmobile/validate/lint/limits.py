@@ -1,0 +1,39 @@
+"""What a device can hold, as far as a lint needs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sdmobile.device_profiles import DeviceProfile
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Sizes that a file must stay below; None where nothing is known.
+
+    Args:
+        buffer_bytes: largest tensor that the GPU can bind as one buffer.
+        file_bytes: largest model file.
+        float_bytes: bytes per float at run time; 2 at the default precision of a phone's GPU.
+        deployment_target: oldest iOS version that must load the file.
+        source: where the figures come from.
+    """
+
+    buffer_bytes: int | None = None
+    file_bytes: int | None = None
+    float_bytes: int = 2
+    deployment_target: int | None = None
+    source: str = ""
+
+
+def limits_of(profile: DeviceProfile) -> Limits:
+    """Returns the limits of a device profile."""
+    target = profile.deployment_target
+    return Limits(
+        buffer_bytes=profile.max_buffer_bytes,
+        file_bytes=profile.max_file_bytes,
+        deployment_target=None if target is None else int(target.removeprefix("iOS")),
+        source=f"device profile {profile.name}: {profile.limits.buffer_bytes.source}",
+    )

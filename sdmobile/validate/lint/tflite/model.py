@@ -1,0 +1,171 @@
+"""A `.tflite` file as nodes and tensors; weights stay on disk."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+Shape = tuple[int, ...]
+QuantizationKind = Literal["affine", "blockwise", "custom"]
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How integers stand for numbers.
+
+    Args:
+        kind: "affine" where scales are stored with the tensor, "blockwise" where other tensors hold them.
+        scales: number of scales; one means per tensor.
+        axis: the axis of several scales.
+    """
+
+    kind: QuantizationKind
+    scales: int
+    axis: int
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """One tensor of a graph.
+
+    Args:
+        index: position in the subgraph.
+        name: as stored; converters put the source module here.
+        shape: dimensions; () for a scalar.
+        dtype: upper-case name of the element type, for example "FLOAT32".
+        constant: whether the file holds its values.
+        quantization: how integers stand for numbers, None for plain values.
+        sparse: whether the values are stored sparsely.
+        dynamic: whether a dimension is only known at run time.
+        data: bytes of a constant that lies within the flatbuffer.
+    """
+
+    index: int
+    name: str
+    shape: Shape
+    dtype: str
+    constant: bool
+    quantization: Quantization | None = None
+    sparse: bool = False
+    dynamic: bool = False
+    data: memoryview | None = None
+
+    @property
+    def rank(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def bhwc(self) -> tuple[int, int, int, int]:
+        """The four dimensions (batch, height, width, channels) that GPU runtimes give to lower ranks."""
+        return bhwc(self.shape)
+
+    def values(self) -> np.ndarray | None:
+        """Returns the values of a small constant, None where the file does not hold them within reach."""
+        if self.data is None:
+            return None
+        found = np.frombuffer(self.data, np.dtype(self.dtype.lower()))
+        return found.reshape(self.shape) if found.size == self.elements else None
+
+    def __str__(self) -> str:
+        constant = " constant" if self.constant else ""
+        return f"{self.dtype.lower()}{list(self.shape)}{constant}"
+
+
+@dataclass(frozen=True)
+class Composite:
+    """A composite operator: its name and attributes; the graph that defines it is another subgraph."""
+
+    name: str
+    attributes: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operator of a graph.
+
+    Args:
+        index: position in the subgraph.
+        op: builtin name, for example "CONV_2D".
+        version: version of the operator.
+        inputs: tensors; None for an optional one that is left out.
+        outputs: tensors.
+        options: fields of the operator's options by the schema's names.
+        custom: name of a custom operator.
+        composite: what a STABLEHLO_COMPOSITE stands for.
+    """
+
+    index: int
+    op: str
+    version: int
+    inputs: tuple[Tensor | None, ...]
+    outputs: tuple[Tensor, ...]
+    options: dict[str, Any]
+    custom: str | None = None
+    composite: Composite | None = None
+
+    @property
+    def runtime(self) -> tuple[Tensor, ...]:
+        """Inputs that are computed."""
+        return tuple(tensor for tensor in self.inputs if tensor is not None and not tensor.constant)
+
+    @property
+    def constants(self) -> tuple[Tensor, ...]:
+        """Inputs that are stored."""
+        return tuple(tensor for tensor in self.inputs if tensor is not None and tensor.constant)
+
+    def input(self, position: int) -> Tensor | None:
+        """Returns an input, None where there is none."""
+        return self.inputs[position] if position < len(self.inputs) else None
+
+    def activation(self) -> str:
+        """Returns the name of the fused activation, "NONE" without one."""
+        return ACTIVATIONS.get(self.options.get("fusedActivationFunction", 0), "unknown")
+
+
+ACTIVATIONS = {0: "NONE", 1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6", 4: "TANH", 5: "SIGN_BIT"}
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The main subgraph of a file.
+
+    Args:
+        nodes: operators in the order in which they run.
+        tensors: all tensors.
+        inputs: indices of the inputs.
+        outputs: indices of the outputs.
+        file_bytes: size of the file.
+    """
+
+    path: Path
+    nodes: tuple[Node, ...]
+    tensors: tuple[Tensor, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    file_bytes: int
+
+
+def bhwc(shape: Shape) -> tuple[int, int, int, int]:
+    """Returns a shape as (batch, height, width, channels), as ExtractTensorShape of both GPU runtimes does."""
+    if len(shape) < 2:
+        return (shape[0] if shape else 1, 1, 1, 1)
+    if len(shape) == 2:
+        return (shape[0], 1, 1, shape[1])
+    if len(shape) == 3:
+        return (shape[0], 1, shape[1], shape[2])
+    return (shape[0], shape[1], shape[2], shape[3])
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Returns the words of a text; tables of operators read better so than as quoted lists."""
+    return tuple(text.split())
