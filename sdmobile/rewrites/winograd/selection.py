@@ -82,7 +82,7 @@ class Policy:
     tiles: tuple[int, ...] = (4, 2)
     min_speedup: float = 1.25
     weight_growth: float = 0.25
-    spare_bytes: int = 256 << 20
+    spare_bytes: int = 512 << 20
     time: CpuTime = field(default_factory=CpuTime)
     strips: Strips = field(default_factory=Strips)
 

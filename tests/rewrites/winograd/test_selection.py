@@ -75,7 +75,13 @@ def test_a_small_component_may_grow_by_the_spare_bytes() -> None:
 
 
 # Milliseconds of CONV_2D and F(4×4), one thread, from the table in docs/winograd.md.
-MEASURED = {(320, 320, 64): (72.5, 30.8), (640, 640, 32): (71.5, 24.6), (512, 512, 64): (183.5, 72.9)}
+MEASURED = {
+    (320, 320, 64): (72.5, 30.8),
+    (640, 640, 32): (72.3, 24.6),
+    (512, 512, 64): (183.5, 72.9),
+    (256, 256, 256): (734.4, 384.1),
+    (128, 128, 512): (742.6, 669.8),
+}
 
 
 @pytest.mark.parametrize(("sizes", "times"), MEASURED.items())
@@ -83,6 +89,12 @@ def test_the_prediction_is_near_the_measurement(sizes: tuple[int, int, int], tim
     layer = ConvLayer(1, sizes[:2], (sizes[2], sizes[2]))
     found = [CpuTime().milliseconds(layer, tile) for tile in (None, 4)]
     assert found == pytest.approx(times, rel=0.15)
+
+
+def test_layers_that_gain_little_when_measured_are_refused() -> None:
+    assert Policy().objection(ConvLayer(1, (128, 128), (512, 512))) is not None
+    assert Policy().objection(ConvLayer(1, (64, 64), (64, 64))) is not None
+    assert Policy().objection(ConvLayer(1, (256, 256), (256, 256))) is None
 
 
 def test_three_answers() -> None:
