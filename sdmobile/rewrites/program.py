@@ -99,7 +99,7 @@ class Draft:
         Raises:
             RuntimeError: the graph is malformed: a fault of a rule.
         """
-        self.graph.eliminate_dead_code()
+        self.graph.eliminate_dead_code(_has_effect)
         for node in self.graph.find_nodes(op="placeholder"):
             if not node.users and not self._is_input(node):
                 self._drop(node)
@@ -129,6 +129,14 @@ class Draft:
             example_inputs=self._program.example_inputs,
             constants=self._constants,
         )
+
+
+def _has_effect(node: Node) -> bool:
+    """Returns whether a node must stay though nothing uses its value.
+
+    PyTorch counts attention as random, for the sake of its dropout.
+    """
+    return node.is_impure() and node.target is not torch.ops.aten.scaled_dot_product_attention.default
 
 
 def run(program: ExportedProgram, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -5,6 +5,7 @@ out = softmax(scale · q kᵀ + mask) v        q (B, H, M, D), k (B, H, N, D), v
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -98,12 +99,10 @@ def attention_shape(node: Node) -> AttentionShape:
     """Returns the sizes of an attention node."""
     given = arguments(node)
     query, key, value = (shape_of(given[name]) for name in ("query", "key", "value"))
-    batch = 1
-    for size in query[:-3] if len(query) > 3 else query[:-2]:
-        batch *= size
-    heads = query[-3] if len(query) > 3 else 1
+    *lead, queries, head_dim = query
+    heads = lead.pop() if len(lead) > 1 else 1
     masked = given["attn_mask"] is not None or bool(given["is_causal"])
-    return AttentionShape(batch, heads, query[-2], key[-2], query[-1], value[-1], masked)
+    return AttentionShape(math.prod(lead), heads, queries, key[-2], head_dim, value[-1], masked)
 
 
 def unsupported(node: Node) -> str | None:

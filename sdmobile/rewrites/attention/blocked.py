@@ -42,7 +42,7 @@ class AttentionBlocked(AttentionForm):
     budget_bytes: int = 134_217_728
     element_bytes: int = 2
     inner: Literal["softmax", "partial_softmax"] = "partial_softmax"
-    value_bound: float = 1024.0
+    value_bound: float = 1000.0
 
     def check(self, match: Match) -> str | None:
         reason = super().check(match)
@@ -74,8 +74,7 @@ class AttentionBlocked(AttentionForm):
         **_: object,
     ) -> Tensor:
         queries, keys = query.shape[-2], key.shape[-2]
-        lead = query.shape[:-2]
-        shape = AttentionShape(math.prod(lead[:-1]), lead[-1], queries, keys, query.shape[-1], value.shape[-1])
+        shape = AttentionShape(math.prod(query.shape[:-2]), 1, queries, keys, query.shape[-1], value.shape[-1])
         rows = self.rows(shape)
         mask = added_mask(attn_mask, is_causal, queries, keys, query.dtype)
         scaled = query * default_scale(query, scale)

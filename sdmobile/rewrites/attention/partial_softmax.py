@@ -21,6 +21,10 @@ from sdmobile.rewrites.attention.base import AttentionForm
 class AttentionPartialSoftmax(AttentionForm):
     """Holds in float16: the exponentials are at most 1, and the value product is scaled so that it cannot overflow.
 
+    The result is a quotient of two rounded numbers. Where nearly equal weights let the roundings of the probabilities
+    average out, that is 4.8 dB (three roundings for one) below softmax attention in float16; elsewhere there is no
+    difference.
+
     Args:
         value_bound: largest magnitude in the value tensor for which the product stays finite in float16.
     """
@@ -30,7 +34,7 @@ class AttentionPartialSoftmax(AttentionForm):
     source = "Chen et al. 2023 (arXiv 2304.11267), section 3.2.1"
     form: ClassVar[str] = "partial_softmax"
 
-    value_bound: float = 1024.0
+    value_bound: float = 1000.0
 
     def replacement(
         self,

@@ -55,7 +55,7 @@ class Written:
     Args:
         root: the node that has the attention's value.
         query, key, value: (..., M, D), (..., N, D) and (..., N, E).
-        scale: factor of the product of query and key, those of the operands included.
+        scale: factor of the product of query and key; `read` includes those of the two operands.
         mask: None if there is none.
         mask_axes: order of the mask's axes, aligned to the scores' rank, that makes it (..., M, N).
         axes: order of the axes of (..., M, E) that makes the root's value.
@@ -117,14 +117,15 @@ def read(root: Node, last: Product, softmax: Node) -> Written:
         raise Unreadable(f"the softmax is over axis {axis}, which the product with the value does not sum")
     scores = _read_scores(softmax.args[0])
     query, key = _roles(scores.product, probabilities.axes)
-    scale = scores.scale * query.scale * key.scale
-    if scale <= 0:
-        raise Unreadable(f"the scale is {scale:g}")
     # With the probabilities on the right, the product is (..., E, M).
     order = tuple(range(rank)) if on_left else (*range(rank - 2), rank - 1, rank - 2)
     axes = tuple(order[axis] for axis in last.axes)
-    written = Written(root, query, key, value, scale, scores.mask, probabilities.axes, axes, query.shape()[:-2])
-    return _with_heads(_checked(written))
+    written = Written(root, query, key, value, scores.scale, scores.mask, probabilities.axes, axes, query.shape()[:-2])
+    written = _with_heads(_checked(written))
+    scale = written.scale * written.query.scale * written.key.scale
+    if scale <= 0:
+        raise Unreadable(f"the scale is {scale:g}")
+    return replace(written, scale=scale)
 
 
 def _roles(scores: Product, axes: tuple[int, ...]) -> tuple[Operand, Operand]:
@@ -237,7 +238,7 @@ def _with_heads(written: Written) -> Written:
     """
     whole = [_unmerged(o) for o in (written.query, written.key, written.value)]
     found = [o for o in whole if o is not None]
-    if len(found) == 3 and len({o.shape()[:-2] for o in found}) == 1:
+    if len(found) == 3 and found[2].scale == 1.0 and len({o.shape()[:-2] for o in found}) == 1:
         query, key, value = found
         separated = replace(written, query=query, key=key, value=value, batch=query.shape()[:-2])
         return _without_merging(separated)
