@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sdmobile.rewrites.rule import UP_TO_ROUNDING, Match, OperatorRule
 
@@ -83,7 +84,7 @@ def group_norm_nhwc_amax(
 ) -> Tensor:
     """GroupNorm of deviations scaled by their largest magnitude, in (N, H·W, G, C/G).
 
-        d = x − mean        a = max|d| + 1e-4        e = d / a        y = e / sqrt(mean(e²) + (√ε/a)²)
+        d = x − mean        s = min(4 / max|d|, 6)        e = s · d        y = e / sqrt(mean(e²) + (s · √ε)²)
 
     Args:
         x: (N, C, H, W) or (N, C, L).
@@ -95,18 +96,22 @@ def group_norm_nhwc_amax(
     last = x.movedim(1, -1)
     grouped = last.reshape(n, -1, num_groups, c // num_groups)
     d = grouped - grouped.mean((1, 3), keepdim=True)
-    # A zero group would give 0/0; 1e-4 is a normal float16 number and below any deviation that ε lets through.
-    a = d.abs().amax((1, 3), keepdim=True) + 1e-4
-    e = d / a
-    floor = eps**0.5 / a  # squared here, not a: a² underflows in float16 where √ε/a does not
-    y = e * torch.rsqrt((e * e).mean((1, 3), keepdim=True) + floor * floor)
-    return _affine(y.reshape(last.shape), weight, bias, [c]).movedim(-1, 1)
+    # As ReLU6 the bound is part of the division. It is for a group without deviations, which would give ∞ · 0; 4 and 6
+    # keep s a normal float16 number for all deviations, and |e| below 4.
+    s = F.relu6(torch.tensor([4.0], dtype=x.dtype) / d.abs().amax((1, 3), keepdim=True))
+    e = d * s
+    floor = s * eps**0.5  # squared here, not s: ε is below the smallest normal float16 number
+    root = torch.rsqrt((e * e).mean((1, 3), keepdim=True) + floor * floor)
+    affine = [1, 1, num_groups, c // num_groups]
+    # γ goes to the root, the smaller tensor.
+    y = _affine(e * (root if weight is None else root * weight.reshape(affine)), None, bias, affine)
+    return y.reshape(last.shape).movedim(-1, 1)
 
 
 class GroupNormNhwcAmax(GroupNormRule):
     """Plain operators that the Android GPU accepts: rank 4 at most, no BROADCAST_TO, channels last.
 
-    The amax scaling keeps every intermediate within ±1 before the root, so that float16 neither overflows (plain form:
+    The amax scaling keeps every intermediate within ±4 before the root, so that float16 neither overflows (plain form:
     from a standard deviation of about 100) nor loses small activations. Channels last lets the transposes cancel
     against those of the neighbouring convolutions.
     """

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
-from sdmobile.rewrites.group_norm import group_norm_by_instance_norm, group_norm_nhwc_amax
+from sdmobile.rewrites.group_norm import GroupNormNhwcAmax, group_norm_by_instance_norm, group_norm_nhwc_amax
 from sdmobile.rewrites.group_norm_moments import group_norm_by_channel_moments
 from sdmobile.validate.metrics import psnr
+from tests.rewrites.litert_files import litert_file
 
 FORMS = [group_norm_by_instance_norm, group_norm_nhwc_amax, group_norm_by_channel_moments]
 forms = pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
@@ -95,3 +97,32 @@ def test_any_shape(
     expected = torch.group_norm(x, groups, weight, bias, eps)
     # Two nearly equal values in a group divide a rounding error by a tiny deviation, hence the tolerance.
     torch.testing.assert_close(form(x, groups, weight, bias, eps), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_seventeen_operators_of_rank_four_in_a_file(tmp_path: Path) -> None:
+    """Between two convolutions; the bound of the scale is part of a division, so that no MINIMUM is left."""
+    norm = nn.GroupNorm(4, 8)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    module = nn.Sequential(ChannelsFirst(), nn.Conv2d(4, 8, 1), norm, nn.Conv2d(8, 4, 1), ChannelsLast())
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 5, 4)
+    x[1] = 0.25  # no deviations in this image
+    case = litert_file(module, (x,), [GroupNormNhwcAmax()], tmp_path)
+    assert psnr(case.expected, case.run()) > 110
+    counts = case.facts.operators
+    assert counts.pop("CONV_2D") == 2
+    assert sum(counts.values()) == 17
+    assert counts["RESHAPE"] == 2
+    assert not {"TRANSPOSE", "BROADCAST_TO", "MINIMUM", "RELU6"} & set(counts)
+    assert case.facts.max_rank == 4
+
+
+class ChannelsFirst(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 3, 1, 2)
+
+
+class ChannelsLast(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1)
