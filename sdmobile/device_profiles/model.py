@@ -44,12 +44,16 @@ class Attention(_Strict):
     Args:
         rows: forms and their conditions; the first row that fits an attention gives its form.
         element_bytes: size of a score on the device.
+        budget_bytes: largest score tensor that is worth having; None for the limit of the device's buffers.
+        inner: what the blocked form does within a block.
         query_block: most queries of one product of the split-einsum form; None for all.
         kernels: the numbers by which the runtime itself chooses a kernel; None if they are not known.
     """
 
     rows: tuple[AttentionRow, ...] = ()
     element_bytes: Literal[2, 4] = 2
+    budget_bytes: int | None = None
+    inner: Literal["softmax", "partial_softmax"] = "partial_softmax"
     query_block: int | None = None
     kernels: KernelRules | None = None
 

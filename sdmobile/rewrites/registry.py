@@ -157,11 +157,15 @@ def _attention(profile: DeviceProfile, forms: Forms) -> Iterator[Rule]:
     from sdmobile.rewrites.attention.base import AttentionTable
 
     wanted = forms.attention
-    budget = profile.max_buffer_bytes
+    budget = profile.max_buffer_bytes if wanted.budget_bytes is None else wanted.budget_bytes
     table = AttentionTable(wanted.rows, budget, wanted.element_bytes, wanted.kernels)
     settings: dict[str, dict[str, Any]] = {
         "split_einsum": {"query_block": wanted.query_block},
-        "blocked": {"element_bytes": wanted.element_bytes, **({} if budget is None else {"budget_bytes": budget})},
+        "blocked": {
+            "element_bytes": wanted.element_bytes,
+            "inner": wanted.inner,
+            **({} if budget is None else {"budget_bytes": budget}),
+        },
     }
     named = {row.form for row in wanted.rows}
     for form in ATTENTION:
