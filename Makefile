@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DEMO ?= demo
 PROMPT ?= a large red circle to the left of a small blue square on a white background
 
-.PHONY: help setup demo test test-all lint type bench docs clean
+.PHONY: help setup gpu-setup demo test test-all lint type bench docs clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,6 +21,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/pip check
 	@touch $@
+
+gpu-setup: $(STAMP)  ## install what the GPU check needs: Chromium, the page for it, a software Vulkan driver
+	$(BIN)/python -m sdmobile.validate.gpu.setup
 
 demo: $(STAMP)  ## export shapes-64 for both phones, validate, draw pictures, write the report
 	$(BIN)/sdmobile export --target ios --output $(DEMO)/ios --overwrite

@@ -15,6 +15,7 @@ from sdmobile import __version__
 from sdmobile.cli.doctor import doctor
 from sdmobile.cli.export import export
 from sdmobile.cli.generate import generate
+from sdmobile.cli.gpu import gpu_check
 from sdmobile.cli.inspect import inspect
 from sdmobile.cli.rewrites import rewrites_app
 from sdmobile.cli.train import train_app
@@ -36,6 +37,7 @@ app = typer.Typer(
 app.command()(inspect)
 app.command()(export)
 app.command()(validate)
+app.command("gpu-check")(gpu_check)
 app.command()(generate)
 app.add_typer(rewrites_app, name="rewrites")
 app.add_typer(train_app, name="train")

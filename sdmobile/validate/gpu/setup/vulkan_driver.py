@@ -18,9 +18,9 @@ from pathlib import Path
 
 from sdmobile.errors import MissingDependencyError
 from sdmobile.validate.gpu import places
-from sdmobile.validate.gpu.setup.apt_sources import distribution_source, os_release, read_sources, with_backports
 from sdmobile.validate.gpu.commands import run_quietly
 from sdmobile.validate.gpu.places import VulkanDriver
+from sdmobile.validate.gpu.setup.apt_sources import distribution_source, os_release, read_sources, with_backports
 from sdmobile.validate.gpu.vulkan import device_of
 
 LEAST_MESA = 25
