@@ -15,7 +15,7 @@ from torch.fx import Graph, Node
 
 from sdmobile.rewrites.attention.choice import AttentionRow, Choice, choose
 from sdmobile.rewrites.attention.facts import AttentionShape
-from sdmobile.rewrites.attention.kernels import KernelRules, runtime_kernel
+from sdmobile.rewrites.attention.kernels import KernelRules, predicted_kernel
 from sdmobile.rewrites.operators import arguments, shape_of
 from sdmobile.rewrites.rule import UP_TO_ROUNDING, Match, OperatorRule, operator_match
 
@@ -80,13 +80,14 @@ class AttentionForm(OperatorRule):
     def details(self, match: Match) -> dict[str, Any]:
         shape = attention_shape(attention_of(match))
         table = self.table or AttentionTable(())
+        kernels = table.kernels
         return {
             "form": self.form,
             "why": table.choose(shape).why if self.table else "the form was asked for",
             "shape": shape.to_json(),
             "score_bytes_before": shape.score_bytes(table.element_bytes),
             "score_bytes_after": self.written_scores(shape, table.element_bytes),
-            "runtime_kernel": None if table.kernels is None else runtime_kernel(shape, table.kernels).model_dump(),
+            "runtime_kernel": kernels and predicted_kernel(self.form, shape, kernels).model_dump(),
         }
 
 

@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict
 
 from sdmobile.rewrites.attention.facts import AttentionShape
 
-Kernel = Literal["conv_softmax_conv", "softmax_reduce", "softmax"]
+Kernel = Literal["conv_softmax_conv", "softmax_reduce", "softmax", "as_written"]
+# Forms that reach a runtime as one node. The engine looks for no attention in products and a softmax.
+WHOLE_FORMS = ("sdpa", "composite")
 
 
 class KernelRules(BaseModel):
@@ -48,7 +50,7 @@ class RuntimeKernel(BaseModel):
 
     Args:
         name: "conv_softmax_conv" (flash: no score tensor), "softmax_reduce" (partially fused: scores are written once,
-            probabilities never) or "softmax" (both are written).
+            probabilities never), "softmax" (both are written), or "as_written": one kernel for every node of the file.
         heads_per_tile: heads computed at a time by the separate kernels; None for all, or for flash.
         why: why not the fused kernel; empty if it is chosen.
     """
@@ -70,6 +72,13 @@ def runtime_kernel(shape: AttentionShape, rules: KernelRules) -> RuntimeKernel:
     tile = None if tile is None or tile >= shape.heads else tile
     name: Kernel = "softmax_reduce" if shape.queries > rules.reduce_over else "softmax"
     return RuntimeKernel(name=name, heads_per_tile=tile, why=why)
+
+
+def predicted_kernel(form: str, shape: AttentionShape, rules: KernelRules) -> RuntimeKernel:
+    """Returns the kernel that the engine runs for an attention in the form in which a file holds it."""
+    if form in WHOLE_FORMS:
+        return runtime_kernel(shape, rules)
+    return RuntimeKernel(name="as_written", why=f"the form {form} is several nodes, which the engine does not fuse")
 
 
 def _why_not_flash(shape: AttentionShape, rules: KernelRules) -> str | None:

@@ -167,6 +167,15 @@ def test_a_record_says_form_reason_bytes_and_kernel() -> None:
     assert details["form"] == "partial_softmax"
     assert details["why"] == "the test"
     assert details["score_bytes_before"] == details["score_bytes_after"] == 2 * 3 * 32 * 20 * 2
+    assert details["runtime_kernel"]["name"] == "as_written"
+
+
+def test_a_record_predicts_the_kernel_of_one_node() -> None:
+    row = AttentionRow(form="sdpa", source="the test", reliability="high")
+    inputs = tuple(torch.randn(2, 3, rows, 8) for rows in (32, 20, 20))
+    rule = AttentionSdpa(table=AttentionTable((row,), kernels=KernelRules()))
+    details = rewritten(Attend(), inputs, rule).records[0].details
+    assert details["score_bytes_after"] == 0
     assert details["runtime_kernel"]["name"] == "softmax_reduce"
     assert details["runtime_kernel"]["why"] == "32 queries are fewer than 1024"
 

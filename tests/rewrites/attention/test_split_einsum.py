@@ -83,9 +83,9 @@ def test_any_size(batch: int, heads: int, width: int, queries: int, keys: int, b
     x, context = torch.randn(batch, queries, channels), torch.randn(batch, keys, channels)
     layers = zip((x, context, context), (module.q, module.k, module.v), strict=True)
     parts: Any = [part for tensor, layer in layers for part in (tensor, layer.weight, layer.bias)]
-    y = AttentionSplitEinsum(query_block=block).replacement(
-        *parts, module.out.weight, module.out.bias, None, heads=heads, merged=True, is_causal=False, scale=width**-0.5
-    )
+    parts += [module.out.weight, module.out.bias, None]
+    options: Any = {"heads": heads, "merged": True, "is_causal": False, "scale": width**-0.5}
+    y = AttentionSplitEinsum(query_block=block).replacement(*parts, **options)
     torch.testing.assert_close(y + x, module(x, context), rtol=1e-4, atol=1e-5)
 
 
