@@ -17,6 +17,7 @@ from sdmobile.cli.export import export
 from sdmobile.cli.generate import generate
 from sdmobile.cli.gpu import gpu_check
 from sdmobile.cli.inspect import inspect
+from sdmobile.cli.lint import lint
 from sdmobile.cli.rewrites import rewrites_app
 from sdmobile.cli.train import train_app
 from sdmobile.cli.validate import validate
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.command()(inspect)
 app.command()(export)
 app.command()(validate)
+app.command()(lint)
 app.command("gpu-check")(gpu_check)
 app.command()(generate)
 app.add_typer(rewrites_app, name="rewrites")

@@ -11,6 +11,7 @@ from sdmobile.validate.lint.report import LintReport
 
 RUNTIMES = ("ml-drift", "tflite-gpu", "core-ml")
 _DEFAULTS = {".tflite": "ml-drift", ".mlpackage": "core-ml"}
+_TARGETS = {".tflite": "android", ".mlpackage": "ios"}
 _SUFFIXES = {"ml-drift": ".tflite", "tflite-gpu": ".tflite", "core-ml": ".mlpackage"}
 
 
@@ -66,12 +67,37 @@ def lint_bundle(folder: Path, runtime: str | None = None, device: str | None = N
         BundleError: the folder is no whole bundle.
         UnsupportedError: the bundle's target has no lint.
     """
-    from sdmobile.device_profiles import load_profile
     from sdmobile.validate.bundle import open_bundle
 
     bundle = open_bundle(folder)
     if bundle.target not in ("ios", "android"):
         raise UnsupportedError("a lint exists for the targets ios and android", bundle.target)
-    name = device or bundle.device
-    limits = limits_of(load_profile(name)) if name else Limits()
+    limits = device_limits(bundle.target, device or bundle.device)
     return [lint_file(component.path, runtime, limits) for component in bundle.components.values()]
+
+
+def device_limits(target: str, device: str | None) -> Limits:
+    """Returns the limits of a device, by default those of the target's default device.
+
+    Raises:
+        UnsupportedError: no such device.
+        RuntimeNameError: the device runs files of another target.
+    """
+    from sdmobile.device_profiles import default_profile, load_profile
+
+    profile = load_profile(device) if device else default_profile(target)
+    if profile.target != target:
+        raise RuntimeNameError(f"{device} must run files for {target}", profile.target, "Choose another --device")
+    return limits_of(profile)
+
+
+def target_of(path: Path) -> str:
+    """Returns the target that a file is for, by its suffix.
+
+    Raises:
+        LintInputError: the suffix is none of a file that can be linted.
+    """
+    target = _TARGETS.get(path.suffix.lower())
+    if target is None:
+        raise LintInputError("a file to lint must be a .tflite file or an .mlpackage", path)
+    return target

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from sdmobile.validate.gpu.places import find_driver
+
 _SECONDS = 120.0
 _REFUSALS = re.compile(r"not supported by GPU delegate:\n(.*?)\n(?:No|\d+) operations will run", re.DOTALL)
 _REPOSITORY = Path(__file__).parents[4]
@@ -35,7 +37,7 @@ class Answer:
 
 
 def ask(paths: Sequence[Path]) -> Iterator[Answer]:
-    """Yields the accelerator's answer to each file; VK_DRIVER_FILES must name a Vulkan driver."""
+    """Yields the answer to each file, on the driver of VK_DRIVER_FILES or else the one of `make gpu-setup`."""
     left = list(paths)
     while left:
         with _worker() as (process, log):
@@ -44,6 +46,21 @@ def ask(paths: Sequence[Path]) -> Iterator[Answer]:
                 yield answer
                 if answer.verdict in ("crashed", "hung"):
                     break
+
+
+def mesa_version() -> str | None:
+    """Returns the version of the Vulkan driver, None where there is none."""
+    if "VK_DRIVER_FILES" not in os.environ:
+        driver = find_driver()
+        return None if driver is None else driver.version
+    manifest = json.loads(Path(os.environ["VK_DRIVER_FILES"]).read_text("utf-8"))
+    found = re.search(rb"Mesa (\d[\w.~+-]*)", Path(manifest["ICD"]["library_path"]).read_bytes())
+    return found.group(1).decode() if found else "unknown"
+
+
+def _driver() -> dict[str, str]:
+    driver = None if "VK_DRIVER_FILES" in os.environ else find_driver()
+    return {} if driver is None else driver.environment()
 
 
 @contextmanager
@@ -56,7 +73,7 @@ def _worker() -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
             stderr=log,
             text=True,
             cwd=_REPOSITORY,
-            env={**os.environ, "PYTHONPATH": str(_REPOSITORY), "OMP_NUM_THREADS": "1"},
+            env={**os.environ, **_driver(), "PYTHONPATH": str(_REPOSITORY), "OMP_NUM_THREADS": "1"},
         )
         try:
             yield process, log
