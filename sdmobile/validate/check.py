@@ -13,8 +13,9 @@ from sdmobile.validate.obedience import has_captions
 from sdmobile.validate.options import ValidationOptions
 from sdmobile.validate.parity import check_component, compare_runs
 from sdmobile.validate.recording import Recording, record
-from sdmobile.validate.results import ERROR, FAILED, NOT_RUN, ComponentCheck, TrajectoryCheck, ValidationReport
+from sdmobile.validate.results import ERROR, FAILED, NOT_RUN, PASSED, ComponentCheck, TrajectoryCheck, ValidationReport
 from sdmobile.validate.sampling import PipelineSpec, SampleResult, sample_all
+from sdmobile.validate.thresholds import FLOAT32_RUNTIMES
 from sdmobile.validate.words import describe
 
 if TYPE_CHECKING:
@@ -200,18 +201,30 @@ def _overflow(subject: _Subject, recording: Recording) -> list[OverflowScan]:
 
 
 def _bisected(subject: _Subject, checks: Sequence[ComponentCheck], recording: Recording) -> list[Culprit]:
-    """Returns the smallest failing subgraph of each component that failed, if that was asked for."""
+    """Returns the smallest failing part of each component, if that was asked for.
+
+    A component that passed is looked into as well, where its arithmetic is float32: a wrong weight in a layer of little
+    weight hardly shows in the component's output, and plainly in its module's.
+    """
     folder = subject.options.bisect_dir
     if folder is None:
         return []
     from sdmobile.validate.bisect import bisect_component
 
     found = []
-    failed = [check for check in checks if check.status == FAILED]
-    for index, check in enumerate(failed):
-        subject.tell(f"bisecting {check.name}", index, len(failed))
-        found.append(bisect_component(subject.bundle, subject.checkpoint, check, recording, folder))
+    checked = [check for check in checks if check.status == FAILED or _is_exact(subject, check)]
+    for index, check in enumerate(checked):
+        subject.tell(f"looking into {check.name}", index, len(checked))
+        culprit = bisect_component(subject.bundle, subject.checkpoint, check, recording, folder)
+        if check.status == FAILED or culprit.reproduced:
+            found.append(culprit)
     return found
+
+
+def _is_exact(subject: _Subject, check: ComponentCheck) -> bool:
+    """Whether a check passed in float32 arithmetic on weights that were not compressed."""
+    record = subject.bundle.components[check.component].record
+    return check.status == PASSED and check.runtime in FLOAT32_RUNTIMES and not is_compressed(record)
 
 
 def _wanted(bundle: Bundle, asked: tuple[str, ...] | None) -> tuple[str, ...]:

@@ -235,7 +235,8 @@ class ValidationReport:
     def passed(self) -> bool:
         """Whether something was checked and all of it passed; what was not run counts for nothing."""
         statuses = {check.status for check in self.checks}
-        return PASSED in statuses and statuses <= {PASSED, NOT_RUN}
+        wrong_inside = any(culprit.reproduced for culprit in self.culprits)
+        return PASSED in statuses and statuses <= {PASSED, NOT_RUN} and not wrong_inside
 
     @property
     def complete(self) -> bool:

@@ -1,1 +1,7 @@
 """Finds the smallest part of an exported file that computes something else than PyTorch."""
+
+from __future__ import annotations
+
+from sdmobile.validate.bisect.run import Culprit, bisect_component
+
+__all__ = ["Culprit", "bisect_component"]

@@ -1,0 +1,235 @@
+"""Looks into a saved Core ML package, and cuts parts out of it with the bytes that they have there."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from sdmobile.errors import MissingDependencyError
+from sdmobile.validate.bisect.blobs import BlobReader, BlobWriter
+from sdmobile.validate.bisect.graph import ExportedGraph, FileOp, Piece
+from sdmobile.validate.mlprogram.package import open_package
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from sdmobile.exporters.contracts import Contract
+    from sdmobile.validate.bisect.graph import Arrays
+    from sdmobile.validate.bisect.naming import ModuleNames
+
+# MIL.proto, DataType: FLOAT16 = 10, FLOAT32 = 11. FeatureTypes.proto, ArrayDataType: FLOAT16 = 65552, FLOAT32 = 65568.
+_FLOATS: dict[int, tuple[type[np.generic], int]] = {10: (np.float16, 65552), 11: (np.float32, 65568)}
+_INPUT_INT32 = (23, 131104)  # MIL's INT32 and the array type of the same name
+
+
+class CoreMLGraph(ExportedGraph):
+    """A package with one function of fixed shapes.
+
+    Args:
+        path: the `.mlpackage` folder.
+        contract: names of inputs and output.
+        modules: the checkpoint's modules.
+        precision: how the project's evaluator computes.
+    """
+
+    def __init__(
+        self, path: Path, contract: Contract, modules: ModuleNames, precision: Literal["float32", "float16"]
+    ) -> None:
+        self._package = open_package(path)
+        self._precision: Literal["float32", "float16"] = precision
+        self._model = _read(self._package.model)
+        self._function = next(iter(self._model.mlProgram.functions.values()))
+        self._block = self._function.block_specializations[self._function.opset]
+        self._types = {item.name: item.type for item in self._function.inputs}
+        self._types |= {item.name: item.type for op in self._block.operations for item in op.outputs}
+        self._messages = {op.outputs[0].name: op for op in self._block.operations}
+        constants = {item.name for op in self._block.operations if _is_constant(op) for item in op.outputs}
+        ops = [_file_op(op, constants, modules) for op in self._block.operations if not _is_constant(op)]
+        super().__init__(ops, [spec.name for spec in contract.inputs], contract.outputs[0].name)
+
+    def values(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Runs the package with every floating-point value as an output."""
+        names = [name for op in self.ops for name in op.outputs if self._array_type(name) is not None]
+        with tempfile.TemporaryDirectory(prefix="sdmobile-") as scratch:
+            path = Path(scratch) / "probe.mlpackage"
+            shutil.copytree(self._package.path, path, copy_function=_link)
+            self._save(self._with_interface(self._model, self._function.inputs, names), path)
+            return self._predict(path, inputs)
+
+    def write(self, piece: Piece, folder: Path) -> Path:
+        """Writes a part as `subgraph.mlpackage`, with the weights that it takes and no others."""
+        path = folder / "subgraph.mlpackage"
+        weights = self._package.model.parent / "weights"
+        shutil.copytree(self._package.path, path, ignore=shutil.ignore_patterns(weights.name))
+        model = _read(self._package.model)
+        block = self._block_of(model)
+        del block.operations[:]
+        blobs = BlobWriter()
+        for message in self._needed(piece):
+            kept = block.operations.add()
+            kept.CopyFrom(message)
+            _move_blobs(kept, self._package.resolve, blobs)
+        self._save(self._with_interface(model, self._named(piece.inputs), [piece.output]), path)
+        blobs.write(_place_of(weights, self._package.path, path) / "weight.bin")
+        return path
+
+    def run_part(self, file: Path, piece: Piece, inputs: Arrays) -> NDArray[Any]:
+        """Runs a part with the project's evaluator."""
+        return self._predict(file, inputs)[piece.output]
+
+    def constants(self, op: FileOp) -> dict[str, NDArray[Any]]:
+        """Returns the floating-point constants that an operation takes; compressed ones are left out."""
+        found = {}
+        for parameter, argument in self._messages[op.outputs[0]].inputs.items():
+            if op.type == "batch_norm" and parameter == "epsilon":
+                continue  # an affine map in disguise: its variance is 1 and its epsilon the converter's own
+            for binding in argument.arguments:
+                value = self._constant(binding)
+                array = None if value is None else self._array(value)
+                if array is not None:
+                    name = binding.name if binding.WhichOneof("binding") == "name" else parameter
+                    found[f"{parameter} of {op.name}" if array.size == 1 else name] = array
+        return found
+
+    def dtype_of(self, name: str) -> type[np.generic]:
+        """Returns the element type that the file has for a value."""
+        code = self._types[name].tensorType.dataType
+        return _FLOATS[code][0] if code in _FLOATS else np.int32
+
+    def _predict(self, path: Path, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        from sdmobile.validate.mlprogram import MLProgram
+
+        program = MLProgram(path, precision=self._precision)
+        given = {name: array.astype(program.inputs[name][1]) for name, array in inputs.items()}
+        return program.predict(given)
+
+    def _block_of(self, model: Any) -> Any:
+        function = next(iter(model.mlProgram.functions.values()))
+        return function.block_specializations[function.opset]
+
+    def _array_type(self, name: str) -> int | None:
+        """Returns the array type of a value that can be an interface, None if it cannot."""
+        tensor = self._types[name].tensorType
+        known = {code: array for code, (_, array) in _FLOATS.items()} | dict([_INPUT_INT32])
+        return known.get(tensor.dataType) if tensor.rank > 0 else None
+
+    def _named(self, names: Iterable[str]) -> list[Any]:
+        from coremltools.proto import MIL_pb2
+
+        return [MIL_pb2.NamedValueType(name=name, type=self._types[name]) for name in names]  # pyright: ignore
+
+    def _with_interface(self, model: Any, inputs: Iterable[Any], outputs: Iterable[str]) -> Any:
+        """Returns a copy of a model that takes and gives other values."""
+        changed, given = type(model)(), list(inputs)
+        changed.CopyFrom(model)
+        function = next(iter(changed.mlProgram.functions.values()))
+        del function.inputs[:]
+        function.inputs.extend(given)
+        block = function.block_specializations[function.opset]
+        del block.outputs[:]
+        block.outputs.extend(outputs)
+        del changed.description.input[:], changed.description.output[:]
+        for item in given:
+            self._describe(changed.description.input.add(), item.name)
+        for name in block.outputs:
+            self._describe(changed.description.output.add(), name)
+        return changed
+
+    def _describe(self, feature: Any, name: str) -> None:
+        array, tensor = feature.type.multiArrayType, self._types[name].tensorType
+        feature.name = name
+        array.dataType = self._array_type(name)
+        array.shape.extend(dimension.constant.size for dimension in tensor.dimensions)
+
+    def _save(self, model: Any, path: Path) -> None:
+        target = _place_of(self._package.model, self._package.path, path)
+        target.unlink(missing_ok=True)  # it may be a link to the original
+        target.write_bytes(model.SerializeToString())
+
+    def _needed(self, piece: Piece) -> list[Any]:
+        """Returns the messages of a part and of the constants that it takes, in the order of the program."""
+        waiting = [name for op in piece.ops for name in op.outputs[:1]]
+        needed: set[str] = set()
+        while waiting:
+            name = waiting.pop()
+            if name in needed:
+                continue
+            needed.add(name)
+            arguments = self._messages[name].inputs.values()
+            bound = (b.name for a in arguments for b in a.arguments if b.WhichOneof("binding") == "name")
+            waiting += [one for one in bound if one in self._messages and _is_constant(self._messages[one])]
+        return [op for op in self._block.operations if op.outputs[0].name in needed]
+
+    def _constant(self, binding: Any) -> Any:
+        """Returns the value of a constant argument, None for anything else."""
+        if binding.WhichOneof("binding") == "value":
+            return binding.value
+        op = self._messages.get(binding.name)
+        return op.attributes["val"] if op is not None and op.type == "const" else None
+
+    def _array(self, value: Any) -> NDArray[Any] | None:
+        tensor = value.type.tensorType
+        if tensor.dataType not in _FLOATS:
+            return None
+        dtype, shape = _FLOATS[tensor.dataType][0], [item.constant.size for item in tensor.dimensions]
+        if value.WhichOneof("value") == "blobFileValue":
+            blob = value.blobFileValue
+            data = BlobReader(self._package.resolve(blob.fileName)).data(blob.offset)
+            return np.frombuffer(data, dtype).reshape(shape)
+        stored = value.immediateValue.tensor
+        data = stored.bytes.values if stored.WhichOneof("value") == "bytes" else None
+        array = np.frombuffer(data, dtype) if data is not None else np.array(stored.floats.values, dtype)
+        return array.reshape(shape) if array.size == int(np.prod(shape)) else None
+
+
+def _read(file: Path) -> Any:
+    try:
+        from coremltools.proto import Model_pb2
+    except ImportError as error:
+        raise MissingDependencyError(
+            "bisecting a Core ML package needs coremltools", error, "Install it: pip install 'sdmobile[ios]'."
+        ) from error
+    model: Any = Model_pb2.Model()  # pyright: ignore[reportAttributeAccessIssue]
+    model.ParseFromString(file.read_bytes())
+    return model
+
+
+def _is_constant(op: Any) -> bool:
+    return op.type == "const" or op.type.startswith("constexpr_")
+
+
+def _file_op(op: Any, constants: set[str], modules: ModuleNames) -> FileOp:
+    bound = [b.name for a in op.inputs.values() for b in a.arguments if b.WhichOneof("binding") == "name"]
+    outputs = tuple(item.name for item in op.outputs)
+    named = (outputs[0], *(name for name in bound if name in constants))  # converters rename operations, not weights
+    module = next((path for path in map(modules.of_identifier, named) if path is not None), None)
+    return FileOp(outputs[0], op.type, tuple(name for name in bound if name not in constants), outputs, module)
+
+
+def _move_blobs(op: Any, resolve: Any, blobs: BlobWriter) -> None:
+    """Copies the blobs that a constant refers to and makes it refer to the copies."""
+    arguments = [binding.value for argument in op.inputs.values() for binding in argument.arguments]
+    for value in (*op.attributes.values(), *arguments):
+        if value.WhichOneof("value") == "blobFileValue":
+            blob = value.blobFileValue
+            blob.offset = blobs.add(BlobReader(resolve(blob.fileName)), blob.offset)
+            blob.fileName = "@model_path/weights/weight.bin"
+
+
+def _place_of(file: Path, package: Path, copy: Path) -> Path:
+    return copy / file.relative_to(package)
+
+
+def _link(source: str, target: str) -> None:
+    """Links a file instead of copying gigabytes of weights."""
+    import os
+
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

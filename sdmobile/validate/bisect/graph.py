@@ -1,0 +1,103 @@
+"""An exported file as a graph of named values, the same for every format."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class FileOp:
+    """One run-time operation of a file.
+
+    Args:
+        name: for people.
+        type: such as "conv" or "CONV_2D".
+        inputs: names of the values it takes, constants excluded.
+        outputs: names of the values it gives.
+        module: path of the source module as the file's names tell it, None where they do not.
+    """
+
+    name: str
+    type: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    module: str | None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a file between values.
+
+    Args:
+        ops: its operations, in an order in which they can run.
+        inputs: values that it takes.
+        output: the value that it gives.
+    """
+
+    ops: tuple[FileOp, ...]
+    inputs: tuple[str, ...]
+    output: str
+
+
+class ExportedGraph(ABC):
+    """A file that can be looked into and cut.
+
+    Args:
+        ops: run-time operations in an order in which they can run.
+        inputs: names of the file's inputs, in the order of its contract.
+        output: name of its output.
+    """
+
+    def __init__(self, ops: Sequence[FileOp], inputs: Sequence[str], output: str) -> None:
+        self.ops, self.inputs, self.output = tuple(ops), tuple(inputs), output
+
+    @abstractmethod
+    def values(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Runs the file and returns its floating-point values by name."""
+
+    @abstractmethod
+    def write(self, piece: Piece, folder: Path) -> Path:
+        """Writes a part as a file of its own that other tools can load, and returns its path."""
+
+    @abstractmethod
+    def run_part(self, file: Path, piece: Piece, inputs: Arrays) -> NDArray[Any]:
+        """Runs what `write` wrote."""
+
+    @abstractmethod
+    def constants(self, op: FileOp) -> dict[str, NDArray[Any]]:
+        """Returns the floating-point constants that an operation takes, by their names in the file."""
+
+    def dtype_of(self, name: str) -> type[np.generic]:
+        """Returns the element type that the file has for a value."""
+        return np.float32
+
+    def piece(self, output: str, stops: set[str]) -> Piece:
+        """Returns the operations that lie between some values and one that depends on them.
+
+        Args:
+            output: the value that is computed.
+            stops: values that are taken as given, besides the file's inputs.
+        """
+        producer = {name: index for index, op in enumerate(self.ops) for name in op.outputs}
+        waiting, chosen = [output], set[int]()
+        inputs: dict[str, None] = {}
+        while waiting:
+            name = waiting.pop()
+            if name != output and (name in stops or name not in producer):
+                inputs[name] = None
+            elif producer[name] not in chosen:
+                chosen.add(producer[name])
+                waiting += reversed(self.ops[producer[name]].inputs)
+        return Piece(tuple(self.ops[index] for index in sorted(chosen)), tuple(inputs), output)

@@ -1,0 +1,106 @@
+"""Saves a cut part with its inputs, what should come out, and how to run it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sdmobile.errors import OutputError
+from sdmobile.validate.metrics import psnr
+
+if TYPE_CHECKING:
+    from sdmobile.validate.bisect.graph import ExportedGraph
+    from sdmobile.validate.bisect.run import Part
+
+_README = """\
+The smallest part of an exported file that differs from PyTorch, cut out by `sdmobile validate --bisect`.
+
+module      {module}
+operations  {count}: {operations}
+PSNR        {alone} dB on the inputs below
+
+{file}   the part, with the bytes that the exported file has
+inputs.npz         the values that PyTorch computes for what the part takes
+expected.npz       the value that PyTorch computes for what it gives, as `{output}`
+
+Run it:
+
+{code}
+"""
+
+_CODE = {
+    ".mlpackage": """\
+    import numpy as np
+    from sdmobile.validate import MLProgram          # anywhere; on macOS: coremltools.models.MLModel
+
+    program = MLProgram("subgraph.mlpackage")        # precision="float16" rounds as a phone does
+    found = program.predict(dict(np.load("inputs.npz")))
+    print(np.abs(found["{output}"] - np.load("expected.npz")["{output}"]).max())
+""",
+    ".tflite": """\
+    import numpy as np
+    from ai_edge_litert.interpreter import Interpreter
+
+    run = Interpreter("subgraph.tflite").get_signature_runner("main")
+    found = run(**np.load("inputs.npz"))["output"]
+    print(np.abs(found - np.load("expected.npz")["output"]).max())
+""",
+}
+
+
+def save_part(graph: ExportedGraph, part: Part, folder: Path) -> tuple[Path, float]:
+    """Writes a part into a folder, which it replaces, and runs it there.
+
+    Args:
+        graph: the file that it is cut from.
+        part: what to cut, its inputs and what should come out.
+        folder: where to.
+
+    Returns:
+        The folder, and the PSNR in dB of the part's output on PyTorch's exact inputs.
+
+    Raises:
+        OutputError: the folder is there and holds something else.
+    """
+    if folder.exists() and not (folder / "expected.npz").is_file():
+        raise OutputError("the folder for a failing part must not exist", folder, "Choose another --bisect-dir.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        place = Path(scratch) / "part"
+        place.mkdir()
+        file = graph.write(part.piece, place)
+        alone = psnr(part.match.expected, graph.run_part(file, part.piece, part.inputs))
+        _write_arrays(place, file.suffix, graph, part)
+        (place / "README.txt").write_text(_readme(file, part, alone), "utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        place.rename(folder)
+    return folder, alone
+
+
+def _write_arrays(place: Path, suffix: str, graph: ExportedGraph, part: Part) -> None:
+    if suffix == ".tflite":
+        named = {f"input_{i}": part.inputs[name] for i, name in enumerate(part.piece.inputs)}
+    else:
+        named = {name: array.astype(graph.dtype_of(name)) for name, array in part.inputs.items()}
+    np.savez(place / "inputs.npz", **named)  # pyright: ignore[reportArgumentType]
+    np.savez(place / "expected.npz", **{_output(suffix, part): part.match.expected})  # pyright: ignore[reportArgumentType]
+
+
+def _output(suffix: str, part: Part) -> str:
+    return "output" if suffix == ".tflite" else part.piece.output
+
+
+def _readme(file: Path, part: Part, alone: float) -> str:
+    return _README.format(
+        module=part.match.module,
+        count=len(part.piece.ops),
+        operations=", ".join(op.type for op in part.piece.ops[:40]) + (", …" if len(part.piece.ops) > 40 else ""),
+        alone=f"{alone:.1f}" if np.isfinite(alone) else "no finite number of",
+        file=file.name.ljust(16),
+        output=_output(file.suffix, part),
+        code=_CODE[file.suffix].replace("{output}", _output(file.suffix, part)),
+    )

@@ -1,0 +1,125 @@
+"""Breaks exported files on purpose, in the bytes that were saved, and makes the manifest agree with the result."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdmobile.validate.mlprogram.package import open_package
+from tests.validate.bundles import read_manifest, write_manifest
+
+Change = Callable[[np.ndarray], np.ndarray]
+_BLOB = struct.Struct("<IIQQQ")
+
+
+def seal(folder: Path) -> Path:
+    """Writes the manifest anew, so that hashes do not give the damage away."""
+    write_manifest(folder, read_manifest(folder))
+    return folder
+
+
+class Package:
+    """A Core ML package that is being broken."""
+
+    def __init__(self, path: Path) -> None:
+        from coremltools.proto import Model_pb2
+
+        self._file = open_package(path).model
+        self.weights = self._file.parent / "weights" / "weight.bin"
+        self._model: Any = Model_pb2.Model()  # pyright: ignore[reportAttributeAccessIssue]
+        self._model.ParseFromString(self._file.read_bytes())
+        function = next(iter(self._model.mlProgram.functions.values()))
+        self.block = function.block_specializations[function.opset]
+        self.by_output = {op.outputs[0].name: op for op in self.block.operations}
+
+    def save(self) -> None:
+        self._file.write_bytes(self._model.SerializeToString())
+
+    def change_weight(self, fragment: str, change: Change) -> None:
+        """Rewrites the one constant whose name contains a fragment, in place."""
+        (op,) = [op for name, op in self.by_output.items() if fragment in name and op.type == "const"]
+        shape = [item.constant.size for item in op.outputs[0].type.tensorType.dimensions]
+        raw = bytearray(self.weights.read_bytes())
+        _, _, size, start, _ = _BLOB.unpack_from(raw, op.attributes["val"].blobFileValue.offset)
+        array = np.frombuffer(bytes(raw[start : start + size]), np.float16).reshape(shape)
+        raw[start : start + size] = np.ascontiguousarray(change(array)).astype(np.float16).tobytes()
+        self.weights.write_bytes(raw)
+
+    def set_epsilon(self, fragment: str, value: float) -> None:
+        """Changes the epsilon of the norm whose output's name contains a fragment."""
+        norms = ("instance_norm", "layer_norm")
+        (op,) = [op for name, op in self.by_output.items() if fragment in name and op.type in norms]
+        tensor = self.by_output[op.inputs["epsilon"].arguments[0].name].attributes["val"].immediateValue.tensor
+        if tensor.WhichOneof("value") == "bytes":
+            tensor.bytes.values = np.float16(value).tobytes()
+        else:
+            tensor.floats.values[0] = value
+        self.save()
+
+    def output_from(self, value: str) -> None:
+        """Makes the program's output a copy of an earlier value of the same shape."""
+        last = self.by_output[self.block.outputs[0]]
+        last.inputs["x"].arguments[0].name = value
+        self.save()
+
+
+class Flatbuffer:
+    """A `.tflite` file that is being broken."""
+
+    def __init__(self, path: Path) -> None:
+        from ai_edge_litert.tools import flatbuffer_utils
+
+        self._path, self._tools = path, flatbuffer_utils
+        self.model: Any = flatbuffer_utils.read_model(str(path))
+        self.graph: Any = self.model.subgraphs[0]
+
+    def save(self) -> None:
+        self._tools.write_model(self.model, str(self._path))
+
+    def change_weight(self, module: str, shape: tuple[int, ...], change: Change) -> None:
+        """Rewrites the one float16 tensor of a shape that an operation of a module takes, through its DEQUANTIZE."""
+        tensors = self.graph.tensors
+        found = set()
+        for op in self.graph.operators:
+            source = op.inputs[0]
+            name = tensors[op.outputs[0]].name.decode()
+            if name.split(";")[0] == module and tensors[source].type == 1 and tuple(tensors[source].shape) == shape:
+                found.add(tensors[source].buffer)
+        (buffer,) = found
+        data = np.asarray(self.model.buffers[buffer].data, np.uint8).view(np.float16).reshape(shape)
+        self.model.buffers[buffer].data = np.frombuffer(np.ascontiguousarray(change(data)).tobytes(), np.uint8)
+        self.save()
+
+    def insert_broadcast(self, after: str) -> None:
+        """Lets the first value of an operation type pass through a BROADCAST_TO to its own shape."""
+        schema, tools = self._tools.schema_fb, self._tools
+        graph = self.graph
+        index, op = next(
+            (i, one)
+            for i, one in enumerate(graph.operators)
+            if tools.opcode_to_name(self.model, one.opcodeIndex) == after
+        )
+        value = op.outputs[0]
+        source = graph.tensors[value]
+        copy, shape = schema.TensorT(), schema.TensorT()
+        copy.name, copy.type, copy.shape, copy.buffer = b"broadcast", source.type, source.shape, 0
+        shape.name, shape.type, shape.shape = b"broadcast_shape", 2, np.array([len(source.shape)], np.int32)
+        buffer = schema.BufferT()
+        buffer.data = np.frombuffer(np.asarray(source.shape, np.int32).tobytes(), np.uint8)
+        self.model.buffers.append(buffer)
+        shape.buffer = len(self.model.buffers) - 1
+        graph.tensors += [copy, shape]
+        broadcast, code = schema.OperatorT(), schema.OperatorCodeT()
+        code.deprecatedBuiltinCode, code.builtinCode, code.version = 127, schema.BuiltinOperator.BROADCAST_TO, 2
+        self.model.operatorCodes.append(code)
+        broadcast.opcodeIndex = len(self.model.operatorCodes) - 1
+        broadcast.inputs = np.array([value, len(graph.tensors) - 1], np.int32)
+        broadcast.outputs = np.array([len(graph.tensors) - 2], np.int32)
+        for one in graph.operators[index + 1 :]:
+            one.inputs = np.where(one.inputs == value, len(graph.tensors) - 2, one.inputs).astype(np.int32)
+        graph.operators.insert(index + 1, broadcast)
+        self.save()

@@ -1,0 +1,184 @@
+"""Bundles that are broken on purpose: each is caught, and what is wrong is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sdmobile.errors import EXIT_CHECKPOINT
+from sdmobile.exporters.litert.graph import read_facts
+from sdmobile.validate.bundle import BundleError
+from sdmobile.validate.check import validate_bundle
+from sdmobile.validate.metrics import psnr
+from sdmobile.validate.mlprogram import MLProgram
+from sdmobile.validate.options import ValidationOptions
+from sdmobile.validate.results import ValidationReport
+from tests.validate.breakage import Flatbuffer, Package, seal
+from tests.validate.bundles import copy_bundle, write_exported_bundle
+
+COMPONENT = "vae_encoder"  # the smallest with convolutions, norms and attention
+QUERY = "encoder.mid_block.attentions.0.to_q"
+NORM = "encoder.mid_block.resnets.0.norm1"
+ROOT = "VAEEncoder.mlpackage"
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One bundle of one component for each phone; read them, do not change them."""
+    root = tmp_path_factory.mktemp("whole")
+    return {
+        target: write_exported_bundle(root / target, tiny_checkpoint, target, (COMPONENT,))
+        for target in ("ios", "android")
+    }
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("recordings")
+
+
+class Bench:
+    """Breaks copies of the bundles and validates them."""
+
+    def __init__(self, whole: dict[str, Path], checkpoint: Path, recordings: Path, scratch: Path) -> None:
+        self._whole, self._checkpoint, self._recordings, self._scratch = whole, checkpoint, recordings, scratch
+
+    def copy(self, target: str) -> Path:
+        return copy_bundle(self._whole[target], self._scratch / target)
+
+    def report(self, folder: Path, runtime: str = "auto") -> ValidationReport:
+        options = ValidationOptions(
+            reference=self._checkpoint,
+            prompts=("a red circle",),
+            steps=1,
+            runtime=runtime,
+            max_samples=1,
+            threads=1,
+            cache_dir=self._recordings,
+            bisect_dir=self._scratch / "parts",
+        )
+        return validate_bundle(folder, options).report
+
+
+@pytest.fixture
+def bench(whole: dict[str, Path], tiny_checkpoint: Path, recordings: Path, tmp_path: Path) -> Bench:
+    return Bench(whole, tiny_checkpoint, recordings, tmp_path)
+
+
+@pytest.mark.parametrize("target", ["ios", "android"])
+def test_a_whole_bundle_has_no_culprit(bench: Bench, target: str) -> None:
+    report = bench.report(bench.copy(target))
+    assert report.passed
+    assert report.culprits == ()
+
+
+def test_a_transposed_weight_on_ios(bench: Bench) -> None:
+    folder = bench.copy("ios")
+    fragment = QUERY.replace(".", "_") + "_weight"
+    Package(folder / ROOT).change_weight(fragment, lambda array: array.swapaxes(0, 1))
+    report = bench.report(seal(folder), "evaluator")
+    assert not report.passed
+    (culprit,) = report.culprits
+    assert culprit.module == QUERY
+    assert culprit.reproduced
+    assert culprit.alone_db < 30
+    assert f"holds the values of {QUERY}.weight transposed" in culprit.faults[0]
+    assert QUERY in culprit.sentence
+
+
+def test_a_transposed_weight_on_android(bench: Bench) -> None:
+    folder = bench.copy("android")
+    Flatbuffer(folder / "vae_encoder.tflite").change_weight(QUERY, (32, 32), np.transpose)
+    report = bench.report(seal(folder))
+    assert not report.passed
+    (culprit,) = report.culprits
+    assert any(f"holds the values of {QUERY}.weight transposed" in fault for fault in culprit.faults)
+    assert culprit.reproduced
+
+
+def test_a_wrong_epsilon(bench: Bench) -> None:
+    folder = bench.copy("ios")
+    Package(folder / ROOT).set_epsilon(NORM.replace(".", "_"), 1e-2)
+    report = bench.report(seal(folder), "evaluator")
+    assert not report.passed
+    (culprit,) = report.culprits
+    assert (culprit.module, culprit.reproduced) == (NORM, True)
+    assert "PyTorch has the epsilon 1e-06; the file has 0.01" in culprit.faults[0]
+
+
+def test_exchanged_halves_of_an_output(bench: Bench) -> None:
+    """Mean and log-variance exchanged."""
+    folder = bench.copy("ios")
+    Package(folder / ROOT).change_weight("p_quant_conv_weight", lambda array: np.roll(array, len(array) // 2, axis=0))
+    report = bench.report(seal(folder), "evaluator")
+    assert [check.status for check in report.components] == ["failed"]
+    (culprit,) = report.culprits
+    assert culprit.module == "quant_conv"
+    assert "quant_conv.weight with the two halves of its first axis exchanged" in culprit.faults[0]
+
+
+def test_an_output_that_reads_another_value(bench: Bench) -> None:
+    folder = bench.copy("ios")
+    package = Package(folder / ROOT)
+    earlier = [name for name, op in package.by_output.items() if op.type == "conv" and "encoder_conv_out" in name]
+    package.output_from(earlier[0])
+    report = bench.report(seal(folder), "evaluator")
+    assert [check.status for check in report.components] == ["failed"]
+    (culprit,) = report.culprits
+    assert culprit.reproduced
+    assert [name for name in culprit.operations if name != "latent_dist"] == []
+
+
+@pytest.mark.parametrize(("target", "file"), [("ios", "weights/weight.bin"), ("android", "vae_encoder.tflite")])
+def test_a_truncated_file(bench: Bench, target: str, file: str) -> None:
+    folder = bench.copy(target)
+    path = next(folder.rglob(file))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(BundleError, match="was changed or damaged") as caught:
+        bench.report(folder)
+    assert path.relative_to(folder).as_posix() in str(caught.value)
+    assert caught.value.exit_code == EXIT_CHECKPOINT
+    report = bench.report(seal(folder))  # the manifest agrees now, the file is still half a file
+    assert {check.status for check in report.components} == {"error"}
+    assert not report.passed
+    assert report.failures[0].startswith(f"{COMPONENT} on ")
+
+
+def test_an_operator_that_the_gpu_refuses_though_the_numbers_are_right(bench: Bench) -> None:
+    folder = bench.copy("android")
+    file = folder / "vae_encoder.tflite"
+    assert read_facts(file).gpu_objections() == ()
+    Flatbuffer(file).insert_broadcast(after="CONV_2D")
+    assert [check.status for check in bench.report(seal(folder)).components] == ["passed"]
+    assert read_facts(file).gpu_objections() == ("1 BROADCAST_TO operators, which the GPU refuses",)
+
+
+def test_what_is_saved_runs_by_itself(bench: Bench) -> None:
+    folder = bench.copy("ios")
+    Package(folder / ROOT).set_epsilon(NORM.replace(".", "_"), 1e-2)
+    (culprit,) = bench.report(seal(folder), "evaluator").culprits
+    assert culprit.folder is not None
+    place = Path(culprit.folder)
+    names = sorted(file.name for file in place.iterdir())
+    assert names == ["README.txt", "expected.npz", "inputs.npz", "subgraph.mlpackage"]
+    found = MLProgram(place / "subgraph.mlpackage").predict(dict(np.load(place / "inputs.npz")))
+    expected = dict(np.load(place / "expected.npz"))
+    assert list(found) == list(expected)
+    level = psnr(*(side[name] for name in expected for side in (expected, found)))
+    assert level == pytest.approx(culprit.alone_db, abs=0.5)  # the inputs are stored in float16
+    assert NORM in (place / "README.txt").read_text("utf-8")
+
+
+def test_what_is_saved_for_android_runs_in_litert(bench: Bench) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    folder = bench.copy("android")
+    Flatbuffer(folder / "vae_encoder.tflite").change_weight(QUERY, (32, 32), np.transpose)
+    (culprit,) = bench.report(seal(folder)).culprits
+    assert culprit.folder is not None
+    place = Path(culprit.folder)
+    run = Interpreter(str(place / "subgraph.tflite")).get_signature_runner("main")
+    found = run(**np.load(place / "inputs.npz"))["output"]
+    assert psnr(np.load(place / "expected.npz")["output"], found) == pytest.approx(culprit.alone_db, abs=0.1)
