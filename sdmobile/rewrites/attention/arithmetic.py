@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,7 +33,7 @@ def added_mask(mask: Tensor | None, is_causal: bool, queries: int, keys: int, dt
         dtype: type of the scores.
     """
     if is_causal:
-        return torch.tensor([[0.0 if n <= m else MASKED for n in range(keys)] for m in range(queries)], dtype=dtype)
+        return torch.tensor(np.where(np.tri(queries, keys), 0.0, MASKED), dtype=dtype)
     if mask is None or mask.dtype != torch.bool:
         return mask
     return (1.0 - mask.to(dtype)) * MASKED

@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,9 +76,7 @@ class ReluAttention(AttentionForm):
             factor, value = factor * share, value * share
         taking_part = scores(query * factor, key, None).relu()
         if is_causal:
-            rows, columns = range(query.shape[-2]), range(key.shape[-2])
-            kept = torch.tensor([[float(n <= m) for n in columns] for m in rows], dtype=query.dtype)
-            taking_part = taking_part * kept
+            taking_part = taking_part * torch.tensor(np.tri(query.shape[-2], key.shape[-2]), dtype=query.dtype)
         elif attn_mask is not None:
             taking_part = taking_part * attn_mask.to(query.dtype)
         return weighted(taking_part, value)

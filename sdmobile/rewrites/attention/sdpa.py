@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -47,6 +48,5 @@ class AttentionSdpa(AttentionForm):
         if not math.isclose(factor, 1.0, rel_tol=1e-6):
             query = query * factor
         if is_causal:
-            rows, columns = range(query.shape[-2]), range(key.shape[-2])
-            attn_mask = torch.tensor([[n <= m for n in columns] for m in rows], dtype=torch.bool)
+            attn_mask = torch.tensor(np.tri(query.shape[-2], key.shape[-2], dtype=bool))
         return F.scaled_dot_product_attention(query, key, value, attn_mask)
