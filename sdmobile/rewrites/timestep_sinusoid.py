@@ -6,7 +6,8 @@
 
 Near t = 1000 float16 numbers are 0.5 apart and so are the phases t·f_j for f_j near 1. The integer part k is exact up
 to 2048 and the phase r·f_j is below 1. The row of the table is taken by a product with the unit vector of k, so that
-every operator is one of floating-point numbers.
+every operator is one of floating-point numbers. Each table is a sum of two tables of float16 numbers, so that a file
+whose weights are cast to float16 is still right where it computes in float32.
 
 Vaswani et al., "Attention Is All You Need", 2017, section 3.5.
 """
@@ -27,6 +28,7 @@ from sdmobile.rewrites.operators import shape_of
 from sdmobile.rewrites.rule import UP_TO_ROUNDING, Match, Rule
 
 _aten = torch.ops.aten
+Halves = tuple[Tensor, Tensor]
 # Largest difference between the captured embedding and the equation, at timesteps between integers.
 _TOLERANCE = 1e-3
 
@@ -69,29 +71,40 @@ class TimestepSinusoid(Rule):
         worst = float((found - expected).abs().max())
         return None if worst <= _TOLERANCE else f"it differs from cos(t·f + φ) by {worst:.2g}"
 
-    def replacement(self, timestep: Tensor, *, table: Tensor, partner: Tensor, frequencies: Tensor) -> Tensor:
+    def replacement(self, timestep: Tensor, *, table: Halves, partner: Halves, frequencies: Tensor) -> Tensor:
         return timestep_embedding(timestep, table, partner, frequencies)
 
     def details(self, match: Match) -> dict[str, Any]:
-        table = match.options["table"]
-        return {"rows": table.shape[1], "columns": table.shape[0], "table_bytes": 2 * table.nbytes}
+        table, _ = match.options["table"]
+        return {"rows": table.shape[1], "columns": table.shape[0], "table_elements": 4 * table.numel()}
 
 
-def timestep_embedding(timestep: Tensor, table: Tensor, partner: Tensor, frequencies: Tensor) -> Tensor:
+def timestep_embedding(timestep: Tensor, table: Halves, partner: Halves, frequencies: Tensor) -> Tensor:
     """Returns the embedding (B, D) of timesteps (B,).
 
     Args:
         timestep: t, 0 to K − 1, also between integers.
-        table, partner: Tᵀ and T'ᵀ, (D, K).
+        table, partner: Tᵀ and T'ᵀ, (D, K), each as two summands.
         frequencies: f, (D,).
     """
-    rows = table.shape[1]
+    rows = table[0].shape[1]
     t = timestep.reshape(-1, 1)
     k = t.floor().clamp(0, rows - 1)
     # Both are integers that float16 holds, so that one element is 1 and all others are 0.
     unit = torch.relu(1 - (k - torch.tensor([range(rows)], dtype=t.dtype)).abs())
     phase = (t - k) * frequencies
-    return F.linear(unit, table) * phase.cos() + F.linear(unit, partner) * phase.sin()
+    return _row(unit, table) * phase.cos() + _row(unit, partner) * phase.sin()
+
+
+def _row(unit: Tensor, table: Halves) -> Tensor:
+    """Returns the rows of a table that unit vectors point to."""
+    return F.linear(unit, table[0]) + F.linear(unit, table[1])
+
+
+def in_halves(table: Tensor) -> Halves:
+    """Returns a float16 table and what it lacks of the given one, itself within float16 to 22 bits in all."""
+    high = table.half().float()
+    return high, (table - high).half().float()
 
 
 def _columns(node: Node, timestep: Node, last: int) -> dict[str, Any]:
@@ -101,13 +114,14 @@ def _columns(node: Node, timestep: Node, last: int) -> dict[str, Any]:
     waves = (n for n in _ancestors(node) if n.target in (_aten.sin.default, _aten.cos.default))
     phases = {n.all_input_nodes[0] for n in waves}
     if len(phases) != 1 or table.ndim != 2:
-        return {"table": table, "partner": table, "frequencies": None}
+        return {"table": in_halves(table), "partner": in_halves(table), "frequencies": None}
     frequencies = _evaluate(phases.pop(), timestep, torch.ones(1)).reshape(-1)
     frequencies = frequencies.repeat(table.shape[1] // len(frequencies))
     # A cosine starts at 1, a sine at 0; e' in float64, since t·f has lost digits before the sine is taken.
     shift = torch.where(table[0] > 0.5, 0.0, -torch.pi / 2).double()
     partner = -torch.sin(steps.double()[:, None] * frequencies.double() + shift)
-    return {"table": table.T.contiguous(), "partner": partner.float().T.contiguous(), "frequencies": frequencies}
+    halves = [in_halves(values.float().T.contiguous()) for values in (table, partner)]
+    return {"table": halves[0], "partner": halves[1], "frequencies": frequencies}
 
 
 def _functions_of_one_vector(graph: Graph) -> dict[Node, Node]:

@@ -59,7 +59,8 @@ def as_captured(timestep: Tensor) -> Tensor:
 def from_table(timestep: Tensor) -> Tensor:
     """Returns the rule's form in float16."""
     options = match_of(Embedding()).options
-    return timestep_embedding(timestep.half(), *(options[n].half() for n in ("table", "partner", "frequencies")))
+    table, partner = (tuple(half.half() for half in options[name]) for name in ("table", "partner"))
+    return timestep_embedding(timestep.half(), table, partner, options["frequencies"].half())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("first", "last"), [(0, 1000), (990, 1000)])
@@ -95,11 +96,22 @@ def outcomes(rewritten: Rewritten) -> list[str]:
     return [record.outcome for record in rewritten.records]
 
 
-def test_integers_give_the_captured_embedding_exactly() -> None:
+def test_integers_give_the_captured_embedding_to_22_bits() -> None:
     module = nn.Sequential(Timesteps(WIDTH, True, 0.0), nn.Identity())
     rewritten = rewrite(captured(module, batch=3), [TimestepSinusoid()])
     timestep = torch.tensor([0.0, 999.0, 1000.0])
-    assert torch.equal(rewritten.program.module()(timestep), module(timestep))
+    torch.testing.assert_close(rewritten.program.module()(timestep), module(timestep), rtol=0, atol=2**-22)
+
+
+def test_a_file_with_float16_weights_is_still_right_in_float32(tmp_path: Path) -> None:
+    from sdmobile.quantize.tflite_float16 import cast_weights
+
+    module = nn.Sequential(Timesteps(WIDTH, True, 0.0), nn.Identity())
+    case = litert_file(module, (torch.tensor([951.0, 3.0]),), [TimestepSinusoid()], tmp_path)
+    small = tmp_path / "float16.tflite"
+    cast_weights(case.path, small)
+    assert small.stat().st_size < 0.6 * case.path.stat().st_size
+    assert psnr(case.expected, case.run(small)) > 120
 
 
 class Chirp(nn.Module):
