@@ -53,5 +53,6 @@ def read_acceptance(lines: Iterable[str]) -> Acceptance:
         elif none := _NO_GPU.search(line):
             on_gpu, on_cpu, listing = 0, int(none[1]), False
         elif listing and (complaint := _COMPLAINT.match(line)):
-            complaints[complaint[1], complaint[2].strip()] = None
+            reason = complaint[2].strip().removeprefix(f"{complaint[1]}: ")  # some checks repeat the operator's name
+            complaints[complaint[1], reason] = None
     return Acceptance(tuple(complaints), on_gpu, on_cpu)

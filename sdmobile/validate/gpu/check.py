@@ -121,7 +121,7 @@ def run_on_gpu(
         names = ", ".join(sorted(set(facts.composites)))
         reason = f"composites ({names}): the wheel's accelerator crashes on every composite; the browser way takes them"
         return GpuRun(replace(base, reason=reason))
-    with tempfile.TemporaryDirectory(prefix="sdmobile-gpu-") as name:
+    with tempfile.TemporaryDirectory(prefix="sdm-gpu-") as name:
         folder = Path(name)
         order = Order(
             str(path.resolve()), precision, facts.signature, len(samples), repeat, accelerator, ready.settings
