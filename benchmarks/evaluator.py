@@ -37,12 +37,14 @@ class Figures:
     Args:
         load_s: until the first forward pass could start; for the 6-bit package all weights are decoded by then.
         forward_s: each forward pass but the first.
+        cpu_s: processor time of the same passes, which other load disturbs less.
         peak_gib: highest resident memory, mapped weight files included.
         difference: ‖result − torch's‖ / ‖torch's‖.
     """
 
     load_s: float
     forward_s: list[float]
+    cpu_s: list[float]
     peak_gib: float
     difference: float
 
@@ -100,9 +102,9 @@ def serve(kind: str, path: Path, given: dict[str, np.ndarray], threads: int, pip
     forward = (open_torch if kind == "torch" else open_package)(path, given)
     pipe.send(time.perf_counter() - start)
     while pipe.recv() == "run":
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         result = forward()
-        pipe.send((time.perf_counter() - start, result))
+        pipe.send((time.perf_counter() - start, time.process_time() - cpu, result))
     status = Path("/proc/self/status").read_text(encoding="ascii")
     pipe.send(int(status.split("VmHWM:")[1].split()[0]) / 2**20)
 
@@ -110,7 +112,8 @@ def serve(kind: str, path: Path, given: dict[str, np.ndarray], threads: int, pip
 def measure(runners: dict[str, Path], given: dict[str, np.ndarray], rounds: int, threads: int) -> dict[str, Figures]:
     """Opens each runner in its process, one after the other, and lets their forward passes alternate."""
     context = multiprocessing.get_context("spawn")
-    pipes, load, seconds, results = {}, {}, {name: [] for name in runners}, {}
+    pipes, load, results = {}, {}, {}
+    passes: dict[str, list[tuple[float, float]]] = {name: [] for name in runners}
     for name, path in runners.items():
         pipes[name], end = context.Pipe()
         context.Process(target=serve, args=(name, path, given, threads, end), daemon=True).start()
@@ -119,17 +122,18 @@ def measure(runners: dict[str, Path], given: dict[str, np.ndarray], rounds: int,
     for round_ in range(rounds + 1):
         for name, pipe in pipes.items():
             pipe.send("run")
-            took, results[name] = pipe.recv()
-            print(f"{name}: {took:.2f} s", file=sys.stderr)
+            took, cpu, results[name] = pipe.recv()
+            print(f"{name}: {took:.2f} s, {cpu:.2f} s of processor time", file=sys.stderr)
             if round_:  # the first pass warms caches and thread pools
-                seconds[name].append(took)
+                passes[name].append((took, cpu))
     for pipe in pipes.values():
         pipe.send("stop")
     reference = results["torch"]
     return {
         name: Figures(
             round(load[name], 2),
-            [round(each, 3) for each in seconds[name]],
+            [round(took, 3) for took, _ in passes[name]],
+            [round(cpu, 3) for _, cpu in passes[name]],
             round(pipe.recv(), 2),
             float(np.linalg.norm(results[name] - reference) / np.linalg.norm(reference)),
         )
@@ -235,16 +239,16 @@ def main() -> None:
             palettise(options.package, six_bit)
         runners = {"torch": options.checkpoint, "package": options.package, "six-bit package": six_bit}
         figures = measure(runners, given, options.rounds, options.threads)
-    torch_s, torch_gib = statistics.median(figures["torch"].forward_s), figures["torch"].peak_gib
-    report = {
-        name: asdict(each)
-        | {
-            "forward_to_torch": round(statistics.median(each.forward_s) / torch_s, 2),
-            "peak_to_torch": round(each.peak_gib / torch_gib, 2),
-        }
-        for name, each in figures.items()
+    print(json.dumps({name: asdict(each) | ratios(each, figures["torch"]) for name, each in figures.items()}, indent=2))
+
+
+def ratios(figures: Figures, reference: Figures) -> dict[str, float]:
+    """Returns median time, median processor time and peak memory relative to a reference."""
+    return {
+        "forward_ratio": round(statistics.median(figures.forward_s) / statistics.median(reference.forward_s), 2),
+        "cpu_ratio": round(statistics.median(figures.cpu_s) / statistics.median(reference.cpu_s), 2),
+        "peak_ratio": round(figures.peak_gib / reference.peak_gib, 2),
     }
-    print(json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdmobile.validate.mlprogram import constexpr
+from sdmobile.validate.mlprogram import constexpr, palette
 from sdmobile.validate.mlprogram.blob import unpack_bits
 
 WIDTHS = (1, 2, 3, 4, 6, 8)
@@ -136,3 +136,53 @@ def test_contradictions_are_errors() -> None:
         constexpr.blockwise_shift_scale({"data": np.zeros((3,), np.int8), "scale": np.zeros((2,), np.float32)})
     with pytest.raises(constexpr.ConstexprError, match="2 values for 1"):
         constexpr.sparse_to_dense_ios18({"nonzero_data": np.ones(2, np.float16), "mask": np.array([1, 0], np.uint8)})
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from([1, 2, 3, 4, 6, 8]), st.integers(1, 3), st.integers(1, 3), st.integers(0, 2**32 - 1))
+def test_sparse_tables_with_vectors(bits: int, groups: int, vector: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    mask = random.integers(0, 2, (2 * groups, 3)).astype(np.uint8)
+    indices = random.integers(0, 1 << bits, int(mask.sum())).astype(np.uint8)
+    lut = random.standard_normal((groups, 1, 1 << bits, vector)).astype(np.float16)
+    axis = int(random.integers(2))
+    theirs = _compression().constexpr_lut_to_sparse.decompress(mask, indices, lut, axis)
+    arrays = {"indices_mask": mask, "indices_nonzero_data": indices, "lut": lut, "vector_axis": np.int32(axis)}
+    for ours, wanted in zip(constexpr.lut_to_sparse(arrays), theirs, strict=True):
+        np.testing.assert_array_equal(ours, wanted)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 3), st.booleans(), st.integers(0, 2**32 - 1))
+def test_sparse_scales(groups: int, with_offset: bool, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    mask = random.integers(0, 2, (2 * groups, 3)).astype(np.uint8)
+    values = random.integers(-8, 8, int(mask.sum())).astype(np.int8)
+    scale = random.standard_normal((groups, 3)).astype(np.float32)
+    offset = random.integers(-8, 8, (groups, 3)).astype(np.int8) if with_offset else None
+    theirs = _compression().constexpr_sparse_blockwise_shift_scale.decompress(mask, values, scale, offset)
+    arrays = {"data_mask": mask, "nonzero_data": values, "scale": scale} | ({"offset": offset} if with_offset else {})
+    ours = constexpr.sparse_blockwise_shift_scale({name: array for name, array in arrays.items() if array is not None})
+    np.testing.assert_array_equal(ours[0], theirs[0])
+    np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+@pytest.mark.parametrize("groups", [1, 3])
+def test_palettes_looked_up_by_words_are_those_looked_up_one_by_one(bits: int, groups: int) -> None:
+    random = np.random.default_rng(bits)
+    shape = (groups * 8, 4096)
+    indices = random.integers(0, 1 << bits, shape)
+    stream = (indices.reshape(-1, 1) >> np.arange(bits) & 1).astype(np.uint8).reshape(-1)
+    packed = np.packbits(stream, bitorder="little")
+    lut = random.standard_normal((groups, 1, 1 << bits, 1)).astype(np.float16)
+    fast = palette.packed_lookup(packed, bits, lut, shape)
+    arrays = {"indices": unpack_bits(packed, bits, indices.size).reshape(shape), "lut": lut}
+    assert fast is not None
+    np.testing.assert_array_equal(fast, constexpr.lut_to_dense_ios18(arrays))
+
+
+def test_small_or_uneven_palettes_go_the_plain_way() -> None:
+    lut = np.zeros((1, 1, 64, 1), np.float16)
+    assert palette.packed_lookup(np.zeros(48, np.uint8), 6, lut, (8, 8)) is None
+    assert palette.packed_lookup(np.zeros(98307 * 6 // 8 + 1, np.uint8), 6, lut, (3, 32769)) is None

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from tests.validate.mlprogram.cases import FAMILIES, Case
+from tests.validate.mlprogram.cases_tensor import FAMILIES as TENSOR_FAMILIES
 from tests.validate.mlprogram.support import builder, predict_all, save_program
+
+ALL = FAMILIES | TENSOR_FAMILIES
 
 
 def _value(result: Any) -> np.ndarray:
@@ -41,9 +44,9 @@ def _save(cases: list[Case], path: Path, target: str) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("target", ["iOS16", "iOS17", "iOS18"])
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted(ALL))
 def test_operations_match_their_definition(family: str, target: str, tmp_path: Path) -> None:
-    cases = [case for case in FAMILIES[family]() if target in case.targets]
+    cases = [case for case in ALL[family]() if target in case.targets]
     path = tmp_path / "program.mlpackage"
     expected = _save(cases, path, target)
     actual = predict_all(path, [array for case in cases for array in case.inputs])

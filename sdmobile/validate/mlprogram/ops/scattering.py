@@ -26,12 +26,15 @@ def scatter(
     data: Tensor,
     indices: Tensor,
     updates: Tensor,
+    mode: str,
     context: Context,
     axis: int = 0,
-    mode: str = "update",
     validate_indices: bool = False,
 ) -> Tensor:
-    """data with data[..., indices[i], ...] ∘ updates[..., i, ...] along an axis."""
+    """data with data[..., indices[i], ...] ∘ updates[..., i, ...] along an axis.
+
+    The mode must be given: by its documentation it is "update" by default, coremltools' code fills in "add".
+    """
     axis %= data.dim()
     places = positions_in(indices, data.shape[axis], context).numpy()
     return _written(data, (*[slice(None)] * axis, places), updates, mode, context)
