@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 PACKAGE = "sdmobile"
 CORE = "core"
 _EXTRAS = ("ios", "android", "onnx", "gpu", "train")
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-_VULKAN_DRIVERS = ("/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d")
+_GPU_SETUP = "Run `make gpu-setup`, or `python -m sdmobile.validate.gpu.setup`."
 
 
 @dataclass(frozen=True)
@@ -187,20 +186,25 @@ def _core_ml() -> Ability:
 
 
 def _browser() -> Ability:
+    from sdmobile.validate.gpu import places
+
     name = "GPU check in a browser (WebGPU)"
-    path = next(filter(None, map(shutil.which, _BROWSERS)), None)
-    if path:
-        return Ability(name, True, path)
-    return Ability(name, False, "no Chromium found", "Install Chromium, for example `apt-get install chromium`.")
+    browser = places.find_browser()
+    if browser is None:
+        return Ability(name, False, "no Chromium found", _GPU_SETUP)
+    if not places.page_is_built():
+        return Ability(name, False, f"{browser}; the page for it is not built", _GPU_SETUP)
+    return Ability(name, True, str(browser))
 
 
 def _vulkan() -> Ability:
+    from sdmobile.validate.gpu import places
+
     name = "GPU check on Vulkan"
-    drivers = [path.stem for folder in _VULKAN_DRIVERS for path in sorted(Path(folder).glob("*.json"))]
-    if drivers:
-        return Ability(name, True, ", ".join(drivers))
-    fix = "Install a Vulkan driver; `apt-get install mesa-vulkan-drivers` has a software one."
-    return Ability(name, False, "no Vulkan driver found", fix)
+    driver = places.find_driver()
+    if driver is None:
+        return Ability(name, False, "no software Vulkan driver is set up", _GPU_SETUP)
+    return Ability(name, True, f"Mesa {driver.version}")
 
 
 def _cuda() -> Ability:

@@ -92,15 +92,21 @@ def test_core_ml_needs_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _ability([], "run Core ML itself").available
 
 
-def test_programs_are_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    monkeypatch.setattr(doctor_checks, "_VULKAN_DRIVERS", (str(tmp_path),))
-    assert not _ability([], "GPU check in a browser (WebGPU)").available
-    assert "mesa-vulkan-drivers" in (_ability([], "GPU check on Vulkan").fix or "")
-    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
-    (tmp_path / "lvp_icd.json").write_text("{}")
-    assert _ability([], "GPU check in a browser (WebGPU)").detail == "/bin/chromium"
-    assert _ability([], "GPU check on Vulkan").detail == "lvp_icd"
+def test_parts_of_the_gpu_check_are_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from sdmobile.validate.gpu import places
+
+    browser, vulkan = "GPU check in a browser (WebGPU)", "GPU check on Vulkan"
+    monkeypatch.setenv(places.HOME_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(places.BROWSER_VARIABLE, str(tmp_path / "none"))
+    for name in (browser, vulkan):
+        assert not _ability([], name).available
+        assert "make gpu-setup" in (_ability([], name).fix or "")
+    monkeypatch.setenv(places.BROWSER_VARIABLE, "/bin/sh")
+    assert "page for it is not built" in _ability([], browser).detail
+    manifest = tmp_path / "lvp_icd.json"
+    manifest.write_text("{}")
+    places.VulkanDriver("25.0.7", manifest, (), tmp_path).save()
+    assert _ability([], vulkan).detail == "Mesa 25.0.7"
 
 
 def test_machine(tmp_path: Path) -> None:

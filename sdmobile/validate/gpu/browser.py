@@ -43,6 +43,7 @@ def main(folder: Path) -> None:
     files, samples = _inputs(folder, order)
     results = folder / "results"
     results.mkdir()
+    tell_phase("starting the browser")
     with serve(Path(order.settings["page"]), files, results) as address, open_page(order.settings["browser"]) as page:
         page.on("console", _pass_on)
         page.goto(address)
@@ -60,7 +61,6 @@ def open_page(browser: str) -> AbstractContextManager[Page]:
 
     @contextmanager
     def opened() -> Iterator[Page]:
-        tell_phase("starting the browser")
         with sync_playwright() as playwright:
             chromium = playwright.chromium.launch(executable_path=browser, args=list(FLAGS), chromium_sandbox=False)
             try:

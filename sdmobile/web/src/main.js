@@ -3,7 +3,7 @@
 import { check, device } from "./check.js";
 import { keepConsole, takeLines } from "./console_log.js";
 import { describeDevice, runModel, start } from "./engine.js";
-import { showDevice, showLog, showOutcome, showRows, showStatus } from "./view.js";
+import { kernelCalls, showDevice, showLog, showOutcome, showRows, showStatus } from "./view.js";
 
 keepConsole();
 globalThis.sdmobile = { check, device };
@@ -53,7 +53,7 @@ function outcome(results) {
   if (!gpu.accepted) return { good: false, text: "The GPU refuses part of this file; the log below says which operators." };
   if (gpu.errors.length > 0) return { good: false, text: `The GPU reported an error: ${gpu.errors[0]}` };
   if (!gpu.runs.every((run) => run.gpu.dispatches > 0)) return { good: false, text: "The GPU was given nothing to compute." };
-  return { good: true, text: `The whole file ran on the GPU, with ${gpu.runs[0].gpu.dispatches} kernel calls.` };
+  return { good: true, text: `The whole file ran on the GPU, in ${kernelCalls(gpu)} kernel calls.` };
 }
 
 start()

@@ -46,9 +46,15 @@ function cells(result, results) {
     ["Compile", seconds(result.compileSeconds)],
     ["First run", seconds(times[0])],
     ["Later runs", seconds(later)],
-    ["Kernel calls", result.accelerator === "wasm" ? "–" : String(result.runs[0]?.gpu.dispatches ?? "–")],
+    ["Kernel calls", result.accelerator === "wasm" ? "–" : String(kernelCalls(result) ?? "–")],
     ["Agreement", agreement(result, results)],
   ];
+}
+
+/** Returns how many kernels one run dispatched, or null if nothing ran. */
+export function kernelCalls(result) {
+  const run = result.runs[0];
+  return run ? Math.round(run.gpu.dispatches / run.seconds.length) : null;
 }
 
 function agreement(result, results) {

@@ -68,7 +68,9 @@ class CompositeNorm(nn.Module):
         builder = StableHLOCompositeBuilder(name="odml.group_norm", attr=attributes)
         x, weight, bias = builder.mark_inputs(x, self.weight, self.bias)
         y = F.group_norm(x.permute(0, 3, 1, 2), 4, weight, bias, 1e-5).permute(0, 2, 3, 1)
-        return builder.mark_outputs(y)
+        marked = builder.mark_outputs(y)
+        assert isinstance(marked, torch.Tensor)
+        return marked
 
 
 class Slow(nn.Module):
