@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 GIB = 1 << 30
 
@@ -50,10 +53,13 @@ class LoweringOptions:
     Args:
         provenance: where the weights come from.
         deployment_target: the oldest system that must load the file ("iOS17"); Core ML only.
+        recorded_inputs: of several calls of a sampling run, in the order of the contract; values that overflow float16
+            on them are computed in float32 where the target can say so.
     """
 
     provenance: Provenance
     deployment_target: str | None = None
+    recorded_inputs: tuple[tuple[Tensor, ...], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,12 +20,29 @@ _aten = torch.ops.aten
 _ATTENTION = _aten.scaled_dot_product_attention.default
 
 
+@dataclass(frozen=True)
+class Magnitude:
+    """The largest magnitude of one operator's result.
+
+    Args:
+        node: name of the operator's node.
+        module: path of the module that it comes from, empty for the component itself.
+        operator: which operator, or what of a fused operator's inside.
+        value: the magnitude, infinite where the result is not a number.
+    """
+
+    node: str
+    module: str
+    operator: str
+    value: float
+
+
 class _Watching(Interpreter):
     """Notes the largest magnitude of each operator's floating-point result, and of what fused operators hold inside."""
 
     def __init__(self, module: torch.fx.GraphModule) -> None:
         super().__init__(module)
-        self.seen: list[tuple[str, str, float]] = []
+        self.seen: list[Magnitude] = []
 
     def run_node(self, n: Node) -> Any:
         value = super().run_node(n)
@@ -38,11 +56,12 @@ class _Watching(Interpreter):
 
     def _note(self, node: Node, name: str, value: Tensor) -> None:
         largest = float(value.abs().max())
-        self.seen.append((source_module(node) or "", name, math.inf if math.isnan(largest) else largest))
+        value_or_inf = math.inf if math.isnan(largest) else largest
+        self.seen.append(Magnitude(node.name, source_module(node) or "", name, value_or_inf))
 
 
-def magnitudes(program: ExportedProgram, inputs: tuple[Tensor, ...]) -> Iterator[tuple[str, str, float]]:
-    """Yields module path, operator and largest magnitude of each operator's result, in the order of the program.
+def magnitudes(program: ExportedProgram, inputs: tuple[Tensor, ...]) -> Iterator[Magnitude]:
+    """Yields the largest magnitude of each operator's result, in the order of the program.
 
     Args:
         program: captured, in float32.

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.quantize.fp16_scan import MAX_FINITE, ROUNDS_TO_INFINITY
+from sdmobile.validate.metrics import json_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +53,9 @@ class Peak:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields."""
-        return {**asdict(self), "severity": self.severity}
+        by_input = {label: json_number(value) for label, value in self.by_input.items()}
+        fields = {**asdict(self), "max_abs": json_number(self.max_abs), "by_input": by_input}
+        return {**fields, "severity": self.severity}
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,16 @@ class OverflowScan:
     peaks: tuple[Peak, ...]
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """One sentence per module that overflows, for files that cannot keep a part of themselves in float32."""
+        return tuple(
+            f"{peak.module or self.component}: {peak.operator} reaches {peak.max_abs:.3g} ({peak.label}), beyond the "
+            f"{MAX_FINITE:.0f} of float16, in which a phone's GPU computes unless the app asks for float32"
+            for peak in self.peaks
+            if peak.severity == OVERFLOWS
+        )
+
+    @property
     def islands(self) -> tuple[str, ...]:
         """Paths of the modules that must not be computed in float16."""
         return tuple(peak.module for peak in self.peaks if peak.severity == OVERFLOWS)
@@ -78,7 +91,7 @@ class OverflowScan:
         """Returns the fields."""
         return {
             "component": self.component,
-            "largest": self.largest,
+            "largest": json_number(self.largest),
             "islands": list(self.islands),
             "peaks": [peak.to_json() for peak in self.peaks],
         }
@@ -129,11 +142,11 @@ def scan_program(
     tops: dict[str, tuple[float, str, str]] = {}
     by_input: dict[str, dict[str, float]] = {}
     for label, tensors in inputs:
-        for module, operator, value in magnitudes(program, tensors):
-            if value > tops.get(module, (-1.0, "", ""))[0]:
-                tops[module] = (value, operator, label)
-            seen = by_input.setdefault(module, {})
-            seen[label] = max(value, seen.get(label, 0.0))
+        for found in magnitudes(program, tensors):
+            if found.value > tops.get(found.module, (-1.0, "", ""))[0]:
+                tops[found.module] = (found.value, found.operator, label)
+            seen = by_input.setdefault(found.module, {})
+            seen[label] = max(found.value, seen.get(label, 0.0))
     peaks = [
         Peak(module, operator, value, label, by_input[module])
         for module, (value, operator, label) in tops.items()

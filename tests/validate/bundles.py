@@ -13,6 +13,7 @@ import numpy as np
 from sdmobile.checkpoints import Checkpoint, load_component, open_checkpoint
 from sdmobile.exporters.contracts import COMPONENTS, Geometry, contract_for, wrap
 from sdmobile.exporters.job import ExportJob, geometry_for
+from sdmobile.rewrites.options import RewriteOptions
 from sdmobile.validate.bundle import KIND, MANIFEST, SCHEMA_VERSION, sha256_file
 
 MODULE = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae", "vae_encoder": "vae"}
@@ -53,15 +54,18 @@ def write_bundle(
     return _finish(folder, checkpoint, "onnx", guidance, records)
 
 
-def write_exported_bundle(folder: Path, checkpoint_path: Path, target: str, components: tuple[str, ...]) -> Path:
-    """Writes a bundle whose files come from the project's exporters."""
+def write_exported_bundle(
+    folder: Path, checkpoint_path: Path, target: str, components: tuple[str, ...], without: tuple[str, ...] = ()
+) -> Path:
+    """Writes a bundle whose files come from the project's exporters, without some rewrites."""
     from sdmobile.exporters.component import export_component
 
     folder.mkdir(parents=True)
-    records = {
-        name: export_component(ExportJob(checkpoint_path, name, target, None, "batch2", None, folder))
-        for name in components
-    }
+    options = RewriteOptions(without=without)
+    jobs = (
+        ExportJob(checkpoint_path, name, target, None, "batch2", None, folder, rewrites=options) for name in components
+    )
+    records = {job.component: export_component(job) for job in jobs}
     return _finish(folder, open_checkpoint(checkpoint_path), target, "batch2", records)
 
 

@@ -17,6 +17,7 @@ from sdmobile.validate.options import ValidationOptions
 from sdmobile.validate.results import ValidationReport
 from tests.validate.breakage import Flatbuffer, Package, seal
 from tests.validate.bundles import copy_bundle, write_exported_bundle
+from tests.validate.scaled import scaled_checkpoint
 
 COMPONENT = "vae_encoder"  # the smallest with convolutions, norms and attention
 QUERY = "encoder.mid_block.attentions.0.to_q"
@@ -43,14 +44,15 @@ class Bench:
     """Breaks copies of the bundles and validates them."""
 
     def __init__(self, whole: dict[str, Path], checkpoint: Path, recordings: Path, scratch: Path) -> None:
-        self._whole, self._checkpoint, self._recordings, self._scratch = whole, checkpoint, recordings, scratch
+        self.checkpoint = checkpoint
+        self._whole, self._recordings, self._scratch = whole, recordings, scratch
 
     def copy(self, target: str) -> Path:
         return copy_bundle(self._whole[target], self._scratch / target)
 
     def report(self, folder: Path, runtime: str = "auto") -> ValidationReport:
         options = ValidationOptions(
-            reference=self._checkpoint,
+            reference=self.checkpoint,
             prompts=("a red circle",),
             steps=1,
             runtime=runtime,
@@ -129,6 +131,20 @@ def test_an_output_that_reads_another_value(bench: Bench) -> None:
     (culprit,) = report.culprits
     assert culprit.reproduced
     assert [name for name in culprit.operations if name != "latent_dist"] == []
+
+
+def test_a_norm_that_overflows_float16(bench: Bench, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """GroupNorm written out squares what it normalises; a few hundred squared is beyond float16."""
+    checkpoint = scaled_checkpoint(tiny_checkpoint, tmp_path / "scaled", ["encoder.conv_in."], 4000.0)
+    bench.checkpoint = checkpoint
+    without = ("group_norm_instance_norm",)
+    folder = write_exported_bundle(tmp_path / "written-out", checkpoint, "ios", (COMPONENT,), without)
+    report = bench.report(folder)
+    status = {check.runtime: check.status for check in report.components}
+    assert (status["evaluator"], status["evaluator-fp16"]) == ("passed", "failed")
+    (culprit,) = report.culprits
+    assert (culprit.runtime, culprit.module) == ("evaluator-fp16", "encoder.down_blocks.0.resnets.0.norm1")
+    assert culprit.reproduced
 
 
 @pytest.mark.parametrize(("target", "file"), [("ios", "weights/weight.bin"), ("android", "vae_encoder.tflite")])

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import UnsupportedError
+from sdmobile.exporters.coreml.islands import find_islands
 from sdmobile.exporters.coreml.metadata import describe
-from sdmobile.exporters.coreml.precision import runs_in_float16
 from sdmobile.exporters.lowering import LoweringOptions, LoweringRecord
 from sdmobile.rewrites.naming import name_by_module
 
@@ -40,15 +40,17 @@ def lower(program: ExportedProgram, contract: Contract, out: Path, options: Lowe
     import numpy as np
 
     target = options.deployment_target or DEFAULT_DEPLOYMENT_TARGET
+    # An empty table: operators such as linear, layer_norm and instance_norm stay whole. The graph is traced anew for
+    # it, which loses the names of nodes; they tell a reader of the package where an operation comes from.
+    named = name_by_module(program.run_decompositions({}))
+    islands = find_islands(named, options.recorded_inputs)
     model: Any = ct.convert(
-        # An empty table: operators such as linear, layer_norm and instance_norm stay whole. The graph is traced anew for
-        # it, which loses the names of nodes; they tell a reader of the package where an operation comes from.
-        name_by_module(program.run_decompositions({})),
+        named,
         convert_to="mlprogram",
         inputs=[ct.TensorType(name=spec.name, shape=spec.shape, dtype=np.float32) for spec in contract.inputs],
         outputs=[ct.TensorType(name=spec.name, dtype=np.float32) for spec in contract.outputs],
         minimum_deployment_target=deployment_target(target),
-        compute_precision=ct.transform.FP16ComputePrecision(op_selector=runs_in_float16),
+        compute_precision=ct.transform.FP16ComputePrecision(op_selector=islands.selector()),
         compute_units=ct.ComputeUnit.CPU_AND_NE,
         skip_model_load=True,
     )
@@ -56,6 +58,8 @@ def lower(program: ExportedProgram, contract: Contract, out: Path, options: Lowe
     model.save(str(out))
     operators = count_operators(model.get_spec())
     details = {"deployment_target": target, "specification_version": model.get_spec().specificationVersion}
+    if islands.nodes:
+        details["float32_islands"] = islands.to_json()
     return LoweringRecord(out, operators, details)
 
 

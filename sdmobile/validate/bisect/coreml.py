@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -53,13 +52,8 @@ class CoreMLGraph(ExportedGraph):
         super().__init__(ops, [spec.name for spec in contract.inputs], contract.outputs[0].name)
 
     def values(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Runs the package with every floating-point value as an output."""
-        names = [name for op in self.ops for name in op.outputs if self._array_type(name) is not None]
-        with tempfile.TemporaryDirectory(prefix="sdmobile-") as scratch:
-            path = Path(scratch) / "probe.mlpackage"
-            shutil.copytree(self._package.path, path, copy_function=_link)
-            self._save(self._with_interface(self._model, self._function.inputs, names), path)
-            return self._predict(path, inputs)
+        """Runs the package with the project's evaluator and keeps every floating-point value."""
+        return self._run(self._package.path, inputs, {name for op in self.ops for name in op.outputs})
 
     def write(self, piece: Piece, folder: Path) -> Path:
         """Writes a part as `subgraph.mlpackage`, with the weights that it takes and no others."""
@@ -80,7 +74,7 @@ class CoreMLGraph(ExportedGraph):
 
     def run_part(self, file: Path, piece: Piece, inputs: Arrays) -> NDArray[Any]:
         """Runs a part with the project's evaluator."""
-        return self._predict(file, inputs)[piece.output]
+        return self._run(file, inputs, {piece.output})[piece.output]
 
     def constants(self, op: FileOp) -> dict[str, NDArray[Any]]:
         """Returns the floating-point constants that an operation takes; compressed ones are left out."""
@@ -101,12 +95,18 @@ class CoreMLGraph(ExportedGraph):
         code = self._types[name].tensorType.dataType
         return _FLOATS[code][0] if code in _FLOATS else np.int32
 
-    def _predict(self, path: Path, inputs: Arrays) -> dict[str, NDArray[Any]]:
+    def _run(self, path: Path, inputs: Arrays, wanted: set[str]) -> dict[str, NDArray[Any]]:
+        """Returns floating-point values as the evaluator has them, in float32 whatever the file's type is."""
         from sdmobile.validate.mlprogram import MLProgram
 
         program = MLProgram(path, precision=self._precision)
-        given = {name: array.astype(program.inputs[name][1]) for name, array in inputs.items()}
-        return program.predict(given)
+        given = {name: array.astype(np.float32) if array.dtype.kind == "f" else array for name, array in inputs.items()}
+        found: dict[str, NDArray[Any]] = {}
+        for _, values in program.results(given):
+            for name in wanted & values.keys() - found.keys():
+                if values[name].is_floating_point():
+                    found[name] = values[name].numpy().copy()
+        return found
 
     def _block_of(self, model: Any) -> Any:
         function = next(iter(model.mlProgram.functions.values()))
@@ -223,13 +223,3 @@ def _move_blobs(op: Any, resolve: Any, blobs: BlobWriter) -> None:
 
 def _place_of(file: Path, package: Path, copy: Path) -> Path:
     return copy / file.relative_to(package)
-
-
-def _link(source: str, target: str) -> None:
-    """Links a file instead of copying gigabytes of weights."""
-    import os
-
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,6 +82,10 @@ class ExportedGraph(ABC):
     def dtype_of(self, name: str) -> type[np.generic]:
         """Returns the element type that the file has for a value."""
         return np.float32
+
+    def set_modules(self, modules: Mapping[str, str]) -> None:
+        """Notes the modules of operations, by the name of their first value."""
+        self.ops = tuple(replace(op, module=modules.get(op.outputs[0], op.module)) for op in self.ops)
 
     def piece(self, output: str, stops: set[str]) -> Piece:
         """Returns the operations that lie between some values and one that depends on them.

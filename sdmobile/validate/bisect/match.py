@@ -44,6 +44,30 @@ class Match:
         return self.psnr_db >= least_db
 
 
+def name_by_content(
+    graph: ExportedGraph, values: Mapping[str, NDArray[Any]], outputs: Sequence[ModuleOutput], least_db: float
+) -> None:
+    """Gives operations whose names tell nothing the module whose output their value equals.
+
+    Converters name the operations themselves that they write for one operator, such as those of a norm.
+
+    Args:
+        graph: the file; its operations are given modules.
+        values: its floating-point values, in float32 arithmetic where the file's runtime is less exact.
+        outputs: PyTorch's, of the same inputs.
+        least_db: from which level on values count as the same.
+    """
+    named = {op.module for op in graph.ops}
+    nameless = [name for op in graph.ops if op.module is None for name in op.outputs if name in values]
+    found = {}
+    for output in outputs:
+        if output.module not in named:
+            match = _best(output, nameless, values, least_db)
+            if match is not None and match.agrees(least_db):
+                found[match.value] = output.module
+    graph.set_modules(found)
+
+
 def match_modules(
     graph: ExportedGraph, values: Mapping[str, NDArray[Any]], outputs: Sequence[ModuleOutput], least_db: float
 ) -> list[Match]:

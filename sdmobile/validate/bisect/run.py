@@ -147,7 +147,7 @@ def _case(component: BundleComponent, checkpoint: Checkpoint, check: ComponentCh
     from sdmobile.checkpoints import load_component
     from sdmobile.exporters.capture import capture
     from sdmobile.exporters.contracts import module_name, wrap
-    from sdmobile.validate.bisect.match import Match, match_modules
+    from sdmobile.validate.bisect.match import Match, match_modules, name_by_content
     from sdmobile.validate.bisect.naming import ModuleNames
     from sdmobile.validate.bisect.reference import module_outputs, module_paths
     from sdmobile.validate.component_inputs import as_tensors
@@ -155,11 +155,14 @@ def _case(component: BundleComponent, checkpoint: Checkpoint, check: ComponentCh
     contract = component.contract
     module = wrap(contract.target, component.name, load_component(checkpoint, module_name(component.name)))
     program, _ = capture(module, contract)
-    graph = open_graph(component, check.runtime, ModuleNames(module_paths(program)))
+    names = ModuleNames(module_paths(program))
+    graph = open_graph(component, check.runtime, names)
     least_db = min(MOST_DB, max(LEAST_DB, check.limits.component_db if check.limits else LEAST_DB))
     inputs = contract.to_target(sample.inputs)
-    values = graph.values(inputs)
-    matches = match_modules(graph, values, module_outputs(program, as_tensors(contract, sample)), least_db)
+    values, outputs = graph.values(inputs), module_outputs(program, as_tensors(contract, sample))
+    exact = open_graph(component, "evaluator", names).values(inputs) if check.runtime == "evaluator-fp16" else values
+    name_by_content(graph, exact, outputs, MOST_DB)
+    matches = match_modules(graph, values, outputs, least_db)
     with_output = [match for match in matches if match.value != graph.output]
     expected = target_output(component, sample)
     with_output.append(Match(OUTPUT_MODULE, graph.output, expected, psnr(expected, values[graph.output])))
