@@ -65,7 +65,7 @@ class Forms(_Strict):
     layer_norm: Fact | None = None
     geglu: Fact | None = None
     timestep: Fact | None = None
-    layout: Fact | None = None
+    channel_bias: Fact | None = None
     convolution: Fact | None = None
     constants: Fact | None = None
     attention: Attention = Attention()

@@ -29,6 +29,7 @@ RULES = {
     "gelu_swish": f"{_ROOM}.gelu:GeluSwish",
     "relu_attention": f"{_ROOM}.attention.relu_attention:ReluAttention",
     "timestep_sinusoid": f"{_ROOM}.timestep_sinusoid:TimestepSinusoid",
+    "channel_bias": f"{_ROOM}.channel_bias:ChannelBias",
     "geglu_split": f"{_ROOM}.geglu:GegluSplit",
     "group_norm_instance_norm": f"{_ROOM}.group_norm:GroupNormInstanceNorm",
     "group_norm_nhwc_amax": f"{_ROOM}.group_norm:GroupNormNhwcAmax",
@@ -52,6 +53,7 @@ APPROXIMATE = ("gelu_tanh", "gelu_swish", "relu_attention")
 # The rule that writes a form of an operation, by the name that device profiles use.
 FORMS = {
     "timestep": {"table": "timestep_sinusoid"},
+    "channel_bias": {"nhwc": "channel_bias"},
     "geglu": {"split": "geglu_split"},
     "group_norm": {
         "instance_norm": "group_norm_instance_norm",
@@ -120,8 +122,10 @@ def _ordered(profile: DeviceProfile, forms: Forms, options: RewriteOptions) -> I
         yield rule_class(name)()
     # 2. What changes the function, while the operators are whole.
     yield from _approximations(options)
-    # 3. The timestep's sinusoids and GEGLU: patterns of several operators, before a neighbour is rewritten.
+    # 3. The timestep's sinusoids, its sum with images, and GEGLU: patterns of several operators, while their linear
+    #    layers, sines and GELUs are what was captured.
     yield from _form(forms, "timestep")
+    yield from _form(forms, "channel_bias")
     yield from _form(forms, "geglu")
     # 4. Normalisation: one operator each; neither needs nor hinders any other rule.
     yield from _form(forms, "group_norm")
