@@ -10,7 +10,6 @@ import typer
 
 if TYPE_CHECKING:
     from sdmobile.validate.check import Validation
-    from sdmobile.validate.extras import Checker
     from sdmobile.validate.results import ValidationReport
     from sdmobile.validate.thresholds import Thresholds
 
@@ -22,6 +21,25 @@ _RUNTIME = (
 _OVERFLOW = "Look for values that float16 cannot hold, in the float32 reference, by module and step."
 _BISECT = "Cut the smallest failing subgraph out of each failing component and save it with its inputs."
 _BENCHMARK = "LiteRT's benchmark_model for Android: run the files with it on the phone that adb finds."
+_LINT = "Predict what the phone's runtime says: report a refusal as a warning, or fail."
+_GPU = "Run Android files on Google's GPU engine with a software GPU: in a browser, by the Python wheel, or both."
+
+
+class Lint(str, Enum):
+    """What a predicted refusal is."""
+
+    OFF = "off"
+    REPORT = "report"
+    FAIL = "fail"
+
+
+class Gpu(str, Enum):
+    """Ways of the GPU check."""
+
+    OFF = "off"
+    BROWSER = "browser"
+    WHEEL = "wheel"
+    BOTH = "both"
 
 
 class Format(str, Enum):
@@ -59,6 +77,8 @@ def validate(
     overflow: Annotated[bool, typer.Option("--overflow", help=_OVERFLOW)] = False,
     bisect: Annotated[bool, typer.Option("--bisect", help=_BISECT)] = False,
     bisect_dir: Annotated[Path | None, typer.Option(help="Where --bisect saves; without it, BUNDLE-bisect.")] = None,
+    lint: Annotated[Lint, typer.Option(help=_LINT)] = Lint.REPORT,
+    gpu: Annotated[Gpu, typer.Option(help=_GPU)] = Gpu.OFF,
     benchmark_model: Annotated[Path | None, typer.Option(help=_BENCHMARK)] = None,
     adb_serial: Annotated[
         str | None, typer.Option(help="Serial number of the phone, if several are connected.")
@@ -79,6 +99,7 @@ def validate(
     from sdmobile.cli.progress import step_progress
     from sdmobile.errors import EXIT_BELOW_THRESHOLD
     from sdmobile.validate.check import validate_bundle
+    from sdmobile.validate.checkers import CheckerChoice
     from sdmobile.validate.options import ValidationOptions
     from sdmobile.validate.recording import DEFAULT_PROMPTS
     from sdmobile.validate.recording_cache import default_recordings_dir
@@ -99,7 +120,7 @@ def validate(
         recording_dir=record_dir,
         cache_dir=None if no_cache else default_recordings_dir(),
         overflow=overflow,
-        checkers=_checkers(benchmark_model, adb_serial),
+        checkers=CheckerChoice(lint.value, gpu.value, benchmark_model, adb_serial).checkers(),
         bisect_dir=(bisect_dir or Path(f"{bundle.name}-bisect")) if bisect else None,
     )
     with step_progress() as progress:
@@ -119,13 +140,6 @@ def _thresholds(decibels: float | None, file: Path | None) -> Thresholds:
     if file is not None:
         return read_thresholds(file)
     return Thresholds() if decibels is None else Thresholds.flat(decibels)
-
-
-def _checkers(benchmark_model: Path | None, serial: str | None) -> dict[str, Checker]:
-    """Returns what else the bundle is asked, by name."""
-    from sdmobile.validate.checkers import standard_checkers
-
-    return standard_checkers(benchmark_model, serial)
 
 
 def read_prompts(file: Path) -> tuple[str, ...]:

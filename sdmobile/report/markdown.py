@@ -56,7 +56,7 @@ def _pictures(checks: Sequence[Mapping[str, Any]]) -> str:
 def _extras(checks: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for check in checks:
-        figures = ", ".join(f"{name} {value:g}" for name, value in check["figures"].items())
+        figures = ", ".join(f"{name} {words.figure(value)}" for name, value in check["figures"].items())
         title = words.title(check["component"])
         rows.append((title, check["checker"], check["place"], figures or words.UNKNOWN, _result(check)))
     return _table(("component", "checker", "where", "figures", "result"), rows)

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sdmobile.report import words
-from sdmobile.validate.results import NOT_RUN, PASSED
+from sdmobile.validate.results import NOT_RUN, PASSED, WARNING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,6 +35,9 @@ def tables(report: ValidationReport) -> Iterator[RenderableType]:
         yield overflow_table(report.overflow)
     elif report.overflow:
         yield Text("no value of the float32 reference comes near the largest float16 number")
+    for check in report.extras:
+        if check.status == WARNING:
+            yield Text(f"warning: {check.name}: {check.failure}")
     for reason in dict.fromkeys(check.reason for check in report.checks if check.status == NOT_RUN):
         yield Text(f"not run: {reason}")
 
@@ -75,7 +78,7 @@ def extras_table(checks: Sequence[ExtraCheck]) -> Table:
     """Returns one row per component and checker that compares no outputs."""
     table = _table("other checkers", ("component", "checker", "where", "figures", "result"))
     for check in checks:
-        figures = ", ".join(f"{name} {value:g}" for name, value in check.figures.items())
+        figures = ", ".join(f"{name} {words.figure(value)}" for name, value in check.figures.items())
         row = (check.component, check.checker, check.place, figures or words.UNKNOWN)
         table.add_row(*map(Text, row), _result(check.status))
     return table
@@ -114,5 +117,5 @@ def _figures(worst: Metrics | None) -> tuple[str, ...]:
 
 
 def _result(status: str) -> Text:
-    colours = {PASSED: "green", NOT_RUN: "yellow", "near": "yellow"}
+    colours = {PASSED: "green", NOT_RUN: "yellow", WARNING: "yellow", "near": "yellow"}
     return Text(status, style=colours.get(status, "red"))

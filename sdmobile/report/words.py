@@ -60,6 +60,11 @@ def similarity(value: float | None) -> str:
     return f"1 − {max(0.0, 1.0 - value):.1e}" if value > 0.99 else f"{value:.4f}"
 
 
+def figure(value: float | None) -> str:
+    """Returns any number with four digits at most."""
+    return UNKNOWN if value is None or not math.isfinite(value) else f"{value:.4g}"
+
+
 def ssim(value: float | None) -> str:
     """Returns a structural similarity with four digits."""
     return UNKNOWN if value is None or not math.isfinite(value) else f"{value:.4f}"

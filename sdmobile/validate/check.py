@@ -90,7 +90,7 @@ def validate_bundle(folder: Path, options: ValidationOptions, progress: Progress
         for index, picture in pictures.items():
             images[index][runner.name] = picture
     overflow = _overflow(subject, recording)
-    extras = run_checkers(bundle, subject.wanted, subject.options.checkers)
+    extras = run_checkers(bundle, subject.wanted, recording, subject.options.checkers)
     report = ValidationReport(
         target=bundle.target,
         source=_source(subject.checkpoint),

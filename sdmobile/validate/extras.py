@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.validate.metrics import json_number
 from sdmobile.validate.results import ERROR, FAILED
 from sdmobile.validate.words import describe
 
 if TYPE_CHECKING:
     from sdmobile.validate.bundle import Bundle
+    from sdmobile.validate.recording import Recording
 
 PREDICTED = "prediction"
 HERE = "this machine"
@@ -23,7 +25,7 @@ class ExtraCheck:
     Args:
         checker: such as "lint ml-drift", "gpu browser", "adb".
         component: canonical name, or "bundle".
-        status: passed, failed, error or not run.
+        status: passed, warning, failed, error or not run.
         place: where it was measured: "this machine", the phone's name, or "prediction".
         reason: why it failed or was not run.
         findings: one sentence for each thing found.
@@ -58,25 +60,29 @@ class ExtraCheck:
             "reason": self.reason,
             "failure": self.failure if self.status == FAILED else None,
             "findings": list(self.findings),
-            "figures": dict(self.figures),
+            "figures": {name: json_number(value) for name, value in self.figures.items()},
         }
 
 
-Checker = Callable[["Bundle", Sequence[str]], list[ExtraCheck]]
+Checker = Callable[["Bundle", Sequence[str], "Recording"], list[ExtraCheck]]
+"""Takes a bundle, the components to check and the reference's recorded calls."""
 
 
-def run_checkers(bundle: Bundle, components: Sequence[str], checkers: Mapping[str, Checker]) -> list[ExtraCheck]:
+def run_checkers(
+    bundle: Bundle, components: Sequence[str], recording: Recording, checkers: Mapping[str, Checker]
+) -> list[ExtraCheck]:
     """Runs checkers one after the other; one that raises becomes an error of its own and hides no other.
 
     Args:
         bundle: what is checked.
         components: canonical names of what to check.
+        recording: the reference's calls.
         checkers: by name.
     """
     found: list[ExtraCheck] = []
     for name, checker in checkers.items():
         try:
-            found += checker(bundle, components)
+            found += checker(bundle, components, recording)
         except Exception as error:
             found.append(ExtraCheck(name, "bundle", ERROR, reason=describe(error)))
     return found

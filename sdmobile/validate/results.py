@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 2
 PASSED, FAILED, ERROR, NOT_RUN = "passed", "failed", "error", "not run"
+WARNING = "warning"  # a prediction that speaks against a file; it neither passes nor fails
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,7 @@ class ValidationReport:
         """Whether something was checked and all of it passed; what was not run counts for nothing."""
         statuses = {check.status for check in self.checks}
         wrong_inside = any(culprit.reproduced for culprit in self.culprits)
-        return PASSED in statuses and statuses <= {PASSED, NOT_RUN} and not wrong_inside
+        return PASSED in statuses and statuses <= {PASSED, NOT_RUN, WARNING} and not wrong_inside
 
     @property
     def complete(self) -> bool:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sdmobile.validate.runners.base import FileRunner
 
 RUNTIMES: dict[str, tuple[str, ...]] = {
-    "ios": ("evaluator", "evaluator-fp16", "coreml"),
+    "ios": ("evaluator", "evaluator-fp16", "coreml", "coreml-cpu", "coreml-gpu", "coreml-ne"),
     "android": ("litert",),
     "onnx": ("ort",),
 }
@@ -29,8 +29,9 @@ def default_runtime(target: str) -> str:
 
 
 def validation_runtimes(target: str) -> tuple[str, ...]:
-    """Returns every runtime of a target that this machine can run; validation uses them all."""
-    return tuple(name for name in RUNTIMES[target] if name != "coreml" or sys.platform == "darwin")
+    """Returns the runtimes of a target that validation uses on this machine: on macOS, Core ML per compute unit."""
+    real = sys.platform == "darwin"
+    return tuple(name for name in RUNTIMES[target] if not name.startswith("coreml") or (real and name != "coreml"))
 
 
 def bundle_runner(bundle: Bundle | Path, runtime: str = "auto", threads: int | None = None) -> FileRunner:
@@ -67,10 +68,10 @@ def file_runner(
         threads: CPU threads, None for the runtime's choice.
     """
     if target == "ios":
-        from sdmobile.validate.runners.coreml import CoreMLRunner, MLProgramRunner
+        from sdmobile.validate.runners.coreml import COMPUTE_UNITS, CoreMLRunner, MLProgramRunner
 
-        if runtime == "coreml":
-            return CoreMLRunner(components)
+        if runtime in COMPUTE_UNITS:
+            return CoreMLRunner(components, runtime)
         return MLProgramRunner(components, "float16" if runtime == "evaluator-fp16" else "float32")
     if target == "android":
         from sdmobile.validate.runners.litert import LiteRTRunner

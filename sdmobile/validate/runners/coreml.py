@@ -35,25 +35,34 @@ class MLProgramRunner(FileRunner):
         return MLProgram(file.path, precision=self._precision).predict
 
 
+# Runtime name to the name of coremltools' compute units.
+COMPUTE_UNITS = {"coreml": "ALL", "coreml-cpu": "CPU_ONLY", "coreml-gpu": "CPU_AND_GPU", "coreml-ne": "CPU_AND_NE"}
+
+
 class CoreMLRunner(FileRunner):
     """Runs a package with Apple's Core ML.
+
+    Args:
+        components: the bundle's files.
+        runtime: one of `COMPUTE_UNITS`; which units Core ML may use, of which it chooses itself.
 
     Raises:
         UnsupportedError: this machine does not run macOS.
     """
 
-    def __init__(self, components: Mapping[str, BundleComponent]) -> None:
+    def __init__(self, components: Mapping[str, BundleComponent], runtime: str = "coreml") -> None:
         if sys.platform != "darwin":
             raise UnsupportedError(
-                "the runtime `coreml` needs macOS", sys.platform, "Use `--runtime evaluator` on this machine."
+                f"the runtime `{runtime}` needs macOS", sys.platform, "Use `--runtime evaluator` on this machine."
             )
-        super().__init__("coreml", components)
+        super().__init__(runtime, components)
 
     def _open(self, file: BundleComponent) -> Predict:
         try:
             import coremltools
         except ImportError as error:
             raise MissingDependencyError(
-                "the runtime `coreml` needs coremltools", error, "Install it: pip install 'sdmobile[ios]'."
+                f"the runtime `{self.name}` needs coremltools", error, "Install it: pip install 'sdmobile[ios]'."
             ) from error
-        return coremltools.models.MLModel(str(file.path)).predict
+        units = getattr(coremltools.ComputeUnit, COMPUTE_UNITS[self.name])
+        return coremltools.models.MLModel(str(file.path), compute_units=units).predict

@@ -1,0 +1,1 @@
+"""Runs exported files on a phone that is connected to this machine."""
