@@ -36,6 +36,7 @@ class Figures:
 
     Args:
         load_s: until the first forward pass could start; for the 6-bit package all weights are decoded by then.
+        load_cpu_s: processor time of the same.
         forward_s: each forward pass but the first.
         cpu_s: processor time of the same passes, which other load disturbs less.
         peak_gib: highest resident memory, mapped weight files included.
@@ -43,6 +44,7 @@ class Figures:
     """
 
     load_s: float
+    load_cpu_s: float
     forward_s: list[float]
     cpu_s: list[float]
     peak_gib: float
@@ -98,9 +100,9 @@ def serve(kind: str, path: Path, given: dict[str, np.ndarray], threads: int, pip
     import torch
 
     torch.set_num_threads(threads)
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     forward = (open_torch if kind == "torch" else open_package)(path, given)
-    pipe.send(time.perf_counter() - start)
+    pipe.send((time.perf_counter() - start, time.process_time() - cpu))
     while pipe.recv() == "run":
         start, cpu = time.perf_counter(), time.process_time()
         result = forward()
@@ -118,7 +120,7 @@ def measure(runners: dict[str, Path], given: dict[str, np.ndarray], rounds: int,
         pipes[name], end = context.Pipe()
         context.Process(target=serve, args=(name, path, given, threads, end), daemon=True).start()
         load[name] = pipes[name].recv()
-        print(f"{name}: opened in {load[name]:.1f} s", file=sys.stderr)
+        print("{}: opened in {:.1f} s, {:.1f} s of processor time".format(name, *load[name]), file=sys.stderr)
     for round_ in range(rounds + 1):
         for name, pipe in pipes.items():
             pipe.send("run")
@@ -131,7 +133,8 @@ def measure(runners: dict[str, Path], given: dict[str, np.ndarray], rounds: int,
     reference = results["torch"]
     return {
         name: Figures(
-            round(load[name], 2),
+            round(load[name][0], 2),
+            round(load[name][1], 2),
             [round(took, 3) for took, _ in passes[name]],
             [round(cpu, 3) for _, cpu in passes[name]],
             round(pipe.recv(), 2),

@@ -23,10 +23,14 @@ def convolutions() -> list[Case]:
     expected = ref.conv(x, weight, [2, 1], [1, 0, 1, 1], [1, 2], 2)
     steps = {"strides": [2, 1], "pad": [0, 0, 0, 0], "dilations": [1, 1]}
     wanted = ref.conv_transpose(x, turned, [2, 1], [0, 0, 0, 0], [1, 1])
+
+    def convolved(mb: Any, x: Any) -> Any:
+        return mb.conv(x=x, weight=weight, pad_type="custom", groups=2, **attributes)
+
     return [
-        Case("conv", [x], lambda mb, x: mb.conv(x=x, weight=weight, pad_type="custom", groups=2, **attributes), expected),
+        Case("conv", [x], convolved, expected),
         Case("conv_transpose", [x], lambda mb, x: mb.conv_transpose(x=x, weight=turned, **steps), wanted),
-    ]  # fmt: skip
+    ]
 
 
 def writing() -> list[Case]:
@@ -36,13 +40,12 @@ def writing() -> list[Case]:
     written, added = data.copy(), data.copy()
     written[rows] = updates
     added[rows] += updates
+
+    def rows_written(mb: Any, d: Any, i: Any, u: Any) -> Any:
+        return mb.scatter(data=d, indices=i, updates=u, mode="update")
+
     cases = [
-        Case(
-            "scatter",
-            [data, rows, updates],
-            lambda mb, d, i, u: mb.scatter(data=d, indices=i, updates=u, mode="update"),
-            written,
-        ),
+        Case("scatter", [data, rows, updates], rows_written, written),
         Case(
             "scatter_nd",
             [data, rows[:, None], updates],

@@ -102,11 +102,11 @@ def sdxl_unet() -> Job:
     """A UNet in the style of SDXL: linear projections, several blocks per level, size and pooled text as conditions."""
     from diffusers import UNet2DConditionModel
 
+    per_level: dict[str, Any] = {"attention_head_dim": (2, 4), "transformer_layers_per_block": (1, 2)}
     module = UNet2DConditionModel(
         **_UNET,
+        **per_level,
         cross_attention_dim=48,
-        attention_head_dim=(2, 4),
-        transformer_layers_per_block=(1, 2),
         use_linear_projection=True,
         addition_embed_type="text_time",
         addition_time_embed_dim=8,

@@ -68,6 +68,8 @@ CASES: dict[str, tuple[str, Compress, set[str]]] = {
     "lut4_ios16": ("iOS16", _palette(mode="uniform", nbits=4), {"constexpr_lut_to_dense"}),
     "lut6_ios16": ("iOS16", _palette(mode="uniform", nbits=6), {"constexpr_lut_to_dense"}),
     "lut6": ("iOS18", _palette(mode="uniform", nbits=6), {"constexpr_lut_to_dense"}),
+    "lut2": ("iOS18", _palette(mode="uniform", nbits=2), {"constexpr_lut_to_dense"}),
+    "lut8": ("iOS18", _palette(mode="uniform", nbits=8), {"constexpr_lut_to_dense"}),
     "lut3": ("iOS18", _palette(mode="uniform", nbits=3), {"constexpr_lut_to_dense"}),
     "lut1": ("iOS18", _palette(mode="uniform", nbits=1), {"constexpr_lut_to_dense"}),
     "lut4_groups": (
@@ -163,6 +165,20 @@ def test_a_vector_palette_fills_along_its_axis(axis: int, tmp_path: Path) -> Non
     weight = vectors.reshape(6, 24) if axis else np.moveaxis(vectors, 2, 1).reshape(18, 8)
     x = random.standard_normal((columns, 2)).astype(np.float32)
     np.testing.assert_allclose(MLProgram(path).predict({"x0": x})["y"], weight @ x, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", ["iOS16", "iOS18"])
+def test_a_cast_constant_is_widened(target: str, tmp_path: Path) -> None:
+    weight = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float16)
+
+    def build(x: Any) -> Any:
+        mb = builder()
+        return mb.matmul(x=mb.constexpr_cast(source_val=weight, output_dtype="fp32"), y=x, name="y")
+
+    path = save_program(build, [(3, 2)], tmp_path / "cast.mlpackage", target=target)
+    assert "constexpr_cast" in {op.type for op in MLProgram(path).operations()}
+    x = np.eye(3, 2, dtype=np.float32)
+    np.testing.assert_array_equal(MLProgram(path).predict({"x0": x})["y"], weight.astype(np.float32)[:, :2])
 
 
 def test_a_limit_of_the_cache_changes_nothing_but_time(plain: dict[str, Path], tmp_path: Path) -> None:

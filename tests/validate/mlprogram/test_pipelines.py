@@ -10,6 +10,7 @@ import torch
 from sdmobile.validate.mlprogram import MLProgram
 from tests.validate.mlprogram.pipelines import JOBS
 from tests.validate.mlprogram.support import as_arrays, convert_module, psnr
+from tests.validate.mlprogram.witnesses import EMITTED
 
 TARGETS = ("iOS16", "iOS17", "iOS18")
 FAST = {("openclip_text", "iOS16"), ("safety_checker", "iOS18"), ("tiny_autoencoder", "iOS17")}
@@ -24,6 +25,8 @@ def _check(name: str, target: str, path: Path) -> None:
     with torch.no_grad():
         expected = module.eval()(*inputs.values()).numpy()
     convert_module(module, inputs, path, target, float16=True)
+    emitted = {operation.type for operation in MLProgram(path).operations()}
+    assert emitted <= EMITTED[target], "docs/evaluator.md says what is emitted"
     for precision in ("float32", "float16", "float16-float32acc"):
         output = MLProgram(path, precision=precision).predict(as_arrays(inputs))["output"]
         decibels = psnr(expected, output)

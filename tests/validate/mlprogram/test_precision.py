@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdmobile.validate.mlprogram import InputError, MLProgram
+from sdmobile.validate.mlprogram import InputError, MLProgram, Precision
 from sdmobile.validate.mlprogram.ops import sums
 from tests.validate.mlprogram.direct import evaluate
 from tests.validate.mlprogram.support import builder, save_program
@@ -116,7 +116,8 @@ def test_sums_in_float16_are_those_of_the_written_definition(count: int, seed: i
 def test_a_sum_that_float16_cannot_hold_on_the_way_shows_only_where_sums_are_rounded() -> None:
     x = np.repeat(np.array([1000.0, -1000.0], np.float32), 128)[None]
     result = [np.zeros(1, np.float16)]
-    for precision, expected in (("float32", 0.0), ("float16-float32acc", 0.0), ("float16", np.nan)):
+    expectations: dict[Precision, float] = {"float32": 0.0, "float16-float32acc": 0.0, "float16": np.nan}
+    for precision, expected in expectations.items():
         (total,) = evaluate("reduce_sum", {"x": x, "axes": [1]}, 17, result, precision)
         np.testing.assert_array_equal(total, [expected])
     with_mean = evaluate("reduce_mean", {"x": np.abs(x), "axes": [1]}, 17, result, "float16")
