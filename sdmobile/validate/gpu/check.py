@@ -29,7 +29,7 @@ DEFAULT_TIMEOUT = 600.0
 _LOG_LINES = 25
 # What WebAssembly and the browser say when native code failed rather than refused.
 _CRASH_WORDS = ("Aborted(", "unreachable", "memory access out of bounds", "table index is out of bounds", "crashed")
-_CRASH_WORDS += ("Target closed", "has been closed", "Out of memory", "out of memory")
+_CRASH_WORDS += ("Target closed", "has been closed", "Out of memory", "out of memory", "allocation failed")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class GpuRun:
 
     Args:
         verdict: accepted, or why not.
-        outputs: the file's outputs by name, one entry per input; empty unless accepted.
+        outputs: the file's outputs by name, one entry per input; empty where nothing was computed.
     """
 
     verdict: GpuVerdict
@@ -78,7 +78,7 @@ def check_file(
     facts = read_model(path)
     samples = made_up_inputs(path) if inputs is None else _as_list(inputs)
     run = run_on_gpu(path, samples, way=way, precision=precision, timeout=timeout, repeat=repeat, facts=facts)
-    if not run.verdict.passed:
+    if not run.outputs:
         return run.verdict
     reference = cpu_outputs(path, samples) if expected is None else _as_list(expected)
     return judge(run, reference, threshold_db)
@@ -132,19 +132,20 @@ def run_on_gpu(
         if answer is None:
             return GpuRun(_without_answer(base, ending, timeout))
         result = _with_answer(base, answer, ending, facts, lambda proof: proves_gpu(way, proof))
-        outputs = tuple(load_outputs(folder, len(samples))) if result.passed else ()
+        computed = result.status in (is_.ACCEPTED, is_.TOO_LARGE) and answer.error is None
+        outputs = tuple(load_outputs(folder, len(samples))) if computed else ()
     return GpuRun(result, outputs)
 
 
 def judge(run: GpuRun, expected: Sequence[Arrays], threshold_db: float = COMPONENT_DB) -> GpuVerdict:
-    """Compares the outputs of an accepted run with the reference's.
+    """Compares the outputs of a run with the reference's; an error of a tensor too large is told, but decides nothing.
 
     Args:
         run: from `run_on_gpu`.
         expected: reference outputs by name, one entry per input.
         threshold_db: least PSNR in dB of every output.
     """
-    if not run.verdict.passed:
+    if not run.outputs:
         return run.verdict
     figures = []
     for found, wanted in zip(run.outputs, expected, strict=True):
@@ -157,7 +158,7 @@ def judge(run: GpuRun, expected: Sequence[Arrays], threshold_db: float = COMPONE
                 return replace(run.verdict, status=is_.WRONG, reason=reason)
             figures.append(compare(reference, found[name]))
     figure = worst(figures)
-    if Limits(component_db=threshold_db).component_passes(figure):
+    if not run.verdict.passed or Limits(component_db=threshold_db).component_passes(figure):
         return replace(run.verdict, worst=figure)
     what = f"{figure.non_finite} non-finite values" if figure.non_finite else f"{figure.psnr_db:.1f} dB"
     return replace(run.verdict, status=is_.WRONG, worst=figure, reason=f"{what}; at least {threshold_db:g} dB needed")
@@ -200,13 +201,13 @@ def _with_answer(
         return replace(found, status=is_.CRASHED, reason=f"{answer.error} (while {ending.phase})", log=log)
     if acceptance.complaints or not answer.accepted:
         counts = f"; {acceptance.on_cpu} operators would be left to the CPU" if acceptance.on_cpu else ""
-        reason = _complaints(found) or answer.error or "the accelerator did not take every operator"
+        reason = _complaints(found) or _one_line(answer.error or "the accelerator did not take every operator")
         return replace(found, status=is_.REJECTED, reason=reason + counts, log=log)
     if largest is not None and not largest.fits:
         reason = f"{largest.name} needs {largest.bytes} bytes in one buffer; this device holds {largest.limit}"
-        return replace(found, status=is_.TOO_LARGE, reason=f"{reason}, and results beyond that are silently wrong")
+        return replace(found, status=is_.TOO_LARGE, reason=f"{reason}; results beyond that are not trusted")
     if answer.error is not None or answer.errors:
-        return replace(found, status=is_.REJECTED, reason=answer.error or answer.errors[0], log=log)
+        return replace(found, status=is_.RUN_FAILED, reason=_one_line(answer.error or answer.errors[0]), log=log)
     if not proven(answer.proof):
         return replace(found, reason="it ran, but nothing shows that the GPU computed", log=log)
     return replace(found, status=is_.ACCEPTED)
@@ -214,3 +215,8 @@ def _with_answer(
 
 def _complaints(found: GpuVerdict) -> str:
     return "; ".join(f"{operator.operator}: {operator.reason}" for operator in found.refused)
+
+
+def _one_line(text: str) -> str:
+    """Returns an error of several lines, which the runtime draws as a tree, as one."""
+    return "; ".join(part for line in text.splitlines() if (part := line.strip(" └").removeprefix("ERROR: ")))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import mimetypes
 import re
 import threading
-from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
+
+from sdmobile.errors import EXIT_MISSING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -21,7 +23,7 @@ _RESULT = re.compile(r"/results/([0-9]+-[0-9]+\.bin)")
 _CHUNK = 1 << 20
 
 
-@contextmanager
+@contextlib.contextmanager
 def serve(page: Path, files: Mapping[str, Path], results: Path, port: int = 0) -> Iterator[str]:
     """Serves until the block ends, on the loopback interface only.
 
@@ -94,3 +96,26 @@ def _resolve(path: str, page: Path, files: Mapping[str, Path]) -> Path | None:
         return files[path]
     file = (page / (path.lstrip("/") or "index.html")).resolve()
     return file if file.is_file() and file.is_relative_to(page) else None
+
+
+def main() -> None:
+    """Serves the page for people until it is interrupted: `python -m sdmobile.validate.gpu.server --port 8765`."""
+    import argparse
+    import tempfile
+    from pathlib import Path
+
+    from sdmobile.validate.gpu import places
+
+    parser = argparse.ArgumentParser(description="Serve the page that runs a .tflite file on this device's GPU.")
+    parser.add_argument("--port", type=int, default=8765)
+    port = parser.parse_args().port
+    if not places.page_is_built():
+        parser.exit(EXIT_MISSING, f"the page is not built. {places.SETUP}\n")
+    with tempfile.TemporaryDirectory() as results, serve(places.page_folder(), {}, Path(results), port) as address:
+        print(address, flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -19,8 +19,9 @@ CRASHED = "crashed"
 TIMED_OUT = "timed out"
 WRONG = "wrong"
 TOO_LARGE = "too large"
+RUN_FAILED = "run failed"
 NOT_RUN = "not run"
-FAILURES = (REJECTED, CRASHED, TIMED_OUT, WRONG, TOO_LARGE)
+FAILURES = (REJECTED, CRASHED, TIMED_OUT, WRONG, TOO_LARGE, RUN_FAILED)
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ class GpuVerdict:
     Args:
         way: "browser" or "wheel".
         precision: "float32" or "float16".
-        status: accepted, rejected, crashed, timed out, wrong, too large or not run.
+        status: accepted, rejected, crashed, timed out, wrong, too large, run failed (it was accepted, but gave no
+            result) or not run.
         reason: why it is not accepted, or what the verdict leaves open.
         missing: what is missing on this machine to run the check; None if that is not why it was not run.
         adapter: the device that computed, in its own words.

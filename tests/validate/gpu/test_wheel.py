@@ -42,12 +42,14 @@ def test_crash_is_a_verdict_with_its_signal(needs: Needs, composite: Case) -> No
 @pytest.mark.slow
 def test_tensor_beyond_the_buffer_limit_is_not_trusted(needs: Needs, tmp_path: Path) -> None:
     needs("wheel")
-    case = write_case(tmp_path, "large", Large(), (1, 1, 1056, 1024))
+    case = write_case(tmp_path, "large", Large(), (1, 4, 1056, 1024))
     verdict = check_file(case.path, case.inputs, case.expected, way="wheel", timeout=300)
     assert verdict.status == TOO_LARGE
     assert verdict.largest is not None
     assert verdict.largest.bytes == 1056 * 1024 * 32 * 4
     assert verdict.largest.limit == 2**27
+    assert not verdict.passed
+    assert verdict.worst is not None  # told, whatever it is, but it decides nothing
 
 
 def test_proof_needs_gpu_buffers_the_driver_and_its_work() -> None:
