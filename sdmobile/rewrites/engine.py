@@ -93,7 +93,8 @@ def apply_rule(program: ExportedProgram, rule: Rule) -> tuple[ExportedProgram, l
         current, name, module = remap(match, replaced), match.root.name, source_module(match.root)
         reason = rule.check(current)
         if reason is not None:
-            records.append(RewriteRecord(rule.name, rule.exactness, REFUSED, name, module, reason))
+            details = rule.details(current) if rule.selective else {}
+            records.append(RewriteRecord(rule.name, rule.exactness, REFUSED, name, module, reason, details=details))
             continue
         removed, details = len(match.covers), rule.details(current)
         records.append(RewriteRecord(rule.name, rule.exactness, APPLIED, name, module, None, removed, 0, details))

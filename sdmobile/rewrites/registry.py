@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sdmobile.rewrites.rule import Rule
 
 AS_CAPTURED = "as_captured"
+RUNTIME = "runtime:"  # the runtime chooses by rules of its own, as in "runtime:ml-drift/adreno7xx"
 _ROOM = "sdmobile.rewrites"
 
 # Every rule by name. Text, so that names can be checked and listed without importing PyTorch.
@@ -133,7 +134,7 @@ def _ordered(profile: DeviceProfile, forms: Forms, options: RewriteOptions) -> I
     # 5. Attention, after GEGLU and before layout: split-einsum takes the projections around it along.
     yield from _attention(profile, forms)
     # 6. Convolutions, after everything that makes new ones.
-    yield from _form(forms, "convolution")
+    yield from _convolution(forms)
     # 7. Last, on what is left: factors that float16 cannot hold.
     yield from _form(forms, "constants")
 
@@ -154,6 +155,22 @@ def _form(forms: Forms, operation: str) -> Iterator[Rule]:
         known = ", ".join([AS_CAPTURED, *FORMS[operation]])
         raise UnsupportedError(f"the form of {operation} in a device profile must be one of {known}", form)
     yield rule_class(FORMS[operation][form])()
+
+
+def _convolution(forms: Forms) -> Iterator[Rule]:
+    """Yields Winograd's rule: explicit where the runtime has none, else to say what the runtime will do."""
+    form = forms.of("convolution") or AS_CAPTURED
+    if not form.startswith(RUNTIME):
+        yield from _form(forms, "convolution")
+        return
+    from sdmobile.rewrites.winograd.runtimes import RUNTIME_RULES, Gpu
+
+    runtime, _, gpu = form.removeprefix(RUNTIME).partition("/")
+    known = [f"{RUNTIME}{name}/{gpu.value}" for name in RUNTIME_RULES for gpu in Gpu]
+    if form not in known:
+        raise UnsupportedError(f"a runtime's own convolutions are one of {', '.join(known)}", form)
+    rule: Any = rule_class("winograd_conv")
+    yield rule(runtime=runtime, gpu=Gpu(gpu))
 
 
 def _attention(profile: DeviceProfile, forms: Forms) -> Iterator[Rule]:

@@ -83,7 +83,8 @@ class Rule(ABC):
         """Returns the value of the match's root, computed the rule's way."""
 
     def details(self, match: Match) -> dict[str, Any]:
-        """Returns what a report should say about this place: sizes, the form taken."""
+        """Returns what a report should say about this place: sizes, the form taken; also asked of a selective rule's
+        refusals."""
         return {}
 
 

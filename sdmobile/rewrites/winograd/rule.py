@@ -40,6 +40,7 @@ class WinogradConv(OperatorRule):
     exactness: ClassVar[str] = UP_TO_ROUNDING
     bound_db: ClassVar[float] = 100.0
     folds: ClassVar[bool] = True
+    selective: ClassVar[bool] = True
     operator: ClassVar = torch.ops.aten.conv2d.default
 
     policy: Policy = field(default_factory=Policy)
@@ -79,7 +80,9 @@ class WinogradConv(OperatorRule):
         return winograd_conv2d(x, weight, bias, tile=options["tile"], padding=padding, strips=self.policy.strips)
 
     def details(self, match: Match) -> dict[str, Any]:
-        return answers(layer_of(match), match.options["tile"], self.policy.time).to_json()
+        if _obstacle(match) is not None or layer_of(match).shape_objection() is not None:
+            return {}
+        return answers(layer_of(match), match.options["tile"] or max(self.policy.tiles), self.policy.time).to_json()
 
 
 def layer_of(match: Match) -> ConvLayer:

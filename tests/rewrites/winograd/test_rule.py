@@ -17,6 +17,7 @@ from sdmobile.rewrites.winograd.selection import Policy
 from sdmobile.validate.metrics import psnr
 
 GENEROUS = Policy(weight_growth=10.0)
+FORCED = Policy(tiles=(4,), weight_growth=10.0, min_speedup=0.0)  # whatever the prediction for a small layer
 
 
 def program_of(module: nn.Module, *shape: int) -> Any:
@@ -61,7 +62,7 @@ def test_weights_are_folded_and_named_after_their_origin() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.conv_in_block(x)
 
-    program = applied(Block(), (1, 128, 64, 64), WinogradConv(GENEROUS)).program
+    program = applied(Block(), (1, 128, 64, 64), WinogradConv(FORCED)).program
     shapes = {n.name: tuple(n.meta["val"].shape) for n in program.graph.find_nodes(op="placeholder")}
     assert (36 * 128, 128, 1, 1) in shapes.values()
     assert (128, 128, 3, 3) not in shapes.values()
@@ -140,7 +141,7 @@ def test_litert_file_is_small_of_rank_four_and_right(size: int, tmp_path: Path) 
 
     module = ChannelsLast()
     x = example(1, size, size, 128)
-    program = rewrite(torch.export.export(module.eval(), (x,)), [WinogradConv(GENEROUS)]).program
+    program = rewrite(torch.export.export(module.eval(), (x,)), [WinogradConv(FORCED)]).program
     callable_module = program.module(check_guards=False)
     callable_module.training = False
     callable_module.eval = lambda: callable_module  # type: ignore[method-assign]
