@@ -32,6 +32,8 @@ def check_classic(node: Node, consumers: dict[int, list[Node]]) -> Problems:
     """
     if node.op in _COMPARE:
         yield from _comparison(node, consumers)
+    if node.op == "CAST":
+        yield from _cast(node, consumers)
     check = _CHECKS.get(node.op)
     if check is not None:
         yield from check(node)
@@ -45,6 +47,18 @@ def _comparison(node: Node, consumers: dict[int, list[Node]]) -> Problems:
             "comparison-use",
             f"{node.op} is used by {[user.op for user in users]}",
             "Use the result once, in a CAST to float or a SELECT",
+            SOURCE,
+        )
+
+
+def _cast(node: Node, consumers: dict[int, list[Node]]) -> Problems:
+    first = node.input(0)
+    users = len(consumers.get(node.outputs[0].index, []))
+    if first is not None and first.dtype == "BOOL" and node.outputs[0].dtype != "BOOL" and users != 1:
+        yield Problem(
+            "cast-use",
+            f"a CAST from bool with {users} uses; the delegate takes it with one, and not as an output of the model",
+            "Use the result once, or compare on the CPU",
             SOURCE,
         )
 

@@ -77,7 +77,7 @@ def _problems(node: Node, runtime: Runtime, consumers: dict[int, list[Node]]) ->
     own = ml_drift if runtime == "ml-drift" else classic
     steps: list[Problems] = [_known(node, runtime)]
     if node.op not in own.NOT_SHARED:
-        steps.append(check_shared(node, "enhanced" if _broadcasts_freely(node, runtime) else "standard"))
+        steps.append(check_shared(node, "enhanced" if runtime == "ml-drift" else "standard"))
     if runtime == "ml-drift":
         steps += [ml_drift.check_ml_drift(node), check_element_types(node, runtime), check_miscomputed(node)]
     else:
@@ -87,10 +87,6 @@ def _problems(node: Node, runtime: Runtime, consumers: dict[int, list[Node]]) ->
         if problems:
             return problems
     return []
-
-
-def _broadcasts_freely(node: Node, runtime: Runtime) -> bool:
-    return runtime == "ml-drift" and node.op != "ADD_N"
 
 
 def _known(node: Node, runtime: Runtime) -> Problems:

@@ -15,6 +15,7 @@ _ELEMENTWISE = words(
     "ADD ATAN2 DIV EQUAL FLOOR_DIV FLOOR_MOD GREATER GREATER_EQUAL LESS LESS_EQUAL MAXIMUM MINIMUM MUL "
     "NOT_EQUAL POW SQUARED_DIFFERENCE SUB"
 )
+_SAFE_GROUP = 4  # with more channels in a group the runtime ends instead of computing something else
 _INTEGERS = frozenset(words("INT32 INT16 UINT16 UINT32 INT64 BOOL"))
 
 
@@ -80,10 +81,14 @@ def _convolution(node: Node) -> Problems:
     if groups <= 1 or (weights.shape[3] == 1 and image.shape[3] == outputs):
         return
     if weights.shape[3] % 4 or (outputs // groups) % 4:
-        yield _wrong(
+        crashes = weights.shape[3] > _SAFE_GROUP
+        yield Problem(
             "grouped-convolution",
-            f"{groups} groups of {weights.shape[3]} to {outputs // groups} channels: multiples of 4 are right",
+            f"{groups} groups of {weights.shape[3]} to {outputs // groups} channels, which are not multiples of 4"
+            + (": the process ends with SIGILL" if crashes else ""),
             "Split the convolution into one per group, or pad the groups to multiples of 4 channels",
+            MEASURED,
+            "refused" if crashes else "miscomputed",
         )
 
 
@@ -99,16 +104,19 @@ def _rank_1(node: Node) -> Problems:
 
 def _padding(node: Node) -> Problems:
     data, pads = node.input(0), node.input(1)
-    if data is None or pads is None or pads.shape != (3, 2):
+    if data is None or pads is None or not data.shape:
         return
     values = pads.values()
-    if data.shape[0] != 1 or values is None or values[0].any():
+    padded = values is None or bool(values[0].any())
+    if pads.shape == (3, 2) and (data.shape[0] != 1 or padded):
         yield _wrong(
             "pad-batch",
             f"{data} with 3x2 paddings: the first dimension is taken for the height",
             "Reshape to rank 4 before the padding",
             PARSERS,
         )
+    elif data.shape[0] == 1 and padded:
+        yield _wrong("pad-batch", f"{data}: a batch of 1 is not padded", "Use CONCATENATION with a constant")
 
 
 _CHECKS: dict[str, Check] = {

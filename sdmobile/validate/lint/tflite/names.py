@@ -7,26 +7,23 @@ import re
 from sdmobile.validate.lint.tflite.model import Node
 
 _COUNTER = re.compile(r"^\d*(_\w+)?$")
-_SCOPE = re.compile(r"^(?P<type>.*?)_(?P<path>[\w.]+)$")
+_SCOPE = re.compile(r"^(?P<type>_*[A-Za-z0-9]+)_(?P<attribute>.+)$")
 
 
 def module_of(node: Node) -> str | None:
     """Returns the innermost module that the names of a node's outputs mention, None where they mention none.
 
-    litert_torch names a tensor by the modules it was computed in: "Outer/Block_blocks.0/torch.nn.GroupNorm_norm;7".
-    A name of several parts belongs to an operator that replaced several; the longest part says most.
+    litert_torch names a tensor by the modules it was computed in, each as class and attribute, and a counter:
+    "package.Net/package.Block_0/torch.nn.GroupNorm_norm;11". A name of several parts belongs to an operator that
+    replaced several; the longest part says most. The outermost module is the whole model and says nothing.
     """
     parts = [part for tensor in node.outputs for part in tensor.name.split(";") if part and not _COUNTER.match(part)]
-    if not parts:
-        return None
-    scopes = [scope for scope in max(parts, key=len).split("/") if scope]
-    shown = [_short(scope) for scope in scopes[1:] or scopes]
-    return "/".join(part for part in shown if part) or None
+    inner = max(parts, key=len).split("/")[1:] if parts else []
+    return "/".join(_short(scope) for scope in inner if scope) or None
 
 
 def _short(scope: str) -> str:
     """Returns "norm (GroupNorm)" for "torch.nn.modules.normalization.GroupNorm_norm"."""
-    match = _SCOPE.match(scope)
-    if match is None or "." not in match["type"]:
-        return scope.rsplit(".", 1)[-1]
-    return f"{match['path']} ({match['type'].rsplit('.', 1)[-1]})"
+    last = scope.rsplit(".", 1)[-1]
+    match = _SCOPE.match(last)
+    return last if match is None else f"{match['attribute']} ({match['type']})"

@@ -247,7 +247,8 @@ def _rank_3_or_4(node: Node) -> Problems:
         yield Problem("slice-rank", f"{first}", "Reshape to rank 3 or 4 before the slice", SOURCE)
 
 
-def _select(node: Node) -> Problems:
+def select_without_ranks(node: Node) -> Problems:
+    """Yields what speaks against a selection, apart from the ranks of its choices, which ML Drift does not ask."""
     if len(node.inputs) != 3 or len(node.outputs) != 1 or None in node.inputs:
         yield Problem("operands", f"{node.op} has {len(node.inputs)} inputs, not 3", "Export the model again", SOURCE)
         return
@@ -266,10 +267,22 @@ def _select(node: Node) -> Problems:
 
 
 def _select_classic(node: Node) -> Problems:
-    yield from _select(node)
+    yield from select_without_ranks(node)
     for choice in node.inputs[1:]:
         if choice is not None and not choice.constant and choice.rank == 2:
             yield Problem("select-rank", f"computed choice {choice}", "Reshape to rank 4", SOURCE)
+
+
+def _cast(node: Node) -> Problems:
+    yield from operands(node, SOURCE, runtime=1)
+    first = node.input(0)
+    pair = ("" if first is None else first.dtype, node.outputs[0].dtype)
+    numbers = {"FLOAT32", "INT32"}
+    booleans = {("BOOL", "FLOAT16"), ("BOOL", "FLOAT32"), ("FLOAT16", "BOOL"), ("FLOAT32", "BOOL")}
+    if pair not in booleans and not set(pair) <= numbers:
+        yield Problem(
+            "cast-types", f"{pair[0].lower()} to {pair[1].lower()}", "Cast between float32, int32 and bool", SOURCE
+        )
 
 
 def _cumsum(node: Node) -> Problems:
@@ -334,6 +347,7 @@ _CHECKS: dict[str, Check] = {
     "SOFTMAX": _softmax,
     "SLICE": _slice_inputs,
     "STRIDED_SLICE": _strided,
+    "CAST": _cast,
     "CUMSUM": _cumsum,
     "ONE_HOT": _one_hot,
     "TOPK_V2": partial(operands, source=SOURCE, runtime=1, outputs=2),
@@ -342,4 +356,3 @@ _CHECKS: dict[str, Check] = {
     "DYNAMIC_UPDATE_SLICE": _dynamic_update,
     "DENSIFY": partial(operands, source=SOURCE, runtime=0),
 }
-select_without_ranks = _select

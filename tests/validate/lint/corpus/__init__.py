@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from tests.validate.lint.corpus import elementwise, filters, joining, layers, layout, models, reductions
+from tests.validate.lint.corpus import drawn, elementwise, filters, joining, layers, layout, models, reductions
 from tests.validate.lint.corpus.case import Case
 
 
 def corpus() -> list[Case]:
     """Returns all cases; names are unique."""
     found = [
-        case for part in (elementwise, layers, filters, layout, joining, reductions, models) for case in part.cases()
+        case
+        for part in (elementwise, layers, filters, layout, joining, reductions, models, drawn)
+        for case in part.cases()
     ]
     names = [case.name for case in found]
     twice = sorted({name for name in names if names.count(name) > 1})
