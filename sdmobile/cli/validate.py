@@ -84,7 +84,8 @@ def validate(
         str | None, typer.Option(help="Serial number of the phone, if several are connected.")
     ] = None,
     report_dir: Annotated[
-        Path | None, typer.Option("--report-dir", "-o", help="Write report.html, validation.json and images here.")
+        Path | None,
+        typer.Option("--report-dir", "-o", help="Write report.html, validation.json, .md, .xml and images here."),
     ] = None,
     record_dir: Annotated[Path | None, typer.Option(help="Save the recorded inputs here as .npz files.")] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither reuse nor keep the reference's runs.")] = False,
@@ -158,12 +159,14 @@ def read_prompts(file: Path) -> tuple[str, ...]:
 
 
 def write_report(bundle: Path, validation: Validation, folder: Path) -> None:
-    """Writes report.html, the model card with its evidence, validation.json and one PNG per prompt and runtime."""
+    """Writes the report as HTML, JSON, Markdown and JUnit XML, the model card, and one PNG per prompt and runtime."""
     import json
 
     from sdmobile.report.figures import png_bytes
     from sdmobile.report.files import write_whole
     from sdmobile.report.html import render_report
+    from sdmobile.report.junit import junit
+    from sdmobile.report.markdown import markdown
     from sdmobile.report.model_card import model_card
     from sdmobile.validate.bundle import MANIFEST
 
@@ -174,7 +177,9 @@ def write_report(bundle: Path, validation: Validation, folder: Path) -> None:
     report = validation.report.to_json()
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
     write_whole(folder / "validation.json", f"{text}\n".encode())
-    write_whole(folder / "README.md", model_card(manifest, validation.report.to_json()).encode())
+    write_whole(folder / "validation.md", markdown(report).encode())
+    write_whole(folder / "validation.xml", junit(report).encode())
+    write_whole(folder / "README.md", model_card(manifest, report).encode())
     html = render_report(manifest, report, validation.images)
     write_whole(folder / "report.html", html.encode())
 

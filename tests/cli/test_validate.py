@@ -103,7 +103,8 @@ def test_the_report_folder(onnx_bundle: Path, quick: list[object], tmp_path: Pat
     assert run(onnx_bundle, *quick, "-o", folder).exit_code == 0
     names = sorted(file.name for file in folder.iterdir())
     pictures = [f"prompt-{i}-{who}.png" for i in (1, 2) for who in ("ort", "torch")]
-    assert names == ["README.md", *pictures, "report.html", "validation.json"]
+    texts = [f"validation.{kind}" for kind in ("json", "md", "xml")]
+    assert names == ["README.md", *pictures, "report.html", *texts]
     assert Image.open(folder / "prompt-1-ort.png").size == (32, 32)
     assert json.loads((folder / "validation.json").read_text("utf-8"))["passed"] is True
     assert "tiny for onnx" in (folder / "report.html").read_text("utf-8")

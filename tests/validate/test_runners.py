@@ -136,9 +136,11 @@ def test_runtimes_of_targets(onnx_bundle: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sys, "platform", "linux")
     assert default_runtime("ios") == "evaluator"
     assert validation_runtimes("ios") == ("evaluator", "evaluator-fp16")
-    with pytest.raises(UnsupportedError, match="needs macOS"):
-        CoreMLRunner({})
+    for name in ("coreml", "coreml-cpu", "coreml-gpu", "coreml-ne"):
+        with pytest.raises(UnsupportedError, match=f"`{name}` needs macOS"):
+            CoreMLRunner({}, name)
     monkeypatch.setattr(sys, "platform", "darwin")
     assert default_runtime("ios") == "coreml"
-    assert validation_runtimes("ios") == ("evaluator", "evaluator-fp16", "coreml")
+    assert validation_runtimes("ios") == ("evaluator", "evaluator-fp16", "coreml-cpu", "coreml-gpu", "coreml-ne")
+    assert CoreMLRunner({}, "coreml-ne").name == "coreml-ne"
     assert (default_runtime("android"), default_runtime("onnx")) == ("litert", "ort")
