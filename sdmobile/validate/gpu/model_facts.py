@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,7 @@ def read_model(path: Path) -> ModelFacts:
     """Reads a file's operators, tensors and first signature; weights are not read.
 
     Raises:
-        UnsupportedError: not a `.tflite` file.
+        UnsupportedError: not a `.tflite` file, or a damaged one.
     """
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.tools import mmap_utils
@@ -108,7 +109,14 @@ def read_model(path: Path) -> ModelFacts:
     content: Any = mmap_utils.get_file_contents(path)
     if len(content) < 8 or bytes(content[4:8]) != b"TFL3":
         raise UnsupportedError("the GPU check reads LiteRT files", path, "Give a .tflite file, or a bundle's folder.")
-    model: Any = schema.Model.GetRootAs(content, 0)
+    try:
+        return _facts(schema.Model.GetRootAs(content, 0), schema)
+    except (struct.error, IndexError, KeyError, ValueError, TypeError, AttributeError) as error:
+        fix = "Export or copy it again."
+        raise UnsupportedError("the GPU check reads whole LiteRT files", f"{path} is damaged ({error})", fix) from error
+
+
+def _facts(model: Any, schema: Any) -> ModelFacts:
     graph = model.Subgraphs(0)
     tensors = tuple(_tensor(model, graph.Tensors(i), schema) for i in range(graph.TensorsLength()))
     names = [tensor.name for tensor in tensors]

@@ -94,3 +94,12 @@ def test_other_files_are_refused(bare_machine: Path) -> None:
     with pytest.raises(UnsupportedError, match="reads LiteRT files"):
         check_file(file)
     assert run(["gpu-check", str(file)]) == EXIT_UNSUPPORTED
+
+
+def test_damaged_files_are_told_as_such(bare_machine: Path, plain: Case) -> None:
+    file = bare_machine / "cut.tflite"
+    content = plain.path.read_bytes()
+    for length in (9, 100, len(content) // 2):
+        file.write_bytes(content[:length])
+        with pytest.raises(UnsupportedError, match="damaged"):
+            check_file(file)
