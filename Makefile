@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO ?= demo
+JOBS ?= 2
 PROMPT ?= a large red circle to the left of a small blue square on a white background
 
 .PHONY: help setup gpu-setup demo test test-all lint type bench docs clean
@@ -39,7 +40,7 @@ demo: $(STAMP)  ## export shapes-64 for both phones, validate, draw pictures, wr
 
 test: $(STAMP)  ## lint, types and the fast tests (under 15 minutes on two cores)
 	$(MAKE) lint type
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile
 
 test-all: $(STAMP)  ## the slow tests too
 	$(MAKE) lint type
