@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from sdmobile.exporters.bundle import ExportResult
     from sdmobile.exporters.request import ExportPlan
 
+_ISLANDS = (
+    "Sample a little with PyTorch and keep in float32 what overflows float16 then (ios); android: warn. Costs the "
+    "time and memory of the sampling."
+)
 _COMPONENTS = "Export only these, separated by commas: text_encoder, unet, vae_decoder, vae_encoder."
 
 
@@ -40,6 +44,7 @@ def export(
     chunks: Annotated[
         int, typer.Option(min=1, help="Cut the UNet into so many files that run one after the other (ios: 2).")
     ] = 1,
+    float32_islands: Annotated[bool, typer.Option("--float32-islands", help=_ISLANDS)] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done and needed; write nothing.")
     ] = False,
@@ -65,7 +70,19 @@ def export(
     chosen = None if components is None else tuple(part.strip() for part in components.split(",") if part.strip())
     out = output if output is not None else Path(f"{_name(checkpoint)}-{target}")
     rewrites = RewriteOptions(plain_ops, tuple(without or ()), tuple(allow_approximate or ()), check_rewrites)
-    request = ExportRequest(checkpoint, target, out, device, chosen, resolution, guidance, overwrite, rewrites, chunks)
+    request = ExportRequest(
+        checkpoint,
+        target,
+        out,
+        device,
+        chosen,
+        resolution,
+        guidance,
+        overwrite,
+        rewrites,
+        chunks,
+        float32_islands,
+    )
     if not dry_run:
         check_output(out, overwrite)  # before the checkpoint is read
     plan = make_plan(request)

@@ -64,6 +64,7 @@ def component_key(plan: ExportPlan, component: str) -> str:
         "target": plan.request.target,
         "device": plan.device,
         "rewrites": plan.request.rewrites.to_json(),
+        "float32_islands": plan.request.float32_islands,
         "chunks": plan.request.chunks if component == "unet" else 1,
         "guidance": plan.request.guidance if component == "unet" else None,
         "geometry": plan.geometry.to_json() | ({} if component == "unet" else {"batch": 0}),

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,7 @@ class _Run:
     chain: tuple[Contract, ...] = ()
     parameters: int = 0
     rewrites: list[dict[str, Any]] = field(default_factory=list)
+    recorded: list[tuple[torch.Tensor, ...]] | None = None
     rewrite_checks: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -147,16 +148,29 @@ def _profile(job: ExportJob) -> DeviceProfile:
 def _lowered(run: _Run, folder: Path) -> list[Path]:
     """Writes the component's files, from weights to graph to file; what that took in memory is free on return."""
     programs, run.chain = _parts(run, _graph(run))
+    calls = _recorded_calls(run, programs) if run.job.float32_islands else [()] * len(programs)
     paths = []
     for number, contract in enumerate(run.chain, start=1):
         path = folder / contract.file_name
         with run.log.stage("lower" if len(run.chain) == 1 else f"lower {number}") as details:
-            record = lower_to_file(programs[0], contract, path, run.options)
+            options = replace(run.options, recorded_inputs=calls[number - 1])
+            record = lower_to_file(programs[0], contract, path, options)
             details.update(record.to_json())
         run.warnings += record.warnings
         _release(programs.pop(0), programs)
         paths.append(path)
     return paths
+
+
+def _recorded_calls(run: _Run, programs: list[ExportedProgram]) -> list[tuple[tuple[torch.Tensor, ...], ...]]:
+    """Returns, for each file, its inputs in a short sampling run; warns of overflow where a file cannot avoid it."""
+    from sdmobile.exporters.float16_range import chain_inputs, overflow_warnings
+
+    with run.log.stage("float16 range"):
+        calls = chain_inputs(programs, run.contract, run.chain, _check_inputs(run))
+        if run.job.target == "android":
+            run.warnings += [line for pair in zip(programs, calls, strict=True) for line in overflow_warnings(*pair)]
+    return calls
 
 
 def _parts(run: _Run, program: ExportedProgram) -> tuple[list[ExportedProgram], tuple[Contract, ...]]:
@@ -246,9 +260,11 @@ def _check_inputs(run: _Run) -> list[tuple[torch.Tensor, ...]]:
     """Returns inputs of the component from a short sampling run."""
     from sdmobile.validate.component_inputs import as_tensors, recorded_samples
 
-    geometry = geometry_for(run.checkpoint, run.job.guidance, run.job.resolution)
-    samples = recorded_samples(run.checkpoint, run.job.component, geometry, run.job.guidance)
-    return [as_tensors(run.contract, sample) for sample in samples]
+    if run.recorded is None:
+        geometry = geometry_for(run.checkpoint, run.job.guidance, run.job.resolution)
+        samples = recorded_samples(run.checkpoint, run.job.component, geometry, run.job.guidance)
+        run.recorded = [as_tensors(run.contract, sample) for sample in samples]
+    return run.recorded
 
 
 def lower_to_file(program: ExportedProgram, contract: Contract, path: Path, options: LoweringOptions) -> LoweringRecord:

@@ -31,6 +31,7 @@ class ExportJob:
         out_dir: the folder that gets the file.
         rewrites: what the user changes about the device's rules.
         chunks: number of files that a UNet is cut into.
+        float32_islands: sample a little and keep in float32 what overflows float16 then.
     """
 
     checkpoint: Path
@@ -42,6 +43,7 @@ class ExportJob:
     out_dir: Path
     rewrites: RewriteOptions = field(default_factory=RewriteOptions)
     chunks: int = 1
+    float32_islands: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as a JSON object."""

@@ -48,6 +48,7 @@ class ExportRequest:
         overwrite: replace an existing bundle.
         rewrites: what the user changes about the device's rules.
         chunks: number of files that the UNet is cut into.
+        float32_islands: sample a little and keep in float32 what overflows float16 then.
     """
 
     checkpoint: Path | None
@@ -60,6 +61,7 @@ class ExportRequest:
     overwrite: bool = False
     rewrites: RewriteOptions = field(default_factory=RewriteOptions)
     chunks: int = 1
+    float32_islands: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class ExportPlan:
             out_dir=folder,
             rewrites=request.rewrites,
             chunks=request.chunks,
+            float32_islands=request.float32_islands,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -120,6 +123,7 @@ class ExportPlan:
             "guidance": self.request.guidance,
             "rewrites": self.request.rewrites.to_json(),
             "chunks": self.request.chunks,
+            "float32_islands": self.request.float32_islands,
             "output": str(self.request.out_dir),
             "geometry": self.geometry.to_json(),
             "components": [asdict(component) for component in self.components],

@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from sdmobile.exporters.chunk_contracts import part_contracts
+from sdmobile.exporters.chunks import split
+from sdmobile.exporters.component import export_component
 from sdmobile.exporters.coreml.islands import LIMIT, find_islands
 from sdmobile.exporters.coreml.lower import lower
+from sdmobile.exporters.float16_range import chain_inputs
+from sdmobile.exporters.job import ExportJob
 from sdmobile.exporters.lowering import LoweringOptions, Provenance
 from sdmobile.exporters.subject import Subject, capture_subject
 from sdmobile.rewrites.engine import rewrite
@@ -116,3 +121,34 @@ def test_magnitudes_are_those_of_the_reference() -> None:
     assert LIMIT < 30000.0
     assert find_islands(program, [(0.1 * x,)]).modules == ()
     assert find_islands(program, []).nodes == frozenset()
+
+
+@pytest.mark.parametrize("target", ["ios", "android"])
+def test_the_export_keeps_in_float32_or_warns(tiny_checkpoint: Path, tmp_path: Path, target: str) -> None:
+    checkpoint = scaled_checkpoint(tiny_checkpoint, tmp_path / "scaled", *KINDS["scores"])
+    job = ExportJob(checkpoint, "vae_encoder", target, None, "batch2", None, tmp_path, float32_islands=True)
+    record = export_component(ExportJob.from_json(job.to_json()))
+    (lower_stage,) = [stage for stage in record["stages"] if stage["name"] == "lower"]
+    warned = [line for line in record["warnings"] if line.startswith(ATTENTION) and "65504" in line]
+    if target == "ios":
+        assert lower_stage["float32_islands"]["modules"] == [ATTENTION]
+        assert warned == []
+    else:
+        assert "float32_islands" not in lower_stage
+        assert len(warned) == 1
+
+
+def test_every_file_of_a_chain_gets_its_own_inputs(tiny_checkpoint: Path) -> None:
+    subject = capture_subject(tiny_checkpoint, "unet", "iphone-14-pro-max")
+    program = name_by_module(subject.program)
+    parts = split(program, 2)
+    chain = part_contracts(subject.contract, program, parts)
+    samples = recorded_samples(subject.checkpoint, "unet", subject.geometry)
+    recorded = [as_tensors(subject.contract, sample) for sample in samples]
+    first, second = chain_inputs([part.program for part in parts], subject.contract, chain, recorded)
+    assert len(first) == len(second) == len(recorded)
+    for sample, inputs in zip(samples, second, strict=True):
+        with torch.no_grad():
+            output = parts[1].program.module(check_guards=False)(*inputs)
+        output = output[0] if isinstance(output, tuple) else output
+        assert psnr(sample.outputs["noise_pred"], output.numpy()) > 100
