@@ -119,7 +119,8 @@ def run_on_gpu(
         return GpuRun(replace(base, reason=f"{ready.missing}. {ready.fix}", missing=ready.missing))
     if way == "wheel" and facts.composites and not force:
         names = ", ".join(sorted(set(facts.composites)))
-        reason = f"composites ({names}): the wheel's accelerator crashes on every composite; the browser way takes them"
+        reason = f"composites ({names}), on which the wheel's accelerator crashes; the browser way takes them. "
+        reason += "To check float16, export with --plain-ops"
         return GpuRun(replace(base, reason=reason))
     with tempfile.TemporaryDirectory(prefix="sdm-gpu-") as name:
         folder = Path(name)
