@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import flatbuffers
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import flexbuffers
 
-from sdmobile.validate.lint import Limits, LintInputError, LintReport, lint_file
+from sdmobile.errors import UnsupportedError
+from sdmobile.validate.lint import Limits, LintInputError, LintReport, lint_bundle, lint_file, worst
 from sdmobile.validate.lint.dispatch import RuntimeNameError
 from sdmobile.validate.lint.tflite.memory import gpu_bytes
 from sdmobile.validate.lint.tflite.model import Tensor
@@ -247,3 +249,19 @@ def test_missing_and_other_files_are_said_to_be(tmp_path: Path) -> None:
             lint_file(path)
     with pytest.raises(RuntimeNameError, match=r"takes \.mlpackage"):
         lint_file(other, "core-ml")
+
+
+def test_a_bundle_is_linted_file_by_file_at_its_device_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = SimpleNamespace(path=_broadcast(tmp_path))
+    large = Graph()
+    shape = (1, 4096, 4096, 8)  # 268 MB of float16; the device binds 134 MB
+    accepted = SimpleNamespace(path=tmp_path / "large.tflite")
+    accepted.path.write_bytes(large.bytes(*large.op("EXP", [large.input(shape)], shape)))
+    bundle = SimpleNamespace(target="android", device=None, components={"unet": refused, "vae_decoder": accepted})
+    monkeypatch.setattr("sdmobile.validate.bundle.open_bundle", lambda _: bundle)
+    reports = lint_bundle(tmp_path)
+    assert [report.verdict for report in reports] == ["refused", "miscomputed"]
+    assert worst(reports) == "refused"
+    bundle.target = "onnx"
+    with pytest.raises(UnsupportedError):
+        lint_bundle(tmp_path)

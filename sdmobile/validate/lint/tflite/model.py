@@ -40,7 +40,6 @@ class Tensor:
         constant: whether the file holds its values.
         quantization: how integers stand for numbers, None for plain values.
         sparse: whether the values are stored sparsely.
-        dynamic: whether a dimension is only known at run time.
         data: bytes of a constant that lies within the flatbuffer.
     """
 
@@ -51,7 +50,6 @@ class Tensor:
     constant: bool
     quantization: Quantization | None = None
     sparse: bool = False
-    dynamic: bool = False
     data: memoryview | None = None
 
     @property

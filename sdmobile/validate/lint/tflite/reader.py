@@ -89,7 +89,6 @@ class _Reader:
 
     def _tensor(self, stored: Any, index: int, buffers: list[tuple[int, int] | None]) -> Tensor:
         place = buffers[stored.Buffer()]
-        signature = [stored.ShapeSignature(i) for i in range(stored.ShapeSignatureLength())]
         return Tensor(
             index=index,
             name=(stored.Name() or b"").decode("utf-8", "replace"),
@@ -98,7 +97,6 @@ class _Reader:
             constant=place is not None,
             quantization=self._quantization(stored.Quantization()),
             sparse=stored.Sparsity() is not None,
-            dynamic=any(size < 0 for size in signature),
             data=None if place is None else self._buffer[place[0] : place[0] + place[1]],
         )
 
