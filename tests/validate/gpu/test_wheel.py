@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from sdmobile.validate.gpu import check_file, run_on_gpu
+from sdmobile.validate.gpu import check_file, run_on_gpu, wheel
 from sdmobile.validate.gpu.verdict import ACCEPTED, CRASHED, NOT_RUN, TOO_LARGE, Way
 from sdmobile.validate.gpu.wheel import proves_gpu, run_times
 from tests.validate.gpu.models import Case, Large, write_case
@@ -68,3 +71,32 @@ def test_first_run_is_kept_apart() -> None:
     assert run_times([]) == {}
     assert run_times([3.0]) == {"first": 3.0}
     assert run_times([3.0, 1.0, 2.0, 1.5]) == {"first": 3.0, "later": 1.5}
+
+
+def test_a_lost_patience_is_repeated_while_the_gpu_was_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [RuntimeError("Failed to lock custom tensor buffer"), RuntimeError("Failed to lock"), {"y": np.ones(1)}]
+    busy = iter((True, True, False))
+
+    def run_once(model: object, arrays: object) -> dict[str, np.ndarray]:
+        answer = answers.pop(0)
+        if isinstance(answer, RuntimeError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(wheel, "_run_once", run_once)
+    monkeypatch.setattr(wheel, "_was_busy", lambda own: next(busy))
+    assert wheel._run_patiently(None, {}, set())["y"] == 1
+    for message in ("Failed to lock", "another error"):
+        answers.append(RuntimeError(message))
+        with pytest.raises(RuntimeError, match=message):
+            wheel._run_patiently(None, {}, set())
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="processor time of threads is Linux's")
+def test_busy_means_that_other_threads_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wheel, "_PAUSE", 0.2)
+    own = wheel._threads()
+    assert not wheel._was_busy(own)
+    stop = time.perf_counter() + 0.6
+    threading.Thread(target=lambda: [None for _ in iter(lambda: time.perf_counter() < stop, False)]).start()
+    assert wheel._was_busy(own)
