@@ -66,6 +66,7 @@ class Forms(_Strict):
     geglu: Fact | None = None
     timestep: Fact | None = None
     channel_bias: Fact | None = None
+    embedding: Fact | None = None
     convolution: Fact | None = None
     constants: Fact | None = None
     attention: Attention = Attention()

@@ -285,7 +285,7 @@ def _cast_to_float16(run: _Run, path: Path) -> None:
     gc.collect()  # graphs hold their weights in reference cycles
     source = path.rename(path.with_name("float32.tflite"))
     with run.log.stage("float16" if len(run.chain) == 1 else f"float16 {path.stem}") as details:
-        details.update(cast_weights(source, path).to_json())
+        details.update(cast_weights(source, path, run.profile.forms.of("embedding") == "float32").to_json())
     source.unlink()
 
 

@@ -29,12 +29,13 @@ class Float16Record:
         return asdict(self)
 
 
-def cast_weights(source: Path, out: Path) -> Float16Record:
+def cast_weights(source: Path, out: Path, float32_tables: bool = False) -> Float16Record:
     """Writes `source` with the weights of convolutions, matrix products and embeddings in float16.
 
     Args:
         source: a float32 `.tflite`, which may exceed 2 GB.
         out: where the result goes; it must not exist.
+        float32_tables: leave embedding tables as they are, for GPUs that look up no float16 table.
 
     Raises:
         UnsupportedError: the result exceeds 2 GB.
@@ -51,6 +52,12 @@ def cast_weights(source: Path, out: Path) -> Float16Record:
         ),
         algorithm_key=quantizer.AlgorithmName.FLOAT_CASTING,
     )
+    if float32_tables:
+        job.update_quantization_recipe(
+            regex=".*",
+            operation_name=qtyping.TFLOperationName.EMBEDDING_LOOKUP,
+            algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE,
+        )
     job.quantize(serialize_to_path=str(out))
     require_loadable(out)
     return Float16Record(source.stat().st_size, out.stat().st_size)

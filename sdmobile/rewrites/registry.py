@@ -31,6 +31,7 @@ RULES = {
     "relu_attention": f"{_ROOM}.attention.relu_attention:ReluAttention",
     "timestep_sinusoid": f"{_ROOM}.timestep_sinusoid:TimestepSinusoid",
     "channel_bias": f"{_ROOM}.channel_bias:ChannelBias",
+    "embedding_columns": f"{_ROOM}.embedding_columns:EmbeddingColumns",
     "geglu_split": f"{_ROOM}.geglu:GegluSplit",
     "group_norm_instance_norm": f"{_ROOM}.group_norm:GroupNormInstanceNorm",
     "group_norm_nhwc_amax": f"{_ROOM}.group_norm:GroupNormNhwcAmax",
@@ -127,6 +128,10 @@ def _ordered(profile: DeviceProfile, forms: Forms, options: RewriteOptions) -> I
     #    layers, sines and GELUs are what was captured.
     yield from _form(forms, "timestep")
     yield from _form(forms, "channel_bias")
+    budget = profile.max_buffer_bytes
+    if forms.of("embedding") == "float32" and budget is not None:
+        embedding: Any = rule_class("embedding_columns")
+        yield embedding(budget_bytes=budget)
     yield from _form(forms, "geglu")
     # 4. Normalisation: one operator each; neither needs nor hinders any other rule.
     yield from _form(forms, "group_norm")
