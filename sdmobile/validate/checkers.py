@@ -56,8 +56,7 @@ def lint_checker(fail: bool) -> Checker:
     """
 
     def check(bundle: Bundle, components: Sequence[str], _recording: Recording) -> list[ExtraCheck]:
-        from sdmobile.validate.lint import lint_file
-        from sdmobile.validate.lint.dispatch import device_limits
+        from sdmobile.validate.lint import device_limits, lint_file
 
         if bundle.target not in ("ios", "android"):
             return []

@@ -55,13 +55,18 @@ def write_bundle(
 
 
 def write_exported_bundle(
-    folder: Path, checkpoint_path: Path, target: str, components: tuple[str, ...], without: tuple[str, ...] = ()
+    folder: Path,
+    checkpoint_path: Path,
+    target: str,
+    components: tuple[str, ...],
+    without: tuple[str, ...] = (),
+    plain_ops: bool = False,
 ) -> Path:
-    """Writes a bundle whose files come from the project's exporters, without some rewrites."""
+    """Writes a bundle whose files come from the project's exporters, without some rewrites or without composites."""
     from sdmobile.exporters.component import export_component
 
     folder.mkdir(parents=True)
-    options = RewriteOptions(without=without)
+    options = RewriteOptions(plain_ops, without)
     jobs = (
         ExportJob(checkpoint_path, name, target, None, "batch2", None, folder, rewrites=options) for name in components
     )

@@ -11,6 +11,7 @@ from sdmobile.errors import EXIT_CHECKPOINT
 from sdmobile.exporters.litert.graph import read_facts
 from sdmobile.validate.bundle import BundleError
 from sdmobile.validate.check import validate_bundle
+from sdmobile.validate.checkers import CheckerChoice
 from sdmobile.validate.metrics import psnr
 from sdmobile.validate.mlprogram import MLProgram
 from sdmobile.validate.options import ValidationOptions
@@ -50,8 +51,9 @@ class Bench:
     def copy(self, target: str) -> Path:
         return copy_bundle(self._whole[target], self._scratch / target)
 
-    def report(self, folder: Path, runtime: str = "auto") -> ValidationReport:
+    def report(self, folder: Path, runtime: str = "auto", lint: str = "off") -> ValidationReport:
         options = ValidationOptions(
+            checkers=CheckerChoice(lint=lint).checkers(),
             reference=self.checkpoint,
             prompts=("a red circle",),
             steps=1,

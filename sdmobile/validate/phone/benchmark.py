@@ -94,7 +94,7 @@ def parse_benchmark(text: str) -> Benchmark | None:
 
 
 def _largest(text: str) -> re.Match[str] | None:
-    """Returns what the delegate of the largest subgraph says; XNNPACK takes what a GPU delegate leaves, and says so too."""
+    """Returns what the delegate of the largest subgraph says; XNNPACK takes what a GPU delegate leaves."""
     found = list(_DELEGATED.finditer(text))
     gpu = [match for match in found if "xnnpack" not in match[3].lower()]
     return max(gpu or found, key=lambda match: int(match[2]), default=None)

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdmobile.exporters.contracts import Geometry
+from sdmobile.validate.bundle import Bundle
+from sdmobile.validate.checkers import CheckerChoice, gpu_checker
+from sdmobile.validate.extras import ExtraCheck, run_checkers
+from sdmobile.validate.gpu import bundle as gpu_bundle
+from sdmobile.validate.gpu.verdict import GpuVerdict, RefusedOperator
+from sdmobile.validate.metrics import Metrics
+from sdmobile.validate.recording import Recording
+
+
+def bundle(target: str) -> Bundle:
+    fields: dict[str, Any] = {"guidance": "batch2", "source": {}, "pipeline": {}, "manifest": {}, "components": {}}
+    return Bundle(path=Path("."), target=target, geometry=Geometry(2, 4, 16, 16, 32, 32, 77, 32), **fields)
+
+
+def test_verdicts_of_the_gpu_join_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = Metrics(134.7, 130.0, 1e-6, 1.0, 0)
+    refused = RefusedOperator("BROADCAST_TO", "Operation is not supported.", 2, ("mid_block.attentions.0",))
+    verdicts = (  # one of each kind
+        GpuVerdict("browser", "float32", "accepted", adapter="swiftshader", worst=good, seconds={"first": 5.5}),
+        GpuVerdict("wheel", "float16", "rejected", "54 of 91 nodes", refused=(refused,)),
+        GpuVerdict("wheel", "float32", "crashed", "the process was killed", signal="SIGSEGV"),
+        GpuVerdict("wheel", "float32", "not run", "no Vulkan driver", missing="Mesa"),
+    )
+    checks = tuple(gpu_bundle.GpuCheck("unet", "unet.tflite", "torch", verdict) for verdict in verdicts)
+    monkeypatch.setattr(gpu_bundle, "check_bundle_gpu", lambda *_, **__: gpu_bundle.GpuReport(checks))
+    found = gpu_checker("both")(bundle("android"), ["unet"], Recording())
+    assert [check.status for check in found] == ["passed", "failed", "failed", "not run"]
+    assert (found[0].checker, found[0].place) == ("gpu browser float32", "swiftshader")
+    assert found[0].figures == {"first_s": 5.5, "psnr_db": 134.7}
+    assert found[1].failure == (
+        "rejected: 54 of 91 nodes; BROADCAST_TO in mid_block.attentions.0: Operation is not supported."
+    )
+    assert found[3].reason == "not run: no Vulkan driver"
+
+
+def test_only_android_files_are_run_on_the_gpu() -> None:
+    (check,) = gpu_checker("both")(bundle("ios"), [], Recording())
+    assert check.status == "not run"
+
+
+def test_a_checker_that_raises_hides_no_other() -> None:
+    def broken(*_: object) -> list[ExtraCheck]:
+        raise RuntimeError("no driver")
+
+    def fine(*_: object) -> list[ExtraCheck]:
+        return [ExtraCheck("fine", "unet", "passed")]
+
+    found = run_checkers(bundle("android"), ["unet"], Recording(), {"broken": broken, "fine": fine})
+    assert [(check.checker, check.status) for check in found] == [("broken", "error"), ("fine", "passed")]
+    assert found[0].failure == "RuntimeError: no driver"
+
+
+def test_what_is_asked_follows_the_choice(tmp_path: Path) -> None:
+    program = tmp_path / "benchmark_model"
+    program.write_bytes(b"")
+    assert list(CheckerChoice().checkers()) == ["lint"]
+    assert list(CheckerChoice("off").checkers()) == []
+    assert list(CheckerChoice("fail", "browser", program).checkers()) == ["lint", "gpu", "adb"]
