@@ -7,6 +7,9 @@ on the accelerator of the wheel, which ends with a segmentation fault at any com
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from sdmobile.validate.lint.tflite.model import Composite, Node, Tensor, bhwc, words
 from sdmobile.validate.lint.tflite.problem import PARSERS as SOURCE
 from sdmobile.validate.lint.tflite.problem import Problem, Problems
@@ -51,18 +54,25 @@ def _norm(node: Node, composite: Composite) -> Problems:
         return
     yield from _vector(node, 1, "scale")
     yield from _vector(node, 2, "shift")
-    sub_type, axes = attributes.get("sub_type"), attributes.get(_REDUCTION_AXES)
+    sub_type, axes = attributes.get("sub_type"), _numbers(attributes.get(_REDUCTION_AXES))
     grouped = axes is not None if sub_type is None else sub_type == 0
     last = data.rank - 1
     expected = list(range(1, data.rank)) if grouped and sub_type is not None else [last]
-    if axes is not None and [int(axis) for axis in axes] != expected:
-        yield _attribute(f"{_REDUCTION_AXES} is {list(axes)}, expected {expected}")
+    if axes is not None and axes != expected:
+        yield _attribute(f"{_REDUCTION_AXES} is {axes}, expected {expected}")
     if "epsilon" not in attributes:
         yield _attribute("epsilon is missing")
     if grouped and attributes.get("channel_axis", last) != last:
         yield _attribute(f"channel_axis is {attributes['channel_axis']}, expected {last}: channels must come last")
     if grouped and "num_groups" not in attributes:
         yield _attribute("num_groups is missing")
+
+
+def _numbers(value: Any) -> list[int] | None:
+    """Returns a list of whole numbers, which converters store plainly or as a tensor's data, shape and type."""
+    if value is None:
+        return None
+    return [int(number) for number in (value["TENSOR_DATA"] if isinstance(value, Mapping) else value)]
 
 
 def _vector(node: Node, position: int, what: str) -> Problems:
