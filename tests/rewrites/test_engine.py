@@ -174,7 +174,9 @@ def test_what_depends_on_weights_alone_becomes_a_constant_named_after_its_weight
     rewritten, records = rewrite_(program, [ScaledLinear()])
     assert [r.added for r in records] == [3, 3]  # linear, · 0.5, + bias: the weight's own arithmetic is gone
     assert {"scaled_linear_0_weight", "scaled_linear_1_weight"} <= set(rewritten.constants)
-    assert torch.equal(rewritten.constants["scaled_linear_0_weight"], 2 * program.state_dict["0.weight"])
+    doubled = rewritten.constants["scaled_linear_0_weight"]
+    assert isinstance(doubled, Tensor)
+    assert torch.equal(doubled, 2 * program.state_dict["0.weight"])
     assert sorted(rewritten.state_dict) == ["0.bias", "1.bias"]  # the old weights are not kept
     assert sorted(program.state_dict) == ["0.bias", "0.weight", "1.bias", "1.weight"]
     torch.testing.assert_close(rewritten.module()(x), program.module()(x))

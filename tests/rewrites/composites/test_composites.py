@@ -95,7 +95,7 @@ def composites(path: Path) -> list[Node]:
         options.Init(op.BuiltinOptions2().Bytes, op.BuiltinOptions2().Pos)
         tensors = [graph.Tensors(op.Inputs(i)) for i in range(op.InputsLength())]
         shapes = tuple(tuple(t.Shape(i) for i in range(t.ShapeLength())) for t in tensors)
-        attributes = flexbuffers.Loads(bytes(options.CompositeAttributesAsNumpy()))
+        attributes: Any = flexbuffers.Loads(bytes(options.CompositeAttributesAsNumpy()))
         found.append(Node(options.Name().decode(), attributes, shapes))
     return found
 
