@@ -128,6 +128,7 @@ class Draft:
             module_call_graph=self._program.module_call_graph,
             example_inputs=self._program.example_inputs,
             constants=self._constants,
+            verifiers=self._program.verifiers,  # captured graphs may hold operators that change a tensor in place
         )
 
 

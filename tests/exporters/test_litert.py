@@ -70,9 +70,9 @@ def test_nothing_that_the_gpu_refuses(lowered: Lower, component: str) -> None:
 
 
 def test_norms_work_channels_last(lowered: Lower) -> None:
-    """One REDUCE_MAX per norm, and few transposes: the layouts of norms and convolutions agree."""
+    """One composite per norm, and few transposes: the layouts of norms and convolutions agree."""
     operators = lowered("android", "vae_decoder").record.operators
-    assert operators["REDUCE_MAX"] == 14
+    assert operators["odml.group_norm"] == 14
     assert operators["TRANSPOSE"] < operators["CONV_2D"]
 
 

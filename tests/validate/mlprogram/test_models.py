@@ -19,7 +19,6 @@ COMPONENTS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
 TARGETS = ("iOS16", "iOS17", "iOS18")
 FAST = {
     ("text_encoder", "iOS16", True),
-    ("text_encoder", "iOS17", True),
     ("text_encoder", "iOS18", False),
     ("unet", "iOS17", True),
 }

@@ -17,7 +17,7 @@ from tests.validate.mlprogram.support import builder, predict_all, save_program
 Array = np.ndarray
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 Operation = tuple[list[Array], Callable[..., Any], Array]
-EXAMPLES = 6
+EXAMPLES = 4
 
 
 def _random(draw: Draw, *shape: int) -> Array:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.validate.mlprogram.direct import evaluate, infer
-from tests.validate.mlprogram.drawing import DRAWERS, Drawn
+from tests.validate.mlprogram.drawing import DRAWERS, KINDS, Drawn
 
 
 @pytest.mark.parametrize("drawer", DRAWERS, ids=lambda drawer: drawer.__name__)
@@ -19,6 +19,7 @@ from tests.validate.mlprogram.drawing import DRAWERS, Drawn
 @given(data=st.data())
 def test_coremltools_computes_the_same(drawer: Callable[[Any], Drawn], data: st.DataObject) -> None:
     kind, attributes = drawer(data.draw)
+    assert kind in KINDS
     newest = kind in ("slice_update", "scaled_dot_product_attention")
     ios = 18 if newest else data.draw(st.sampled_from([17, 18] if kind == "quantize" else [16, 17, 18]))
     expected = infer(kind, attributes, ios)

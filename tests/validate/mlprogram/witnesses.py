@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from typing import Any, cast
-
-from hypothesis import Phase, given, settings
-from hypothesis import strategies as st
 
 from sdmobile.validate.mlprogram.constexpr import decoder
 from sdmobile.validate.mlprogram.ops.registry import operations
+from tests.validate.mlprogram import drawing, test_definitions
 from tests.validate.mlprogram.cases import FAMILIES, Case
 from tests.validate.mlprogram.cases_tensor import FAMILIES as TENSOR_FAMILIES
-from tests.validate.mlprogram.drawing import DRAWERS
 from tests.validate.mlprogram.support import builder, prepare_coremltools
-from tests.validate.mlprogram.test_definitions import DEFINITIONS
 
 _EVERYWHERE = (
     "add batch_norm cast concat const conv cos equal expand_dims gather gather_nd gelu greater layer_norm linear "
@@ -51,24 +46,12 @@ CONSTEXPR = {
 
 def computed_by_coremltools() -> set[str]:
     """Returns the operation types that are compared with a value that coremltools computed."""
-    return _drawn(DRAWERS) | _in_cases(computed=True)
+    return drawing.KINDS | _in_cases(computed=True)
 
 
 def defined_in_numpy() -> set[str]:
     """Returns the operation types that are compared with their definition written in numpy."""
-    return _drawn(DEFINITIONS) | _in_cases(computed=False)
-
-
-def _drawn(drawers: Iterable[Callable[[Any], tuple[Any, ...]]]) -> set[str]:
-    kinds: set[str] = set()
-
-    @settings(max_examples=60, derandomize=True, database=None, deadline=None, phases=[Phase.generate])
-    @given(data=st.data())
-    def draw(data: st.DataObject) -> None:
-        kinds.update(drawer(data.draw)[0] for drawer in drawers)
-
-    draw()
-    return kinds
+    return test_definitions.KINDS | _in_cases(computed=False)
 
 
 def _in_cases(computed: bool) -> set[str]:
@@ -111,9 +94,9 @@ def table() -> str:
         marks = ["yes" if name in witnesses else "" for witnesses in (computed, defined)]
         rows.append(f"| `{name}` | {_emitted(name)} | {' | '.join(marks)} |")
     for name, witnesses in CONSTEXPR.items():
-        oldest = "16" if decoder(name, 16) else "18"
+        versions = "16–18" if decoder(name, 16) else "18"
         marks = ["yes" if witness else "" for witness in witnesses]
-        rows.append(f"| `{name}` | compressed, {oldest}–18 | {' | '.join(marks)} |")
+        rows.append(f"| `{name}` | compressed, {versions} | {' | '.join(marks)} |")
     return "\n".join(rows)
 
 
