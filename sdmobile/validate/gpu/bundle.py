@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import EXIT_BELOW_THRESHOLD, EXIT_MISSING, EXIT_OK, UnsupportedError
+from sdmobile.validate.gpu.chain import parts_of
 from sdmobile.validate.gpu.check import DEFAULT_TIMEOUT, check_file, judge, run_on_gpu
 from sdmobile.validate.gpu.verdict import GpuVerdict, Precision, Way
 from sdmobile.validate.thresholds import COMPONENT_DB
@@ -143,18 +144,20 @@ def check_bundle_gpu(
     """
     if bundle.target != "android":
         raise UnsupportedError("the GPU check runs LiteRT files", f"a bundle for {bundle.target}")
-    files = [file for name, file in bundle.components.items() if components is None or name in components]
-    jobs = [(file, *combination) for file in files for combination in combinations]
+    components = tuple(bundle.components) if components is None else components
+    chosen = [file for name, file in bundle.components.items() if name in components]
+    subjects = [part for file in chosen for part in parts_of(file, recording.samples.get(file.name, []))]
+    jobs = [(subject, *combination) for subject in subjects for combination in combinations]
     checks = []
-    for index, (file, way, precision) in enumerate(jobs):
+    for index, (subject, way, precision) in enumerate(jobs):
         if progress is not None:
-            progress(f"{file.name} in {precision}, {way} way", index, len(jobs))
-        samples = recording.samples.get(file.name, [])
+            progress(f"{subject.name} in {precision}, {way} way", index, len(jobs))
+        path, samples = subject.file.path, subject.samples
         if samples:
-            verdict = _check_component(file, samples, way, precision, timeout, threshold_db)
+            verdict = _check_component(subject.file, samples, way, precision, timeout, threshold_db)
         else:
-            verdict = check_file(file.path, way=way, precision=precision, timeout=timeout, threshold_db=threshold_db)
-        checks.append(GpuCheck(file.name, file.path.name, "torch" if samples else "litert", verdict))
+            verdict = check_file(path, way=way, precision=precision, timeout=timeout, threshold_db=threshold_db)
+        checks.append(GpuCheck(subject.name, path.name, subject.reference, verdict))
     return GpuReport(tuple(checks))
 
 

@@ -1,0 +1,66 @@
+"""A component in several files: each gets what the files before it make of the recorded inputs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sdmobile.exporters.contracts import OPAQUE, Contract, TensorSpec
+from sdmobile.exporters.litert.lower import lower
+from sdmobile.exporters.lowering import LoweringOptions, Provenance
+from sdmobile.validate.bundle import BundleComponent
+from sdmobile.validate.gpu.chain import parts_of
+from sdmobile.validate.recording import RecordedSample
+
+
+class First(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x * 2 + 1, torch.tanh(x)
+
+
+class Second(nn.Module):
+    def forward(self, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        return x + a * b
+
+
+def spec(name: str) -> TensorSpec:
+    return TensorSpec(name, (2, 3), "float32", "a test value", name, OPAQUE)
+
+
+def part(folder: Path, number: int, module: nn.Module, inputs: str, outputs: str) -> BundleComponent:
+    contract = Contract(
+        "android",
+        "unet",
+        f"unet_{number}.tflite",
+        f"denoise_{number}",
+        tuple(spec(name) for name in inputs),
+        tuple(spec(name) for name in outputs),
+    )
+    program = torch.export.export(module, tuple(torch.zeros(2, 3) for _ in inputs))
+    path = folder / contract.file_name
+    lower(program, contract, path, LoweringOptions(Provenance("t", "0", None, 1.0, "epsilon", "0")))
+    return BundleComponent("unet", path, contract, {})
+
+
+def test_every_part_is_a_subject_with_the_values_that_reach_it(tmp_path: Path) -> None:
+    chain = (part(tmp_path, 1, First(), "x", "ab"), part(tmp_path, 2, Second(), "xab", "y"))
+    whole = replace(chain[0], contract=replace(chain[0].contract, outputs=chain[1].contract.outputs), chain=chain)
+    x = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
+    y = x + (2 * x + 1) * np.tanh(x)
+    first, second = parts_of(whole, [RecordedSample("unet", "step 1", {"x": x}, {"y": y})])
+    assert (first.name, first.reference) == ("unet_1", "litert")
+    assert (second.name, second.reference) == ("unet_2", "torch")
+    np.testing.assert_allclose(first.samples[0].outputs["a"], 2 * x + 1, atol=1e-6)
+    np.testing.assert_allclose(second.samples[0].inputs["b"], np.tanh(x), atol=1e-6)
+    np.testing.assert_array_equal(second.samples[0].inputs["x"], x)
+    np.testing.assert_array_equal(second.samples[0].outputs["y"], y)
+
+
+def test_a_component_in_one_file_is_itself(tmp_path: Path) -> None:
+    file = part(tmp_path, 1, First(), "x", "ab")
+    (subject,) = parts_of(file, [])
+    assert (subject.name, subject.file, subject.samples, subject.reference) == ("unet", file, [], "litert")
