@@ -88,7 +88,9 @@ def test_two_projections_equal_one(
     split = GegluSplit().replacement(
         x, weight, None if bias_ is None else bias_.float(), axis=-1, approximate=approximate
     )
-    assert psnr(module(x.double()).detach(), split.detach()) > 99  # 100 where both are zero
+    # The tail of a tanh GELU is below float32's resolution of its argument, hence an absolute tolerance.
+    exact = module(x.double()).detach()
+    torch.testing.assert_close(split.detach().double(), exact, rtol=1e-4, atol=1e-5 * magnitude)
 
 
 def test_float16_is_the_same_as_before() -> None:
