@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdmobile.cli.output import Output, megabytes
+from sdmobile.errors import OutputError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -119,6 +120,8 @@ def ablate_rules(
 
     options = RewriteOptions(plain_ops, tuple(without or ()), tuple(allow_approximate or ()))
     check_names(options)
+    if output is not None and not output.absolute().parent.is_dir():  # before minutes of work
+        raise OutputError("the folder of --output must exist", output.absolute().parent)
     with step_progress() as progress, tempfile.TemporaryDirectory(prefix="sdmobile-ablation-") as scratch:
         progress("capturing", 0, 1)
         subject = capture_subject(checkpoint, component, device, resolution=resolution)

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from sdmobile.cli.rewrites import rewrites_app
 from sdmobile.device_profiles import default_profile, list_profiles
-from sdmobile.errors import UnsupportedError
+from sdmobile.errors import OutputError, UnsupportedError
 from sdmobile.rewrites.registry import RULES, rule_class, rules_for
 
 
@@ -97,6 +97,11 @@ def test_unknown_names_are_errors_that_list_what_is_known() -> None:
         result = CliRunner().invoke(rewrites_app, arguments)
         assert isinstance(result.exception, UnsupportedError)
         assert "group_norm_instance_norm" in str(result.exception)
+
+
+def test_ablate_looks_for_the_folder_of_its_table_first(tmp_path: Path) -> None:
+    result = CliRunner().invoke(rewrites_app, ["ablate", "--output", str(tmp_path / "missing/table.md")])
+    assert isinstance(result.exception, OutputError)
 
 
 def test_every_profile_is_among_the_devices() -> None:
