@@ -361,70 +361,16 @@ DRAWERS: tuple[Callable[[Draw], Drawn], ...] = (
     quantisation,
 )
 
+_OTHERS = """
+acos asin atanh band_part cast clip concat cumsum einsum expand_dims fill fill_like flatten2d gather gather_along_axis
+gelu inverse l2_norm layer_norm linear log logical_not matmul non_zero pad pow prelu quantize range_1d reshape reverse
+rsqrt scaled_dot_product_attention scatter_along_axis select shape slice_by_index slice_by_size slice_update softmax
+softplus_parametric split sqrt squeeze stack tan tile transpose
+"""
+_TUPLES = (_ANYWHERE, _ACTIVATIONS, _ONE, _TWO, _FLOAT_PAIRS, _INT_PAIRS, _COMPARISONS, _LOGICS)
 KINDS = {
-    *_ANYWHERE,
-    *_ACTIVATIONS,
-    *_ONE,
-    *_TWO,
-    *_FLOAT_PAIRS,
-    *_INT_PAIRS,
-    *_COMPARISONS,
-    *_LOGICS,
+    *(kind for kinds in _TUPLES for kind in kinds),
     *(f"reduce_{name}" for name in (*_REDUCTIONS, "argmax", "argmin")),
-    *[
-        "acos",
-        "asin",
-        "atanh",
-        "band_part",
-        "cast",
-        "clip",
-        "concat",
-        "cumsum",
-        "einsum",
-        "expand_dims",
-        "fill",
-        "fill_like",
-        "flatten2d",
-        "gather",
-    ],
-    *[
-        "gather_along_axis",
-        "gelu",
-        "inverse",
-        "l2_norm",
-        "layer_norm",
-        "linear",
-        "log",
-        "logical_not",
-        "matmul",
-        "non_zero",
-        "pad",
-        "pow",
-        "prelu",
-    ],
-    *[
-        "quantize",
-        "range_1d",
-        "reshape",
-        "reverse",
-        "rsqrt",
-        "scaled_dot_product_attention",
-        "scatter_along_axis",
-        "select",
-        "shape",
-    ],
-    *[
-        "slice_by_index",
-        "slice_by_size",
-        "slice_update",
-        "softmax",
-        "softplus_parametric",
-        "split",
-        "sqrt",
-        "squeeze",
-        "stack",
-        "tan",
-    ],
-    *["tile", "transpose"],
+    *_OTHERS.split(),
 }
 """The operation types that the functions above draw."""
