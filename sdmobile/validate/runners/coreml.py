@@ -20,7 +20,7 @@ class MLProgramRunner(FileRunner):
     Args:
         components: the bundle's files.
         precision: "float32" asks whether the file encodes the right function; "float16" rounds after each float16
-            operation, as a phone would.
+            operation, and partial sums inside it, which is the more cautious model of a phone.
     """
 
     def __init__(
