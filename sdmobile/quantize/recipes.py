@@ -1,0 +1,322 @@
+"""Recipes: which number format each weight of a bundle gets, with names that say it and JSON in and out."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Union, cast
+
+from sdmobile.errors import UnsupportedError
+
+RECIPE_SCHEMA = 1
+MIN_ELEMENTS = 2048
+"""Weights of fewer elements stay float16: a table or scales would eat the gain (coremltools' threshold)."""
+
+
+@dataclass(frozen=True)
+class Float16:
+    """Half precision: what an exported bundle holds already."""
+
+    @property
+    def name(self) -> str:
+        return "fp16"
+
+    @property
+    def bits(self) -> int:
+        return 16
+
+
+@dataclass(frozen=True)
+class Palette:
+    """A table of 2**bits float16 values and an index per element.
+
+    Args:
+        bits: width of an index.
+        group_size: output channels that share a table; 0 for one table per tensor.
+    """
+
+    bits: Literal[1, 2, 3, 4, 6, 8]
+    group_size: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"palette{self.bits}" + (f"g{self.group_size}" if self.group_size else "")
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Integers with a scale.
+
+    Args:
+        bits: width of an integer.
+        block_size: input channels that share a scale; 0 for one scale per output channel.
+        symmetric: no offset; otherwise the smallest value of a channel or block becomes the lowest integer.
+        dynamic: activations are quantised too, at run time (LiteRT on the CPU).
+    """
+
+    bits: Literal[4, 8]
+    block_size: int = 0
+    symmetric: bool = True
+    dynamic: bool = False
+
+    @property
+    def name(self) -> str:
+        kind = f"b{self.block_size}" if self.block_size else "d" if self.dynamic else "c"
+        return f"{'' if self.symmetric else 'u'}int{self.bits}{kind}" + ("d" if self.dynamic and kind != "d" else "")
+
+
+@dataclass(frozen=True)
+class W8A8:
+    """Eight-bit weights and activations where a layer keeps enough precision.
+
+    Args:
+        conv_psnr: least PSNR in dB of a convolution's output.
+        attention_psnr: least PSNR in dB of an attention's output.
+    """
+
+    conv_psnr: float = 38.0
+    attention_psnr: float = 26.0
+
+    @property
+    def name(self) -> str:
+        usual = (self.conv_psnr, self.attention_psnr) == (38.0, 26.0)
+        return "w8a8" if usual else f"w8a8-{self.conv_psnr:g}-{self.attention_psnr:g}"
+
+    @property
+    def bits(self) -> int:
+        return 8
+
+
+Scheme = Union[Float16, Palette, Linear, W8A8]
+
+_PALETTE = re.compile(r"palette(1|2|3|4|6|8)(?:g([1-9]\d*))?")
+_LINEAR = re.compile(r"(u?)int(4|8)(?:c|b([1-9]\d*))?(d?)")
+_W8A8 = re.compile(r"w8a8(?:-(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?))?")
+
+
+def parse_scheme(name: str) -> Scheme:
+    """Returns the scheme that a name says: fp16, palette4, palette4g16, int8c, uint8c, int4b32, int8d, w8a8.
+
+    Raises:
+        UnsupportedError: no scheme has this name.
+    """
+    if name == "fp16":
+        return Float16()
+    if match := _PALETTE.fullmatch(name):
+        return Palette(cast("Any", int(match[1])), int(match[2] or 0))
+    match = _LINEAR.fullmatch(name)
+    if match and name[-1] in "cd0123456789" and name != f"{match[1]}int{match[2]}":
+        return Linear(cast("Any", int(match[2])), int(match[3] or 0), not match[1], bool(match[4]))
+    if match := _W8A8.fullmatch(name):
+        return W8A8(float(match[1]), float(match[2])) if match[1] else W8A8()
+    raise UnsupportedError(
+        "a scheme is fp16, palette{1,2,3,4,6,8}, palette4g16 (16 channels per table), int8c, int4c, uint8c "
+        "(per channel), int4b32 (32 inputs per scale), int8d (LiteRT, dynamic) or w8a8",
+        repr(name),
+    )
+
+
+@dataclass(frozen=True)
+class Override:
+    """Another scheme for some modules.
+
+    Args:
+        pattern: module path, or a pattern of it with `*` and `?`; `unet/` in front restricts it to one component.
+        scheme: what they get.
+    """
+
+    pattern: str
+    scheme: Scheme
+
+    def matches(self, component: str, module: str) -> bool:
+        """Returns whether the override is for a module; dots and underscores of a path are the same."""
+        head, slash, rest = self.pattern.partition("/")
+        if slash and head != component:
+            return False
+        return fnmatch.fnmatchcase(flat_path(module), flat_path(rest if slash else self.pattern))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What each weight of a bundle becomes.
+
+    Args:
+        name: what the recipe is called.
+        default: scheme of every weight that no override names.
+        overrides: the first that matches decides.
+        min_elements: smaller weights stay float16.
+        components: which it is for; None for all. The others stay as they are.
+        evidence: scores and where they come from, kept with the recipe.
+    """
+
+    name: str
+    default: Scheme
+    overrides: tuple[Override, ...] = ()
+    min_elements: int = MIN_ELEMENTS
+    components: tuple[str, ...] | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def covers(self, component: str) -> bool:
+        """Returns whether the recipe changes a component."""
+        return self.components is None or component in self.components
+
+    def scheme_for(self, component: str, module: str, elements: int) -> Scheme:
+        """Returns the scheme of one weight.
+
+        Args:
+            component: "unet" and the like.
+            module: dotted path of the module whose weight it is; underscores instead of dots are the same.
+            elements: size of the weight.
+        """
+        if not self.covers(component) or elements < self.min_elements:
+            return Float16()
+        return next((o.scheme for o in self.overrides if o.matches(component, module)), self.default)
+
+    def schemes(self) -> tuple[Scheme, ...]:
+        """Returns every scheme that the recipe mentions, each once."""
+        return tuple(dict.fromkeys([self.default, *(override.scheme for override in self.overrides)]))
+
+    def unmatched(self, modules: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+        """Returns the patterns that match none of the (component, module) pairs."""
+        pairs = tuple(modules)
+        return tuple(o.pattern for o in self.overrides if not any(o.matches(*pair) for pair in pairs))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the recipe as a JSON object."""
+        return {
+            "schema_version": RECIPE_SCHEMA,
+            "name": self.name,
+            "default": self.default.name,
+            "overrides": [{"pattern": o.pattern, "scheme": o.scheme.name} for o in self.overrides],
+            "min_elements": self.min_elements,
+            "components": None if self.components is None else list(self.components),
+            "evidence": dict(self.evidence),
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> Recipe:
+        """Returns the recipe that `to_json` wrote.
+
+        Raises:
+            UnsupportedError: a key is unknown or missing, or a value is of the wrong type.
+        """
+        known = {"schema_version", "name", "default", "overrides", "min_elements", "components", "evidence"}
+        _require(isinstance(data, Mapping), "a recipe is a JSON object", type(data).__name__)
+        unknown = sorted(set(data) - known)
+        _require(not unknown, f"the keys of a recipe are {', '.join(sorted(known))}", unknown)
+        _require(data.get("schema_version", RECIPE_SCHEMA) == RECIPE_SCHEMA, "schema_version must be 1", data)
+        for key in ("name", "default"):
+            _require(isinstance(data.get(key), str), f"a recipe has the text `{key}`", data.get(key))
+        size, components = data.get("min_elements", MIN_ELEMENTS), data.get("components")
+        _require(type(size) is int and size >= 1, "`min_elements` is a positive whole number", size)
+        _require(components is None or _texts(components), "`components` is a list of names or null", components)
+        _require(isinstance(data.get("evidence", {}), Mapping), "`evidence` is an object", data.get("evidence"))
+        return cls(
+            name=data["name"],
+            default=parse_scheme(data["default"]),
+            overrides=tuple(map(_override, _list(data.get("overrides", [])))),
+            min_elements=size,
+            components=None if components is None else tuple(components),
+            evidence=dict(data.get("evidence", {})),
+        )
+
+    @property
+    def key(self) -> str:
+        """SHA-256 over what decides the result: everything but name and evidence."""
+        facts = {k: v for k, v in self.to_json().items() if k not in ("name", "evidence")}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+NAMED = (
+    "fp16",
+    "palette8",
+    "palette6",
+    "palette4",
+    "palette3",
+    "palette2",
+    "palette1",
+    "palette4g16",
+    "int8c",
+    "int4b32",
+    "int8d",
+    "w8a8",
+)
+"""The recipes listed to users; any other scheme's name is a recipe too."""
+
+
+def named_recipe(name: str) -> Recipe:
+    """Returns the recipe that gives every weight the scheme of this name.
+
+    Raises:
+        UnsupportedError: no scheme has the name; near names are listed.
+    """
+    try:
+        return Recipe(name, parse_scheme(name))
+    except UnsupportedError as error:
+        near = difflib.get_close_matches(name, NAMED, 3, 0.5) or list(NAMED)
+        raise UnsupportedError(
+            "a recipe is a known name or a JSON file", repr(name), f"Known names: {', '.join(near)}"
+        ) from error
+
+
+def load_recipe(name_or_path: str | Path) -> Recipe:
+    """Returns a named recipe, or the one in a JSON file.
+
+    Raises:
+        UnsupportedError: no such name, or the file is not a recipe.
+    """
+    text = str(name_or_path)
+    path = Path(text)
+    if path.suffix != ".json" and not path.is_file():
+        return named_recipe(text)
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UnsupportedError("a recipe file must be readable JSON", f"{path}: {error}") from error
+    try:
+        return Recipe.from_json(data)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{path} must be a recipe: {error.rule}", error.value, error.fix) from error
+
+
+def save_recipe(recipe: Recipe, path: Path) -> None:
+    """Writes a recipe as a JSON file, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(recipe.to_json(), indent=1) + "\n", "utf-8")
+    partial.replace(path)
+
+
+def for_components(recipe: Recipe, components: Iterable[str]) -> Recipe:
+    """Returns the recipe restricted to some components."""
+    return replace(recipe, components=tuple(name for name in components if recipe.covers(name)))
+
+
+def flat_path(path: str) -> str:
+    """Returns a module path as exported files spell it: with underscores for dots."""
+    return path.replace(".", "_")
+
+
+def _override(data: Any) -> Override:
+    good = isinstance(data, Mapping) and set(data) == {"pattern", "scheme"} and _texts(list(data.values()))
+    _require(good, "an override is an object with the texts `pattern` and `scheme`", data)
+    return Override(data["pattern"], parse_scheme(data["scheme"]))
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(item, str) and item for item in value)
+
+
+def _list(value: Any) -> list[Any]:
+    _require(isinstance(value, list), "`overrides` is a list", value)
+    return value
+
+
+def _require(condition: object, rule: str, value: object) -> None:
+    if not condition:
+        raise UnsupportedError(rule, value)
