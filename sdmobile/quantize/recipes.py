@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Union, cast
+from typing import Any, Literal, cast
 
 from sdmobile.errors import UnsupportedError
 
@@ -93,7 +93,7 @@ class W8A8:
         return 8
 
 
-Scheme = Union[Float16, Palette, Linear, W8A8]
+Scheme = Float16 | Palette | Linear | W8A8
 
 _PALETTE = re.compile(r"palette(1|2|3|4|6|8)(?:g([1-9]\d*))?")
 _LINEAR = re.compile(r"(u?)int(4|8)(?:c|b([1-9]\d*))?(d?)")
