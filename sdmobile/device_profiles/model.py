@@ -4,41 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from sdmobile.device_profiles.costs_schema import Latency, Unit
+from sdmobile.device_profiles.fact import Fact, Reliability, Strict
 from sdmobile.rewrites.attention.choice import AttentionRow
 from sdmobile.rewrites.attention.kernels import KernelRules
 
-Reliability = Literal["high", "medium", "low", "unknown"]
+__all__ = ["Attention", "DeviceProfile", "Fact", "Forms", "Limits", "PlainForms", "Reliability"]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Fact(_Strict):
-    """One value.
-
-    Args:
-        value: None where nobody has published or measured it.
-        unit: unit of the value, empty for a name or a count.
-        source: where it comes from; for an unknown value, what was looked for.
-        reliability: "unknown" exactly where value is None.
-    """
-
-    value: float | int | str | None = None
-    unit: str = ""
-    source: str = Field(min_length=1)
-    reliability: Reliability
-
-    @model_validator(mode="after")
-    def _unknown_has_no_value(self) -> Fact:
-        if (self.value is None) != (self.reliability == "unknown"):
-            raise ValueError("a value is missing exactly where its reliability is unknown")
-        return self
-
-
-class Attention(_Strict):
+class Attention(Strict):
     """How a device wants attention.
 
     Args:
@@ -58,7 +34,7 @@ class Attention(_Strict):
     kernels: KernelRules | None = None
 
 
-class Forms(_Strict):
+class Forms(Strict):
     """Which of several equal forms of an operation suits the device's runtime; "as_captured" leaves it alone."""
 
     group_norm: Fact
@@ -79,7 +55,7 @@ class Forms(_Strict):
         return None if fact is None or fact.value is None else str(fact.value)
 
 
-class PlainForms(_Strict):
+class PlainForms(Strict):
     """What takes the place of forms where composite operators shall not be used."""
 
     group_norm: Fact
@@ -87,7 +63,7 @@ class PlainForms(_Strict):
     attention: Attention
 
 
-class Limits(_Strict):
+class Limits(Strict):
     """What a bundle must stay below.
 
     Args:
@@ -99,11 +75,13 @@ class Limits(_Strict):
     buffer_bytes: Fact
 
 
-class DeviceProfile(_Strict):
+class DeviceProfile(Strict):
     """A device, the runtime it is exported for, and the facts about it.
 
     Args:
         plain: forms without composite operators; None where the forms have none anyway.
+        units: compute units by name, the one that runs a bundle by default first.
+        latency: what was fitted for a unit, by the unit's name.
     """
 
     schema_version: Literal[1]
@@ -115,6 +93,14 @@ class DeviceProfile(_Strict):
     plain: PlainForms | None = None
     limits: Limits
     hardware: dict[str, Fact] = Field(default_factory=dict)
+    units: dict[str, Unit] = Field(default_factory=dict)
+    latency: dict[str, Latency] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _latency_has_a_unit(self) -> DeviceProfile:
+        if unknown := sorted(set(self.latency) - set(self.units)):
+            raise ValueError(f"latency.{unknown[0]} has no table units.{unknown[0]}")
+        return self
 
     def chosen_forms(self, plain_ops: bool) -> Forms:
         """Returns the forms to use.

@@ -1,0 +1,64 @@
+"""The tables [units.NAME] and [latency.NAME] of a profile: a compute unit's facts, and what was fitted for it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from sdmobile.device_profiles.fact import Fact, Strict
+from sdmobile.device_profiles.kernels.kernel import Category
+
+Runtime = Literal["ml-drift", "tflite-gpu", "coreml-ne", "coreml-gpu", "xnnpack"]
+
+
+class Unit(Strict):
+    """A compute unit under one runtime: the table [units.NAME].
+
+    Args:
+        runtime: whose rules of fusion and kernel selection apply.
+        gpu: the family of GPUs that Google's rules tell apart; None where it does not matter.
+        element_bytes: size of an activation in memory.
+        peak_macs: multiply-accumulates per second at the precision of the run.
+        dram_bandwidth: peak of the memory, bytes per second.
+    """
+
+    runtime: Runtime
+    gpu: Literal["adreno6xx", "adreno7xx", "other"] | None = None
+    element_bytes: Literal[2, 4] = 2
+    peak_macs: Fact
+    dram_bandwidth: Fact
+
+
+class Latency(Strict):
+    """What a fit to measurements gave for a unit: the table [latency.NAME].
+
+    Args:
+        efficiency: fraction of the peak that each category of kernels reaches.
+        bandwidth: achieved, bytes per second.
+        dispatch: seconds per launch.
+        fixed: seconds per inference.
+        saturation: output items, of four channels each, at which half of the efficiency is reached; None: no such term.
+        low, high: factors on a prediction that bound it, from the leave-one-out residuals.
+        load_bandwidth: weight bytes per second when a model is loaded; unknown is allowed.
+        compile: seconds per distinct kernel at the first load; unknown is allowed.
+    """
+
+    efficiency: dict[Category, Fact] = Field(min_length=1)
+    bandwidth: Fact
+    dispatch: Fact
+    fixed: Fact
+    saturation: Fact | None = None
+    low: Fact
+    high: Fact
+    load_bandwidth: Fact | None = None
+    compile: Fact | None = None
+
+    @model_validator(mode="after")
+    def _numbers(self) -> Latency:
+        needed = {"bandwidth": self.bandwidth, "dispatch": self.dispatch, "fixed": self.fixed}
+        needed |= {"low": self.low, "high": self.high} | {f"efficiency.{k}": v for k, v in self.efficiency.items()}
+        for name, fact in needed.items():
+            if not isinstance(fact.value, int | float) or fact.value < 0:
+                raise ValueError(f"{name} must be a number that is not negative")
+        return self
