@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import pytest
 
 from sdmobile.errors import UnsupportedError
 from sdmobile.exporters.contracts import COMPONENTS, Contract
-from sdmobile.exporters.litert.graph import FileFacts, read_facts
+from sdmobile.exporters.litert.graph import read_facts
+from sdmobile.exporters.litert.lower import gpu_warnings
 from sdmobile.quantize import tflite_float16
 from sdmobile.quantize.tflite_float16 import cast_weights
 from sdmobile.validate.metrics import psnr
 from tests.exporters.conftest import Lowered
+from tests.validate.breakage import Flatbuffer
 
 Lower = Callable[[str, str], Lowered]
 
@@ -63,7 +66,7 @@ def test_interface_is_the_contract(lowered: Lower, component: str) -> None:
 def test_nothing_that_the_gpu_refuses(lowered: Lower, component: str) -> None:
     case = lowered("android", component)
     facts = read_facts(case.path)
-    assert facts.gpu_objections() == case.record.warnings == ()
+    assert gpu_warnings(case.path) == case.record.warnings == ()
     assert "BROADCAST_TO" not in facts.operators
     assert facts.max_rank <= 4
     assert facts.operators == case.record.operators
@@ -89,9 +92,14 @@ def test_tensors_are_named_after_the_module_that_they_come_from(lowered: Lower, 
     assert not [name for name in names if "_Named" in name]
 
 
-def test_objections_name_operator_and_rank() -> None:
-    facts = FileFacts({"BROADCAST_TO": 3, "ADD": 1}, 5, {})
-    assert [text.split()[0] for text in facts.gpu_objections()] == ["3", "a"]
+def test_an_export_warns_of_what_the_gpu_is_predicted_to_refuse(lowered: Lower, tmp_path: Path) -> None:
+    """One sentence per operator and rule, however many nodes break it."""
+    path = Path(shutil.copy(lowered("android", "vae_encoder").path, tmp_path))
+    for _ in range(2):
+        Flatbuffer(path).insert_broadcast(after="CONV_2D")
+    assert read_facts(path).operators["BROADCAST_TO"] == 2
+    (warning,) = gpu_warnings(path)
+    assert warning.startswith("the Android GPU is predicted to refuse 2 BROADCAST_TO")
 
 
 def test_a_file_above_two_gigabytes_is_an_error_with_advice(

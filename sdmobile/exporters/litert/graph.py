@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Tensors of higher rank, and this operator, are refused by the GPU accelerator of LiteRT.
-MAX_GPU_RANK = 4
-REFUSED_BY_GPU = ("BROADCAST_TO",)
 COMPOSITE = "STABLEHLO_COMPOSITE"
 _ELEMENT_BYTES = {"FLOAT32": 4, "INT32": 4, "UINT32": 4, "FLOAT16": 2, "INT16": 2, "INT64": 8, "FLOAT64": 8}
 
@@ -36,17 +33,6 @@ class FileFacts:
     tensor_types: dict[str, int]
     largest_intermediate: int = 0
     decomposed: int = 0
-
-    def gpu_objections(self) -> tuple[str, ...]:
-        """Returns why the Android GPU would refuse the file; empty if nothing known speaks against it."""
-        objections = [
-            f"{self.operators[name]} {name} operators, which the GPU refuses"
-            for name in REFUSED_BY_GPU
-            if name in self.operators
-        ]
-        if self.max_rank > MAX_GPU_RANK:
-            objections.append(f"a tensor of rank {self.max_rank}; the GPU takes rank {MAX_GPU_RANK} at most")
-        return tuple(objections)
 
 
 @dataclass(frozen=True)

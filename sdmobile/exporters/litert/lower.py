@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
     from sdmobile.exporters.contracts import Contract
+    from sdmobile.validate.lint.report import Finding
 
 
 class _Named(torch.nn.Module):
@@ -79,4 +80,22 @@ def lower(program: ExportedProgram, contract: Contract, out: Path, options: Lowe
         "largest_intermediate_bytes": facts.largest_intermediate,
         "decomposed_operators": facts.decomposed,
     }
-    return LoweringRecord(out, facts.operators, details, facts.gpu_objections())
+    return LoweringRecord(out, facts.operators, details, gpu_warnings(out))
+
+
+def gpu_warnings(file: Path) -> tuple[str, ...]:
+    """Returns one sentence for each operator and rule by which the Android GPU is predicted to refuse a file."""
+    from sdmobile.validate.lint import lint_file
+
+    objections = [finding for finding in lint_file(file).findings if finding.severity != "warning"]
+    groups: dict[tuple[str | None, str], list[Finding]] = {}
+    for finding in objections:
+        groups.setdefault((finding.op, finding.rule), []).append(finding)
+    return tuple(_warning(findings) for findings in groups.values())
+
+
+def _warning(findings: list[Finding]) -> str:
+    first, count = findings[0], len(findings)
+    where = f" (in {first.module}{' and others' if count > 1 else ''})" if first.module else ""
+    verb = "compute wrongly" if first.severity == "miscomputed" else "refuse"
+    return f"the Android GPU is predicted to {verb} {count} {first.op or 'file'}{where}: {first.detail}. {first.fix}"
