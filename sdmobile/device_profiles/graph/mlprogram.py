@@ -26,7 +26,7 @@ _OPERANDS = (
 )
 """Parameters that carry tensors, in the order in which the graph lists them; the others are options."""
 
-_WEIGHT_NAME = re.compile(r"^p_(?:component_)?(.+)_(?:weight|gamma)(?:_to_fp16)?(?:_\d+)?$")
+_WEIGHT_NAME = re.compile(r"^p_(?:component_)?(.+?)_(?:weight|gamma)(?:_to_fp16|_palettized|_quantized|_pruned|_\d+)*$")
 _INDEX = re.compile(r"_(\d+)(?=_|$)")
 
 
@@ -93,9 +93,11 @@ def read_mlpackage(path: Path, function: str | None = None, modules: Iterable[st
         else:
             name = _module(program.operations, index, modules)
             operations.append(_computed(reader, operation, name))
+    operands = {name for operation in operations for name in operation.inputs}
+    tensors = {n: t for n, t in reader.tensors.items() if not t.constant or n in operands}  # options are none
     return FileGraph(
         format="mlprogram",
-        tensors=reader.tensors,
+        tensors=tensors,
         operations=tuple(operations),
         inputs=tuple(item.name for item in program.inputs),
         outputs=tuple(item.name for item in program.outputs),
