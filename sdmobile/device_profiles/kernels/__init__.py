@@ -1,5 +1,43 @@
 """Which kernels a runtime launches for the graph of a file."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from sdmobile.device_profiles.kernels.kernel import CATEGORIES, Category, Kernel
 
-__all__ = ["CATEGORIES", "Category", "Kernel"]
+if TYPE_CHECKING:
+    from sdmobile.device_profiles.costs_schema import Unit
+    from sdmobile.device_profiles.graph.graph import FileGraph
+    from sdmobile.rewrites.attention.kernels import KernelRules
+
+__all__ = ["CATEGORIES", "Category", "Kernel", "kernels_of"]
+
+
+def kernels_of(graph: FileGraph, unit: Unit, rules: KernelRules | None = None) -> tuple[Kernel, ...]:
+    """Returns what a unit's runtime launches for a graph.
+
+    Args:
+        graph: of a saved file.
+        unit: the compute unit and its runtime.
+        rules: how Google's engine chooses a kernel for attention; None for its own numbers.
+
+    Raises:
+        UnsupportedError: the runtime does not run such files.
+    """
+    from sdmobile.errors import UnsupportedError
+    from sdmobile.rewrites.winograd.runtimes import Gpu
+
+    wanted = "mlprogram" if unit.runtime.startswith("coreml") else "tflite"
+    if graph.format != wanted:
+        raise UnsupportedError("the file must be one that the runtime runs", f"{unit.runtime}: a {graph.format} file")
+    gpu = Gpu(unit.gpu or "other")
+    if unit.runtime == "ml-drift":
+        from sdmobile.device_profiles.kernels.ml_drift import ml_drift_kernels
+
+        return ml_drift_kernels(graph, gpu, unit.element_bytes, rules)
+    if unit.runtime == "tflite-gpu":
+        from sdmobile.device_profiles.kernels.tflite_gpu import tflite_gpu_kernels
+
+        return tflite_gpu_kernels(graph, gpu, unit.element_bytes)
+    raise UnsupportedError("the runtime must be one whose kernels are known", unit.runtime)

@@ -1,0 +1,75 @@
+"""The kernels of ML Drift, the GPU engine of LiteRT.
+
+google-ai-edge/ml-drift: `ml_drift/common/selectors/operation_selector.cc` (composites), `gpu_model_builder.cc`
+(attention, norms; @013b44b), `merge_nodes.cc` (fusion; @393e0e9), `winograd_util.cc`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from sdmobile.device_profiles.graph.graph import FileGraph, Operation
+from sdmobile.device_profiles.kernels.kernel import Kernel
+from sdmobile.device_profiles.kernels.ml_drift_attention import attention
+from sdmobile.device_profiles.kernels.shared_fusion import link, merge_elementwise, merge_reorders
+from sdmobile.device_profiles.kernels.shared_lowering import Lower, Lowering
+from sdmobile.device_profiles.kernels.shared_nodes import Node
+from sdmobile.device_profiles.kernels.shared_table import SHARED
+from sdmobile.rewrites.attention.kernels import KernelRules
+from sdmobile.rewrites.winograd.runtimes import ML_DRIFT, Gpu
+
+
+def ml_drift_kernels(
+    graph: FileGraph, gpu: Gpu = Gpu.ADRENO_7XX, element_bytes: int = 2, rules: KernelRules | None = None
+) -> tuple[Kernel, ...]:
+    """Returns what ML Drift launches for a graph.
+
+    Args:
+        graph: of a `.tflite` file.
+        gpu: whose thresholds for Winograd's method apply.
+        element_bytes: size of a float in the run, 2 for the default float16.
+        rules: how it chooses a kernel for attention; None for its own numbers. The one fused kernel needs float16.
+    """
+    chosen = rules or KernelRules()
+    if element_bytes != 2:
+        chosen = chosen.model_copy(update={"flash": False})
+    table: dict[str, Lower] = {
+        **SHARED,
+        "odml.group_norm": norm,
+        "odml.rms_norm": norm,
+        "odml.scaled_dot_product_attention": partial(attention, rules=chosen),
+    }
+    draft = Lowering(graph, table, ML_DRIFT, gpu, element_bytes, keeps_integers=True).run()
+    merge_reorders(draft)
+    merge_elementwise(draft)
+    link(draft)
+    return draft.kernels()
+
+
+def norm(low: Lowering, index: int, operation: Operation) -> None:
+    """GroupNorm, LayerNorm or RMSNorm in one kernel: a pass for the moments, another that normalises.
+
+    HWCGroupNormalization takes groups of an even number of channels or of one; other groups are a reshape, two
+    reductions, the normalisation and a reshape (HWCGroupNorm).
+    """
+    channels = low.draft.shape(operation.inputs[0])[3]
+    groups = int(operation.attributes.get("num_groups", 1))
+    size = channels // max(1, groups)
+    weights = low.constant_bytes(operation)
+    if operation.kind == "odml.rms_norm" or groups == 1 or size == 1 or size % 2 == 0:
+        low.like(index, operation, "norm", passes=2, weight_bytes=weights, note=f"{groups} groups of {size} channels")
+        return
+    _odd_groups(low, index, operation, groups, size)
+
+
+def _odd_groups(low: Lowering, index: int, operation: Operation, groups: int, size: int) -> None:
+    batch, height, width, _ = low.draft.shape(operation.inputs[0])
+    grouped, result = (low.draft.fresh((batch, height * width, groups, size)) for _ in range(2))
+    moments = [low.draft.fresh((batch, 1, groups, 1)) for _ in range(2)]
+    name, note = operation.name, f"{groups} groups of {size} channels: no kernel for odd groups"
+    low.add(Node("copy", name, (index,), low.runtime(operation)[:1], [grouped], reorder=True, note=note))
+    for moment in moments:
+        low.add(Node("reduce", name, (index,), [grouped], [moment], note=note))
+    weights = low.constant_bytes(operation)
+    low.add(Node("elementwise", name, (index,), [grouped, *moments], [result], weight_bytes=weights, note=note))
+    low.add(Node("copy", name, (index,), [result], list(operation.outputs), reorder=True, note=note))
