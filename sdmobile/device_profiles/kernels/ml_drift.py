@@ -6,21 +6,32 @@ google-ai-edge/ml-drift: `ml_drift/common/selectors/operation_selector.cc` (comp
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
+from typing import Literal, get_args
 
 from sdmobile.device_profiles.graph.graph import FileGraph, Operation
-from sdmobile.device_profiles.kernels.kernel import Kernel
+from sdmobile.device_profiles.kernels.kernel import Category, Kernel
 from sdmobile.device_profiles.kernels.ml_drift_attention import attention
 from sdmobile.device_profiles.kernels.shared_fusion import link, merge_elementwise, merge_reorders
 from sdmobile.device_profiles.kernels.shared_lowering import Lower, Lowering
 from sdmobile.device_profiles.kernels.shared_nodes import Node
 from sdmobile.device_profiles.kernels.shared_table import SHARED
+from sdmobile.errors import UnsupportedError
 from sdmobile.rewrites.attention.kernels import KernelRules
 from sdmobile.rewrites.winograd.runtimes import ML_DRIFT, Gpu
 
+Optimisation = Literal["partial_softmax", "norm", "flash", "winograd"]
+OPTIMISATIONS: tuple[Optimisation, ...] = get_args(Optimisation)
+_NEVER = 1 << 60
+
 
 def ml_drift_kernels(
-    graph: FileGraph, gpu: Gpu = Gpu.ADRENO_7XX, element_bytes: int = 2, rules: KernelRules | None = None
+    graph: FileGraph,
+    gpu: Gpu = Gpu.ADRENO_7XX,
+    element_bytes: int = 2,
+    rules: KernelRules | None = None,
+    without: Collection[Optimisation] = (),
 ) -> tuple[Kernel, ...]:
     """Returns what ML Drift launches for a graph.
 
@@ -29,21 +40,37 @@ def ml_drift_kernels(
         gpu: whose thresholds for Winograd's method apply.
         element_bytes: size of a float in the run, 2 for the default float16.
         rules: how it chooses a kernel for attention; None for its own numbers. The one fused kernel needs float16.
+        without: what the engine shall be taken not to have, for an ablation as in Chen et al. 2023 (arXiv 2304.11267).
+
+    Raises:
+        UnsupportedError: no such optimisation.
     """
-    chosen = rules or KernelRules()
-    if element_bytes != 2:
-        chosen = chosen.model_copy(update={"flash": False})
+    if unknown := sorted(set(without) - set(OPTIMISATIONS)):
+        raise UnsupportedError(
+            "an optimisation must be a known one", unknown[0], f"Known are {', '.join(OPTIMISATIONS)}"
+        )
+    normalise = plain_norm if "norm" in without else norm
     table: dict[str, Lower] = {
         **SHARED,
-        "odml.group_norm": norm,
-        "odml.rms_norm": norm,
-        "odml.scaled_dot_product_attention": partial(attention, rules=chosen),
+        "odml.group_norm": normalise,
+        "odml.rms_norm": normalise,
+        "odml.scaled_dot_product_attention": partial(attention, rules=_rules(rules, element_bytes, without)),
     }
-    draft = Lowering(graph, table, ML_DRIFT, gpu, element_bytes, keeps_integers=True).run()
+    winograd = None if "winograd" in without else ML_DRIFT
+    draft = Lowering(graph, table, winograd, gpu, element_bytes, keeps_integers=True).run()
     merge_reorders(draft)
     merge_elementwise(draft)
     link(draft)
     return draft.kernels()
+
+
+def _rules(rules: KernelRules | None, element_bytes: int, without: Collection[Optimisation]) -> KernelRules:
+    changes: dict[str, object] = {}
+    if element_bytes != 2 or "flash" in without:
+        changes["flash"] = False
+    if "partial_softmax" in without:
+        changes["reduce_over"] = _NEVER
+    return (rules or KernelRules()).model_copy(update=changes)
 
 
 def norm(low: Lowering, index: int, operation: Operation) -> None:
@@ -73,3 +100,28 @@ def _odd_groups(low: Lowering, index: int, operation: Operation, groups: int, si
     weights = low.constant_bytes(operation)
     low.add(Node("elementwise", name, (index,), [grouped, *moments], [result], weight_bytes=weights, note=note))
     low.add(Node("copy", name, (index,), [result], list(operation.outputs), reorder=True, note=note))
+
+
+def plain_norm(low: Lowering, index: int, operation: Operation) -> None:
+    """The same norms with a kernel per step: mean, difference, square, mean, scaling; groups by two reshapes."""
+    source = low.runtime(operation)[0]
+    batch, height, width, channels = low.draft.shape(source)
+    groups = int(operation.attributes.get("num_groups", 1))
+    over_channels = operation.kind == "odml.rms_norm" or groups == 1
+    shape = (batch, height, width, channels) if over_channels else (batch, height * width, groups, channels // groups)
+    moment = (batch, height, width, 1) if over_channels else (batch, 1, groups, 1)
+
+    def add(category: Category, inputs: list[str], output: str, **fields: object) -> str:
+        low.add(Node(category, operation.name, (index,), inputs, [output], note="norm in steps", **fields))  # pyright: ignore
+        return output
+
+    fresh = low.draft.fresh
+    x = source if over_channels else add("copy", [source], fresh(shape), reorder=True)
+    centred = add("elementwise", [x, add("reduce", [x], fresh(moment))], fresh(shape), linkable=True)
+    squares = add("elementwise", [centred], fresh(shape), linkable=True)
+    deviation = add("elementwise", [add("reduce", [squares], fresh(moment))], fresh(moment), linkable=True)
+    weights = low.constant_bytes(operation)
+    result = operation.outputs[0] if over_channels else fresh(shape)
+    add("elementwise", [centred, deviation], result, linkable=True, weight_bytes=weights)
+    if not over_channels:
+        add("copy", [result], operation.outputs[0], reorder=True)

@@ -20,7 +20,7 @@ def convolution(low: Lowering, index: int, operation: Operation) -> None:
         _computed_weights(low, index, operation, weights)
         return
     layer = _layer(low, operation, weights)
-    objection = low.winograd.objection(layer, low.gpu)
+    objection = "never" if low.winograd is None else low.winograd.objection(layer, low.gpu)
     if objection is None:
         _winograd(low, index, operation, layer)
         return

@@ -27,7 +27,7 @@ class Lowering:
     Args:
         graph: the file.
         table: what each kind of operation becomes.
-        winograd: when the engine takes Winograd's method.
+        winograd: when the engine takes Winograd's method; None for never.
         gpu: the family of GPUs.
         element_bytes: size of a float in the run.
         keeps_integers: whether integer weights of FULLY_CONNECTED stay integers in memory.
@@ -37,7 +37,7 @@ class Lowering:
         self,
         graph: FileGraph,
         table: Mapping[str, Lower],
-        winograd: RuntimeRule,
+        winograd: RuntimeRule | None,
         gpu: Gpu,
         element_bytes: int,
         keeps_integers: bool,
