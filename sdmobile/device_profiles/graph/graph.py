@@ -73,40 +73,6 @@ class FileGraph:
     outputs: tuple[str, ...]
     file_bytes: int
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns the graph as a JSON object; `graph_from_json` reads it."""
-        return {
-            "format": self.format,
-            "file_bytes": self.file_bytes,
-            "inputs": list(self.inputs),
-            "outputs": list(self.outputs),
-            "tensors": [
-                [t.name, list(t.shape), t.dtype, int(t.constant), t.stored_bytes] for t in self.tensors.values()
-            ],
-            "operations": [
-                [o.kind, o.name, list(o.inputs), list(o.outputs), dict(o.attributes)] for o in self.operations
-            ],
-        }
-
-
-def graph_from_json(stored: Mapping[str, Any]) -> FileGraph:
-    """Returns the graph that `FileGraph.to_json` wrote."""
-    tensors = [
-        Tensor(name, tuple(shape), dtype, bool(constant), size)
-        for name, shape, dtype, constant, size in stored["tensors"]
-    ]
-    return FileGraph(
-        format=stored["format"],
-        tensors={tensor.name: tensor for tensor in tensors},
-        operations=tuple(
-            Operation(kind, name, tuple(inputs), tuple(outputs), attributes)
-            for kind, name, inputs, outputs, attributes in stored["operations"]
-        ),
-        inputs=tuple(stored["inputs"]),
-        outputs=tuple(stored["outputs"]),
-        file_bytes=stored["file_bytes"],
-    )
-
 
 def read_graph(path: Path) -> FileGraph:
     """Reads the graph of a `.tflite` file or of an `.mlpackage` folder.
