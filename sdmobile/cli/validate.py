@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 _COMPONENTS = "Check only these, separated by commas: text_encoder, unet, vae_decoder, vae_encoder."
 _RUNTIME = (
-    "auto for every runtime that this machine has; or evaluator, evaluator-fp16, coreml, coreml-cpu, coreml-gpu, "
+    "auto for every runtime that this machine has; or evaluator (float32), evaluator-fp16 (float16 values, sums in "
+    "float32, as a phone computes), evaluator-fp16acc (sums in float16 too), coreml, coreml-cpu, coreml-gpu, "
     "coreml-ne, litert, ort."
 )
 _OVERFLOW = "Look for values that float16 cannot hold, in the float32 reference, by module and step."
@@ -196,5 +197,6 @@ def _show(report: ValidationReport, form: Format) -> None:
         typer.echo(markdown(report.to_json()), nl=False)
     else:
         Output(form is Format.JSON).data(report.to_json(), *tables(report))
-    for line in (*report.failures, *(culprit.sentence for culprit in report.culprits)):
+    failures = "\n".join(report.failures)
+    for line in (*report.failures, *(culprit.after(failures) for culprit in report.culprits)):
         typer.secho(line, err=True, fg=typer.colors.RED)

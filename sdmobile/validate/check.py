@@ -90,6 +90,8 @@ def validate_bundle(folder: Path, options: ValidationOptions, progress: Progress
         for index, picture in pictures.items():
             images[index][runner.name] = picture
     overflow = _overflow(subject, recording)
+    culprits = _bisected(subject, components, recording)
+    components = _with_causes(subject, components, recording, culprits)
     extras = run_checkers(bundle, subject.wanted, recording, subject.options.checkers)
     report = ValidationReport(
         target=bundle.target,
@@ -102,7 +104,7 @@ def validate_bundle(folder: Path, options: ValidationOptions, progress: Progress
         versions=_versions(),
         extras=tuple(extras),
         overflow=tuple(overflow),
-        culprits=tuple(_bisected(subject, components, recording)),
+        culprits=tuple(culprits),
     )
     return Validation(report, images)
 
@@ -216,11 +218,21 @@ def _bisected(subject: _Subject, checks: Sequence[ComponentCheck], recording: Re
     for index, check in enumerate(checked):
         subject.tell(f"looking into {check.name}", index, len(checked))
         culprit = bisect_component(subject.bundle, subject.checkpoint, check, recording, folder)
-        # LiteRT's names tell less than Core ML's: where the component passed, only a weight out of order is certain.
-        certain = check.runtime == "evaluator" or any("holds the values of" in fault for fault in culprit.faults)
-        if check.status == FAILED or (culprit.reproduced and certain):
+        if check.status == FAILED or culprit.reproduced:
             found.append(culprit)
     return found
+
+
+def _with_causes(
+    subject: _Subject, checks: Sequence[ComponentCheck], recording: Recording, culprits: Sequence[Culprit]
+) -> list[ComponentCheck]:
+    """Returns the checks, those that failed in the evaluator with the operation at fault."""
+    from sdmobile.validate.cause import with_causes
+
+    failed = [check.name for check in checks if check.status == FAILED]
+    if failed:
+        subject.tell(f"looking for the cause of {failed[0]}", 0, len(failed))
+    return with_causes(subject.bundle, subject.checkpoint, checks, recording, culprits)
 
 
 def _is_exact(subject: _Subject, check: ComponentCheck) -> bool:

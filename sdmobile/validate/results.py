@@ -12,6 +12,7 @@ from sdmobile.validate.thresholds import Limits, Thresholds
 
 if TYPE_CHECKING:
     from sdmobile.validate.bisect import Culprit
+    from sdmobile.validate.cause import Cause
     from sdmobile.validate.extras import ExtraCheck
     from sdmobile.validate.obedience import Obedience
     from sdmobile.validate.overflow import OverflowScan
@@ -54,6 +55,7 @@ class ComponentCheck:
         worst: the worst of each figure, None without samples.
         reason: why it is an error or was not run.
         limits: what it had to reach, None where nothing was compared.
+        cause: which operation makes it fail, where that was asked.
     """
 
     component: str
@@ -63,6 +65,7 @@ class ComponentCheck:
     worst: Metrics | None = None
     reason: str | None = None
     limits: Limits | None = None
+    cause: Cause | None = None
 
     @property
     def name(self) -> str:
@@ -74,9 +77,10 @@ class ComponentCheck:
         """Why it failed, as one sentence."""
         if self.status == ERROR or self.worst is None or self.limits is None:
             return self.reason or "no reason was given"
+        cause = "" if self.cause is None else f"; {self.cause}"
         if self.worst.non_finite > self.limits.non_finite:
-            return f"{self.worst.non_finite} non-finite values"
-        return f"{self.worst.psnr_db:.1f} dB, at least {self.limits.component_db:g} dB needed"
+            return f"{self.worst.non_finite} non-finite values{cause}"
+        return f"{self.worst.psnr_db:.1f} dB, at least {self.limits.component_db:g} dB needed{cause}"
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields."""
@@ -86,6 +90,7 @@ class ComponentCheck:
             "status": self.status,
             "reason": self.reason,
             "failure": self.failure if self.status == FAILED else None,
+            "cause": None if self.cause is None else self.cause.to_json(),
             "needed_db": None if self.limits is None else self.limits.component_db,
             "worst": None if self.worst is None else self.worst.to_json(),
             "samples": [sample.to_json() for sample in self.samples],

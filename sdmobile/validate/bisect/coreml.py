@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sdmobile.exporters.contracts import Contract
     from sdmobile.validate.bisect.graph import Arrays
     from sdmobile.validate.bisect.naming import ModuleNames
+    from sdmobile.validate.mlprogram.precision import Precision
 
 # MIL.proto, DataType: FLOAT16 = 10, FLOAT32 = 11. FeatureTypes.proto, ArrayDataType: FLOAT16 = 65552, FLOAT32 = 65568.
 _FLOATS: dict[int, tuple[type[np.generic], int]] = {10: (np.float16, 65552), 11: (np.float32, 65568)}
@@ -36,11 +37,9 @@ class CoreMLGraph(ExportedGraph):
         precision: how the project's evaluator computes.
     """
 
-    def __init__(
-        self, path: Path, contract: Contract, modules: ModuleNames, precision: Literal["float32", "float16"]
-    ) -> None:
+    def __init__(self, path: Path, contract: Contract, modules: ModuleNames, precision: Precision) -> None:
         self._package = open_package(path)
-        self._precision: Literal["float32", "float16"] = precision
+        self._precision: Precision = precision
         self._model = _read(self._package.model)
         self._function = next(iter(self._model.mlProgram.functions.values()))
         self._block = self._function.block_specializations[self._function.opset]
@@ -51,9 +50,9 @@ class CoreMLGraph(ExportedGraph):
         ops = [_file_op(op, constants, modules) for op in self._block.operations if not _is_constant(op)]
         super().__init__(ops, [spec.name for spec in contract.inputs], contract.outputs[0].name)
 
-    def values(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Runs the package with the project's evaluator and keeps every floating-point value."""
-        return self._run(self._package.path, inputs, {name for op in self.ops for name in op.outputs})
+    def values(self, inputs: Arrays) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Runs the package with the project's evaluator, which drops each value after its last use."""
+        return self._run(self._package.path, inputs)
 
     def write(self, piece: Piece, folder: Path) -> Path:
         """Writes a part as `subgraph.mlpackage`, with the weights that it takes and no others."""
@@ -74,7 +73,7 @@ class CoreMLGraph(ExportedGraph):
 
     def run_part(self, file: Path, piece: Piece, inputs: Arrays) -> NDArray[Any]:
         """Runs a part with the project's evaluator."""
-        return self._run(file, inputs, {piece.output})[piece.output]
+        return next(array.copy() for name, array in self._run(file, inputs) if name == piece.output)
 
     def constants(self, op: FileOp) -> dict[str, NDArray[Any]]:
         """Returns the floating-point constants that an operation takes; compressed ones are left out."""
@@ -95,18 +94,16 @@ class CoreMLGraph(ExportedGraph):
         code = self._types[name].tensorType.dataType
         return _FLOATS[code][0] if code in _FLOATS else np.int32
 
-    def _run(self, path: Path, inputs: Arrays, wanted: set[str]) -> dict[str, NDArray[Any]]:
-        """Returns floating-point values as the evaluator has them, in float32 whatever the file's type is."""
+    def _run(self, path: Path, inputs: Arrays) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Yields floating-point values as the evaluator has them, in float32 whatever the file's type is."""
         from sdmobile.validate.mlprogram import MLProgram
 
-        program = MLProgram(path, precision=self._precision)
+        program = MLProgram(path, precision=self._precision, cache_bytes=0)
         given = {name: array.astype(np.float32) if array.dtype.kind == "f" else array for name, array in inputs.items()}
-        found: dict[str, NDArray[Any]] = {}
-        for _, values in program.results(given):
-            for name in wanted & values.keys() - found.keys():
-                if values[name].is_floating_point():
-                    found[name] = values[name].numpy().copy()
-        return found
+        for step, values in program.results(given):
+            for output in step.operation.outputs:
+                if output.name in values and values[output.name].is_floating_point():
+                    yield output.name, values[output.name].numpy()
 
     def _block_of(self, model: Any) -> Any:
         function = next(iter(model.mlProgram.functions.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,9 @@ def weight_faults(parameters: Mapping[str, NDArray[np.float32]], constants: Mapp
 
 
 def epsilon_faults(expected: Iterable[float], constants: Mapping[str, NDArray[Any]]) -> list[str]:
-    """Returns a sentence for each epsilon that no scalar of the file's operations equals.
+    """Returns a sentence for each epsilon that no scalar of the file's operations equals, nor its root.
+
+    A norm that scales its input first adds (s·√ε)², where PyTorch adds ε.
 
     Args:
         expected: PyTorch's epsilons in the modules concerned.
@@ -48,10 +51,14 @@ def epsilon_faults(expected: Iterable[float], constants: Mapping[str, NDArray[An
     given = named or {name: value for name, value in scalars.items() if 0 < abs(value) < 1}
     faults = []
     for value in dict.fromkeys(expected):
-        if given and not any(abs(found - value) <= EPSILON * value for found in given.values()):
+        if given and not any(_is_epsilon(found, value) for found in given.values()):
             listed = ", ".join(f"{found:.3g} ({name})" for name, found in given.items())
             faults.append(f"PyTorch has the epsilon {value:g}; the file has {listed}")
     return faults
+
+
+def _is_epsilon(found: float, value: float) -> bool:
+    return any(abs(found - wanted) <= EPSILON * wanted for wanted in (value, math.sqrt(value)))
 
 
 def _holds(array: NDArray[np.float32], parameter: NDArray[np.float32]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -64,8 +64,8 @@ class ExportedGraph(ABC):
         self.ops, self.inputs, self.output = tuple(ops), tuple(inputs), output
 
     @abstractmethod
-    def values(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Runs the file and returns its floating-point values by name."""
+    def values(self, inputs: Arrays) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Runs the file and yields its floating-point values with their names, in the order of the file."""
 
     @abstractmethod
     def write(self, piece: Piece, folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,15 +49,15 @@ class LiteRTGraph(ExportedGraph):
         output = next(item.tensorIndex for item in signature.outputs)
         super().__init__(ops, [inputs[spec.name] for spec in contract.inputs], self._names[output])
 
-    def values(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Runs the file without delegates and returns every floating-point value.
+    def values(self, inputs: Arrays) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Runs the file without delegates and yields every floating-point value; the interpreter holds all of them.
 
         Args:
             inputs: by the names of the signature.
         """
         piece = Piece(self.ops, self.inputs, self.output)
         found = self._run(self._with(piece), {self._feeds[name]: array for name, array in inputs.items()}, piece)
-        return {name: array for name, array in found.items() if array.dtype in (np.float32, np.float16)}
+        return ((name, array) for name, array in found if array.dtype in (np.float32, np.float16))
 
     def write(self, piece: Piece, folder: Path) -> Path:
         """Writes a part as `subgraph.tflite`."""
@@ -66,7 +67,7 @@ class LiteRTGraph(ExportedGraph):
 
     def run_part(self, file: Path, piece: Piece, inputs: Arrays) -> NDArray[Any]:
         """Runs a part on the CPU without delegates."""
-        return self._run(file.read_bytes(), inputs, piece)[piece.output]
+        return dict(self._run(file.read_bytes(), inputs, piece, {piece.output}))[piece.output]
 
     def constants(self, op: FileOp) -> dict[str, NDArray[Any]]:
         """Returns the floating-point constants that an operation takes."""
@@ -130,20 +131,25 @@ class LiteRTGraph(ExportedGraph):
             if self._names[op.outputs[0]] in wanted or (op.outputs[0] in self._constant and op.outputs[0] in needed)
         ]
 
-    def _run(self, content: bytes, inputs: Arrays, piece: Piece) -> dict[str, NDArray[Any]]:
+    def _run(
+        self, content: bytes, inputs: Arrays, piece: Piece, wanted: set[str] | None = None
+    ) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Yields the values of a part, in its order; all of them, or the wanted ones."""
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
         interpreter = Interpreter(
             model_content=content,
             num_threads=1,
             experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-            experimental_preserve_all_tensors=True,
+            experimental_preserve_all_tensors=wanted is None,
         )
         runner = interpreter.get_signature_runner("main")
         runner(**{f"input_{i}": inputs[name] for i, name in enumerate(piece.inputs)})
         details = {detail["index"]: detail for detail in interpreter.get_tensor_details()}
-        names = {self._names.index(name): name for op in piece.ops for name in op.outputs}
-        return {name: np.array(interpreter.get_tensor(i)) for i, name in names.items() if i in details}
+        for name in (name for op in piece.ops for name in op.outputs if wanted is None or name in wanted):
+            index = self._names.index(name)
+            if index in details:
+                yield name, np.array(interpreter.get_tensor(index))
 
 
 def _tools() -> Any:

@@ -7,7 +7,7 @@ of elements, in any order of axes that gives the file's shape, the one that agre
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
@@ -45,7 +45,10 @@ class Match:
 
 
 def name_by_content(
-    graph: ExportedGraph, values: Mapping[str, NDArray[Any]], outputs: Sequence[ModuleOutput], least_db: float
+    graph: ExportedGraph,
+    values: Iterable[tuple[str, NDArray[Any]]],
+    outputs: Sequence[ModuleOutput],
+    least_db: float,
 ) -> None:
     """Gives operations whose names tell nothing the module whose output their value equals.
 
@@ -58,50 +61,52 @@ def name_by_content(
         least_db: from which level on values count as the same.
     """
     named = {op.module for op in graph.ops}
-    nameless = [name for op in graph.ops if op.module is None for name in op.outputs if name in values]
-    found = {}
-    for output in outputs:
-        if output.module not in named:
-            match = _best(output, nameless, values, least_db)
-            if match is not None and match.agrees(least_db):
-                found[match.value] = output.module
-    graph.set_modules(found)
+    nameless = {name for op in graph.ops if op.module is None for name in op.outputs}
+    sought = [output for output in outputs if output.module not in named]
+    best: dict[str, Match] = {}
+    for name, array in values:
+        for output in sought if name in nameless else ():
+            _keep_better(best, output, name, array, least_db)
+    graph.set_modules({match.value: match.module for match in best.values() if match.agrees(least_db)})
 
 
 def match_modules(
-    graph: ExportedGraph, values: Mapping[str, NDArray[Any]], outputs: Sequence[ModuleOutput], least_db: float
+    graph: ExportedGraph,
+    values: Iterable[tuple[str, NDArray[Any]]],
+    outputs: Sequence[ModuleOutput],
+    least_db: float,
 ) -> list[Match]:
     """Returns a match for each module that the file has a value for, in the order of the file.
 
+    Of the values that agree the last one is taken; if none does, the last one that could be the module's output.
+
     Args:
         graph: the file.
-        values: its floating-point values in one run.
+        values: its floating-point values in one run, in its order; none is kept.
         outputs: PyTorch's, of the same inputs.
         least_db: from which level on values count as the same.
     """
-    by_module: dict[str, list[str]] = {}
-    order: dict[str, int] = {}
-    for op in graph.ops:
-        for name in op.outputs:
-            order[name] = len(order)
-            if op.module is not None and name in values:
-                by_module.setdefault(op.module, []).append(name)
-    matches = [_best(output, by_module.get(output.module, []), values, least_db) for output in outputs]
-    return sorted((match for match in matches if match is not None), key=lambda match: order[match.value])
+    sought = {output.module: output for output in outputs}
+    modules = {name: op.module for op in graph.ops for name in op.outputs}
+    order = {name: index for index, name in enumerate(modules)}
+    best: dict[str, Match] = {}
+    for name, array in values:
+        output = sought.get(modules.get(name) or "")
+        if output is not None:
+            _keep_better(best, output, name, array, least_db)
+    return sorted(best.values(), key=lambda match: order[match.value])
 
 
-def _best(
-    output: ModuleOutput, names: Sequence[str], values: Mapping[str, NDArray[Any]], least_db: float
-) -> Match | None:
-    """Returns the value that agrees, the last one first; else the last that could be the module's output."""
-    fallback: Match | None = None
-    for name in reversed(names):
-        for expected in layouts(output.array, values[name].shape):
-            match = Match(output.module, name, expected, psnr(expected, values[name]))
-            if match.agrees(least_db):
-                return match
-            fallback = fallback or match
-    return fallback
+def _keep_better(best: dict[str, Match], output: ModuleOutput, name: str, array: NDArray[Any], least_db: float) -> None:
+    """Notes a value for a module if it agrees with its output, or if it could be that and none agreed so far."""
+    known = best.get(output.module)
+    for expected in layouts(output.array, array.shape):
+        match = Match(output.module, name, expected, psnr(expected, array))
+        if match.agrees(least_db):
+            best[output.module] = match
+            return
+        if best.get(output.module) is known and not (known and known.agrees(least_db)):
+            best[output.module] = match  # in the first layout that fits
 
 
 def layouts(array: NDArray[np.float32], shape: tuple[int, ...]) -> Iterator[NDArray[np.float32]]:
@@ -125,12 +130,12 @@ def differences(graph: ExportedGraph, matches: Sequence[Match], least_db: float)
     agreeing = {match.value: match.agrees(least_db) for match in matches}
     for match in matches:
         if not match.agrees(least_db):
-            following = [agreeing[name] for name in _next_matched(graph, match.value, agreeing)]
+            following = [agreeing[name] for name in next_matched(graph, match.value, agreeing)]
             if not following or not all(following):
                 yield match
 
 
-def _next_matched(graph: ExportedGraph, value: str, matched: Mapping[str, bool]) -> set[str]:
+def next_matched(graph: ExportedGraph, value: str, matched: Mapping[str, bool]) -> set[str]:
     """Returns the matched values that depend on a value with no matched one between."""
     reached, found = {value}, set[str]()
     for op in graph.ops:  # in an order in which they can run, so one pass reaches everything

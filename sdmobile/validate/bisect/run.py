@@ -1,20 +1,24 @@
 """From a failing component to the part of its file that fails by itself.
 
-    run PyTorch, keep every module's output ─▶ run the file, keep every value ─▶ match them by module
+    run PyTorch, keep every module's output ─▶ run the file, compare its values as they come, by module
       ─▶ first module whose value differs ─▶ cut it out of the file, between values that agree
-      ─▶ run the part alone on PyTorch's exact values: does it still fail? ─▶ save it
+      ─▶ run the part alone on PyTorch's exact values: does it still fail?
+      ─▶ put PyTorch's value in its place: is a later module right then? ─▶ save it
 
 The part is cut from the bytes that ship, so damage in the file is in the part. The reference is the graph before any
-rewrite, so a wrong rewrite shows as well as a wrong conversion.
+rewrite, so a wrong rewrite shows as well as a wrong conversion. A rewrite may leave no value in the file that is the
+module's output, and what differs is another quantity (`standing.py`); the part then reaches to the next module.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.errors import UnsupportedError
 from sdmobile.validate.metrics import json_number, psnr
+from sdmobile.validate.mlprogram.precision import EVALUATORS
 from sdmobile.validate.words import describe
 
 if TYPE_CHECKING:
@@ -44,6 +48,8 @@ class Culprit:
         runtime: where the component failed.
         module: path of the first module whose value differs, None if none was found.
         operations: names of the part's operations in the file.
+        type: type of its last operation.
+        modules: source modules of its operations.
         in_place_db: PSNR of the module's value in the file's own run.
         alone_db: PSNR of the part on PyTorch's exact values.
         reproduced: whether the part fails by itself.
@@ -56,6 +62,8 @@ class Culprit:
     runtime: str
     module: str | None = None
     operations: tuple[str, ...] = ()
+    type: str | None = None
+    modules: tuple[str, ...] = ()
     in_place_db: float = float("nan")
     alone_db: float = float("nan")
     reproduced: bool = False
@@ -69,11 +77,28 @@ class Culprit:
         where = f"{self.component} on {self.runtime}"
         if self.module is None:
             return f"{where}: no failing part was found: {self.reason}"
+        saved = f". Saved in {self.folder}" if self.folder else ""
+        return f"{where}: {self.finding}{saved}"
+
+    def after(self, told: str) -> str:
+        """Returns the sentence, without the finding where a text that goes before has it."""
+        if self.folder is None or self.finding not in told:
+            return self.sentence
+        return f"{self.component} on {self.runtime}: the failing part is saved in {self.folder}"
+
+    @property
+    def finding(self) -> str:
+        """What differs first, without where it was run and saved."""
+        if self.module is None:
+            return f"no failing part was found: {self.reason}"
         alone = f"{self.alone_db:.1f} dB by itself" if self.alone_db == self.alone_db else "not finite by itself"
         count = f"{len(self.operations)} operation" + ("s" if len(self.operations) != 1 else "")
+        last = f" ending in {self.type} '{self.operations[-1]}'" if self.operations else ""
+        others = [module for module in self.modules if module != self.module]
+        beside = f", with {', '.join(others[:3])}{', …' if len(others) > 3 else ''}" if others else ""
         sure = "" if self.reproduced else ", which is not below its limit: the error builds up over the modules before"
         faults = f": {'; '.join(self.faults)}" if self.faults else ""
-        return f"{where}: {self.module} differs first ({count}, {alone}{sure}){faults}. Saved in {self.folder}"
+        return f"{self.module} differs first ({count}{last}{beside}, {alone}{sure}){faults}"
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields with null for what is not finite."""
@@ -82,6 +107,8 @@ class Culprit:
             "runtime": self.runtime,
             "module": self.module,
             "operations": list(self.operations),
+            "type": self.type,
+            "modules": list(self.modules),
             "in_place_db": json_number(self.in_place_db),
             "alone_db": json_number(self.alone_db),
             "reproduced": self.reproduced,
@@ -92,7 +119,7 @@ class Culprit:
 
 
 @dataclass(frozen=True)
-class _Case:
+class Case:
     """One recorded call that failed, on both sides."""
 
     graph: ExportedGraph
@@ -100,6 +127,12 @@ class _Case:
     inputs: dict[str, NDArray[Any]]
     matches: Sequence[Match]
     least_db: float
+
+    def part(self, match: Match, given: Mapping[str, NDArray[Any]] | None = None) -> Part:
+        """Cuts the file between values that agree, or are given, and one that does not."""
+        exact = {one.value: one.expected for one in self.matches if one.agrees(self.least_db)} | dict(given or {})
+        piece = self.graph.piece(match.value, set(exact))
+        return Part(match, piece, {name: exact.get(name, self.inputs.get(name)) for name in piece.inputs})  # pyright: ignore
 
 
 @dataclass(frozen=True)
@@ -118,32 +151,32 @@ class Part:
 
 
 def bisect_component(
-    bundle: Bundle, checkpoint: Checkpoint, check: ComponentCheck, recording: Recording, folder: Path
+    bundle: Bundle, checkpoint: Checkpoint, check: ComponentCheck, recording: Recording, folder: Path | None
 ) -> Culprit:
-    """Finds and saves the smallest failing part of one component's file; problems become the culprit's reason.
+    """Finds the smallest failing part of one component's file; problems become the culprit's reason.
 
     Args:
         bundle: the bundle that failed.
         checkpoint: its reference.
         check: the failed check.
         recording: the inputs.
-        folder: gets a folder for the part.
+        folder: gets a folder for the part; None saves nothing.
     """
     try:
-        case = _case(bundle.components[check.component], checkpoint, check, _worst_sample(check, recording))
+        case = _case(bundle.components[check.component], checkpoint, check, worst_sample(check, recording))
         return _bisect(case, check, folder)
     except Exception as error:
         return Culprit(check.component, check.runtime, reason=describe(error))
 
 
-def _worst_sample(check: ComponentCheck, recording: Recording) -> RecordedSample:
+def worst_sample(check: ComponentCheck, recording: Recording) -> RecordedSample:
     """Returns the recorded call with the lowest PSNR; one that is not finite is lower than any."""
     levels = [row.metrics.psnr_db for row in check.samples]
     worst = min(range(len(levels)), key=lambda i: levels[i] if levels[i] == levels[i] else float("-inf"))
     return recording.samples[check.component][worst]
 
 
-def _case(component: BundleComponent, checkpoint: Checkpoint, check: ComponentCheck, sample: RecordedSample) -> _Case:
+def _case(component: BundleComponent, checkpoint: Checkpoint, check: ComponentCheck, sample: RecordedSample) -> Case:
     from sdmobile.checkpoints import load_component
     from sdmobile.exporters.capture import capture
     from sdmobile.exporters.contracts import module_name, wrap
@@ -152,6 +185,10 @@ def _case(component: BundleComponent, checkpoint: Checkpoint, check: ComponentCh
     from sdmobile.validate.bisect.reference import module_outputs, module_paths
     from sdmobile.validate.component_inputs import as_tensors
 
+    if component.chain:
+        raise UnsupportedError(
+            "a component that is bisected is one file", f"{len(component.chain)} parts", "Export it without --chunks."
+        )
     contract = component.contract
     module = wrap(contract.target, component.name, load_component(checkpoint, module_name(component.name)))
     program, _ = capture(module, contract)
@@ -159,14 +196,25 @@ def _case(component: BundleComponent, checkpoint: Checkpoint, check: ComponentCh
     graph = open_graph(component, check.runtime, names)
     least_db = min(MOST_DB, max(LEAST_DB, check.limits.component_db if check.limits else LEAST_DB))
     inputs = contract.to_target(sample.inputs)
-    values, outputs = graph.values(inputs), module_outputs(program, as_tensors(contract, sample))
-    exact = open_graph(component, "evaluator", names).values(inputs) if check.runtime == "evaluator-fp16" else values
-    name_by_content(graph, exact, outputs, MOST_DB)
-    matches = match_modules(graph, values, outputs, least_db)
+    outputs = module_outputs(program, as_tensors(contract, sample))
+    exact = graph if check.runtime not in EVALUATORS else open_graph(component, "evaluator", names)
+    name_by_content(graph, exact.values(inputs), outputs, MOST_DB)
+    final: list[NDArray[Any]] = []
+    matches = match_modules(graph, _keeping(graph.output, graph.values(inputs), final), outputs, least_db)
     with_output = [match for match in matches if match.value != graph.output]
     expected = target_output(component, sample)
-    with_output.append(Match(OUTPUT_MODULE, graph.output, expected, psnr(expected, values[graph.output])))
-    return _Case(graph, program, _by_value(graph, component, inputs), with_output, least_db)
+    with_output.append(Match(OUTPUT_MODULE, graph.output, expected, psnr(expected, final[0])))
+    return Case(graph, program, _by_value(graph, component, inputs), with_output, least_db)
+
+
+def _keeping(
+    name: str, values: Iterable[tuple[str, NDArray[Any]]], kept: list[NDArray[Any]]
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Passes values on and keeps one of them."""
+    for found, array in values:
+        if found == name:
+            kept.append(array)
+        yield found, array
 
 
 def open_graph(component: BundleComponent, runtime: str, names: Any) -> ExportedGraph:
@@ -175,19 +223,15 @@ def open_graph(component: BundleComponent, runtime: str, names: Any) -> Exported
     Raises:
         UnsupportedError: the runtime's files cannot be cut.
     """
-    from sdmobile.errors import UnsupportedError
-
-    if runtime in ("evaluator", "evaluator-fp16"):
+    if runtime in EVALUATORS:
         from sdmobile.validate.bisect.coreml import CoreMLGraph
 
-        return CoreMLGraph(
-            component.path, component.contract, names, "float16" if runtime == "evaluator-fp16" else "float32"
-        )
+        return CoreMLGraph(component.path, component.contract, names, EVALUATORS[runtime])
     if runtime == "litert":
         from sdmobile.validate.bisect.litert import LiteRTGraph
 
         return LiteRTGraph(component.path, component.contract, names)
-    raise UnsupportedError("files are cut for the runtimes evaluator, evaluator-fp16 and litert", runtime)
+    raise UnsupportedError(f"files are cut for the runtimes {', '.join(EVALUATORS)} and litert", runtime)
 
 
 def target_output(component: BundleComponent, sample: RecordedSample) -> NDArray[np.float32]:
@@ -206,31 +250,37 @@ def _by_value(
     return {value: inputs[name] for value, name in zip(graph.inputs, names, strict=True)}
 
 
-def _bisect(case: _Case, check: ComponentCheck, folder: Path) -> Culprit:
+def _bisect(case: Case, check: ComponentCheck, folder: Path | None) -> Culprit:
     from sdmobile.validate.bisect.match import differences
-    from sdmobile.validate.bisect.save import save_part
+    from sdmobile.validate.bisect.save import run_part, save_part
+    from sdmobile.validate.bisect.standing import stands_for_its_module
 
-    first: Culprit | None = None
+    found: tuple[Part, float] | None = None
     for match in differences(case.graph, case.matches, case.least_db):
-        part = _part(case, match)
-        place, alone = save_part(case.graph, part, folder / f"{check.component}-{check.runtime}")
-        culprit = Culprit(
-            check.component,
-            check.runtime,
-            _blamed(part),
-            tuple(op.name for op in part.piece.ops),
-            match.psnr_db,
-            alone,
-            not alone >= case.least_db,
-            tuple(_faults(case, part)),
-            str(place),
-        )
-        if culprit.reproduced:
-            return culprit
-        first = first or culprit
-    if first is None:
+        part = case.part(match)
+        alone = run_part(case.graph, part)
+        if alone >= case.least_db:
+            found = found or (part, alone)
+        elif stands_for_its_module(case, match):
+            found = part, alone
+            break
+    if found is None:
         return Culprit(check.component, check.runtime, reason="every module's value agrees with PyTorch's")
-    return first
+    part, alone = found
+    place = None if folder is None else save_part(case.graph, part, folder / f"{check.component}-{check.runtime}")
+    return Culprit(
+        check.component,
+        check.runtime,
+        _blamed(part),
+        tuple(op.name for op in part.piece.ops),
+        part.piece.ops[-1].type if part.piece.ops else None,
+        tuple(dict.fromkeys(op.module for op in part.piece.ops if op.module)),
+        part.match.psnr_db,
+        alone,
+        not alone >= case.least_db,
+        tuple(_faults(case, part)),
+        None if place is None else str(place),
+    )
 
 
 def _blamed(part: Part) -> str:
@@ -240,14 +290,7 @@ def _blamed(part: Part) -> str:
     return next((op.module for op in reversed(part.piece.ops) if op.module), OUTPUT_MODULE)
 
 
-def _part(case: _Case, match: Match) -> Part:
-    """Cuts the file between values that agree and the one that does not."""
-    exact = {one.value: one.expected for one in case.matches if one.agrees(case.least_db)}
-    piece = case.graph.piece(match.value, set(exact))
-    return Part(match, piece, {name: exact.get(name, case.inputs.get(name)) for name in piece.inputs})  # pyright: ignore
-
-
-def _faults(case: _Case, part: Part) -> list[str]:
+def _faults(case: Case, part: Part) -> list[str]:
     """Compares the constants of a part with the parameters and epsilons of the modules that it computes."""
     from sdmobile.validate.bisect.diagnose import epsilon_faults, weight_faults
     from sdmobile.validate.bisect.reference import module_epsilons, module_parameters

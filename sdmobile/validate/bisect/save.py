@@ -52,16 +52,23 @@ _CODE = {
 }
 
 
-def save_part(graph: ExportedGraph, part: Part, folder: Path) -> tuple[Path, float]:
-    """Writes a part into a folder, which it replaces, and runs it there.
+def run_part(graph: ExportedGraph, part: Part) -> float:
+    """Returns the PSNR in dB of a part's output on PyTorch's exact inputs, cut out of its file and run alone."""
+    with tempfile.TemporaryDirectory(prefix="sdmobile-part-") as scratch:
+        return _alone(graph, part, graph.write(part.piece, Path(scratch)))
+
+
+def _alone(graph: ExportedGraph, part: Part, file: Path) -> float:
+    return psnr(part.match.expected, graph.run_part(file, part.piece, part.inputs))
+
+
+def save_part(graph: ExportedGraph, part: Part, folder: Path) -> Path:
+    """Writes a part into a folder, which it replaces.
 
     Args:
         graph: the file that it is cut from.
         part: what to cut, its inputs and what should come out.
         folder: where to.
-
-    Returns:
-        The folder, and the PSNR in dB of the part's output on PyTorch's exact inputs.
 
     Raises:
         OutputError: the folder is there and holds something else.
@@ -73,12 +80,12 @@ def save_part(graph: ExportedGraph, part: Part, folder: Path) -> tuple[Path, flo
         place = Path(scratch) / "part"
         place.mkdir()
         file = graph.write(part.piece, place)
-        alone = psnr(part.match.expected, graph.run_part(file, part.piece, part.inputs))
+        alone = _alone(graph, part, file)
         _write_arrays(place, file.suffix, graph, part)
         (place / "README.txt").write_text(_readme(file, part, alone), "utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         place.rename(folder)
-    return folder, alone
+    return folder
 
 
 def _write_arrays(place: Path, suffix: str, graph: ExportedGraph, part: Part) -> None:

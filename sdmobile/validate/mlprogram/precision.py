@@ -23,6 +23,15 @@ class Rounding:
     sums: bool
 
 
+EVALUATORS: dict[str, Precision] = {
+    "evaluator": "float32",
+    "evaluator-fp16": "float16-float32acc",
+    "evaluator-fp16acc": "float16",
+}
+"""Names under which validation runs the evaluator. `evaluator-fp16` is the nearest to a phone: Core ML's GPU code
+accumulates in float32 unless an app asks otherwise, and so does the Neural Engine as far as it was measured (see
+docs/evaluator.md). `evaluator-fp16acc` is a stress test."""
+
 _ROUNDINGS: dict[str, Rounding] = {
     "float32": Rounding(results=False, sums=False),
     "float16": Rounding(results=True, sums=True),

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from sdmobile.validate.runners.base import FileRunner
 
 RUNTIMES: dict[str, tuple[str, ...]] = {
-    "ios": ("evaluator", "evaluator-fp16", "coreml", "coreml-cpu", "coreml-gpu", "coreml-ne"),
+    "ios": ("evaluator", "evaluator-fp16", "evaluator-fp16acc", "coreml", "coreml-cpu", "coreml-gpu", "coreml-ne"),
     "android": ("litert",),
     "onnx": ("ort",),
 }
+ASKED_FOR = ("evaluator-fp16acc", "coreml")  # run by name only: a stress test, and Core ML's own choice of units
 
 
 def default_runtime(target: str) -> str:
@@ -31,7 +32,8 @@ def default_runtime(target: str) -> str:
 def validation_runtimes(target: str) -> tuple[str, ...]:
     """Returns the runtimes of a target that validation uses on this machine: on macOS, Core ML per compute unit."""
     real = sys.platform == "darwin"
-    return tuple(name for name in RUNTIMES[target] if not name.startswith("coreml") or (real and name != "coreml"))
+    names = (name for name in RUNTIMES[target] if name not in ASKED_FOR)
+    return tuple(name for name in names if real or not name.startswith("coreml"))
 
 
 def bundle_runner(bundle: Bundle | Path, runtime: str = "auto", threads: int | None = None) -> FileRunner:
@@ -72,7 +74,7 @@ def file_runner(
 
         if runtime in COMPUTE_UNITS:
             return CoreMLRunner(components, runtime)
-        return MLProgramRunner(components, "float16" if runtime == "evaluator-fp16" else "float32")
+        return MLProgramRunner(components, runtime)
     if target == "android":
         from sdmobile.validate.runners.litert import LiteRTRunner
 

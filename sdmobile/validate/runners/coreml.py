@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from sdmobile.errors import MissingDependencyError, UnsupportedError
+from sdmobile.validate.mlprogram.precision import EVALUATORS
 from sdmobile.validate.runners.base import FileRunner, Predict
 
 if TYPE_CHECKING:
@@ -19,20 +20,18 @@ class MLProgramRunner(FileRunner):
 
     Args:
         components: the bundle's files.
-        precision: "float32" asks whether the file encodes the right function; "float16" rounds after each float16
-            operation, and partial sums inside it, which is the more cautious model of a phone.
+        runtime: one of `mlprogram.precision.EVALUATORS`: "evaluator", in float32, asks whether the file encodes the
+            right function; "evaluator-fp16" rounds the result of each float16 operation, as a phone stores it;
+            "evaluator-fp16acc" rounds partial sums inside operations too.
     """
 
-    def __init__(
-        self, components: Mapping[str, BundleComponent], precision: Literal["float32", "float16"] = "float32"
-    ) -> None:
-        super().__init__("evaluator" if precision == "float32" else "evaluator-fp16", components)
-        self._precision: Literal["float32", "float16"] = precision
+    def __init__(self, components: Mapping[str, BundleComponent], runtime: str = "evaluator") -> None:
+        super().__init__(runtime, components)
 
     def _open(self, file: BundleComponent) -> Predict:
         from sdmobile.validate.mlprogram import MLProgram
 
-        return MLProgram(file.path, precision=self._precision).predict
+        return MLProgram(file.path, precision=EVALUATORS[self.name]).predict
 
 
 # Runtime name to the name of coremltools' compute units.
