@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import insort
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sdmobile.device_profiles.graph import FileGraph, Operation, Tensor
@@ -111,8 +111,8 @@ def usages(graph: FileGraph, storage: Storage, kernels: Sequence[Kernel] | None 
     Args:
         graph: of the file.
         storage: how the runtime keeps tensors.
-        kernels: what the runtime launches, in order; a tensor that is made and used within one kernel takes no memory.
-            Without them every operation is a step of its own.
+        kernels: what the runtime launches, in order; a tensor that is made and used within one kernel takes no memory,
+            and what the kernels of one operation hand to each other does. Without them every operation is a step.
     """
     step_of = _steps(graph, kernels)
     views = _shared(graph, storage.views)
@@ -138,7 +138,8 @@ def usages(graph: FileGraph, storage: Storage, kernels: Sequence[Kernel] | None 
         if views.get(name, name) in last:
             last[views.get(name, name)] = last_step
     kept = (name for name in first if kernels is None or name in reaches_memory)
-    return tuple(Usage(name, size[name], first[name], last[name]) for name in kept if size[name])
+    found = tuple(Usage(name, size[name], first[name], last[name]) for name in kept if size[name])
+    return (*found, *_internal(kernels or ()))
 
 
 def plan(buffers: Iterable[Usage], alignment: int = 1) -> MemoryPlan:
@@ -214,6 +215,21 @@ def _steps(graph: FileGraph, kernels: Sequence[Kernel] | None) -> list[int]:
         current = max(current, step_of[index]) if index in step_of else current
         steps.append(step_of.get(index, current))
     return steps
+
+
+def _internal(kernels: Sequence[Kernel]) -> Iterator[Usage]:
+    """What the kernels of one operation hand to each other, such as Winograd's tiles or attention scores.
+
+    It is kept until the second kernel after the one that writes it: scores are read by a reduction and by a product.
+    """
+    groups: dict[int, list[int]] = {}
+    for step, kernel in enumerate(kernels):
+        for index in kernel.operations[:1]:
+            groups.setdefault(index, []).append(step)
+    for steps in groups.values():
+        for place, step in enumerate(steps[:-1]):
+            last = steps[min(place + 2, len(steps) - 1)]
+            yield Usage(f"kernel {step}", kernels[step].write_bytes, step, last)
 
 
 def _shared(graph: FileGraph, kinds: frozenset[str]) -> dict[str, str]:

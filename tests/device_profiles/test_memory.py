@@ -116,6 +116,15 @@ def test_what_stays_within_a_kernel_takes_no_memory() -> None:
     assert [(usage.name, usage.first, usage.last) for usage in found] == [("x", 0, 1), ("a", 0, 1), ("y", 1, 1)]
 
 
+def test_what_the_kernels_of_one_operation_hand_on_takes_memory() -> None:
+    tiles = [Kernel("winograd", "", (0,), 0, 0, 0, size, 0) for size in (300, 500, 120)]
+    kernels = [*tiles, Kernel("attention", "", (1, 2, 3), 0, 0, 0, 60, 0)]
+    found = {usage.name: usage for usage in usages(_graph(), _NO_PADDING, kernels)}
+    assert found.pop("kernel 0") == Usage("kernel 0", 300, 0, 2)
+    assert found.pop("kernel 1") == Usage("kernel 1", 500, 1, 2)
+    assert {name: (usage.first, usage.last) for name, usage in found.items()} == {"x": (0, 3), "a": (2, 3), "y": (3, 3)}
+
+
 def test_numbers_of_other_types_keep_their_size() -> None:
     for dtype, bytes_ in {"bool": 1, "int8": 1, "int32": 4, "int64": 8, "float32": 2, "bfloat16": 2}.items():
         assert CORE_ML.bytes_of(Tensor("t", (3, 5), dtype, False)) == 15 * bytes_
