@@ -46,4 +46,9 @@ def kernels_of(
         from sdmobile.device_profiles.kernels.tflite_gpu import tflite_gpu_kernels
 
         return tflite_gpu_kernels(graph, gpu, unit.element_bytes)
+    if unit.runtime in ("coreml-ne", "coreml-gpu"):
+        from sdmobile.device_profiles.kernels.core_ml import core_ml_kernels
+
+        engine = "neural-engine" if unit.runtime == "coreml-ne" else "gpu"
+        return core_ml_kernels(graph, engine, unit.element_bytes)
     raise UnsupportedError("the runtime must be one whose kernels are known", unit.runtime)
