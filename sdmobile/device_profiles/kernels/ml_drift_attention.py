@@ -107,7 +107,8 @@ def _separate(state: _Attention, operands: list[str], heads: int) -> str:
     """Adds scores, softmax and value product.
 
     Partially fused, the scores are written once and read twice: by a reduction that keeps maximum and sum of
-    exponentials per row, and by the value product, which applies them. Otherwise the probabilities are written, too.
+    exponentials per row, and by the value product, which applies them. Otherwise the probabilities are written, too. A
+    row fits a cache, so that what the softmax reads again costs no memory traffic.
     """
     shape = state.shape
     query, key, value = operands
@@ -133,7 +134,7 @@ def _separate(state: _Attention, operands: list[str], heads: int) -> str:
         ]
     else:
         whole = state.value(shape.queries, shape.keys, heads)
-        weights = [state.add("softmax", [scores], whole, passes=2, note=f"softmax, {note}")]
+        weights = [state.add("softmax", [scores], whole, note=f"softmax, {note}")]
     value = state.add(
         "copy", [value], state.value(shape.keys, shape.value_dim, heads), note="value to the layout of weights"
     )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from sdmobile.device_profiles.graph.graph import FileGraph, Operation, Tensor
 from sdmobile.device_profiles.graph.tflite import CONSTANT_INPUTS
 from sdmobile.device_profiles.kernels.kernel import Category
-from sdmobile.device_profiles.kernels.shared_nodes import Draft, Node, bhwc, padded
+from sdmobile.device_profiles.kernels.shared_nodes import Draft, Node, padded
 from sdmobile.rewrites.winograd.runtimes import Gpu, RuntimeRule
 
 Lower = Callable[["Lowering", int, Operation], None]
@@ -53,26 +53,13 @@ class Lowering:
         self._users = {name: operation for operation in graph.operations for name in operation.inputs}
 
     def run(self) -> Draft:
-        """Returns the nodes of the whole graph, the conversions of inputs and outputs included."""
+        """Returns the nodes of the whole graph."""
         for tensor in self.graph.tensors.values():
             self.draft.declare(tensor)
-        outputs = {name: self._converted(name) for name in self.graph.outputs}
-        for name in self.graph.inputs:
-            self._convert_input(name)
         for index, operation in enumerate(self.graph.operations):
             self._table.get(operation.kind, unknown)(self, index, operation)
-        for name, outside in outputs.items():
-            self.add(Node("copy", "", (), [name], [outside], note="from the engine's layout"))
-        self.draft.outputs = tuple(outputs.values())
+        self.draft.inputs, self.draft.outputs = self.graph.inputs, self.graph.outputs
         return self.draft
-
-    def _converted(self, name: str) -> str:
-        return self.draft.fresh(bhwc(self.graph.tensors[name].shape))
-
-    def _convert_input(self, name: str) -> None:
-        outside = self.draft.fresh(bhwc(self.graph.tensors[name].shape))
-        self.draft.inputs += (outside,)
-        self.add(Node("copy", "", (), [outside], [name], note="to the engine's layout"))
 
     def add(self, node: Node) -> Node:
         """Adds a node and remembers when its results were written."""

@@ -121,8 +121,18 @@ class Draft:
         return node
 
     def kernels(self) -> tuple[Kernel, ...]:
-        """Returns what the nodes launch."""
-        return tuple(self._kernel(node) for node in self.nodes)
+        """Returns what the nodes launch, between the conversions of inputs and outputs, which nothing is linked to."""
+        return (
+            *(self._conversion(name, inwards=True) for name in self.inputs),
+            *(self._kernel(node) for node in self.nodes),
+            *(self._conversion(name, inwards=False) for name in self.outputs),
+        )
+
+    def _conversion(self, name: str, inwards: bool) -> Kernel:
+        """Returns the kernel between the caller's four bytes per element and the engine's layout."""
+        outside, inside = 4 * math.prod(self._shapes[name]), self.bytes(name)
+        read, write = (outside, inside) if inwards else (inside, outside)
+        return Kernel("copy", "", (), 0, 0, read, write, 0, note=f"{'to' if inwards else 'from'} the engine's layout")
 
     def _kernel(self, node: Node) -> Kernel:
         read = node.reads if node.reads is not None else node.passes * self._total(node.inputs)
