@@ -1,0 +1,1 @@
+"""Compressed weights in Core ML packages, written without converting the program again."""

@@ -1,0 +1,112 @@
+"""Compresses one Core ML package by a recipe and checks what was written."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from sdmobile.errors import OutputError
+from sdmobile.exporters.lowering import size_of
+from sdmobile.exporters.stages import peak_resident_bytes
+from sdmobile.quantize.coreml.check import check_weights, digest
+from sdmobile.quantize.coreml.constants import WeightConstant, weight_constants
+from sdmobile.quantize.coreml.opsets import ios_of_package
+from sdmobile.quantize.coreml.package import Written, rewrite_weights
+from sdmobile.quantize.encodings import Encoding, encode, misfit
+from sdmobile.quantize.recipes import Float16, Recipe, Scheme
+from sdmobile.quantize.records import CompressionRecord, TensorRecord
+from sdmobile.quantize.support import minimum_ios, require_supported
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass
+class _Encoder:
+    """Encodes the weights that a recipe names; keeps what the record and the check need, not the encodings."""
+
+    schemes: dict[str, Scheme]
+    records: dict[str, TensorRecord] = field(default_factory=dict)
+    digests: dict[str, bytes] = field(default_factory=dict)
+    lock: Lock = field(default_factory=Lock)
+
+    def __call__(self, constant: WeightConstant, weight: NDArray[Any]) -> Encoding | None:
+        scheme = self.schemes[constant.name]
+        kept = TensorRecord(
+            constant.name, constant.module, "fp16", constant.elements, weight.nbytes, weight.nbytes, 0.0
+        )
+        if isinstance(scheme, Float16):
+            return self._keep(kept)
+        reason = misfit(constant.shape, scheme)
+        if reason is not None:
+            return self._keep(replace(kept, reason=f"{scheme.name}: {reason}"))
+        encoding = encode(weight, scheme)
+        if encoding.stored_bytes >= weight.nbytes:
+            reason = f"{scheme.name}: {encoding.stored_bytes} bytes would be stored"
+            return self._keep(replace(kept, reason=reason))
+        hashed = digest(encoding.decode())
+        with self.lock:
+            self.digests[constant.name] = hashed
+            self.records[constant.name] = replace(
+                kept, scheme=scheme.name, bytes_after=encoding.stored_bytes, mse=float(encoding.mse)
+            )
+        return encoding
+
+    def _keep(self, record: TensorRecord) -> None:
+        with self.lock:
+            self.records[record.name] = record
+
+
+def compress_package(
+    source: Path, out: Path, recipe: Recipe, component: str, deployment_target: str | None = None
+) -> CompressionRecord:
+    """Writes a package whose weights are encoded as a recipe says, reads it back and compares every weight.
+
+    Args:
+        source: the `.mlpackage` folder.
+        out: the folder to write.
+        recipe: what each weight becomes.
+        component: "unet" and the like, by which the recipe's overrides tell components apart.
+        deployment_target: the oldest system that must load the file ("iOS17"); None to raise it where needed.
+
+    Returns:
+        What was done.
+
+    Raises:
+        UnsupportedError: a scheme needs a newer system than `deployment_target`, or is not for Core ML.
+        OutputError: the package did not get smaller.
+        ComponentError: a weight read back is another than the one encoded.
+    """
+    started = time.perf_counter()
+    constants = weight_constants(source)
+    schemes = {c.name: recipe.scheme_for(component, c.module, c.elements) for c in constants}
+    used = dict.fromkeys(scheme for c in constants if not misfit(c.shape, scheme := schemes[c.name]))
+    for scheme in used:
+        require_supported(scheme, "ios", deployment_target=deployment_target)
+    ios = max([ios_of_package(source), *map(minimum_ios, used)])
+    encoder = _Encoder(schemes)
+    metadata = {"sdmobile.recipe": recipe.name, "sdmobile.recipe_key": recipe.key}
+    written = rewrite_weights(source, out, encoder, ios, metadata)
+    checked = check_weights(out, encoder.digests)
+    sizes = size_of([source]), size_of([out])
+    if encoder.digests and sizes[1] >= sizes[0]:
+        raise OutputError("a compressed file must be smaller", f"{out.name}: {sizes[0]} to {sizes[1]} bytes")
+    return CompressionRecord(
+        recipe=recipe.name,
+        recipe_key=recipe.key,
+        tensors=tuple(encoder.records[c.name] for c in constants),
+        bytes_before=sizes[0],
+        bytes_after=sizes[1],
+        seconds=time.perf_counter() - started,
+        peak_rss_bytes=peak_resident_bytes(),
+        checked=checked,
+        details=_details(written),
+    )
+
+
+def _details(written: Written) -> dict[str, Any]:
+    raised = {} if written.raised_from is None else {"raised_from": f"iOS{written.raised_from}"}
+    return {"deployment_target": f"iOS{written.ios}", **raised}

@@ -1,0 +1,82 @@
+"""Reads a written package with the evaluator's reader and compares every weight with what was meant to be stored."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sdmobile.errors import ComponentError
+from sdmobile.validate.mlprogram.program import function_names, read_program
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from sdmobile.validate.mlprogram.ir import Function
+    from sdmobile.validate.mlprogram.package import Package
+    from sdmobile.validate.mlprogram.weights import Stored, Weights
+
+
+def digest(weight: NDArray[Any]) -> bytes:
+    """Returns a hash of a weight's shape and its float16 values, so that whole weights need not be kept."""
+    half = np.ascontiguousarray(weight, np.float16)
+    return hashlib.blake2b(half.reshape(-1).view(np.uint8).data, key=repr(half.shape).encode(), digest_size=16).digest()
+
+
+def check_weights(path: Path, expected: Mapping[str, bytes]) -> int:
+    """Decodes weights from the bytes of a package and compares them exactly.
+
+    Args:
+        path: the `.mlpackage` folder.
+        expected: name of the constant in the program to the `digest` of its decoded value.
+
+    Returns:
+        Number of weights compared.
+
+    Raises:
+        ComponentError: a weight is missing or another than expected.
+    """
+    found: set[str] = set()
+    for function in function_names(path):
+        package, program = read_program(path, function)
+        weights = _weights(package)
+        for name, stored in _stored(program):
+            key = name if name not in found else f"{function}/{name}"
+            if key not in expected:
+                continue
+            if digest(weights.array(stored)) != expected[key]:
+                raise ComponentError("a compressed weight must decode to what was encoded", f"{key} in {path.name}")
+            found.add(key)
+    missing = sorted(set(expected) - found)
+    if missing:
+        raise ComponentError("every compressed weight must be in the file", f"{missing[:3]} not in {path.name}")
+    return len(found)
+
+
+def _weights(package: Package) -> Weights:
+    from sdmobile.validate.mlprogram.precision import rounding
+    from sdmobile.validate.mlprogram.weights import Weights
+
+    return Weights(package, rounding("float16-float32acc"), cache_bytes=0)
+
+
+def _stored(program: Function) -> Iterator[tuple[str, Stored]]:
+    """Yields the constants of a function by name, those included that an operation decodes."""
+    from sdmobile.validate.mlprogram.constexpr import decoder
+    from sdmobile.validate.mlprogram.values import Constant
+    from sdmobile.validate.mlprogram.weights import Compressed, CompressedOutput
+
+    for operation in program.operations:
+        if operation.type == "const":
+            yield operation.outputs[0].name, operation.attributes["val"]
+            continue
+        found = decoder(operation.type, program.ios)
+        if found is not None:
+            given = {name: bindings[0] for name, bindings in operation.inputs.items()}
+            arguments = {name: value for name, value in given.items() if isinstance(value, Constant)}
+            compressed = Compressed(operation, found, {**operation.attributes, **arguments})
+            yield operation.outputs[0].name, CompressedOutput(compressed, 0)

@@ -1,0 +1,123 @@
+"""How an encoding is written down in an ML Program: the `constexpr_*` operation and its stored arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sdmobile.errors import UnsupportedError
+from sdmobile.quantize.coreml.blobs import pack_bits
+from sdmobile.quantize.encodings import HalfEncoding
+from sdmobile.quantize.linear import LinearEncoding
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from sdmobile.quantize.encodings import Encoding
+
+
+@dataclass(frozen=True, eq=False)
+class Parameter:
+    """A stored array and its element type; elements of fewer than eight bits are int8 or uint8 in the array."""
+
+    array: NDArray[Any]
+    dtype: str
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """An operation with constant parameters; "const" has only `val`."""
+
+    type: str
+    parameters: dict[str, Parameter]
+
+
+def minimum_ios(encoding: Encoding) -> int:
+    """Returns the iOS version from which an encoding can be written.
+
+    iOS 16 has one table per tensor of 1, 2, 4, 6 or 8 bits and 8-bit integers per channel; groups, 3 bits, 4-bit
+    integers and blocks came with iOS 18 (coremltools' definitions of iOS16 and iOS18 operations).
+    """
+    if isinstance(encoding, LinearEncoding):
+        return 16 if encoding.bits == 8 and _per_channel(encoding) else 18
+    if isinstance(encoding, HalfEncoding):
+        return 15
+    lut = _lut(encoding)
+    return 16 if len(lut) == 1 and lut.shape[1] != 8 else 18
+
+
+def form_of(encoding: Encoding, ios: int, dtype: str) -> Form:
+    """Returns what to write for an encoding.
+
+    Args:
+        encoding: of one weight.
+        ios: version of the operation set of the program.
+        dtype: element type of the weight in the program, "float16" or "float32".
+
+    Raises:
+        UnsupportedError: the operation set cannot express it.
+    """
+    if ios < minimum_ios(encoding):
+        raise UnsupportedError(f"this encoding needs iOS {minimum_ios(encoding)}", f"the program is for iOS {ios}")
+    values = np.dtype(dtype)
+    if isinstance(encoding, HalfEncoding):
+        return Form("const", {"val": Parameter(encoding.weight.astype(values), dtype)})
+    if isinstance(encoding, LinearEncoding):
+        return (_blockwise if ios >= 18 else _affine)(encoding, values)
+    return (_table_ios18 if ios >= 18 else _table_ios16)(encoding, values)
+
+
+def _affine(encoding: LinearEncoding, values: np.dtype[Any]) -> Form:
+    stored = encoding.data.dtype.name
+    zero = np.zeros(encoding.scale.shape, encoding.data.dtype) if encoding.offset is None else encoding.offset
+    parameters = {
+        "quantized_data": Parameter(encoding.data, stored),
+        "zero_point": Parameter(zero.reshape(-1), stored),
+        "scale": Parameter(encoding.scale.reshape(-1).astype(values), values.name),
+        "axis": Parameter(np.array(0, np.int32), "int32"),
+    }
+    return Form("constexpr_affine_dequantize", parameters)
+
+
+def _blockwise(encoding: LinearEncoding, values: np.dtype[Any]) -> Form:
+    stored = f"{'int' if encoding.offset is None else 'uint'}{encoding.bits}"
+    parameters = {
+        "data": Parameter(encoding.data, stored),
+        "scale": Parameter(encoding.scale.astype(values), values.name),
+    }
+    if encoding.offset is not None:
+        parameters["offset"] = Parameter(encoding.offset, stored)
+    return Form("constexpr_blockwise_shift_scale", parameters)
+
+
+def _table_ios16(encoding: Any, values: np.dtype[Any]) -> Form:
+    lut = _lut(encoding)
+    bits = lut.shape[1].bit_length() - 1
+    parameters = {
+        "indices": Parameter(pack_bits(encoding.indices, bits), "uint8"),
+        "lut": Parameter(lut[0].astype(values), values.name),
+        "shape": Parameter(np.array(encoding.indices.shape, np.uint32), "uint32"),
+    }
+    return Form("constexpr_lut_to_dense", parameters)
+
+
+def _table_ios18(encoding: Any, values: np.dtype[Any]) -> Form:
+    lut = _lut(encoding)
+    groups, entries = lut.shape
+    ones = (1,) * (encoding.indices.ndim - 1)
+    parameters = {
+        "indices": Parameter(encoding.indices, f"uint{entries.bit_length() - 1}"),
+        "lut": Parameter(lut.astype(values).reshape(groups, *ones, entries, 1), values.name),
+    }
+    return Form("constexpr_lut_to_dense", parameters)
+
+
+def _per_channel(encoding: LinearEncoding) -> bool:
+    return encoding.scale.size == encoding.shape[0]
+
+
+def _lut(encoding: Any) -> NDArray[np.float16]:
+    """Returns the tables of a palette [groups, 2**bits]."""
+    return encoding.lut
