@@ -1,10 +1,10 @@
 """Optimal k-means of weighted points on a line: a dynamic program over narrow windows, and a proof that they held it.
 
-Clusters of an optimal solution are runs of consecutive values, so a solution is a path 0 = b_0 < … < b_k = n whose edge
-(j, i) costs the squared error c(j, i) of the values j … i−1 about their mean. c has the Monge property
-c(j, i) + c(j', i') ≤ c(j, i') + c(j', i) for j ≤ j' ≤ i ≤ i', hence (Grønlund et al., "Fast Exact k-Means, k-Medians and
-Bregman Divergence Clustering in 1D", 2017; Aggarwal, Schieber and Tokuyama, "Finding a minimum-weight k-link path in
-graphs with the concave Monge property", 1994)
+Clusters of an optimal solution are runs of consecutive values, so a solution is a path 0 = b_0 < … < b_k = n whose
+edge (j, i) costs the squared error c(j, i) of the values j … i−1 about their mean. c has the Monge property
+c(j, i) + c(j', i') ≤ c(j, i') + c(j', i) for j ≤ j' ≤ i ≤ i', hence (Grønlund et al., "Fast Exact k-Means, k-Medians
+and Bregman Divergence Clustering in 1D", 2017; Aggarwal, Schieber and Tokuyama, "Finding a minimum-weight k-link path
+in graphs with the concave Monge property", 1994)
 
 * the best predecessor of i does not decrease with i, so all predecessors cost O(n log n);
 * the optimal cost is convex in k and the optimal solutions for k−1 and k+1 interlace with that for k.
@@ -28,7 +28,8 @@ PROOF_TOLERANCE = 1e-12
 """Distance from the optimum that a proof may leave, as a share of the squared error with one cluster."""
 
 _LLOYD_STEPS = 20
-_WINDOW_ROUNDS = 4
+_ROUNDS = 3
+_COARSER = 8
 _FIRST_ROWS = 4
 
 
@@ -95,23 +96,39 @@ class _Sums:
 
 def _best_path(sums: _Sums, k: int) -> NDArray[np.int64]:
     """Returns the boundaries b_0 … b_k of the optimum."""
-    path = _first_path(sums, k)
-    for _ in range(_WINDOW_ROUNDS):
-        windows = _windows(path, k)
-        layers = _layers(sums, windows)
-        path, proven = _backtrack(layers, k), _proven(sums, layers, k)
-        if proven:
-            return path
-    full = [(0, 0), *((m, sums.n - k + m) for m in range(1, k)), (sums.n, sums.n)]
-    return _backtrack(_layers(sums, full), k)
+    if sums.n > 2 * _COARSER * k:
+        for start in (_quick_path, _coarse_path):
+            path = start(sums, k)
+            for _ in range(_ROUNDS):
+                layers = _layers(sums, _windows(path, k))
+                path, before = _backtrack(layers, k), path
+                if _proven(sums, layers, k):
+                    return path
+                if np.array_equal(path, before):
+                    break
+    everywhere = [(0, 0), *((m, sums.n - k + m) for m in range(1, k)), (sums.n, sums.n)]
+    return _backtrack(_layers(sums, everywhere), k)
 
 
-def _first_path(sums: _Sums, k: int) -> NDArray[np.int64]:
-    """Returns a good solution: equal shares of ∫ density^⅓ (Panter and Dite, 1951), then Lloyd's steps."""
+def _coarse_path(sums: _Sums, k: int) -> NDArray[np.int64]:
+    """Returns the best solution with boundaries in a subset of the positions, dense where the values are sparse."""
+    share = _density_share(sums)
+    even = np.searchsorted(share, np.linspace(0, share[-1], sums.n // _COARSER))
+    subset = np.unique(np.concatenate([even, np.arange(0, sums.n, _COARSER), [sums.n]]))
+    return subset[_best_path(_Sums(sums.s0[subset], sums.s1[subset], sums.s2[subset]), k)]
+
+
+def _density_share(sums: _Sums) -> NDArray[np.float64]:
+    """Returns ∫ density^⅓ up to each value; the best clusters have nearly equal parts of it (Panter and Dite, 1951)."""
     weights = np.diff(sums.s0)
-    values = np.diff(sums.s1) / weights
-    gaps = np.gradient(values)
-    share = np.cumsum(np.cbrt(weights * gaps * gaps))
+    gaps = np.gradient(np.diff(sums.s1) / weights)
+    return np.cumsum(np.cbrt(weights * gaps * gaps))
+
+
+def _quick_path(sums: _Sums, k: int) -> NDArray[np.int64]:
+    """Returns a good solution: equal parts of ∫ density^⅓, then Lloyd's steps."""
+    values = np.diff(sums.s1) / np.diff(sums.s0)
+    share = _density_share(sums)
     inner = np.searchsorted(share, share[-1] * np.arange(1, k) / k)
     path = _increasing(np.concatenate([[0], inner, [sums.n]]))
     for _ in range(_LLOYD_STEPS):
@@ -194,87 +211,72 @@ def _row_minima(
     base holds the positions first, first + 1, …; first < low. Rows are done coarse to fine: the best j of a row lies
     between those of its neighbours, so each level looks at each column once.
     """
-    g = base - sums.s2[first : first + len(base)]
-    s0, s1 = sums.s0[first : first + len(base)], sums.s1[first : first + len(base)]
+    columns, rows = slice(first, first + len(base)), slice(low, high + 1)
+    pairs = _Pairs(base - sums.s2[columns], sums.s0[columns], sums.s1[columns], sums.s0[rows], sums.s1[rows])
     count = high - low + 1
     value, best = np.empty(count), np.empty(count, np.int64)
-    step = 1 << max(0, (count // _FIRST_ROWS).bit_length())
-    _fill(sums, g, s0, s1, first, low, value, best, slice(0, count, step), None)
-    while step > 1:
-        half = step // 2
-        _fill(sums, g, s0, s1, first, low, value, best, slice(half, count, step), slice(0, count, step))
-        step = half
-    return value + sums.s2[low : high + 1], best + first
-
-
-def _fill(
-    sums: _Sums,
-    g: NDArray[np.float64],
-    s0: NDArray[np.float64],
-    s1: NDArray[np.float64],
-    first: int,
-    low: int,
-    value: NDArray[np.float64],
-    best: NDArray[np.int64],
-    rows: slice,
-    known: slice | None,
-) -> None:
-    """Fills value and best of some rows, each between the rows known before and after it."""
-    row0, row1 = sums.s0[low : low + len(value)][rows], sums.s1[low : low + len(value)][rows]
-    if not len(row0):
-        return
-    if known is None:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            cost = g - (row1[:, None] - s1) ** 2 / (row0[:, None] - s0)
-        cost[row0[:, None] <= s0] = np.inf
-        best[rows] = np.argmin(cost, axis=1)
-        value[rows] = np.take_along_axis(cost, best[rows][:, None], 1)[:, 0]
-        return
-    limits = best[known]
-    if len(limits) == len(row0):
-        limits = np.append(limits, len(g) - 1)
-    # A row's columns are limits[r] … limits[r+1]: consecutive runs that share their ends.
-    begin, end = int(limits[0]), int(limits[-1])
-    lengths = np.diff(limits)
-    last = limits[1:]
-    ends = _edge(g, s0, s1, row0, row1, last)
-    value[rows], best[rows] = ends, last
-    if end == begin:
-        return
-    columns = slice(begin, end)
-    width = np.repeat(row0, lengths)
-    width -= s0[columns]
-    cost = np.repeat(row1, lengths)
-    cost -= s1[columns]
-    cost *= cost
+    step = 1 << (count // _FIRST_ROWS).bit_length()
     with np.errstate(divide="ignore", invalid="ignore"):
+        coarse = slice(0, count, step)
+        value[coarse], best[coarse] = pairs.anywhere(coarse)
+        while step > 1:
+            between = slice(step // 2, count, step)
+            limits = best[::step]
+            if len(range(*between.indices(count))) == len(limits):
+                limits = np.append(limits, len(base) - 1)
+            value[between], best[between] = pairs.within(between, limits)
+            step //= 2
+    return value + sums.s2[rows], best + first
+
+
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """g(j) − (S1(i) − S1(j))² / (S0(i) − S0(j)) for columns j and rows i; infinite unless j < i.
+
+    With g(j) = base(j) − S2(j) this is base(j) + c(j, i) − S2(i).
+    """
+
+    g: NDArray[np.float64]
+    s0: NDArray[np.float64]
+    s1: NDArray[np.float64]
+    row0: NDArray[np.float64]
+    row1: NDArray[np.float64]
+
+    def anywhere(self, rows: slice) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Returns the least value of each row and its column."""
+        cost = self._cost(self.row0[rows][:, None], self.row1[rows][:, None], slice(None))
+        best = np.argmin(cost, axis=1)
+        return np.take_along_axis(cost, best[:, None], 1)[:, 0], best
+
+    def within(self, rows: slice, limits: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Returns the least value of row r in the columns limits[r] … limits[r + 1], and its column."""
+        row0, row1 = self.row0[rows], self.row1[rows]
+        best = limits[1:].copy()
+        value = self._cost(row0, row1, best)
+        lengths = np.diff(limits)
+        filled = np.flatnonzero(lengths)
+        if not len(filled):
+            return value, best
+        # The runs follow each other without gap, so that the columns are slices and need no gather.
+        begin = int(limits[0])
+        cost = self._cost(np.repeat(row0, lengths), np.repeat(row1, lengths), slice(begin, int(limits[-1])))
+        starts = (limits[:-1] - begin)[filled]
+        least = np.minimum.reduceat(cost, starts)
+        hits = np.flatnonzero(cost == np.repeat(least, lengths[filled]))
+        better = least <= value[filled]
+        chosen = filled[better]
+        value[chosen] = least[better]
+        best[chosen] = hits[np.searchsorted(hits, starts[better])] + begin
+        return value, best
+
+    def _cost(self, row0: NDArray[np.float64], row1: NDArray[np.float64], columns: Any) -> NDArray[np.float64]:
+        width = row0 - self.s0[columns]
+        cost = row1 - self.s1[columns]
+        cost *= cost
         cost /= width
-    np.subtract(g[columns], cost, out=cost)
-    if first + end >= low:
+        np.subtract(self.g[columns], cost, out=cost)
         cost[width <= 0] = np.inf
-    filled = np.flatnonzero(lengths)
-    starts = (limits[:-1] - begin)[filled]
-    least = np.minimum.reduceat(cost, starts)
-    hits = np.flatnonzero(cost == np.repeat(least, lengths[filled]))
-    where = hits[np.searchsorted(hits, starts)] + begin
-    better = least <= ends[filled]
-    chosen = np.arange(rows.start, len(value), rows.step)[filled[better]]
-    value[chosen], best[chosen] = least[better], where[better]
-
-
-def _edge(
-    g: NDArray[np.float64],
-    s0: NDArray[np.float64],
-    s1: NDArray[np.float64],
-    row0: NDArray[np.float64],
-    row1: NDArray[np.float64],
-    column: NDArray[np.int64],
-) -> NDArray[np.float64]:
-    width = row0 - s0[column]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        cost = g[column] - (row1 - s1[column]) ** 2 / width
-    cost[width <= 0] = np.inf
-    return cost
+        return cost
 
 
 def _clustering(points: NDArray[np.float64], weights: NDArray[np.float64], starts: NDArray[np.int64]) -> Clustering:
