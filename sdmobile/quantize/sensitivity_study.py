@@ -1,0 +1,237 @@
+"""A component under study: its module, the layers that can be compressed, recorded inputs and exact outputs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sdmobile.quantize.recipes import MIN_ELEMENTS, parse_scheme
+from sdmobile.validate.metrics import psnr
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from sdmobile.checkpoints import Checkpoint
+    from sdmobile.quantize.recipes import Recipe
+    from sdmobile.validate.recording import RecordedSample
+    from sdmobile.validate.sampling import SampleRequest
+
+Row = tuple["torch.Tensor", ...]
+_ROWS_PER_CALL = 4
+_ENCODERS = ("encodings.py", "linear.py", "palettes.py", "kmeans1d.py", "histogram.py")
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How far outputs are from the exact ones.
+
+    Args:
+        psnr_db: over all rows together, as `validate.metrics.psnr`.
+        worst_db: least PSNR of a row.
+        mse: mean squared error over all rows.
+    """
+
+    psnr_db: float
+    worst_db: float
+    mse: float
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """A component ready to be measured.
+
+    Args:
+        component: canonical name.
+        module: behind the canonical interface, float32, evaluation mode.
+        rows: recorded inputs, one row of the batch each.
+    """
+
+    component: str
+    module: nn.Module
+    rows: tuple[Row, ...]
+
+    @property
+    def layers(self) -> dict[str, nn.Parameter]:
+        """Weights that a recipe may compress, by module path in the order of the module."""
+        return compressible(self.module)
+
+    def weight(self, layer: str) -> NDArray[np.float32]:
+        """Returns the layer's exact weight."""
+        return self.layers[layer].detach().numpy()
+
+    def outputs(self) -> list[NDArray[np.float32]]:
+        """Returns the module's output for each row, as its weights are now."""
+        import torch
+
+        found: list[NDArray[np.float32]] = []
+        with torch.inference_mode():
+            for start in range(0, len(self.rows), _ROWS_PER_CALL):
+                chunk = self.rows[start : start + _ROWS_PER_CALL]
+                output = self.module(*(torch.cat(column) for column in zip(*chunk, strict=True)))
+                found += list(output.numpy())
+        return found
+
+    @contextmanager
+    def replaced(self, weights: Mapping[str, NDArray[Any]]) -> Iterator[None]:
+        """Runs a block with other weights in some layers."""
+        import torch
+
+        layers = self.layers
+        exact = {name: layers[name].data for name in weights}
+        try:
+            for name, array in weights.items():
+                layers[name].data = torch.from_numpy(np.asarray(array, np.float32))
+            yield
+        finally:
+            for name, data in exact.items():
+                layers[name].data = data
+
+    def quality(self, exact: Sequence[NDArray[np.float32]], weights: Mapping[str, NDArray[Any]]) -> Quality:
+        """Measures the output with other weights against the exact one.
+
+        Args:
+            exact: what `outputs` returned with the checkpoint's own weights.
+            weights: by layer.
+        """
+        with self.replaced(weights):
+            found = self.outputs()
+        return quality(exact, found)
+
+
+def quality(exact: Sequence[NDArray[np.float32]], found: Sequence[NDArray[np.float32]]) -> Quality:
+    """Compares outputs row by row and all together."""
+    difference = np.stack(exact).astype(np.float64) - np.stack(found)
+    worst = min(psnr(a, b) for a, b in zip(exact, found, strict=True))
+    return Quality(psnr(np.stack(exact), np.stack(found)), worst, float(np.mean(np.square(difference))))
+
+
+def compressible(module: nn.Module, least: int = MIN_ELEMENTS) -> dict[str, nn.Parameter]:
+    """Returns weight matrices and kernels of at least `least` elements by module path, as exported nodes name it."""
+    import torch
+
+    found: dict[str, nn.Parameter] = {}
+    for path, child in module.named_modules():
+        weight = getattr(child, "weight", None)
+        if isinstance(weight, torch.nn.Parameter) and weight.ndim >= 2 and weight.numel() >= least:
+            found[path.removeprefix("component.")] = weight
+    return found
+
+
+def open_study(
+    checkpoint: Checkpoint,
+    component: str,
+    requests: Sequence[SampleRequest],
+    max_samples: int,
+    recordings: Path | None,
+) -> Study:
+    """Loads a component and records its inputs on real trajectories.
+
+    Args:
+        checkpoint: the opened checkpoint.
+        component: canonical name.
+        requests: pictures whose trajectories are recorded.
+        max_samples: most recorded calls; a call of the UNet has two rows, without and with text.
+        recordings: cache of recordings, None for none.
+    """
+    from sdmobile.checkpoints import load_component
+    from sdmobile.exporters.contracts import module_name
+    from sdmobile.exporters.wrappers import wrap_component
+
+    samples = recorded(checkpoint, component, requests, max_samples, recordings)
+    module = wrap_component("ios", component, load_component(checkpoint, module_name(component)))
+    return Study(component, module, tuple(row for sample in samples for row in _rows(sample)))
+
+
+def recorded(
+    checkpoint: Checkpoint,
+    component: str,
+    requests: Sequence[SampleRequest],
+    max_samples: int,
+    recordings: Path | None,
+) -> list[RecordedSample]:
+    """Returns recorded calls of a component, from the cache if it has them."""
+    from sdmobile.validate.recording import record
+    from sdmobile.validate.recording_cache import RecordingCache, recording_key
+    from sdmobile.validate.runners import TorchRunner
+    from sdmobile.validate.sampling import PipelineSpec
+
+    spec = PipelineSpec.from_checkpoint(checkpoint)
+    key = recording_key(checkpoint.content_hash, spec, requests, (component,), max_samples, False)
+    runner = TorchRunner(checkpoint, spec.geometry)
+    found, _ = RecordingCache(recordings).recorded(
+        key, requests, lambda: record(runner, spec, requests, (component,), max_samples, whole_runs=False)
+    )
+    return found.samples[component]
+
+
+def _rows(sample: RecordedSample) -> Iterator[Row]:
+    import torch
+
+    arrays = list(sample.inputs.values())
+    for index in range(len(arrays[0])):
+        yield tuple(torch.from_numpy(np.ascontiguousarray(array[index : index + 1])) for array in arrays)
+
+
+@dataclass(frozen=True)
+class EncodedWeights:
+    """Weights as a phone sees them, kept on disk: encoded once, by whichever process comes first.
+
+    Args:
+        study: gives the exact weights.
+        folder: where they are kept.
+    """
+
+    study: Study
+    folder: Path
+
+    def get(self, layer: str, scheme: str) -> tuple[NDArray[np.float16], int] | None:
+        """Returns decoded weight and stored bytes, or None where the scheme does not fit the layer's shape."""
+        from sdmobile.quantize.encodings import encode, misfit
+
+        weight, chosen = self.study.weight(layer), parse_scheme(scheme)
+        if misfit(weight.shape, chosen) is not None:
+            return None
+        file = self.folder / f"{layer}-{scheme}.npz"
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                return arrays["decoded"], int(arrays["stored_bytes"])
+        except (OSError, ValueError, KeyError):
+            encoding = encode(weight, chosen)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            part = self.folder / f".{file.stem}.{os.getpid()}.npz"
+            np.savez(part, decoded=encoding.decode(), stored_bytes=np.int64(encoding.stored_bytes))
+            os.replace(part, file)
+            return encoding.decode(), encoding.stored_bytes
+
+    def of_recipe(self, recipe: Recipe) -> tuple[dict[str, NDArray[np.float16]], int]:
+        """Returns every layer's weight under a recipe, and the stored bytes of all; a misfit stays float16."""
+        weights: dict[str, NDArray[np.float16]] = {}
+        total = 0
+        for layer, exact in self.study.layers.items():
+            scheme = recipe.scheme_for(self.study.component, layer, exact.numel()).name
+            found = self.get(layer, scheme) or self.get(layer, "fp16")
+            assert found is not None
+            weights[layer], size = found
+            total += size
+        return weights, total
+
+
+def weights_key(source_hash: str, component: str) -> str:
+    """Returns the hash that names encoded weights: of the checkpoint, the component and the code of the encoders."""
+    root = Path(__file__).resolve().parent
+    code = hashlib.sha256()
+    for name in _ENCODERS:
+        file = root / name
+        code.update(name.encode() + (file.read_bytes() if file.is_file() else b""))
+    facts = json.dumps([source_hash, component, code.hexdigest()])
+    return hashlib.sha256(facts.encode()).hexdigest()[:32]
