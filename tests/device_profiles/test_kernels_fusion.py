@@ -174,9 +174,9 @@ def test_a_convolution_costs_what_its_sizes_say(
 
 
 @settings(max_examples=40, deadline=None)
-@given(_SIZES, _CHANNELS, st.integers(1, 40), st.sampled_from(["conv_2d", "odml.group_norm", "batch_matmul"]))
+@given(_SIZES, st.integers(1, 80), st.integers(1, 40), st.sampled_from(["conv_2d", "odml.group_norm", "batch_matmul"]))
 def test_more_channels_never_need_less(size: int, channels: int, more: int, kind: str) -> None:
-    """Of one method: a convolution whose channels reach the threshold changes to Winograd's, which may need less."""
+    """Below the 128 channels at which a convolution changes to Winograd's method, which may need less."""
     few, many = (_one(kind, size, count) for count in (channels, channels + more))
     for field in ("macs", "operator_macs", "bytes"):
         assert sum(getattr(k, field) for k in few) <= sum(getattr(k, field) for k in many)
@@ -191,4 +191,4 @@ def _one(kind: str, size: int, channels: int) -> list[Kernel]:
         result = small.op(kind, [x, small.input(1, size, channels, size)], (1, size, size, size))
     else:
         result = small.op(kind, [x, small.weights(channels), small.weights(channels)], (1, size, size, channels))
-    return _inner(ml_drift_kernels(small.graph(result), without=("winograd",)))
+    return _inner(ml_drift_kernels(small.graph(result)))

@@ -7,26 +7,20 @@ from typing import TYPE_CHECKING
 from sdmobile.device_profiles.kernels.kernel import CATEGORIES, Category, Kernel
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from sdmobile.device_profiles.costs_schema import Unit
     from sdmobile.device_profiles.graph.graph import FileGraph
-    from sdmobile.device_profiles.kernels.ml_drift import Optimisation
     from sdmobile.rewrites.attention.kernels import KernelRules
 
 __all__ = ["CATEGORIES", "Category", "Kernel", "kernels_of"]
 
 
-def kernels_of(
-    graph: FileGraph, unit: Unit, rules: KernelRules | None = None, without: Collection[Optimisation] = ()
-) -> tuple[Kernel, ...]:
+def kernels_of(graph: FileGraph, unit: Unit, rules: KernelRules | None = None) -> tuple[Kernel, ...]:
     """Returns what a unit's runtime launches for a graph.
 
     Args:
         graph: of a saved file.
         unit: the compute unit and its runtime.
         rules: how Google's engine chooses a kernel for attention; None for its own numbers.
-        without: what Google's engine shall be taken not to have, for an ablation.
 
     Raises:
         UnsupportedError: the runtime does not run such files.
@@ -41,7 +35,7 @@ def kernels_of(
     if unit.runtime == "ml-drift":
         from sdmobile.device_profiles.kernels.ml_drift import ml_drift_kernels
 
-        return ml_drift_kernels(graph, gpu, unit.element_bytes, rules, without)
+        return ml_drift_kernels(graph, gpu, unit.element_bytes, rules)
     if unit.runtime == "tflite-gpu":
         from sdmobile.device_profiles.kernels.tflite_gpu import tflite_gpu_kernels
 

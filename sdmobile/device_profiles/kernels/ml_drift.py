@@ -6,9 +6,7 @@ google-ai-edge/ml-drift: `ml_drift/common/selectors/operation_selector.cc` (comp
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from functools import partial
-from typing import Literal, get_args
 
 from sdmobile.device_profiles.graph.graph import FileGraph, Operation
 from sdmobile.device_profiles.kernels.kernel import Category, Kernel
@@ -17,21 +15,12 @@ from sdmobile.device_profiles.kernels.shared_fusion import link, merge_elementwi
 from sdmobile.device_profiles.kernels.shared_lowering import Lower, Lowering
 from sdmobile.device_profiles.kernels.shared_nodes import Node
 from sdmobile.device_profiles.kernels.shared_table import SHARED
-from sdmobile.errors import UnsupportedError
 from sdmobile.rewrites.attention.kernels import KernelRules
 from sdmobile.rewrites.winograd.runtimes import ML_DRIFT, Gpu
 
-Optimisation = Literal["partial_softmax", "norm", "flash", "winograd"]
-OPTIMISATIONS: tuple[Optimisation, ...] = get_args(Optimisation)
-_NEVER = 1 << 60
-
 
 def ml_drift_kernels(
-    graph: FileGraph,
-    gpu: Gpu = Gpu.ADRENO_7XX,
-    element_bytes: int = 2,
-    rules: KernelRules | None = None,
-    without: Collection[Optimisation] = (),
+    graph: FileGraph, gpu: Gpu = Gpu.ADRENO_7XX, element_bytes: int = 2, rules: KernelRules | None = None
 ) -> tuple[Kernel, ...]:
     """Returns what ML Drift launches for a graph.
 
@@ -40,37 +29,21 @@ def ml_drift_kernels(
         gpu: whose thresholds for Winograd's method apply.
         element_bytes: size of a float in the run, 2 for the default float16.
         rules: how it chooses a kernel for attention; None for its own numbers. The one fused kernel needs float16.
-        without: what the engine shall be taken not to have, for an ablation as in Chen et al. 2023 (arXiv 2304.11267).
-
-    Raises:
-        UnsupportedError: no such optimisation.
     """
-    if unknown := sorted(set(without) - set(OPTIMISATIONS)):
-        raise UnsupportedError(
-            "an optimisation must be a known one", unknown[0], f"Known are {', '.join(OPTIMISATIONS)}"
-        )
-    normalise = plain_norm if "norm" in without else norm
+    chosen = rules or KernelRules()
+    if element_bytes != 2:
+        chosen = chosen.model_copy(update={"flash": False})
     table: dict[str, Lower] = {
         **SHARED,
-        "odml.group_norm": normalise,
-        "odml.rms_norm": normalise,
-        "odml.scaled_dot_product_attention": partial(attention, rules=_rules(rules, element_bytes, without)),
+        "odml.group_norm": norm,
+        "odml.rms_norm": norm,
+        "odml.scaled_dot_product_attention": partial(attention, rules=chosen),
     }
-    winograd = None if "winograd" in without else ML_DRIFT
-    draft = Lowering(graph, table, winograd, gpu, element_bytes, keeps_integers=True).run()
+    draft = Lowering(graph, table, ML_DRIFT, gpu, element_bytes, keeps_integers=True).run()
     merge_reorders(draft)
     merge_elementwise(draft)
     link(draft)
     return draft.kernels()
-
-
-def _rules(rules: KernelRules | None, element_bytes: int, without: Collection[Optimisation]) -> KernelRules:
-    changes: dict[str, object] = {}
-    if element_bytes != 2 or "flash" in without:
-        changes["flash"] = False
-    if "partial_softmax" in without:
-        changes["reduce_over"] = _NEVER
-    return (rules or KernelRules()).model_copy(update=changes)
 
 
 def norm(low: Lowering, index: int, operation: Operation) -> None:
@@ -103,7 +76,10 @@ def _odd_groups(low: Lowering, index: int, operation: Operation, groups: int, si
 
 
 def plain_norm(low: Lowering, index: int, operation: Operation) -> None:
-    """The same norms with a kernel per step: mean, difference, square, mean, scaling; groups by two reshapes."""
+    """The same norms for comparison with a kernel per step, which no rule of the engine chooses.
+
+    Mean, difference, square, mean, scaling; groups by two reshapes.
+    """
     source = low.runtime(operation)[0]
     batch, height, width, channels = low.draft.shape(source)
     groups = int(operation.attributes.get("num_groups", 1))
