@@ -1,0 +1,134 @@
+"""Published Core ML times of iPhones (and of Macs, for the GPU), and the chips they were measured on."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Literal, cast
+
+from sdmobile.device_profiles.calibration.stored import decode
+from sdmobile.device_profiles.graph import FileGraph
+from sdmobile.device_profiles.kernels import Kernel
+from sdmobile.device_profiles.kernels.core_ml import Engine, core_ml_kernels
+
+_DATA = Path(__file__).resolve().parents[1] / "data/iphone"
+_IMAGE = {"text_encoder": 2, "unet": 0, "vae_decoder": 1}
+"""Components of an image by the end of their graph's name, and their calls; 0 stands for the number of steps."""
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What the model takes from a chip.
+
+    Args:
+        neural_macs: multiply-accumulates per second of the Neural Engine in float16; 0 if no row needs it.
+        gpu_macs: of the GPU, from its peak in float32, which is also that in float16.
+        dram: peak of the memory, bytes per second.
+        source: of the three.
+    """
+
+    neural_macs: float
+    gpu_macs: float
+    dram: float
+    source: str
+
+
+def _gpu(cores: int, gigahertz: float) -> float:
+    """128 multiply-accumulates per core and cycle (philipturner/metal-benchmarks, measured)."""
+    return cores * 128 * gigahertz * 1e9
+
+
+CHIPS: Mapping[str, Chip] = {
+    "A14": Chip(5.5e12, 0.0, 34.1e9, "11 TOPS (Apple, taken as float16); LPDDR4X-4266, 64 bit"),
+    "A15": Chip(7.9e12, 0.0, 34.1e9, "15.8 TOPS (Apple, taken as float16); LPDDR4X-4266, 64 bit"),
+    "A16": Chip(8.5e12, _gpu(5, 1.398), 51.2e9, "17 TOPS (Apple, taken as float16); LPDDR5-6400, 64 bit"),
+    "A17 Pro": Chip(8.75e12, _gpu(6, 1.38), 51.2e9, "35 TOPS (Apple, int8), half of it taken for float16"),
+    "M1 Max, 24 cores": Chip(0.0, _gpu(24, 1.296), 400e9, "philipturner/metal-benchmarks; Apple for the memory"),
+    "M1 Max, 32 cores": Chip(0.0, _gpu(32, 1.296), 400e9, "philipturner/metal-benchmarks; Apple for the memory"),
+    "M1 Ultra, 48 cores": Chip(0.0, _gpu(48, 1.296), 800e9, "philipturner/metal-benchmarks; Apple for the memory"),
+    "M1 Ultra, 64 cores": Chip(0.0, _gpu(64, 1.296), 800e9, "philipturner/metal-benchmarks; Apple for the memory"),
+}
+
+
+@dataclass(frozen=True)
+class PhoneRow:
+    """One published time.
+
+    Args:
+        model: name, with the device where several have it.
+        graph: name of the stored graph; that of an image without the component.
+        calls: of the UNet in what was timed.
+        chip: key of CHIPS.
+        engine: the unit that the row is taken for.
+        seconds: as published.
+        weight_bits: stored bits per weight.
+        use: "fit", or "check" for what is only compared.
+        source: publication.
+        note: what is known or taken about the conditions.
+    """
+
+    model: str
+    graph: str
+    calls: int
+    chip: str
+    engine: Engine
+    seconds: float
+    weight_bits: int
+    use: Literal["fit", "check"]
+    source: str
+    note: str
+
+
+@cache
+def phone_rows() -> tuple[PhoneRow, ...]:
+    """Returns all rows whose graph is stored."""
+    with (_DATA / "core_ml.csv").open(newline="", encoding="utf-8") as stream:
+        return tuple(_row(line) for line in csv.DictReader(stream))
+
+
+def _row(line: dict[str, str]) -> PhoneRow:
+    return PhoneRow(
+        model=line["model"],
+        graph=line["graph"],
+        calls=int(line["calls"]),
+        chip=line["chip"],
+        engine=cast(Engine, line["unit"]),
+        seconds=float(line["milliseconds"]) * 1e-3,
+        weight_bits=int(line["weight_bits"]),
+        use=cast(Literal["fit", "check"], line["use"]),
+        source=line["source"],
+        note=line["note"],
+    )
+
+
+def phone_graphs() -> tuple[str, ...]:
+    """Returns the names of the stored Core ML graphs."""
+    return tuple(sorted(path.name.removesuffix(".json.gz") for path in (_DATA / "graphs").glob("*.json.gz")))
+
+
+@cache
+def phone_graph(name: str) -> FileGraph:
+    """Reads a stored Core ML graph."""
+    return decode(json.loads(gzip.decompress((_DATA / "graphs" / f"{name}.json.gz").read_bytes())))
+
+
+def kernels(row: PhoneRow) -> tuple[Kernel, ...]:
+    """Returns everything that was timed, repeated as often as it ran."""
+    if row.graph in phone_graphs():
+        return tuple(_compressed(kernel, row.weight_bits) for kernel in _kernels(row.graph, row.engine)) * row.calls
+    parts = (_kernels(f"{row.graph}_{part}", row.engine) * (calls or row.calls) for part, calls in _IMAGE.items())
+    return tuple(kernel for part in parts for kernel in part)
+
+
+@cache
+def _kernels(graph: str, engine: Engine) -> tuple[Kernel, ...]:
+    return core_ml_kernels(phone_graph(graph), engine)
+
+
+def _compressed(kernel: Kernel, bits: int) -> Kernel:
+    return kernel if bits == 16 else replace(kernel, weight_bytes=kernel.weight_bytes * bits // 16)
