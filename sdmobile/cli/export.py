@@ -15,6 +15,7 @@ _ISLANDS = (
     "Sample a little with PyTorch and keep in float32 what overflows float16 then (ios); android: warn. Costs the "
     "time and memory of the sampling."
 )
+_QUANTIZE = "Store the weights as a recipe says: a name of `sdmobile quantize recipes`, or a JSON file."
 _COMPONENTS = "Export only these, separated by commas: text_encoder, unet, vae_decoder, vae_encoder."
 
 
@@ -45,6 +46,7 @@ def export(
         int, typer.Option(min=1, help="Cut the UNet into so many files that run one after the other (ios: 2).")
     ] = 1,
     float32_islands: Annotated[bool, typer.Option("--float32-islands", help=_ISLANDS)] = False,
+    quantize: Annotated[str | None, typer.Option(help=_QUANTIZE)] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done and needed; write nothing.")
     ] = False,
@@ -65,6 +67,7 @@ def export(
     from sdmobile.exporters.bundle import check_output, export_bundle
     from sdmobile.exporters.cache import ComponentCache, default_cache_dir
     from sdmobile.exporters.request import ExportRequest, make_plan
+    from sdmobile.quantize.recipes import load_recipe
     from sdmobile.rewrites.options import RewriteOptions
 
     chosen = None if components is None else tuple(part.strip() for part in components.split(",") if part.strip())
@@ -82,6 +85,7 @@ def export(
         rewrites,
         chunks,
         float32_islands,
+        None if quantize is None else load_recipe(quantize),
     )
     if not dry_run:
         check_output(out, overwrite)  # before the checkpoint is read

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile import __version__
 from sdmobile.errors import OutputError
-from sdmobile.exporters.cache import ComponentCache, component_key, library_versions, link_or_copy
+from sdmobile.exporters.cache import ComponentCache, component_key, compressed_key, library_versions, link_or_copy
 from sdmobile.exporters.lowering import files_of, hash_of
 from sdmobile.exporters.phone_files import write_phone_files
 from sdmobile.exporters.process import run_component
@@ -31,6 +31,14 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
 KIND = "sdmobile-bundle"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A finished component: the folder that holds its files, and its record."""
+
+    folder: Path
+    record: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -67,28 +75,57 @@ def export_bundle(plan: ExportPlan, cache: ComponentCache, watch: Watch, ignore_
     found = {name: hit for name, key in keys.items() if (hit := cache.find(key))}
     if not ignore_limits:
         check_resources(plan, frozenset(found))
-    with _staging(out) as staging:
-        records: dict[str, Any] = {}
+    with staging(out) as work:
+        parts: dict[str, Part] = {}
         for name, key in keys.items():
             if name in found:
-                folder, record = found[name]
+                parts[name] = Part(*found[name])
                 watch(name, {"event": "reused"})
             else:
-                folder = staging / "work" / name
+                folder = work / "work" / name
                 folder.mkdir(parents=True)
-                record = run_component(plan.job(name, folder), staging / "work", lambda e, n=name: watch(n, e))
+                record = run_component(plan.job(name, folder), work / "work", lambda e, n=name: watch(n, e))
                 cache.store(key, folder, record)
-            for file in record["files"]:
-                link_or_copy(folder / file, staging / "bundle" / file)
-            records[name] = record
-            watch(name, {"event": "done", "record": record})
-        shutil.rmtree(staging / "work", ignore_errors=True)
-        write_phone_files(plan, records, staging / "bundle")
-        manifest = _write_manifest(plan, records, staging / "bundle")
-        _put_in_place(staging / "bundle", out)
+                parts[name] = Part(folder, record)
+        if plan.request.recipe is not None:
+            parts = _compressed(plan, parts, keys, cache, work / "work", watch)
+        records: dict[str, Any] = {}
+        for name, part in parts.items():
+            for file in part.record["files"]:
+                link_or_copy(part.folder / file, work / "bundle" / file)
+            records[name] = part.record
+            watch(name, {"event": "done", "record": part.record})
+        shutil.rmtree(work / "work", ignore_errors=True)
+        write_phone_files(plan, records, work / "bundle")
+        manifest = _write_manifest(plan, records, work / "bundle")
+        put_in_place(work / "bundle", out)
     seconds = time.perf_counter() - started
     warnings = [*plan.warnings, *(line for record in records.values() for line in record["warnings"])]
     return ExportResult(out, manifest, tuple(found), seconds, tuple(warnings))
+
+
+def _compressed(
+    plan: ExportPlan, parts: dict[str, Part], keys: dict[str, str], cache: ComponentCache, work: Path, watch: Watch
+) -> dict[str, Part]:
+    """Compresses the finished components by the recipe of the request; each result is kept in the cache too."""
+    from sdmobile.quantize.apply import Destination, check_recipe, compress_part
+
+    recipe = plan.request.recipe
+    assert recipe is not None
+    destination = Destination(plan.request.target, plan.device)
+    check_recipe(recipe, destination, parts)
+    results: dict[str, Part] = {}
+    for name, part in parts.items():
+        key = compressed_key(keys[name], recipe)
+        hit = cache.find(key) if recipe.covers(name) else None
+        if hit is None:
+            folder = work / f"{name}.compressed"
+            folder.mkdir(parents=True)
+            hit = folder, compress_part(part, recipe, destination, folder, watch)
+            if recipe.covers(name):
+                cache.store(key, *hit)
+        results[name] = Part(*hit)
+    return results
 
 
 def check_output(out: Path, overwrite: bool) -> None:
@@ -111,7 +148,7 @@ def check_output(out: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def _staging(out: Path) -> Iterator[Path]:
+def staging(out: Path) -> Iterator[Path]:
     """Yields a hidden folder beside the output, on the same file system, and removes it whatever happens."""
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.part-", dir=out.absolute().parent))
@@ -125,7 +162,7 @@ def _staging(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _put_in_place(staged: Path, out: Path) -> None:
+def put_in_place(staged: Path, out: Path) -> None:
     """Moves the finished bundle to its name; an old one is moved aside first and deleted last."""
     staged.chmod(0o755)
     old = staged.parent / "replaced"
@@ -140,8 +177,6 @@ def _put_in_place(staged: Path, out: Path) -> None:
 
 
 def _write_manifest(plan: ExportPlan, records: dict[str, Any], folder: Path) -> dict[str, Any]:
-    from sdmobile.report.model_card import model_card
-
     checkpoint = plan.checkpoint
     manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -170,6 +205,16 @@ def _write_manifest(plan: ExportPlan, records: dict[str, Any], folder: Path) -> 
         "warnings": list(plan.warnings),
         "versions": library_versions(),
     }
+    if plan.request.recipe is not None:
+        manifest["recipe"] = plan.request.recipe.to_json()
+    return seal(manifest, folder)
+
+
+def seal(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Writes model card and manifest of a bundle under construction; returns the manifest with all files hashed."""
+    from sdmobile.report.model_card import model_card
+
+    manifest = {key: value for key, value in manifest.items() if key != "files"}
     (folder / "README.md").write_text(model_card(manifest), "utf-8")
     manifest["files"] = {
         file.relative_to(folder).as_posix(): {"sha256": hash_of([file]), "bytes": file.stat().st_size}

@@ -16,6 +16,7 @@ from sdmobile.exporters.lowering import hash_of
 
 if TYPE_CHECKING:
     from sdmobile.exporters.request import ExportPlan
+    from sdmobile.quantize.recipes import Recipe
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "coremltools", "litert-torch", "ai-edge-quantizer", "onnx")
 _RECORD = "record.json"
@@ -72,6 +73,11 @@ def component_key(plan: ExportPlan, component: str) -> str:
         "libraries": library_versions(),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def compressed_key(key: str, recipe: Recipe) -> str:
+    """Returns the key of a component that a recipe was applied to; `key` is that of the uncompressed one."""
+    return hashlib.sha256(json.dumps([key, recipe.name, recipe.key]).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

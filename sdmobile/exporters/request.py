@@ -16,6 +16,7 @@ from sdmobile.rewrites.options import RewriteOptions
 if TYPE_CHECKING:
     from sdmobile.checkpoints import Checkpoint
     from sdmobile.exporters.contracts import Geometry
+    from sdmobile.quantize.recipes import Recipe
 
 # Peak resident memory of one component's process = base + factor · float32 bytes of its weights: bounds on what was
 # measured for ios and android on SD1.5-shaped components (docs/benchmarks.md). That of onnx was not measured at full
@@ -49,6 +50,7 @@ class ExportRequest:
         rewrites: what the user changes about the device's rules.
         chunks: number of files that the UNet is cut into.
         float32_islands: sample a little and keep in float32 what overflows float16 then.
+        recipe: how the weights of the finished files are stored; None leaves them as the device's profile says.
     """
 
     checkpoint: Path | None
@@ -62,6 +64,7 @@ class ExportRequest:
     rewrites: RewriteOptions = field(default_factory=RewriteOptions)
     chunks: int = 1
     float32_islands: bool = False
+    recipe: Recipe | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,7 @@ class ExportPlan:
             "rewrites": self.request.rewrites.to_json(),
             "chunks": self.request.chunks,
             "float32_islands": self.request.float32_islands,
+            "recipe": None if self.request.recipe is None else self.request.recipe.name,
             "output": str(self.request.out_dir),
             "geometry": self.geometry.to_json(),
             "components": [asdict(component) for component in self.components],
@@ -161,9 +165,20 @@ def make_plan(request: ExportRequest) -> ExportPlan:
     if not verdict.possible:
         raise UnsupportedError(f"{request.target} cannot take {checkpoint.name}", "; ".join(verdict.problems))
     names = _chosen(request.components)
+    _check_recipe(request, profile.name, names)
     winograd = profile.forms.of("convolution") == "winograd"
     planned = tuple(_planned(name, checkpoint, request.target, geometry, winograd) for name in names)
     return ExportPlan(request, checkpoint, profile.name, geometry, planned, verdict.warnings)
+
+
+def _check_recipe(request: ExportRequest, device: str, components: tuple[str, ...]) -> None:
+    """Refuses, before anything is exported, a recipe that the device or the chosen components do not fit."""
+    if request.recipe is None:
+        return
+    from sdmobile.quantize.support import require_components, require_recipe
+
+    require_recipe(request.recipe, request.target, device)
+    require_components(request.recipe, components)
 
 
 def _chosen(components: tuple[str, ...] | None) -> tuple[str, ...]:

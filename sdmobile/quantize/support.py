@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -136,10 +137,26 @@ def require_recipe(
         require_supported(scheme, target, device, deployment_target)
 
 
+def require_components(recipe: Recipe, present: Iterable[str]) -> None:
+    """Raises UnsupportedError if a recipe is for components that are not there."""
+    here = tuple(present)
+    missing = [name for name in recipe.components or () if name not in here]
+    if missing:
+        raise UnsupportedError(
+            f"the recipe `{recipe.name}` is for {', '.join(recipe.components or ())}",
+            f"{', '.join(missing)} not among {', '.join(here)}",
+        )
+
+
 def _require_coreml(scheme: Scheme, deployment_target: str | None) -> None:
     if isinstance(scheme, Linear) and scheme.dynamic:
         raise UnsupportedError(
             "Core ML does not quantise activations at run time", scheme.name, "Use int8c, or w8a8 for activations too"
+        )
+    if isinstance(scheme, W8A8):
+        raise UnsupportedError(
+            "w8a8 needs activations recorded from the checkpoint; a recipe for weights alone cannot name it",
+            scheme.name,
         )
     needed = minimum_ios(scheme)
     if deployment_target is not None and needed > _version(deployment_target):

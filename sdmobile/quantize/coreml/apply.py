@@ -110,3 +110,15 @@ def compress_package(
 def _details(written: Written) -> dict[str, Any]:
     raised = {} if written.raised_from is None else {"raised_from": f"iOS{written.raised_from}"}
     return {"deployment_target": f"iOS{written.ios}", **raised}
+
+
+def compress(
+    source: Path, out: Path, recipe: Recipe, component: str, device: str | None, deployment_target: str | None
+) -> CompressionRecord:
+    """What `quantize.apply` calls for a package; the device does not matter, the rest as `compress_package`."""
+    return compress_package(source, out, recipe, component, deployment_target)
+
+
+def modules(path: Path) -> tuple[str, ...]:
+    """Returns the modules of a package that have weights, with underscores for dots."""
+    return tuple(dict.fromkeys(constant.module for constant in weight_constants(path)))

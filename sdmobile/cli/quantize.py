@@ -1,0 +1,112 @@
+"""`sdmobile quantize`: smaller number formats for the weights of a finished bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sdmobile.cli.output import Output, megabytes
+from sdmobile.cli.quantize_search import analyze, curve, search
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from sdmobile.quantize.apply import AppliedRecipe
+
+_TARGET = "Oldest iOS that must load the files, such as iOS17; without it, raised where a scheme needs it."
+
+quantize_app = typer.Typer(
+    name="quantize", help="Compress the weights of a bundle, with the loss measured.", no_args_is_help=True
+)
+
+
+@quantize_app.command()
+def recipes(json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False) -> None:
+    """List the named recipes and which runtime takes which number format, with the sources."""
+    from sdmobile.quantize.recipes import NAMED, named_recipe
+    from sdmobile.quantize.support import TABLE
+
+    named = [named_recipe(name) for name in NAMED]
+    data = {"recipes": [recipe.to_json() for recipe in named], "support": [row.to_json() for row in TABLE]}
+    Output(json).data(data, *([] if json else [_names(), _support()]))
+
+
+@quantize_app.command()
+def apply(
+    bundle: Annotated[Path, typer.Argument(help="Folder of an uncompressed bundle.", show_default=False)],
+    recipe: Annotated[
+        str, typer.Option(help="A name of `sdmobile quantize recipes`, or a JSON file.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new bundle.", show_default=False)],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
+    deployment_target: Annotated[str | None, typer.Option(help=_TARGET)] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False,
+) -> None:
+    """Write a smaller bundle; every compressed weight is read back from its file and compared."""
+    from sdmobile.cli.stage_view import StageView
+    from sdmobile.quantize.apply import apply_recipe
+    from sdmobile.quantize.recipes import load_recipe
+
+    loaded = load_recipe(recipe)
+    with StageView() as view:
+        result = apply_recipe(bundle, loaded, output, overwrite, deployment_target, view.event)
+    out = Output(json)
+    for line in result.warnings:
+        out.note(f"[yellow]warning:[/yellow] {line}")
+    out.data(_summary(result), *([] if json else [_sizes(result), str(result.path)]))
+
+
+quantize_app.command()(analyze)
+quantize_app.command()(search)
+quantize_app.command()(curve)
+
+
+def _summary(result: AppliedRecipe) -> dict[str, Any]:
+    return {
+        "bundle": str(result.path),
+        "seconds": round(result.seconds, 2),
+        "bytes": sum(entry["bytes"] for entry in result.manifest["files"].values()),
+        "warnings": list(result.warnings),
+        "compression": {name: record.get("compression") for name, record in result.manifest["components"].items()},
+    }
+
+
+def _sizes(result: AppliedRecipe) -> Table:
+    from rich.table import Table
+
+    table = Table("component", "before", "after", "bits per weight", "schemes", "seconds")
+    for name, record in result.manifest["components"].items():
+        found = record.get("compression")
+        if found is None:
+            table.add_row(name, megabytes(record["bytes"]), "unchanged", "", "", "")
+            continue
+        schemes = ", ".join(f"{scheme} {count}" for scheme, count in found["schemes"].items())
+        before, after = megabytes(found["bytes_before"]), megabytes(found["bytes_after"])
+        table.add_row(name, before, after, f"{found['bits_per_weight']:.2f}", schemes, f"{found['seconds']:.1f}")
+    return table
+
+
+def _names() -> Table:
+    from rich.table import Table
+
+    from sdmobile.quantize.recipes import NAMED, parse_scheme
+    from sdmobile.quantize.support import minimum_ios
+
+    table = Table("recipe", "bits", "oldest iOS", title="recipes")
+    for name in NAMED:
+        scheme = parse_scheme(name)
+        table.add_row(name, str(scheme.bits), "" if name == "int8d" else str(minimum_ios(scheme)))
+    return table
+
+
+def _support() -> Table:
+    from rich.table import Table
+
+    from sdmobile.quantize.support import TABLE
+
+    table = Table("scheme", "runtime", "", "since", "note", title="what runtimes take")
+    for row in TABLE:
+        table.add_row(row.scheme, row.runtime, row.verdict, row.since, row.note)
+    return table
