@@ -130,7 +130,7 @@ def _check(page: Page, order: Order, samples: list[list[dict[str, Any]]], folder
             return
         result = page.evaluate("(order) => sdmobile.check(order)", call)
     except Error as error:
-        Answer(False, _first_line(error), None, None).save(folder)
+        Answer(False, _first_line(error) + _heap_words(page), None, None).save(folder)
         return
     _collect(result, folder)
     _answer(result).save(folder)
@@ -153,6 +153,7 @@ def _answer(result: dict[str, Any]) -> Answer:
         }
         proof["largest_buffer"] = max(run["gpu"]["largestBuffer"] for run in runs)
         proof["output_places"] = [output["place"] for run in runs for output in run["outputs"]]
+        proof["heap"] = result["heap"]["bytes"]
         proof["isolated"] = result["isolated"]
     return Answer(
         accepted=bool(result["accepted"]),
@@ -186,6 +187,31 @@ def _pass_on(message: ConsoleMessage) -> None:
         tell_phase(text[len(_PHASE) :])
     else:
         print(text, flush=True)
+
+
+def _heap_words(page: Page) -> str:
+    """Returns how full the runtime's WebAssembly memory was when it failed; nothing if the page cannot say."""
+    from playwright.sync_api import Error
+
+    try:
+        heap = page.evaluate("globalThis.sdmobile?.heap()")
+    except Error:  # the page died with the runtime
+        return ""
+    return heap_words(heap["bytes"], heap["limit"]) if heap else ""
+
+
+def heap_words(bytes_used: int, limit: int) -> str:
+    """Returns a remark for an error of a runtime whose memory is more than half full, else nothing.
+
+    Args:
+        bytes_used: WebAssembly memory at its largest. It grows in steps of the next request, so a request that was too
+            large leaves it well below the limit.
+        limit: the most that the runtime can have.
+    """
+    if 2 * bytes_used < limit:
+        return ""
+    words = f"; the runtime's memory had grown to {bytes_used >> 20} of {limit >> 20} MiB"
+    return f"{words}, so the file is likely too large for the browser: export with more --chunks"
 
 
 def _first_line(error: Exception) -> str:

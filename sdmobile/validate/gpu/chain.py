@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.validate.gpu.check import DEFAULT_TIMEOUT, run_on_gpu
 from sdmobile.validate.recording import RecordedSample
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sdmobile.validate.bundle import BundleComponent
+    from sdmobile.validate.gpu.verdict import GpuVerdict, Precision, Way
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,47 @@ class Subject:
     file: BundleComponent
     samples: list[RecordedSample]
     reference: str
+
+
+@dataclass(frozen=True)
+class ChainRun:
+    """A component that ran on the GPU file by file, each on what the GPU had made of the files before.
+
+    Args:
+        verdicts: by file name, in order; they end with the first file that gave nothing. Outputs are unjudged.
+        outputs: what the last file returned, by canonical name; empty if the chain ended before.
+    """
+
+    verdicts: dict[str, GpuVerdict]
+    outputs: dict[str, NDArray[Any]]
+
+
+def run_chain(
+    file: BundleComponent,
+    inputs: dict[str, NDArray[Any]],
+    *,
+    way: Way = "browser",
+    precision: Precision = "float32",
+    timeout: float = DEFAULT_TIMEOUT,
+) -> ChainRun:
+    """Runs all files of a component on the GPU, so that its outputs hold the error of the whole chain.
+
+    Args:
+        file: the component.
+        inputs: one call of it, by canonical name and in canonical layout.
+        way: "browser" or "wheel".
+        precision: "float32" or "float16".
+        timeout: seconds for each file.
+    """
+    known, verdicts = dict(inputs), {}
+    for part in file.chain or (file,):
+        given = part.contract.to_target({spec.canonical: known[spec.canonical] for spec in part.contract.inputs})
+        run = run_on_gpu(part.path, [given], way=way, precision=precision, timeout=timeout)
+        verdicts[part.path.name] = run.verdict
+        if not run.outputs:
+            return ChainRun(verdicts, {})
+        known.update(part.contract.from_target(run.outputs[0]))
+    return ChainRun(verdicts, {spec.canonical: known[spec.canonical] for spec in file.contract.outputs})
 
 
 def parts_of(file: BundleComponent, samples: Sequence[RecordedSample]) -> list[Subject]:

@@ -30,6 +30,7 @@ _LOG_LINES = 25
 # What WebAssembly and the browser say when native code failed rather than refused.
 _CRASH_WORDS = ("Aborted(", "unreachable", "memory access out of bounds", "table index is out of bounds", "crashed")
 _CRASH_WORDS += ("Target closed", "has been closed", "Out of memory", "out of memory", "allocation failed")
+_CRASH_WORDS += ("memory had grown to",)  # what the browser way adds to an error with most of the memory in use
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 // The headless side of the page: takes its order as addresses, returns figures, and puts outputs where it was told to.
 
-import { arrayOf, describeDevice, runModel, start } from "./engine.js";
+import { arrayOf, describeDevice, heap, runModel, start } from "./engine.js";
 
 async function bytes(url) {
   const response = await fetch(url);
@@ -20,7 +20,7 @@ export async function device() {
  *
  * @param order {model, samples: [[{name, dtype, shape, url}]], accelerator, precision, signature, repeat, outputs}; the
  *   last is the address below which each output is PUT as `<sample>-<index>.bin`.
- * @returns what `runModel` returns, with addresses in the place of arrays, and the device.
+ * @returns what `runModel` returns, with addresses in the place of arrays, the device and the heap.
  */
 export async function check(order) {
   const phase = (text) => console.debug(`[phase] ${text}`);
@@ -43,5 +43,5 @@ export async function check(order) {
     }
   }
   delete result.inputs;
-  return { ...result, device: describeDevice(), isolated: globalThis.crossOriginIsolated === true };
+  return { ...result, device: describeDevice(), heap: heap(), isolated: globalThis.crossOriginIsolated === true };
 }

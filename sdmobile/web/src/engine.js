@@ -6,13 +6,17 @@ import { normalNumbers } from "./numbers.js";
 import { deviceErrors, installProbe, since, snapshot, watchDevice } from "./probe.js";
 
 const ARRAYS = { float32: Float32Array, int32: Int32Array, uint8: Uint8Array };
+// What LiteRT.js 2.5.3 is built with: the maximum that its WebAssembly files declare, and `getHeapMax` beside them.
+const HEAP_LIMIT = 2 ** 31;
 let started = null;
+let runtime = null;
 
 /** Loads the runtime once; threads need the isolation headers that `crossOriginIsolated` reports. */
 export function start() {
   started ??= (async () => {
     installProbe();
-    await loadLiteRt(new URL("wasm/", document.baseURI).href, { threads: globalThis.crossOriginIsolated === true });
+    const threads = globalThis.crossOriginIsolated === true;
+    runtime = await loadLiteRt(new URL("wasm/", document.baseURI).href, { threads });
     const device = getWebGpuDevice();
     if (device) watchDevice(device);
   })();
@@ -33,6 +37,11 @@ export function describeDevice() {
     maxBufferSize: device.limits.maxBufferSize,
     maxStorageBufferBindingSize: device.limits.maxStorageBufferBindingSize,
   };
+}
+
+/** Returns the bytes of WebAssembly memory that were needed at most so far, for it never shrinks, and the most there is. */
+export function heap() {
+  return { bytes: runtime?.liteRtWasm.HEAPU8.buffer.byteLength ?? 0, limit: HEAP_LIMIT };
 }
 
 /** Returns a typed array from bytes that came over the network. */

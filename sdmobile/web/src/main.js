@@ -2,11 +2,11 @@
 
 import { check, device } from "./check.js";
 import { keepConsole, takeLines } from "./console_log.js";
-import { describeDevice, runModel, start } from "./engine.js";
+import { describeDevice, heap, runModel, start } from "./engine.js";
 import { kernelCalls, showDevice, showLog, showOutcome, showRows, showStatus } from "./view.js";
 
 keepConsole();
-globalThis.sdmobile = { check, device };
+globalThis.sdmobile = { check, device, heap };
 
 const form = document.querySelector("form");
 const button = form.querySelector("button");

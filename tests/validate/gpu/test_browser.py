@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sdmobile.validate.gpu import check_file
-from sdmobile.validate.gpu.browser import proves_gpu
+from sdmobile.validate.gpu.browser import heap_words, proves_gpu
 from sdmobile.validate.gpu.verdict import ACCEPTED, NOT_RUN, Way
 from tests.validate.gpu.models import Case
 
@@ -21,6 +21,7 @@ def test_composite_runs_and_its_kernels_are_counted(needs: Needs, composite: Cas
     assert verdict.proof["dispatches"] > 0
     assert verdict.proof["output_places"] == ["webgpu"]
     assert verdict.proof["isolated"] is True
+    assert 1 << 24 <= verdict.proof["heap"] < 1 << 28  # it starts with 16 MiB
 
 
 def test_float16_is_not_run_rather_than_computed_in_float32(needs: Needs, plain: Case) -> None:
@@ -35,3 +36,10 @@ def test_proof_needs_kernels_submissions_and_gpu_memory() -> None:
     assert proves_gpu(good)
     for lacking in ({"dispatches": 0}, {"submits": 0}, {"output_places": ["webgpu", "wasm"]}, {"output_places": []}):
         assert not proves_gpu({**good, **lacking})
+
+
+def test_a_failure_with_most_of_the_memory_in_use_says_so() -> None:
+    limit = 2 << 30
+    assert heap_words(limit // 2 - 1, limit) == ""
+    assert "had grown to 1024 of 2048 MiB" in heap_words(limit // 2, limit)
+    assert "--chunks" in heap_words(limit, limit)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +15,10 @@ from sdmobile.exporters.contracts import OPAQUE, Contract, TensorSpec
 from sdmobile.exporters.litert.lower import lower
 from sdmobile.exporters.lowering import LoweringOptions, Provenance
 from sdmobile.validate.bundle import BundleComponent
-from sdmobile.validate.gpu.chain import parts_of
+from sdmobile.validate.gpu import chain as chain_module
+from sdmobile.validate.gpu.chain import parts_of, run_chain
+from sdmobile.validate.gpu.check import GpuRun
+from sdmobile.validate.gpu.verdict import ACCEPTED, CRASHED, GpuVerdict, Way
 from sdmobile.validate.recording import RecordedSample
 
 
@@ -46,9 +51,14 @@ def part(folder: Path, number: int, module: nn.Module, inputs: str, outputs: str
     return BundleComponent("unet", path, contract, {})
 
 
+def chained(folder: Path) -> BundleComponent:
+    """Returns y = x + (2 x + 1) tanh(x) in two files."""
+    chain = (part(folder, 1, First(), "x", "ab"), part(folder, 2, Second(), "xab", "y"))
+    return replace(chain[0], contract=replace(chain[0].contract, outputs=chain[1].contract.outputs), chain=chain)
+
+
 def test_every_part_is_a_subject_with_the_values_that_reach_it(tmp_path: Path) -> None:
-    chain = (part(tmp_path, 1, First(), "x", "ab"), part(tmp_path, 2, Second(), "xab", "y"))
-    whole = replace(chain[0], contract=replace(chain[0].contract, outputs=chain[1].contract.outputs), chain=chain)
+    whole = chained(tmp_path)
     x = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
     y = x + (2 * x + 1) * np.tanh(x)
     first, second = parts_of(whole, [RecordedSample("unet", "step 1", {"x": x}, {"y": y})])
@@ -64,3 +74,31 @@ def test_a_component_in_one_file_is_itself(tmp_path: Path) -> None:
     file = part(tmp_path, 1, First(), "x", "ab")
     (subject,) = parts_of(file, [])
     assert (subject.name, subject.file, subject.samples, subject.reference) == ("unet", file, [], "litert")
+
+
+def test_the_gpu_runs_a_chain_on_what_it_computed_itself(needs: Callable[[Way], None], tmp_path: Path) -> None:
+    needs("wheel")
+    x = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
+    run = run_chain(chained(tmp_path), {"x": x}, way="wheel", timeout=120)
+    assert [(name, verdict.status) for name, verdict in run.verdicts.items()] == [
+        ("unet_1.tflite", ACCEPTED),
+        ("unet_2.tflite", ACCEPTED),
+    ]
+    np.testing.assert_allclose(run.outputs["y"], x + (2 * x + 1) * np.tanh(x), atol=1e-5)
+
+
+def test_values_go_from_file_to_file_until_one_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, seen = chained(tmp_path), []
+    x = np.ones((2, 3), np.float32)
+
+    def fake(path: Path, samples: list[dict[str, np.ndarray]], **_: object) -> GpuRun:
+        seen.append(samples[0])
+        if path.name == "unet_1.tflite":
+            return GpuRun(GpuVerdict("browser", "float32", ACCEPTED), ({"a": 2 * x, "b": 3 * x},))
+        return GpuRun(GpuVerdict("browser", "float32", CRASHED))
+
+    monkeypatch.setattr(chain_module, "run_on_gpu", fake)
+    run = run_chain(whole, {"x": x})
+    assert {name: float(value.max()) for name, value in seen[1].items()} == {"x": 1.0, "a": 2.0, "b": 3.0}
+    assert [verdict.status for verdict in run.verdicts.values()] == [ACCEPTED, CRASHED]
+    assert run.outputs == {}

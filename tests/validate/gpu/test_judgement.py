@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sdmobile.validate.gpu import verdict as is_
+from sdmobile.validate.gpu.browser import heap_words
 from sdmobile.validate.gpu.check import GpuRun, _with_answer, _without_answer, judge
 from sdmobile.validate.gpu.model_facts import ModelFacts, TensorFacts
 from sdmobile.validate.gpu.order import Answer
@@ -36,6 +37,8 @@ def _judged(answer: Answer, *log: str) -> GpuVerdict:
         (replace(GOOD, accepted=False), is_.REJECTED, "did not take every operator"),
         (Answer(False, "Aborted(OOM)"), is_.CRASHED, "Aborted(OOM) (while running)"),
         (Answer(False, "Target crashed"), is_.CRASHED, "Target crashed"),
+        (Answer(False, "ERROR: x" + heap_words(1740 << 20, 2 << 30)), is_.CRASHED, "1740 of 2048 MiB"),
+        (Answer(False, "it failed" + heap_words(999 << 20, 2 << 30)), is_.REJECTED, "it failed"),
         (Answer(False, unavailable="no adapter"), is_.NOT_RUN, "no adapter"),
     ],
 )
