@@ -48,15 +48,3 @@ class Small:
         name = f"t{len(self._tensors)}"
         self._tensors[name] = Tensor(name, tuple(shape), dtype, constant, 0)
         return name
-
-
-def at_batch_1(graph: FileGraph) -> FileGraph:
-    """Returns a graph of batch 2 at batch 1: every computed tensor with half as many rows."""
-
-    def halved(tensor: Tensor) -> Tensor:
-        if tensor.constant or not tensor.shape or tensor.shape[0] % 2:
-            return tensor
-        return Tensor(tensor.name, (tensor.shape[0] // 2, *tensor.shape[1:]), tensor.dtype, False, 0)
-
-    tensors = {name: halved(tensor) for name, tensor in graph.tensors.items()}
-    return FileGraph(graph.format, tensors, graph.operations, graph.inputs, graph.outputs, graph.file_bytes)

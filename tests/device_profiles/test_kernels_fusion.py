@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 from sdmobile.device_profiles.graph import FileGraph
 from sdmobile.device_profiles.kernels.kernel import Kernel
 from sdmobile.device_profiles.kernels.ml_drift import ml_drift_kernels
+from sdmobile.device_profiles.kernels.shared_fusion import link, merge_elementwise, merge_reorders
+from sdmobile.device_profiles.kernels.shared_lowering import Lowering
+from sdmobile.device_profiles.kernels.shared_table import SHARED
 from sdmobile.device_profiles.kernels.tflite_gpu import tflite_gpu_kernels
-from sdmobile.rewrites.winograd.runtimes import Gpu
+from sdmobile.rewrites.winograd.runtimes import LITERT_DELEGATE, ML_DRIFT, Gpu
 from tests.device_profiles.small_graphs import Small
 
 _IMAGE = (1, 16, 16, 32)
@@ -151,7 +154,7 @@ _SIZES = st.integers(1, 40)
 _CHANNELS = st.integers(1, 300)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(_SIZES, _SIZES, _CHANNELS, _CHANNELS, st.integers(1, 2), st.sampled_from(list(Gpu)))
 def test_a_convolution_costs_what_its_sizes_say(
     height: int, width: int, channels: int, out_channels: int, batch: int, gpu: Gpu
@@ -192,3 +195,46 @@ def _one(kind: str, size: int, channels: int) -> list[Kernel]:
     else:
         result = small.op(kind, [x, small.weights(channels), small.weights(channels)], (1, size, size, channels))
     return _inner(ml_drift_kernels(small.graph(result)))
+
+
+_KINDS = st.sampled_from(["conv_2d", "relu", "add", "mul", "reshape", "softmax", "scale", "gate"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(_KINDS, st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=14), st.integers(0, 9))
+def test_fused_nodes_find_their_inputs_written_and_do_all_operations(steps: list, kept: int) -> None:
+    small = Small()
+    values = [small.input(*_IMAGE)]
+    for kind, first, second in steps:
+        one, other = values[first % len(values)], values[second % len(values)]
+        values.append(_step(small, kind, one, other))
+    outputs = dict.fromkeys((values[-1], values[1 + kept % (len(values) - 1)]))
+    graph = small.graph(*outputs)
+    for rule, passes in (
+        (ML_DRIFT, (merge_reorders, merge_elementwise, link)),
+        (LITERT_DELEGATE, (merge_elementwise, link)),
+    ):
+        draft = Lowering(graph, SHARED, rule, Gpu.ADRENO_7XX, 2, keeps_integers=False).run()
+        unfused = sum(kernel.bytes for kernel in draft.kernels())
+        for fuse in passes:
+            fuse(draft)
+        written = set(draft.inputs)
+        for node in draft.nodes:
+            assert written.issuperset([*node.inputs, *node.linked])
+            written.update(node.outputs)
+        assert written.issuperset(outputs)
+        # every operation once; of the reshapes, which keep the shape, only one that is a result of the graph
+        done = sorted(index for node in draft.nodes for index in node.operations)
+        assert len(done) == len(set(done))
+        assert set(done) >= {i for i, operation in enumerate(graph.operations) if operation.kind != "reshape"}
+        assert sum(kernel.bytes for kernel in draft.kernels()) <= unfused
+
+
+def _step(small: Small, kind: str, one: str, other: str) -> str:
+    if kind == "conv_2d":
+        return small.conv(one, 32)
+    if kind == "scale":
+        return small.op("mul", [one, small.weights(32)], _IMAGE)
+    if kind == "gate":
+        return small.op("mul", [one, small.op("logistic", [one], _IMAGE)], _IMAGE)
+    return small.op(kind, [one, other] if kind in ("add", "mul") else [one], _IMAGE)

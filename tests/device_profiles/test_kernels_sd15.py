@@ -12,19 +12,19 @@ from functools import cache
 import pytest
 
 from sdmobile.device_profiles.calibration.stored import stored_graph
+from sdmobile.device_profiles.graph.batch import half_batch
 from sdmobile.device_profiles.kernels.kernel import Kernel
 from sdmobile.device_profiles.kernels.ml_drift import ml_drift_kernels
 from sdmobile.device_profiles.kernels.tflite_gpu import tflite_gpu_kernels
 from sdmobile.errors import UnsupportedError
 from sdmobile.rewrites.attention.kernels import KernelRules
 from sdmobile.rewrites.winograd.runtimes import Gpu
-from tests.device_profiles.small_graphs import at_batch_1
 
 
 @cache
 def _kernels(component: str, batch: int = 1, gpu: Gpu = Gpu.ADRENO_7XX) -> tuple[Kernel, ...]:
     graph = stored_graph(f"sd15_512_{component}")
-    return ml_drift_kernels(at_batch_1(graph) if component == "unet" and batch == 1 else graph, gpu)
+    return ml_drift_kernels(half_batch(graph) if component == "unet" and batch == 1 else graph, gpu)
 
 
 def _gmacs(kernels: list[Kernel] | tuple[Kernel, ...], field: str = "operator_macs") -> float:
@@ -37,6 +37,11 @@ def _gmacs(kernels: list[Kernel] | tuple[Kernel, ...], field: str = "operator_ma
 )
 def test_the_operators_have_the_macs_of_the_architecture(component: str, batch: int, gmacs: float) -> None:
     assert _gmacs(_kernels(component, batch)) == pytest.approx(gmacs, abs=0.005)
+
+
+def test_half_a_batch_is_refused_where_there_is_none() -> None:
+    with pytest.raises(UnsupportedError, match="even batch"):
+        half_batch(stored_graph("sd15_512_vae_decoder"))
 
 
 @pytest.mark.parametrize(
