@@ -129,12 +129,15 @@ def _float16_fault(
 ) -> Fault | None:
     """Returns the first fault of a component's files, each on what the files before it give in float32."""
     from sdmobile.checkpoints import load_component
-    from sdmobile.exporters.contracts import module_name
+    from sdmobile.exporters.capture import capture
+    from sdmobile.exporters.contracts import module_name, wrap
+    from sdmobile.validate.bisect.reference import module_sequence
     from sdmobile.validate.mlprogram import MLProgram
     from sdmobile.validate.mlprogram.diagnosis import first_fault
 
-    module = load_component(checkpoint, module_name(component.name))
-    paths = [name for name, _ in module.named_modules() if name]
+    contract = component.contract
+    module = wrap(contract.target, component.name, load_component(checkpoint, module_name(component.name)))
+    paths = module_sequence(capture(module, contract)[0])
     del module
     values = dict(sample.inputs)
     files = component.chain or (component,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -94,6 +95,44 @@ class Flatbuffer:
         self.model.buffers[buffer].data = np.frombuffer(np.ascontiguousarray(change(data)).tobytes(), np.uint8)
         self.save()
 
+    def set_scalar(self, module: str, old: float, new: float) -> None:
+        """Changes a scalar that the operations of a module take, in the main graph or in the decompositions it uses."""
+        changed = 0
+        for graph in [self.graph, *self._decompositions(module)]:
+            own = graph is not self.graph
+            for op in graph.operators:
+                if own or graph.tensors[op.outputs[0]].name.decode().split(";")[0] == module:
+                    changed += self._replace_scalar(graph, op, old, new)
+        assert changed
+        self.save()
+
+    def _decompositions(self, module: str) -> list[Any]:
+        """Returns the subgraphs of the composites of a module."""
+        return [
+            self.model.subgraphs[op.builtinOptions2.decompositionSubgraphIndex]
+            for op in self.graph.operators
+            if hasattr(op.builtinOptions2, "decompositionSubgraphIndex")
+            and self.graph.tensors[op.outputs[0]].name.decode().split(";")[0] == module
+        ]
+
+    def _replace_scalar(self, graph: Any, op: Any, old: float, new: float) -> int:
+        """Gives one operation a scalar of its own, since converters let operations share them."""
+        changed = 0
+        for place, index in enumerate(op.inputs):
+            tensor = graph.tensors[index] if index >= 0 else None
+            data = None if tensor is None else self.model.buffers[tensor.buffer].data
+            if tensor is None or data is None or tensor.type != 0 or len(data) != 4:
+                continue
+            if np.isclose(np.asarray(data, np.uint8).view(np.float32)[0], old, rtol=1e-4):
+                buffer, copied = self._tools.schema_fb.BufferT(), copy.copy(tensor)
+                buffer.data = np.frombuffer(np.float32(new).tobytes(), np.uint8)
+                self.model.buffers.append(buffer)
+                copied.buffer = len(self.model.buffers) - 1
+                graph.tensors.append(copied)
+                op.inputs[place] = len(graph.tensors) - 1
+                changed += 1
+        return changed
+
     def insert_broadcast(self, after: str) -> None:
         """Lets the first value of an operation type pass through a BROADCAST_TO to its own shape."""
         schema, tools = self._tools.schema_fb, self._tools
@@ -105,14 +144,14 @@ class Flatbuffer:
         )
         value = op.outputs[0]
         source = graph.tensors[value]
-        copy, shape = schema.TensorT(), schema.TensorT()
-        copy.name, copy.type, copy.shape, copy.buffer = b"broadcast", source.type, source.shape, 0
+        copied, shape = schema.TensorT(), schema.TensorT()
+        copied.name, copied.type, copied.shape, copied.buffer = source.name, source.type, source.shape, 0
         shape.name, shape.type, shape.shape = b"broadcast_shape", 2, np.array([len(source.shape)], np.int32)
         buffer = schema.BufferT()
         buffer.data = np.frombuffer(np.asarray(source.shape, np.int32).tobytes(), np.uint8)
         self.model.buffers.append(buffer)
         shape.buffer = len(self.model.buffers) - 1
-        graph.tensors += [copy, shape]
+        graph.tensors += [copied, shape]
         broadcast, code = schema.OperatorT(), schema.OperatorCodeT()
         code.deprecatedBuiltinCode, code.builtinCode, code.version = 127, schema.BuiltinOperator.BROADCAST_TO, 2
         self.model.operatorCodes.append(code)

@@ -11,6 +11,8 @@ from sdmobile.errors import UnsupportedError
 from sdmobile.exporters.contracts import COMPONENTS
 from sdmobile.validate import metrics
 from sdmobile.validate.bundle import open_bundle
+from sdmobile.validate.mlprogram import MLProgram
+from sdmobile.validate.mlprogram.precision import EVALUATORS
 from sdmobile.validate.runners import (
     Runner,
     TorchRunner,
@@ -72,7 +74,12 @@ def phone_bundles(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.parametrize(
     ("target", "runtime", "least_db", "most_db"),
     # The tiny checkpoint's weights are float16 numbers, so only rounding on the way costs decibels.
-    [("ios", "evaluator", 90, 200), ("ios", "evaluator-fp16", 50, 90), ("android", "litert", 90, 200)],
+    [
+        ("ios", "evaluator", 90, 200),
+        ("ios", "evaluator-fp16", 50, 90),
+        ("ios", "evaluator-fp16acc", 40, 90),
+        ("android", "litert", 90, 200),
+    ],
 )
 def test_phone_files_agree_with_torch(
     phone_bundles: dict[str, Path],
@@ -89,6 +96,24 @@ def test_phone_files_agree_with_torch(
         found = runner.run(PHONE_COMPONENTS[target], inputs)[name]
         assert found.shape == expected.shape
         assert least_db < metrics.psnr(expected, found) < most_db
+
+
+@pytest.mark.parametrize("runtime", EVALUATORS)
+def test_the_names_of_the_evaluator_say_how_it_rounds(
+    phone_bundles: dict[str, Path], spec: PipelineSpec, runtime: str
+) -> None:
+    """Sums in float32 unless the name says otherwise; to the bit what the evaluator gives in that precision."""
+    bundle = open_bundle(phone_bundles["ios"])
+    component = bundle.components[PHONE_COMPONENTS["ios"]]
+    inputs = random_inputs(component.name, spec)
+    found = bundle_runner(bundle, runtime).run(component.name, inputs)
+    precision = {"evaluator": "float32", "evaluator-fp16": "float16-float32acc", "evaluator-fp16acc": "float16"}[
+        runtime
+    ]
+    program = MLProgram(component.path, precision=precision)  # pyright: ignore[reportArgumentType]
+    expected = component.contract.from_target(program.predict(component.contract.to_target(inputs)))
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, expected[name])
 
 
 def test_runners_keep_the_protocol(onnx_bundle: Path, torch_runner: TorchRunner) -> None:

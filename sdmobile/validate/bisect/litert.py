@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,7 +93,9 @@ class LiteRTGraph(ExportedGraph):
     def _file_op(self, operator: Any, modules: ModuleNames) -> FileOp:
         given = [index for index in operator.inputs if index >= 0 and index not in self._constant]
         names = tuple(self._names[index] for index in operator.outputs)
-        module = modules.of_location(names[0].partition(": ")[2])
+        stored = [i for i in operator.inputs if i in self._constant and math.prod(self._graph.tensors[i].shape) > 1]
+        places = [names[0].partition(": ")[2], *(_text(self._graph.tensors[i].name) for i in stored)]
+        module = next(filter(None, map(modules.of_location, places)), None)  # an output has the signature's name
         return FileOp(names[0], self._code(operator), tuple(self._names[i] for i in given), names, module)
 
     def _array(self, index: int) -> NDArray[Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,6 +63,12 @@ def module_outputs(program: ExportedProgram, inputs: tuple[Tensor, ...]) -> list
 def module_paths(program: ExportedProgram) -> tuple[str, ...]:
     """Returns the paths of the modules that compute something."""
     return tuple(dict.fromkeys(filter(None, (source_module(node) for node in program.graph.nodes))))
+
+
+def module_sequence(program: ExportedProgram) -> tuple[str, ...]:
+    """Returns the paths of the modules in the order in which they compute, a module as often as it comes back."""
+    paths = (source_module(node) for node in program.graph.nodes if node.op == "call_function")
+    return tuple(path for path, _ in groupby(filter(None, paths)))
 
 
 def module_parameters(program: ExportedProgram, module: str) -> dict[str, NDArray[np.float32]]:

@@ -197,7 +197,8 @@ def _case(component: BundleComponent, checkpoint: Checkpoint, check: ComponentCh
     least_db = min(MOST_DB, max(LEAST_DB, check.limits.component_db if check.limits else LEAST_DB))
     inputs = contract.to_target(sample.inputs)
     outputs = module_outputs(program, as_tensors(contract, sample))
-    exact = graph if check.runtime not in EVALUATORS else open_graph(component, "evaluator", names)
+    rounds = EVALUATORS.get(check.runtime, "float32") != "float32"
+    exact = open_graph(component, "evaluator", names) if rounds else graph
     name_by_content(graph, exact.values(inputs), outputs, MOST_DB)
     final: list[NDArray[Any]] = []
     matches = match_modules(graph, _keeping(graph.output, graph.values(inputs), final), outputs, least_db)

@@ -57,6 +57,9 @@ def test_broadcast_to_is_named_with_its_module_shapes_and_issue(tmp_path: Path) 
         ("package.lower._Named;266", None),
         ("p.Net/torch.nn.modules.conv.Conv2d_last;2", "last (Conv2d)"),
         (";;p.Net/p.Block_0/p.A_a;1;p.Net/p.Block_0;4", "0 (Block)/a (A)"),
+        ("down_blocks.0.norm1;11", "down_blocks.0.norm1"),
+        ("conv_in;", "conv_in"),
+        ("mid_block.norm;;down_blocks.0.resnets.0.norm1;2", "mid_block.norm"),
     ],
 )
 def test_modules_are_read_from_tensor_names(tmp_path: Path, name: str, module: str | None) -> None:

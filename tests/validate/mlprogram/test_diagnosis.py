@@ -56,6 +56,26 @@ def test_the_module_is_exact_where_the_paths_are_known(tmp_path: Path) -> None:
     assert fault.module == "down_blocks.0.norm1"
 
 
+def test_an_operation_without_a_name_lies_between_those_that_have_one(tmp_path: Path) -> None:
+    """As coremltools writes a norm out, which then has no name of its own."""
+
+    def build(x: Any) -> Any:
+        mb = builder()
+        y = mb.mul(x=x, y=np.float32(400.0), name="conv_in_mul")
+        y = mb.sqrt(x=mb.square(x=y, name="square_0"), name="sqrt_0")
+        return mb.relu(x=y, name="nonlinearity_relu")
+
+    path = _half(build, tmp_path)
+    for modules, module in (
+        (["conv_in", "norm1", "nonlinearity", "conv1", "norm2", "nonlinearity"], "norm1"),
+        (["conv_in", "nonlinearity"], "nonlinearity"),
+        (["conv_in", "norm1", "proj_in", "nonlinearity"], "nonlinearity"),
+    ):
+        fault = first_fault(path, {"x0": X}, modules=modules)
+        assert fault is not None
+        assert (fault.measured.type, fault.module) == ("square", module)
+
+
 def test_a_jump_of_the_error_is_found(tmp_path: Path) -> None:
     path = _half(_cancellation, tmp_path)
     fault = first_fault(path, {"x0": X})
