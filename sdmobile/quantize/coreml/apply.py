@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.errors import OutputError
+from sdmobile.errors import OutputError, SdmobileError
 from sdmobile.exporters.lowering import size_of
 from sdmobile.exporters.stages import peak_resident_bytes
 from sdmobile.quantize.coreml.check import check_weights, digest
@@ -90,10 +91,15 @@ def compress_package(
     encoder = _Encoder(schemes)
     metadata = {"sdmobile.recipe": recipe.name, "sdmobile.recipe_key": recipe.key}
     written = rewrite_weights(source, out, encoder, ios, metadata)
-    checked = check_weights(out, encoder.digests)
     sizes = size_of([source]), size_of([out])
-    if encoder.digests and sizes[1] >= sizes[0]:
-        raise OutputError("a compressed file must be smaller", f"{out.name}: {sizes[0]} to {sizes[1]} bytes")
+    try:
+        checked = check_weights(out, encoder.digests)
+        wanted = any(scheme != Float16() for scheme in schemes.values())
+        if wanted and (not encoder.digests or sizes[1] >= sizes[0]):
+            raise OutputError("a compressed file must be smaller", f"{out.name}: {sizes[0]} to {sizes[1]} bytes")
+    except SdmobileError:
+        shutil.rmtree(out)
+        raise
     return CompressionRecord(
         recipe=recipe.name,
         recipe_key=recipe.key,

@@ -1,0 +1,69 @@
+"""The weight file: packing against the evaluator's unpacking, bytes against coremltools' own writer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sdmobile.quantize.coreml.blobs import BlobWriter, pack_bits
+from sdmobile.validate.mlprogram.blob import BlobFile, unpack_bits
+from sdmobile.validate.mlprogram.types import TensorType
+
+
+@given(st.sampled_from([1, 2, 3, 4, 6, 8]), st.integers(1, 70), st.integers(0, 99))
+def test_unpacking_inverts_packing(bits: int, count: int, seed: int) -> None:
+    values = np.random.default_rng(seed).integers(0, 1 << bits, count).astype(np.uint8)
+    packed = pack_bits(values, bits)
+    assert packed.size == -(-count * bits // 8)
+    assert np.array_equal(unpack_bits(packed, bits, count), values)
+
+
+def test_signed_numbers_keep_their_sign() -> None:
+    values = np.arange(-8, 8, dtype=np.int8)
+    assert np.array_equal(unpack_bits(pack_bits(values, 4), 4, 16, signed=True), values)
+
+
+def test_the_file_is_byte_for_byte_that_of_coremltools(tmp_path: Path) -> None:
+    import coremltools  # noqa: F401  # the library of the writer is loaded with it
+    from coremltools.libmilstoragepython import _BlobStorageWriter
+
+    rng = np.random.default_rng(0)
+    half = rng.normal(size=37).astype(np.float16)
+    small = {bits: rng.integers(0, 1 << bits, 131).astype(np.uint8) for bits in (1, 2, 3, 4, 6)}
+    signed = rng.integers(-8, 8, 77).astype(np.int8)
+    theirs, ours = tmp_path / "theirs.bin", tmp_path / "ours.bin"
+    writer = _BlobStorageWriter(str(theirs))
+    offsets = [writer.write_fp16_data(half.view(np.uint16))]
+    offsets += [getattr(writer, f"write_uint{bits}_data")(values) for bits, values in small.items()]
+    offsets += [writer.write_int4_data(signed), writer.write_int8_data(signed), writer.write_uint8_data(small[6])]
+    offsets += [writer.write_float_data(half.astype(np.float32))]
+    del writer
+    with BlobWriter(ours) as mine:
+        found = [mine.add(half, "float16")]
+        found += [mine.add(values, f"uint{bits}") for bits, values in small.items()]
+        found += [mine.add(signed, "int4"), mine.add(signed, "int8"), mine.add(small[6], "uint8")]
+        found += [mine.add(half.astype(np.float32), "float32")]
+    assert found == offsets
+    # coremltools leaves out the padding after the last blob.
+    assert ours.read_bytes().rstrip(b"\0") == theirs.read_bytes().rstrip(b"\0")
+
+
+def test_a_file_that_was_not_finished_is_no_weight_file(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), BlobWriter(tmp_path / "w.bin") as writer:
+        writer.add(np.zeros(64, np.float16), "float17")
+    with pytest.raises(Exception, match="version"):
+        BlobFile(tmp_path / "w.bin")
+
+
+def test_arrays_come_back(tmp_path: Path) -> None:
+    values = np.arange(63, dtype=np.uint8).reshape(7, 9)
+    with BlobWriter(tmp_path / "w.bin") as writer:
+        first = writer.add(values, "uint6")
+        second = writer.add(values.astype(np.float16), "float16")
+    file = BlobFile(tmp_path / "w.bin")
+    assert np.array_equal(file.read(first, TensorType("uint6", (7, 9))), values)
+    assert np.array_equal(file.read(second, TensorType("float16", (7, 9))), values)
