@@ -136,6 +136,14 @@ def test_a_product_of_computed_values_converts_the_right_one() -> None:
     assert (kernels[1].macs, kernels[1].read_bytes) == (64 * 32 * 48, (64 * 32 + 32 * 48) * 2)
 
 
+def test_as_many_groups_as_channels_are_a_depthwise_convolution() -> None:
+    small = Small()
+    image = small.input(*_IMAGE)
+    result = small.op("conv_2d", [image, small.weights(32, 3, 3, 1)], _IMAGE, strideH=1, strideW=1)
+    (kernel,) = _inner(ml_drift_kernels(small.graph(result)))
+    assert (kernel.category, kernel.macs) == ("depthwise", 16 * 16 * 32 * 9)
+
+
 def test_a_slice_reads_what_it_writes() -> None:
     small = Small()
     x = small.input(*_IMAGE)

@@ -20,6 +20,9 @@ def convolution(low: Lowering, index: int, operation: Operation) -> None:
         _computed_weights(low, index, operation, weights)
         return
     layer = _layer(low, operation, weights)
+    if layer.groups == layer.channels[0] == layer.channels[1] > 1:
+        depthwise(low, index, operation)
+        return
     objection = "never" if low.winograd is None else low.winograd.objection(layer, low.gpu)
     if objection is None:
         _winograd(low, index, operation, layer)

@@ -8,7 +8,7 @@ the SiLU behind it, sigmoid and product being one elementwise node by then.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from sdmobile.device_profiles.kernels.shared_nodes import Draft, Node
 
@@ -35,7 +35,8 @@ def merge_reorders(draft: Draft) -> None:
 def merge_elementwise(draft: Draft) -> None:
     """Merges elementwise nodes with each other: chains of one input, and pairs whose inputs go back to one value."""
     producers = {name: node for node in draft.nodes for name in node.outputs[:1]}
-    counts = {name: len(found) for name, found in _uses(draft.nodes).items()}
+    counts = Counter({name: len(found) for name, found in _uses(draft.nodes).items()})
+    counts.update(draft.outputs)  # a result of the graph is read outside
     gone: set[int] = set()
     for root in draft.nodes:
         if not root.linkable or len(root.inputs) not in (1, 2):
@@ -46,7 +47,7 @@ def merge_elementwise(draft: Draft) -> None:
     draft.nodes = [node for node in draft.nodes if id(node) not in gone]
 
 
-def _chain(root: Node, before: list[Node | None], counts: dict[str, int]) -> list[Node]:
+def _chain(root: Node, before: list[Node | None], counts: Counter[str]) -> list[Node]:
     """Merges root with the one elementwise node in front of it."""
     first = before[0]
     if len(root.inputs) != 1 or not _simple(first) or counts[root.inputs[0]] != 1:
@@ -56,7 +57,7 @@ def _chain(root: Node, before: list[Node | None], counts: dict[str, int]) -> lis
     return [first]
 
 
-def _pair(root: Node, before: list[Node | None], counts: dict[str, int], producers: dict[str, Node]) -> list[Node]:
+def _pair(root: Node, before: list[Node | None], counts: Counter[str], producers: dict[str, Node]) -> list[Node]:
     """Merges a node of two inputs with what is in front of one or both, if both are functions of one value."""
     if len(root.inputs) != 2 or None in before:
         return []
