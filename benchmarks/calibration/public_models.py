@@ -101,9 +101,9 @@ def multi_hardware(blocks: tuple[tuple[int, int, int, int], ...], width: float) 
 
 def timm_model(name: str, deploy: bool = False, **options: Any) -> nn.Module:
     """Returns timm's model, in deploy form (branches merged) if asked."""
-    import timm
-    from timm.layers import set_fused_attn
-    from timm.utils.model import reparameterize_model
+    import timm  # pyright: ignore[reportMissingImports]
+    from timm.layers import set_fused_attn  # pyright: ignore[reportMissingImports]
+    from timm.utils.model import reparameterize_model  # pyright: ignore[reportMissingImports]
 
     set_fused_attn(False)
     model = timm.create_model(name, pretrained=False, **options).eval()
@@ -112,7 +112,7 @@ def timm_model(name: str, deploy: bool = False, **options: Any) -> nn.Module:
 
 def mobilenet_v2(width: float) -> nn.Module:
     """Returns MobileNet-V2 of a width multiplier."""
-    from timm.models.efficientnet import _gen_mobilenet_v2
+    from timm.models.efficientnet import _gen_mobilenet_v2  # pyright: ignore[reportMissingImports]
 
     return _gen_mobilenet_v2("mobilenetv2_100", width, pretrained=False)
 
@@ -130,7 +130,7 @@ class Only(nn.Module):
 
 def deeplab() -> nn.Module:
     """Returns DeepLabV3 on ResNet-50 as AI Hub takes it from torchvision."""
-    from torchvision.models.segmentation import deeplabv3_resnet50
+    from torchvision.models.segmentation import deeplabv3_resnet50  # pyright: ignore[reportMissingImports]
 
     return Only(deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=21), "out")
 
@@ -140,7 +140,7 @@ def whisper() -> nn.Module:
     from transformers import WhisperConfig
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-    sizes = {"d_model": 384, "encoder_layers": 4, "encoder_attention_heads": 6, "encoder_ffn_dim": 1536}
+    sizes: dict[str, Any] = {"d_model": 384, "encoder_layers": 4, "encoder_attention_heads": 6, "encoder_ffn_dim": 1536}
     config = WhisperConfig(num_mel_bins=80, max_source_positions=1500, **sizes)
     config._attn_implementation = "eager"
     return Only(WhisperEncoder(config), "last_hidden_state")

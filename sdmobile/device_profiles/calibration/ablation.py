@@ -95,7 +95,17 @@ def engine_kernels(graph: FileGraph, engine: Engine, gpu: Gpu) -> tuple[Kernel, 
     merge_reorders(draft)
     merge_elementwise(draft)
     link(draft)
-    return draft.kernels()
+    return tuple(_with_second_read(kernel) for kernel in draft.kernels())
+
+
+def _with_second_read(kernel: Kernel) -> Kernel:
+    """Returns a full softmax with both of its reads counted, any other kernel as it is.
+
+    It goes over a row twice, one work item per row (google-ai-edge/LiteRT@f674577 tasks/softmax.cc). The 12288 rows in
+    flight, of 4096 float16 numbers each, are 100 MB, which no cache of these phones holds.
+    """
+    full = kernel.category == "softmax" and kernel.write_bytes >= kernel.read_bytes
+    return replace(kernel, read_bytes=2 * kernel.read_bytes) if full else kernel
 
 
 def _plain_group_norm(low: Lowering, index: int, operation: Operation) -> None:

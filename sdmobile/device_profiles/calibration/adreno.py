@@ -29,10 +29,11 @@ RUNTIME_2024 = "tflite-gpu-2024"
 
 PARAMETERS = (
     Parameter("dense", 0.25, 2.0, 0.01, 1.0, "convolutions and matrix products by any method"),
-    Parameter("depthwise", 0.03, 3.0, 0.001, 1.0, "a weight and an input are read per multiply-accumulate"),
+    Parameter("depthwise", 0.03, 3.0, 0.001, 1.0, "an input and a weight are read for every multiply-accumulate"),
     Parameter("bandwidth", 40e9, 1.5, 5e9, PEAK_BANDWIDTH, "60 % of the memory's peak; no more than the peak"),
     Parameter("dispatch", 8e-6, 2.0, 0.5e-6, 30e-6, "below 27 µs, the bound that MobileNet-V2's widths give"),
     Parameter("fixed", 1e-3, 2.0, 0.05e-3, 3e-3, "below 1.74 ms, the intercept of MobileNet-V2's widths"),
+    Parameter("saturation", 12288.0, 2.0, 100.0, 1e6, "work items that fill the GPU: 6 units x 16 waves x 128 lanes"),
     Parameter("cpu_rate", 30e9, 1.2, 10e9, 60e9, "EfficientViT-B1 and -B3 in the same table's S23 CPU column, float32"),
 )
 # Which parameter gives the efficiency of a category with arithmetic.
@@ -78,7 +79,7 @@ def model_parameters(values: Mapping[str, float]) -> Parameters:
         bandwidth=values["bandwidth"],
         dispatch=values["dispatch"],
         fixed=values["fixed"],
-        saturation=values.get("saturation", 0.0),
+        saturation=values["saturation"],
     )
 
 

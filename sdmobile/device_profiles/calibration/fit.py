@@ -133,7 +133,7 @@ def quality(predicted: Vector, measured: Vector) -> Quality:
     from scipy.stats import spearmanr
 
     errors, ratios = np.abs(predicted / measured - 1.0), measured / predicted
-    correlation = float(np.asarray(spearmanr(predicted, measured).statistic))
+    correlation = float(np.asarray(spearmanr(predicted, measured)[0]))  # pyright: ignore
     return Quality(
         median=float(np.median(errors)),
         p90=float(np.quantile(errors, 0.9)),

@@ -1,0 +1,96 @@
+"""Stable Diffusion 1.4 on the S23 Ultra under Google's current engine: one parameter from the one published total.
+
+ML Drift runs convolutions and matrix products faster than the classic delegate that ran the vision models; no times of
+single models by it on this GPU are published. So bandwidth, dispatch, fixed cost and saturation are the delegate's, and
+the efficiency of dense kernels alone is set such that the published total comes out: 11.5 s for 512x512 pixels and 20
+iterations, with guidance at batch 2 (arXiv 2304.11267). That total is therefore no check of the model. The published
+reduction by all optimisations is one, for it was not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from sdmobile.device_profiles.calibration.ablation import AblationRow, published_ablation
+from sdmobile.device_profiles.calibration.adreno import PEAK_MACS, model_parameters
+from sdmobile.device_profiles.calibration.stored import stored_graph
+from sdmobile.device_profiles.graph import FileGraph
+from sdmobile.device_profiles.kernels.ml_drift import ml_drift_kernels
+from sdmobile.device_profiles.latency import Parameters, UnitModel, predict
+from sdmobile.device_profiles.pipeline_time import ImageTime, end_to_end
+from sdmobile.rewrites.winograd.runtimes import Gpu
+
+PUBLISHED_TOTAL = 11.5  # seconds, 20 iterations
+STEPS = 20
+DENSE = ("conv", "winograd", "matmul", "attention")
+COMPONENTS = ("text_encoder", "unet", "vae_decoder")
+# A16 under Google's Metal backend: facts of data/hardware of the profile; the fitted fractions are the Adreno's.
+A16_PEAK_MACS = 0.895e12  # 1.789 TFLOPS; float16 is not faster than float32 (philipturner/metal-benchmarks)
+A16_BANDWIDTH = 51.2e9
+ADRENO_BANDWIDTH = 67.2e9
+
+
+def unet() -> FileGraph:
+    """Returns the UNet of Stable Diffusion 1.x at 512 pixels and batch 2, with composites."""
+    return stored_graph("sd15_512_unet")
+
+
+def with_dense(parameters: Parameters, efficiency: float) -> Parameters:
+    """Returns parameters with another efficiency of dense kernels."""
+    return replace(parameters, efficiency={**parameters.efficiency, **dict.fromkeys(DENSE, efficiency)})
+
+
+def image_time(unit: UnitModel, gpu: Gpu = Gpu.ADRENO_7XX) -> ImageTime:
+    """Returns the predicted time of one image of 20 iterations with guidance at batch 2."""
+    graphs = (stored_graph(f"sd15_512_{name}") for name in COMPONENTS)
+    text, denoiser, decoder = (predict(ml_drift_kernels(graph, gpu), unit) for graph in graphs)
+    return end_to_end(text, denoiser, decoder, STEPS, "batch2")
+
+
+def engine_efficiency(delegate: Parameters) -> float:
+    """Returns the efficiency of dense kernels with which the published total comes out.
+
+    Args:
+        delegate: the classic delegate's parameters.
+    """
+    from scipy.optimize import brentq
+
+    def excess(efficiency: float) -> float:
+        return image_time(UnitModel("gpu", PEAK_MACS, with_dense(delegate, efficiency))).seconds - PUBLISHED_TOTAL
+
+    return float(brentq(excess, 0.05, 1.0, xtol=1e-5))  # pyright: ignore[reportArgumentType]
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A unit whose parameters come from another's.
+
+    Args:
+        unit: the unit's model.
+        gpu: the family of GPUs that the engine's rules tell apart.
+    """
+
+    unit: UnitModel
+    gpu: Gpu
+
+
+def phones(delegate: Mapping[str, float]) -> dict[str, Transfer]:
+    """Returns the phones of the paper under Google's engine.
+
+    Args:
+        delegate: the classic delegate's fitted values. The A16 gets the same fractions of its own peaks; nothing is
+            fitted for it.
+    """
+    adreno = model_parameters(delegate)
+    engine = with_dense(adreno, engine_efficiency(adreno))
+    metal = replace(engine, bandwidth=engine.bandwidth * A16_BANDWIDTH / ADRENO_BANDWIDTH)
+    return {
+        "galaxy-s23-ultra": Transfer(UnitModel("gpu", PEAK_MACS, engine), Gpu.ADRENO_7XX),
+        "iphone-14-pro-max": Transfer(UnitModel("gpu-metal", A16_PEAK_MACS, metal), Gpu.OTHER),
+    }
+
+
+def ablations(delegate: Mapping[str, float]) -> dict[str, tuple[AblationRow, ...]]:
+    """Returns the paper's ablation on both phones."""
+    return published_ablation(unet(), {name: (phone.unit, phone.gpu) for name, phone in phones(delegate).items()})

@@ -1,0 +1,111 @@
+"""The tables of docs/latency-model.md, made from the fit so that they cannot say anything else than the code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sdmobile.device_profiles.calibration import stable_diffusion
+from sdmobile.device_profiles.calibration.ablation import PUBLISHED_REDUCTION, AblationRow
+from sdmobile.device_profiles.calibration.adreno import PARAMETERS
+from sdmobile.device_profiles.calibration.adreno_fit import AdrenoFit, RowResult
+from sdmobile.device_profiles.calibration.fit import Quality
+
+_UNITS = {
+    "bandwidth": (1e9, "GB/s"),
+    "dispatch": (1e-6, "µs"),
+    "fixed": (1e-3, "ms"),
+    "saturation": (1.0, "work items"),
+    "cpu_rate": (1e9, "GMAC/s"),
+}
+
+
+def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Returns a Markdown table; all columns but the first are right-aligned."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *lines))
+
+
+def parameters(result: AdrenoFit) -> str:
+    """Returns the fitted values beside what was assumed before."""
+
+    def shown(name: str, value: float) -> str:
+        scale, unit = _UNITS.get(name, (1e-2, "%"))
+        return f"{value / scale:.3g} {unit}" if value / scale < 1000 else f"{value / scale:.0f} {unit}"
+
+    lines = [
+        [p.name, shown(p.name, result.values[p.name]), shown(p.name, p.guess), f"{p.spread:g}", p.reason]
+        for p in PARAMETERS
+    ]
+    return table(["parameter", "fitted", "guess", "spread of the guess", "ground of the guess"], lines)
+
+
+def rows(results: Sequence[RowResult]) -> str:
+    """Returns published and predicted times."""
+    lines = [
+        [
+            result.row.model,
+            f"{result.row.seconds * 1e3:.1f}",
+            f"{result.predicted * 1e3:.1f}",
+            "" if result.left_out is None else f"{result.left_out * 1e3:.1f}",
+            f"{result.error:+.0%}",
+            result.row.note,
+        ]
+        for result in results
+    ]
+    return table(["model", "published ms", "fit of all rows", "row left out", "error", "note"], lines)
+
+
+def statistics(result: AdrenoFit) -> str:
+    """Returns the quality of the predictions for left-out rows."""
+
+    def line(name: str, found: Quality, count: int) -> list[str]:
+        numbers = [f"{found.median:.1%}", f"{found.p90:.1%}", f"{found.worst:.1%}", f"{found.rank_correlation:.3f}"]
+        return [name, str(count), *numbers]
+
+    whole = sum(r.row.runtime != "tflite-gpu-2024" or "fastvit" not in r.row.graph for r in result.fitted)
+    lines = [
+        line("all rows", result.left_out, len(result.fitted)),
+        line("models that ran on the GPU as a whole", result.on_gpu, whole),
+    ]
+    return table(["left-out rows", "number", "median error", "90th percentile", "worst", "rank correlation"], lines)
+
+
+def totals(result: AdrenoFit) -> str:
+    """Returns the whole image of Stable Diffusion 1.4 on the S23 Ultra."""
+    phone = stable_diffusion.phones(result.values)["galaxy-s23-ultra"]
+    time = stable_diffusion.image_time(phone.unit)
+    lines = [
+        ["text encoder, 2 calls", f"{time.text:.2f}"],
+        ["UNet, 20 calls at batch 2", f"{time.unet:.2f}"],
+        ["decoder", f"{time.decoder:.2f}"],
+        ["image", f"{time.seconds:.2f}"],
+        ["published", f"{stable_diffusion.PUBLISHED_TOTAL:.1f}"],
+    ]
+    return table(["part", "seconds"], lines)
+
+
+def ablation(result: AdrenoFit) -> str:
+    """Returns the cumulative steps of the paper on both phones, and the published reductions."""
+    phones = stable_diffusion.ablations(result.values)
+    names = list(PUBLISHED_REDUCTION)
+    steps: list[tuple[AblationRow, ...]] = list(zip(*(phones[name] for name in names), strict=True))
+    lines = [[each[0].step, *(cell for row in each for cell in _cells(row))] for each in steps]
+    lines.append(["published", *(cell for name in names for cell in ("", f"-{PUBLISHED_REDUCTION[name]:.1%}"))])
+    header = ["step", *(f"{name} {what}" for name in names for what in ("ms", "reduction"))]
+    return table(header, lines)
+
+
+def _cells(row: AblationRow) -> tuple[str, str]:
+    return f"{row.seconds * 1e3:.0f}", f"-{row.reduction:.1%}" if row.reduction else ""
+
+
+def sections(result: AdrenoFit) -> dict[str, str]:
+    """Returns all tables by the name of their place in the page."""
+    return {
+        "parameters": parameters(result),
+        "rows": rows(result.fitted),
+        "statistics": statistics(result),
+        "checks": rows(result.checks),
+        "totals": totals(result),
+        "ablation": ablation(result),
+    }
