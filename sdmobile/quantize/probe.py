@@ -42,7 +42,7 @@ def probe_gradients(study: Study, row: Row, seed: Sequence[int]) -> dict[str, to
 
 
 def projections(
-    study: Study, encoded: EncodedWeights, schemes: Sequence[str], index: int, probes: int, seed: int
+    study: Study, encoded: EncodedWeights, schemes: Sequence[str], index: int, seed: int
 ) -> NDArray[np.float64]:
     """Returns p[l, s] = g_l·ΔW_{l,s} of one probe on one recorded row.
 
@@ -59,8 +59,7 @@ def projections(
         study: the component.
         encoded: compressed weights.
         schemes: names of the columns.
-        index: row · probes + probe.
-        probes: probes per row.
+        index: number of the probe; the rows take turns, so that further probes leave the first ones as they are.
         seed: of the whole analysis.
 
     Returns:
@@ -68,8 +67,7 @@ def projections(
     """
     import torch
 
-    row = index // probes
-    gradients = probe_gradients(study, study.rows[row], (seed, index))
+    gradients = probe_gradients(study, study.rows[index % len(study.rows)], (seed, index))
     table = np.full((len(gradients), len(schemes)), np.nan)
     for i, (layer, gradient) in enumerate(gradients.items()):
         exact, flat = study.layers[layer].detach(), gradient.reshape(-1)

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from sdmobile.validate.sampling import SampleRequest
 
 
+_CODE = ("probe.py", "sensitivity_study.py")
+
+
 @dataclass(frozen=True)
 class AnalysisPlan:
     """How a component is analysed.
@@ -121,9 +124,9 @@ def _estimated(
     study: Study, encoded: EncodedWeights, plan: AnalysisPlan, work: Path, tell: Tell
 ) -> NDArray[np.float64]:
     def piece(index: int) -> NDArray[np.float64]:
-        return projections(study, encoded, plan.schemes, index, plan.probes, plan.seed)
+        return projections(study, encoded, plan.schemes, index, plan.seed)
 
-    return estimate(computed("probes", len(study.rows) * plan.probes, piece, work, tell))
+    return estimate(computed("probes", range(len(study.rows) * plan.probes), piece, work, tell))
 
 
 def _direct(
@@ -141,14 +144,12 @@ def _direct(
 
     def piece(index: int) -> NDArray[np.float64]:
         row, column = divmod(index, len(plan.schemes))
-        layer = names[chosen[row]]
-        found = encoded.get(layer, plan.schemes[column])
-        error = np.nan if found is None else study.quality(exact, {layer: found[0]}).mse
-        return np.array([chosen[row], column, error])
+        found = encoded.get(names[row], plan.schemes[column])
+        return np.array(np.nan if found is None else study.quality(exact, {names[row]: found[0]}).mse)
 
     table = np.full((len(names), len(plan.schemes)), np.nan)
-    for row, column, error in computed("direct", len(chosen) * len(plan.schemes), piece, work, tell):
-        table[int(row), int(column)] = error
+    cells = [row * len(plan.schemes) + column for row in chosen for column in range(len(plan.schemes))]
+    table.flat[cells] = computed("direct", cells, piece, work, tell)
     return table
 
 
@@ -162,12 +163,15 @@ def measured_layers(names: Sequence[str], estimated: NDArray[np.float64] | None,
 
 
 def _key(study: Study, plan: AnalysisPlan, code: str) -> str:
-    """Returns the hash that names finished pieces: inputs, encoders, settings, and the code that measures."""
-    digest = hashlib.sha256(json.dumps([plan.settings(), code], sort_keys=True, default=str).encode())
+    """Returns the hash that names finished pieces: inputs, encoders, schemes, seed, and the code that measures.
+
+    How many probes and direct measurements were asked for is not in it: more of them use those that are there.
+    """
+    digest = hashlib.sha256(json.dumps([plan.component, plan.schemes, plan.seed, code]).encode())
     for row in study.rows:
         for tensor in row:
             digest.update(tensor.numpy().tobytes())
     root = Path(__file__).resolve().parent
-    for name in ("probe.py", "sensitivity_study.py", "sensitivity_analysis.py"):
+    for name in _CODE:
         digest.update((root / name).read_bytes())
     return digest.hexdigest()[:32]

@@ -6,7 +6,7 @@ Each piece is computed alone from its number, so that the result does not depend
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,27 +38,27 @@ def is_main() -> bool:
 
 
 def computed(
-    what: str, count: int, compute: Callable[[int], NDArray[np.float64]], folder: Path, tell: Tell = silent
+    what: str, pieces: Sequence[int], compute: Callable[[int], NDArray[np.float64]], folder: Path, tell: Tell = silent
 ) -> list[NDArray[np.float64]]:
-    """Computes pieces 0 … count−1, each by one process, and returns all of them to every process.
+    """Computes pieces, each by one process, and returns all of them, in their order, to every process.
 
     Args:
         what: name of the work, for the progress bar and the files' names.
-        count: number of pieces.
+        pieces: their numbers.
         compute: returns piece i; it depends on i alone.
         folder: finished pieces are kept here, one .npy each; those that are there already are not computed again.
         tell: sees (what, finished, all) of this process.
     """
     rank, size = world()
     folder.mkdir(parents=True, exist_ok=True)
-    mine = range(rank, count, size)
+    mine = pieces[rank::size]
     done: dict[int, NDArray[np.float64]] = {}
     for index in mine:
         tell(what, len(done), len(mine))
         done[index] = _kept(folder / f"{what}-{index:06d}.npy", index, compute)
     tell(what, len(mine), len(mine))
     merged = _gathered(done)
-    return [merged[index] for index in range(count)]
+    return [merged[index] for index in pieces]
 
 
 def _kept(file: Path, index: int, compute: Callable[[int], NDArray[np.float64]]) -> NDArray[np.float64]:

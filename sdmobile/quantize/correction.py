@@ -1,0 +1,188 @@
+"""Recovery without data: biases and table scales that undo a layer's systematic error, where measured to help.
+
+W̃ differs from W by a fixed ΔW, so that its output is off by ΔW·x: by E[ΔW·x] on average, and by a factor where the
+values shrank. Both can be absorbed in numbers that the file stores anyway, at no run-time cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sdmobile.quantize.sensitivity_work import silent
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from sdmobile.quantize.sensitivity_study import Study
+    from sdmobile.quantize.sensitivity_work import Tell
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Sums over recorded activations of one layer, exact y and compressed ỹ without the bias.
+
+    Args:
+        shift: [output channels] mean of y − ỹ.
+        cross: Σ y·ỹ over everything.
+        square: Σ ỹ².
+    """
+
+    shift: NDArray[np.float64]
+    cross: float
+    square: float
+
+    @property
+    def scale(self) -> float:
+        """The factor on ỹ with the least squared error, Σ y·ỹ / Σ ỹ²; 1 where ỹ is zero."""
+        return self.cross / self.square if self.square > 0 else 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Correction:
+    """New biases and scales.
+
+    Args:
+        biases: float32 [output channels] by layer, in place of the old ones.
+        scales: factor on the layer's decoded weight (on a palette's table, or on a linear scheme's scales).
+        before_db: PSNR of the output on the judging inputs without any correction.
+        after_db: with what was kept.
+        tried: layers times kinds that were tried.
+    """
+
+    biases: Mapping[str, NDArray[np.float32]]
+    scales: Mapping[str, float]
+    before_db: float
+    after_db: float
+    tried: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what was kept and what it brought."""
+        return {
+            "biases": sorted(self.biases),
+            "scales": dict(self.scales),
+            "tried": self.tried,
+            "before_db": round(self.before_db, 3),
+            "after_db": round(self.after_db, 3),
+        }
+
+
+def moments(study: Study, weights: Mapping[str, NDArray[Any]]) -> dict[str, Moments]:
+    """Collects the moments of every compressed layer on the exact trajectory, one layer's error at a time.
+
+    Source: the empirical bias correction of Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
+    Correction" (arXiv 1906.04721), section 4.2 and appendix D, on recorded inputs.
+
+    Args:
+        study: the component with recorded inputs.
+        weights: decoded weights by layer.
+    """
+    import torch
+
+    sums: dict[str, list[Any]] = {}
+    owners = layer_modules(study.module, weights)
+
+    def hook(name: str) -> Any:
+        changed = torch.from_numpy(np.asarray(weights[name], np.float32))
+
+        def see(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            found = applied(module, inputs[0], changed)
+            exact = applied(module, inputs[0], module.weight)  # pyright: ignore[reportArgumentType]
+            axes = (0, 2, 3) if output.ndim == 4 else tuple(range(output.ndim - 1))
+            entry = sums.setdefault(name, [0.0, 0, 0.0, 0.0])
+            entry[0] = entry[0] + (exact - found).double().sum(axes).numpy()
+            entry[1] += output.numel() // len(entry[0])
+            entry[2] += float((exact.double() * found.double()).sum())
+            entry[3] += float(found.double().square().sum())
+
+        return see
+
+    handles = [module.register_forward_hook(hook(name)) for name, module in owners.items()]
+    try:
+        study.outputs()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: Moments(shift / count, cross, square) for name, (shift, count, cross, square) in sums.items()}
+
+
+def layer_modules(module: nn.Module, names: Mapping[str, Any]) -> dict[str, nn.Module]:
+    """Returns convolutions and linear layers by the names that recipes know them by."""
+    import torch
+
+    found = {path.removeprefix("component."): child for path, child in module.named_modules()}
+    kinds = (torch.nn.Conv2d, torch.nn.Linear)
+    return {name: found[name] for name in names if isinstance(found.get(name), kinds)}
+
+
+def applied(module: nn.Module, value: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Returns a convolution or linear layer's output with another weight and no bias."""
+    import torch
+
+    if isinstance(module, torch.nn.Conv2d):
+        return module._conv_forward(value, weight, None)
+    return torch.nn.functional.linear(value, weight)
+
+
+def corrected(
+    fit: Study,
+    judge: Study,
+    weights: Mapping[str, NDArray[Any]],
+    layers: Sequence[str] | None = None,
+    tell: Tell = silent,
+) -> Correction:
+    """Fits a bias and a scale per layer and keeps each only if it lowers the output's error on other inputs.
+
+    The layers are gone through in the order of the module, each judged with what was kept before it. A layer without a
+    bias can only be scaled.
+
+    Args:
+        fit: the component with the inputs that corrections are fitted to.
+        judge: the same component with inputs of other prompts.
+        weights: decoded weights by layer.
+        layers: which to try; None for all.
+        tell: sees (what, finished, all).
+    """
+    import torch
+
+    fitted = moments(fit, weights)
+    owners = layer_modules(judge.module, fitted)
+    exact = judge.outputs()
+    best = before = judge.quality(exact, weights)
+    kept = dict(weights)
+    biases: dict[str, NDArray[np.float32]] = {}
+    scales: dict[str, float] = {}
+    names = [name for name in fitted if layers is None or name in layers]
+    tried = 0
+    originals: list[tuple[nn.Module, torch.Tensor]] = []
+    try:
+        for done, name in enumerate(names):
+            tell("correcting", done, len(names))
+            owner = owners[name]
+            if owner.bias is not None:
+                tried += 1
+                old = owner.bias.data
+                new = old + torch.from_numpy(fitted[name].shift.astype(np.float32))  # pyright: ignore
+                owner.bias.data = new
+                found = judge.quality(exact, kept)
+                if found.mse < best.mse:
+                    best = found
+                    originals.append((owner, old))  # pyright: ignore[reportArgumentType]
+                    biases[name] = new.numpy()
+                else:
+                    owner.bias.data = old
+            tried += 1
+            scaled = kept | {name: np.asarray(kept[name], np.float32) * np.float32(fitted[name].scale)}
+            found = judge.quality(exact, scaled)
+            if found.mse < best.mse:
+                best, kept = found, scaled
+                scales[name] = fitted[name].scale
+    finally:
+        for owner, old in originals:
+            owner.bias.data = old  # pyright: ignore
+    return Correction(biases, scales, before.psnr_db, best.psnr_db, tried)
