@@ -116,14 +116,16 @@ def _compressed(
     check_recipe(recipe, destination, parts)
     results: dict[str, Part] = {}
     for name, part in parts.items():
+        if not recipe.covers(name):
+            results[name] = part
+            continue
         key = compressed_key(keys[name], recipe)
-        hit = cache.find(key) if recipe.covers(name) else None
+        hit = cache.find(key)
         if hit is None:
             folder = work / f"{name}.compressed"
             folder.mkdir(parents=True)
             hit = folder, compress_part(part, recipe, destination, folder, watch)
-            if recipe.covers(name):
-                cache.store(key, *hit)
+            cache.store(key, *hit)
         results[name] = Part(*hit)
     return results
 

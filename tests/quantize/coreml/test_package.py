@@ -17,7 +17,7 @@ from sdmobile.quantize.coreml.constants import WeightReader, stored_constants, w
 from sdmobile.quantize.coreml.forms import minimum_ios
 from sdmobile.quantize.coreml.package import rewrite_weights
 from sdmobile.quantize.encodings import Encoding, HalfEncoding, encode
-from sdmobile.quantize.recipes import Override, Palette, Recipe, named_recipe, parse_scheme
+from sdmobile.quantize.recipes import Float16, Override, Palette, Recipe, named_recipe, parse_scheme
 from sdmobile.validate.mlprogram import MLProgram
 from sdmobile.validate.mlprogram.program import read_program
 from tests.quantize.coreml.conftest import IDS, Layers
@@ -207,7 +207,8 @@ def test_refusals(package: Path, tmp_path: Path) -> None:
 
 
 def test_what_does_not_get_smaller_is_an_error(package: Path, tmp_path: Path) -> None:
-    recipe = Recipe("blocks", parse_scheme("int8b1"), min_elements=1)
+    # One float16 scale per element of a linear layer: three bytes where there were two.
+    recipe = Recipe("blocks", parse_scheme("int8b1"), (Override("conv", Float16()),), min_elements=1)
     with pytest.raises(OutputError, match="smaller"):
         compress_package(package, tmp_path / "new.mlpackage", recipe, "unet")
     assert list(tmp_path.iterdir()) == []

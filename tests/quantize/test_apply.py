@@ -1,0 +1,139 @@
+"""Bundles: `export --quantize` is `export` and then `quantize apply`; whole or not at all; manifest and files agree."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdmobile.cli.app import run
+from sdmobile.errors import OutputError, UnsupportedError
+from sdmobile.exporters import bundle as bundle_module
+from sdmobile.exporters.bundle import ExportResult, export_bundle
+from sdmobile.exporters.cache import ComponentCache
+from sdmobile.exporters.lowering import hash_of, size_of
+from sdmobile.exporters.request import ExportRequest, make_plan
+from sdmobile.quantize.apply import apply_recipe
+from sdmobile.quantize.recipes import Override, Palette, Recipe, named_recipe, save_recipe
+from sdmobile.validate.bundle import open_bundle
+
+COMPONENTS = ("vae_decoder", "vae_encoder")
+Export = Callable[..., ExportResult]
+
+
+@pytest.fixture(scope="session")
+def export(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """Returns a function that exports two components of the tiny checkpoint, finished ones from a cache."""
+    cache = ComponentCache(tmp_path_factory.mktemp("cache"))
+
+    def make(out: Path, recipe: Recipe | None = None, components: tuple[str, ...] = COMPONENTS) -> ExportResult:
+        request = ExportRequest(tiny_checkpoint, "ios", out, components=components, recipe=recipe)
+        return export_bundle(make_plan(request), cache, lambda *_: None)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def plain(export: Export, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uncompressed iOS bundle."""
+    return export(tmp_path_factory.mktemp("plain") / "bundle").path
+
+
+def _files(bundle: Path) -> dict[str, str]:
+    models = [path for path in bundle.rglob("*") if path.is_file() and path.suffix in (".bin", ".mlmodel")]
+    return {path.relative_to(bundle).as_posix(): hash_of([path]) for path in models}
+
+
+def test_export_with_a_recipe_is_export_and_then_apply(
+    plain: Path, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("the uncompressed component is in the cache")
+
+    monkeypatch.setattr(bundle_module, "run_component", never)
+    recipe = Recipe("mixed", Palette(4), (Override("*.mid_block.*", Palette(6)),), 64, ("vae_decoder",))
+    exported = export(tmp_path / "exported", recipe)
+    applied = apply_recipe(plain, recipe, tmp_path / "applied")
+    assert _files(exported.path) == _files(applied.path)
+    bundle = open_bundle(applied.path)  # compares sizes and hashes
+    before, after = open_bundle(plain).components, bundle.components
+    compression = after["vae_decoder"].record["compression"]
+    assert compression["schemes"]["palette4"] > compression["schemes"]["palette6"] > 0
+    assert compression["checked"] == compression["schemes"]["palette4"] + compression["schemes"]["palette6"]
+    package = [after["vae_decoder"].path]
+    assert after["vae_decoder"].record["bytes"] == size_of(package) < before["vae_decoder"].record["bytes"]
+    assert after["vae_decoder"].record["sha256"] == hash_of(package)
+    assert after["vae_encoder"].record == before["vae_encoder"].record
+    assert Recipe.from_json(bundle.manifest["recipe"]) == recipe
+    for name in ("vocab.json", "compile.sh"):
+        assert (applied.path / name).read_bytes() == (plain / name).read_bytes()
+
+    def no_compression(*_: Any) -> None:
+        raise AssertionError("the compressed component is in the cache")
+
+    monkeypatch.setattr("sdmobile.quantize.apply.compress_part", no_compression)
+    assert _files(export(tmp_path / "again", recipe).path) == {**_files(exported.path)}
+
+
+def test_a_raised_system_is_said(plain: Path, tmp_path: Path) -> None:
+    recipe = Recipe("three", Palette(3), components=("vae_encoder",))
+    result = apply_recipe(plain, recipe, tmp_path / "out")
+    assert [line for line in result.warnings if "needs iOS18" in line] != []
+    with pytest.raises(UnsupportedError, match="deployment target is iOS17"):
+        apply_recipe(plain, recipe, tmp_path / "other", deployment_target="iOS17")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_bad_recipes_leave_nothing_behind(plain: Path, tmp_path: Path) -> None:
+    pattern = Recipe("r", Palette(4), (Override("vae_decoder/nowhere.*", Palette(6)),))
+    with pytest.raises(UnsupportedError, match=r"nowhere\.\*"):
+        apply_recipe(plain, pattern, tmp_path / "out")
+    with pytest.raises(UnsupportedError, match="unet not among"):
+        apply_recipe(plain, Recipe("r", Palette(4), components=("unet",)), tmp_path / "out")
+    compressed = apply_recipe(plain, named_recipe("palette6"), tmp_path / "once").path
+    with pytest.raises(UnsupportedError, match="compressed once"):
+        apply_recipe(compressed, named_recipe("palette4"), tmp_path / "out")
+    with pytest.raises(OutputError, match="must not exist"):
+        apply_recipe(plain, named_recipe("palette4"), compressed)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["once"]
+    assert open_bundle(compressed).manifest["recipe"]["name"] == "palette6"
+
+
+def test_an_export_refuses_before_it_starts(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    def plan(target: str, recipe: str, components: tuple[str, ...] | None = None) -> None:
+        loaded = named_recipe(recipe) if components is None else Recipe(recipe, Palette(4), components=("unet",))
+        make_plan(ExportRequest(tiny_checkpoint, target, tmp_path / "x", components=components, recipe=loaded))
+
+    with pytest.raises(UnsupportedError, match="only fp16 is known to work"):
+        plan("android", "int8c")
+    with pytest.raises(UnsupportedError, match="unet not among vae_decoder"):
+        plan("ios", "r", ("vae_decoder",))
+
+
+def test_commands(plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["quantize", "recipes", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert {"palette6", "int8c"} <= {recipe["name"] for recipe in data["recipes"]}
+    assert data["support"][0]["runtime"] == "Core ML"
+    file = tmp_path / "r.json"
+    save_recipe(Recipe("mine", Palette(2), components=("vae_decoder",)), file)
+    out = tmp_path / "out"
+    assert run(["quantize", "apply", str(plain), "--recipe", str(file), "-o", str(out), "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["compression"]["vae_encoder"] is None
+    found = summary["compression"]["vae_decoder"]
+    assert found["recipe"] == "mine"
+    assert found["schemes"]["palette2"] == found["checked"] > 0
+    assert 2 < found["bits_per_weight"] < 16
+    assert (
+        summary["bytes"]
+        == sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+        - (out / "manifest.json").stat().st_size
+    )
+    assert run(["quantize", "apply", str(plain), "--recipe", "palete6", "-o", str(tmp_path / "x")]) == 5
+    assert "Known names: palette6" in capsys.readouterr().err
+    assert run(["export", "--target", "ios", "--quantize", "int8d", "-o", str(tmp_path / "x"), "--dry-run"]) == 5
+    assert "at run time" in capsys.readouterr().err
