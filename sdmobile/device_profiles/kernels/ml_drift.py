@@ -1,7 +1,8 @@
 """The kernels of ML Drift, the GPU engine of LiteRT.
 
 google-ai-edge/ml-drift: `ml_drift/common/selectors/operation_selector.cc` (composites), `gpu_model_builder.cc`
-(attention, norms; @013b44b), `merge_nodes.cc` (fusion; @393e0e9), `winograd_util.cc`.
+(attention, norms; @013b44b), `merge_nodes.cc` (fusion; @393e0e9), `winograd_util.cc`. Left out: its special kernels for
+chains of convolutions of at most 32 channels (`kernels/special/`), which diffusion models do not have.
 """
 
 from __future__ import annotations

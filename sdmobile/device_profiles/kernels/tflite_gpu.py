@@ -1,7 +1,10 @@
 """The kernels of the classic TFLite GPU delegate.
 
 google-ai-edge/LiteRT@f674577 `tflite/delegates/gpu/common/`: gpu_model.cc (fusion), selectors/operation_selector.cc
-(kernels). It knows no composite, and merges no reshapes and transposes with each other.
+(kernels). It knows no composite, and merges no reshapes and transposes with each other. Left out: the special kernels
+for chains of convolutions of at most 32 channels (tasks/special/thin_pointwise_fuser.cc), which only the option of
+sustained speed allows (cl/api.cc), and the recognition of a LayerNorm written with SQUARE
+(tasks/mean_stddev_normalization.cc), which no export of this project writes.
 """
 
 from __future__ import annotations
