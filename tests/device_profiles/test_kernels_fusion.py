@@ -9,13 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sdmobile.device_profiles.costs_schema import Unit
+from sdmobile.device_profiles.fact import Fact
 from sdmobile.device_profiles.graph import FileGraph
+from sdmobile.device_profiles.kernels import kernels_of
 from sdmobile.device_profiles.kernels.kernel import Kernel
 from sdmobile.device_profiles.kernels.ml_drift import ml_drift_kernels
 from sdmobile.device_profiles.kernels.shared_fusion import link, merge_elementwise, merge_reorders
 from sdmobile.device_profiles.kernels.shared_lowering import Lowering
 from sdmobile.device_profiles.kernels.shared_table import SHARED
 from sdmobile.device_profiles.kernels.tflite_gpu import tflite_gpu_kernels
+from sdmobile.errors import UnsupportedError
 from sdmobile.rewrites.winograd.runtimes import LITERT_DELEGATE, ML_DRIFT, Gpu
 from tests.device_profiles.small_graphs import Small
 
@@ -156,6 +160,25 @@ def test_integer_weights_of_a_matrix_product_stay_integers_in_ml_drift() -> None
     x = small.input(1, 4, 64)
     graph = small.graph(small.op("fully_connected", [x, small.weights(128, 64, dtype="int8")], (1, 4, 128)))
     assert [_inner(engine(graph))[0].weight_bytes for engine in _ENGINES] == [128 * 64, 128 * 64 * 2]
+
+
+def _unit(runtime: str, gpu: str | None) -> Unit:
+    fact = Fact(value=1e12, source="test", reliability="low")
+    return Unit.model_validate({"runtime": runtime, "gpu": gpu, "peak_macs": fact, "dram_bandwidth": fact})
+
+
+def test_the_runtime_of_a_unit_decides() -> None:
+    """128 channels and 64 tiles: enough for the classic delegate on Adreno 7xx, too few for ML Drift."""
+    small = Small()
+    graph = small.graph(small.conv(small.input(1, 32, 32, 128), 128))
+    categories = {
+        runtime: {kernel.category for kernel in _inner(kernels_of(graph, _unit(runtime, gpu)))}
+        for runtime, gpu in (("ml-drift", "adreno7xx"), ("tflite-gpu", "adreno7xx"))
+    }
+    assert categories == {"ml-drift": {"conv"}, "tflite-gpu": {"winograd"}}
+    assert {kernel.category for kernel in _inner(kernels_of(graph, _unit("ml-drift", "other")))} == {"winograd"}
+    with pytest.raises(UnsupportedError, match="tflite file"):
+        kernels_of(graph, _unit("coreml-gpu", None))
 
 
 _SIZES = st.integers(1, 40)
