@@ -118,11 +118,21 @@ def _tensor(spec: Mapping[str, Any]) -> str:
 
 
 def _files(manifest: Mapping[str, Any]) -> str:
-    rows = ["| component | file | parameters | size |", "|---|---|---|---|"]
+    rows = ["| component | file | parameters | weights | size |", "|---|---|---|---|---|"]
     for name, record in manifest["components"].items():
         parameters, size = words.count(record.get("parameters")), words.size(record.get("bytes"))
-        rows.append(f"| {words.title(name)} | `{record['file']}` | {parameters} | {size} |")
+        weights = _weights(record.get("compression"))
+        rows.append(f"| {words.title(name)} | `{record['file']}` | {parameters} | {weights} | {size} |")
     return "\n".join(rows)
+
+
+def _weights(compression: Mapping[str, Any] | None) -> str:
+    """Returns how the weights of a file are stored, and the oldest system that loads it if that is not the device's."""
+    if compression is None:
+        return "not compressed"
+    raised = compression.get("details", {})
+    since = f", from {raised['deployment_target']} on" if "raised_from" in raised else ""
+    return f"{compression['recipe']}, {compression['bits_per_weight']:.2f} bits each{since}"
 
 
 def _evidence(validation: Mapping[str, Any] | None) -> str:

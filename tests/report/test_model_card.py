@@ -38,3 +38,21 @@ def test_evidence_says_what_failed_and_what_was_not_run() -> None:
     assert "| VAE encoder | evaluator | – | not run |" in card
     assert "| image, seed 0 | evaluator-fp16 | 30.0 dB | failed |" in card
     assert "count for nothing" in card
+
+
+def test_compressed_weights_and_the_system_they_need_are_said() -> None:
+    bundle = manifest()
+    details = {"deployment_target": "iOS18", "raised_from": "iOS17"}
+    bundle["components"]["unet"]["compression"] = {"recipe": "palette3", "bits_per_weight": 3.0066, "details": details}
+    bundle["components"]["vae_decoder"]["compression"] = {"recipe": "palette6", "bits_per_weight": 6.08, "details": {}}
+    rows = {
+        line.split("|")[1].strip(): line.split("|")[4].strip()
+        for line in model_card(bundle).splitlines()
+        if ".mlp" in line and line.startswith("| ")
+    }
+    assert rows == {
+        "Text encoder": "not compressed",
+        "UNet": "palette3, 3.01 bits each, from iOS18 on",
+        "VAE decoder": "palette6, 6.08 bits each",
+        "VAE encoder": "not compressed",
+    }
