@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 _COMPONENTS = "Check only these, separated by commas: text_encoder, unet, vae_decoder, vae_encoder."
 _RUNTIME = (
     "auto for every runtime that this machine has; or evaluator (float32), evaluator-fp16 (float16 values, sums in "
-    "float32, as a phone computes), evaluator-fp16acc (sums in float16 too), coreml, coreml-cpu, coreml-gpu, "
+    "float32: nearest to a phone), evaluator-fp16acc (sums in float16 too), coreml, coreml-cpu, coreml-gpu, "
     "coreml-ne, litert, ort."
 )
 _OVERFLOW = "Look for values that float16 cannot hold, in the float32 reference, by module and step."
-_BISECT = "Cut the smallest failing subgraph out of each failing component and save it with its inputs."
+_BISECT = (
+    "Cut the smallest failing subgraph out of each component, also of those that passed, and save it with its inputs."
+)
 _BENCHMARK = "LiteRT's benchmark_model for Android: run the files with it on the phone that adb finds."
 _LINT = "Predict what the phone's runtime says: report a refusal as a warning, or fail."
 _GPU = "Run Android files on Google's GPU engine with a software GPU: in a browser, by the Python wheel, or both."
