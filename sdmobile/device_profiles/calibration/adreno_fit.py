@@ -44,6 +44,7 @@ class AdrenoFit:
         checks: rows that were only compared.
         left_out: quality of the predictions for left-out rows.
         on_gpu: the same for the rows whose models ran on the GPU as a whole.
+        by_family: where a row's whole family is left out.
     """
 
     values: dict[str, float]
@@ -51,6 +52,7 @@ class AdrenoFit:
     checks: tuple[RowResult, ...]
     left_out: Quality
     on_gpu: Quality
+    by_family: Quality
 
 
 @cache
@@ -60,6 +62,7 @@ def adreno_fit() -> AdrenoFit:
     problem = adreno.problem(rows)
     found = [rounded(value) for value in fit(problem)]
     predicted, without = problem.predict(np.array(found)), leave_one_out(problem)
+    strict = leave_one_out(problem, [row.family for row in rows])
     whole = np.array([adreno.work_of(row).cpu_macs == 0.0 for row in rows])
     others = tuple(row for row in published_rows(adreno.TABLE) if row.use == "check")
     checked = adreno.problem(others).predict(np.array(found)) if others else ()
@@ -69,6 +72,7 @@ def adreno_fit() -> AdrenoFit:
         checks=tuple(RowResult(row, float(seconds), None) for row, seconds in zip(others, checked, strict=True)),
         left_out=quality(without, problem.measured),
         on_gpu=quality(without[whole], problem.measured[whole]),
+        by_family=quality(strict, problem.measured),
     )
 
 

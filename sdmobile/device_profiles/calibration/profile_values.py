@@ -9,6 +9,7 @@ from pathlib import Path
 from sdmobile.device_profiles.calibration import adreno, stable_diffusion
 from sdmobile.device_profiles.calibration.adreno_fit import AdrenoFit, rounded
 from sdmobile.device_profiles.fact import Fact
+from sdmobile.device_profiles.latency import Parameters
 from sdmobile.errors import UnsupportedError
 
 PROFILE = Path(__file__).resolve().parents[1] / "galaxy-s23-ultra.toml"
@@ -19,23 +20,23 @@ Tables = Mapping[str, Mapping[str, str | int | Fact]]
 def profile_tables(result: AdrenoFit) -> Tables:
     """Returns the tables [units.*] and [latency.*] of the S23 Ultra."""
     engine = stable_diffusion.phones(result.values)["galaxy-s23-ultra"].unit.parameters
-    dense = rounded(engine.efficiency["conv"])
     delegate_source, engine_source = _sources(result)
     return {
         "units.gpu": _unit("ml-drift"),
         "units.tflite-gpu": _unit("tflite-gpu"),
-        **_latency("gpu", result, dense, engine_source, "low"),
-        **_latency("tflite-gpu", result, result.values["dense"], delegate_source, "medium"),
+        **_latency("gpu", result, engine, engine_source, "low"),
+        **_latency("tflite-gpu", result, adreno.model_parameters(result.values), delegate_source, "medium"),
     }
 
 
 def _sources(result: AdrenoFit) -> tuple[str, str]:
     quality = result.left_out
-    rows = f"{len(result.fitted)} S23 GPU rows of MobileNetV4 Table 6 (arXiv 2404.10518)"
+    rows = f"{len(result.fitted)} S23 GPU rows of MobileNetV4 Table 6 (arXiv 2404.10518) and AI Hub"
     error = f"leave-one-out error: median {quality.median:.1%}, 90th percentile {quality.p90:.1%}"
     delegate = f"fitted to {rows}; {error}"
     total = f"{stable_diffusion.PUBLISHED_TOTAL:g} s for SD1.4, 512x512, {stable_diffusion.STEPS} steps, batch 2"
-    return delegate, f"set such that the published total comes out: {total} (arXiv 2304.11267); one number, no check"
+    engine = "the classic delegate's times one factor, set such that the published total comes out"
+    return delegate, f"{engine}: {total} (arXiv 2304.11267); one number, no check"
 
 
 def _unit(runtime: str) -> dict[str, str | int | Fact]:
@@ -50,7 +51,9 @@ def _unit(runtime: str) -> dict[str, str | int | Fact]:
     }
 
 
-def _latency(name: str, result: AdrenoFit, dense: float, dense_source: str, dense_reliability: str) -> dict[str, dict]:
+def _latency(
+    name: str, result: AdrenoFit, own: Parameters, dense_source: str, dense_reliability: str
+) -> dict[str, dict[str, Fact]]:
     source, _ = _sources(result)
     shared = source if name == "tflite-gpu" else f"the classic delegate's, same GPU: {source}"
     units = {"bandwidth": "bytes/s", "dispatch": "s", "fixed": "s", "saturation": ""}
@@ -58,16 +61,14 @@ def _latency(name: str, result: AdrenoFit, dense: float, dense_source: str, dens
     def fact(value: float, unit: str = "", text: str = shared, reliability: str = "medium") -> Fact:
         return Fact.model_validate({"value": value, "unit": unit, "source": text, "reliability": reliability})
 
-    tables: dict[str, dict] = {
-        f"latency.{name}.{key}": {"": fact(result.values[key], unit)} for key, unit in units.items()
-    }
+    tables = {f"latency.{name}.{key}": {"": fact(result.values[key], unit)} for key, unit in units.items()}
     interval = "10th and 90th percentile of published / predicted of left-out rows: " + shared
     tables[f"latency.{name}.low"] = {"": fact(rounded(result.left_out.low), text=interval)}
     tables[f"latency.{name}.high"] = {"": fact(rounded(result.left_out.high), text=interval)}
-    for category, parameter in adreno.EFFICIENCY.items():
-        own = fact(dense, text=dense_source, reliability=dense_reliability)
-        value = own if parameter == "dense" else fact(result.values[parameter])
-        tables[f"latency.{name}.efficiency.{category}"] = {"": value}
+    for category, efficiency in own.efficiency.items():
+        dense = category in stable_diffusion.DENSE
+        text, trust = (dense_source, dense_reliability) if dense else (shared, "medium")
+        tables[f"latency.{name}.efficiency.{category}"] = {"": fact(rounded(efficiency), "", text, trust)}
     return tables
 
 

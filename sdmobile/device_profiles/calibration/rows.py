@@ -18,6 +18,7 @@ class PublishedRow:
 
     Args:
         model: name in the publication.
+        family: models of one design, which a strict test leaves out together.
         graph: name of the stored graph.
         runtime: "tflite-gpu" (classic delegate), "tflite-gpu-2024" (the same before it had GELU), "smartmem".
         seconds: of one inference.
@@ -30,6 +31,7 @@ class PublishedRow:
     """
 
     model: str
+    family: str
     graph: str
     runtime: str
     seconds: float
@@ -51,6 +53,7 @@ def published_rows(name: str) -> tuple[PublishedRow, ...]:
 def _row(line: dict[str, str]) -> PublishedRow:
     return PublishedRow(
         model=line["model"],
+        family=line["family"],
         graph=line["graph"],
         runtime=line["runtime"],
         seconds=float(line["milliseconds"]) * 1e-3,

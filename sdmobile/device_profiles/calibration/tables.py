@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from sdmobile.device_profiles.calibration import stable_diffusion
 from sdmobile.device_profiles.calibration.ablation import PUBLISHED_REDUCTION, AblationRow
-from sdmobile.device_profiles.calibration.adreno import PARAMETERS
+from sdmobile.device_profiles.calibration.adreno import PARAMETERS, work_of
 from sdmobile.device_profiles.calibration.adreno_fit import AdrenoFit, RowResult
 from sdmobile.device_profiles.calibration.fit import Quality
 
@@ -62,10 +62,11 @@ def statistics(result: AdrenoFit) -> str:
         numbers = [f"{found.median:.1%}", f"{found.p90:.1%}", f"{found.worst:.1%}", f"{found.rank_correlation:.3f}"]
         return [name, str(count), *numbers]
 
-    whole = sum(r.row.runtime != "tflite-gpu-2024" or "fastvit" not in r.row.graph for r in result.fitted)
+    whole = sum(work_of(each.row).cpu_macs == 0.0 for each in result.fitted)
     lines = [
         line("all rows", result.left_out, len(result.fitted)),
         line("models that ran on the GPU as a whole", result.on_gpu, whole),
+        line("all rows, whole families left out", result.by_family, len(result.fitted)),
     ]
     return table(["left-out rows", "number", "median error", "90th percentile", "worst", "rank correlation"], lines)
 
