@@ -47,6 +47,9 @@ class Depth(nn.Module):
             backbone_config=backbone, neck_hidden_sizes=[48, 96, 192, 384], fusion_hidden_size=64, patch_size=14
         )
         self.model = DepthAnythingForDepthEstimation(config)
+        # The position embeddings are resized once, as an exporter would fold them, and not in every run.
+        positions = nn.Parameter(torch.zeros(1, 1 + 28 * 37, 384))
+        self.model.backbone.embeddings.interpolate_pos_encoding = lambda embeddings, height, width: positions
 
     def forward(self, input: Tensor) -> Tensor:
         return self.model(input).predicted_depth

@@ -40,7 +40,7 @@ _SHAPES = {"x": (2, 8, 16, 32), "y": (2, 12, 16, 32)}
     ("operation", "shapes", "weights", "kind", "count"),
     [
         (_op("conv", "x w", "y"), _SHAPES, {"w": (12, 8, 3, 3)}, "conv", 2 * 12 * 16 * 32 * 8 * 9),
-        (_op("conv", "x w", "y"), _SHAPES, {"w": (12, 8, 1, 1)}, "matmul", 2 * 12 * 16 * 32 * 8),
+        (_op("conv", "x w", "y"), _SHAPES, {"w": (12, 8, 1, 1)}, "conv", 2 * 12 * 16 * 32 * 8),
         (_op("conv", "x w", "y", groups=4), _SHAPES, {"w": (12, 2, 3, 3)}, "conv", 2 * 12 * 16 * 32 * 2 * 9),
         (
             _op("conv", "x w", "y", groups=8),

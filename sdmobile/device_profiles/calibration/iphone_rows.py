@@ -29,7 +29,7 @@ class Chip:
         neural_macs: multiply-accumulates per second of the Neural Engine in float16; 0 if no row needs it.
         gpu_macs: of the GPU, from its peak in float32, which is also that in float16.
         dram: peak of the memory, bytes per second.
-        source: of the three.
+        source: of the Neural Engine's peak.
     """
 
     neural_macs: float
@@ -38,20 +38,20 @@ class Chip:
     source: str
 
 
-def _gpu(cores: int, gigahertz: float) -> float:
-    """128 multiply-accumulates per core and cycle (philipturner/metal-benchmarks, measured)."""
+def gpu_macs(cores: int, gigahertz: float) -> float:
+    """Returns the peak of an Apple GPU: 128 per core and cycle (philipturner/metal-benchmarks, measured)."""
     return cores * 128 * gigahertz * 1e9
 
 
 CHIPS: Mapping[str, Chip] = {
-    "A14": Chip(5.5e12, 0.0, 34.1e9, "11 TOPS (Apple, taken as float16); LPDDR4X-4266, 64 bit"),
-    "A15": Chip(7.9e12, 0.0, 34.1e9, "15.8 TOPS (Apple, taken as float16); LPDDR4X-4266, 64 bit"),
-    "A16": Chip(8.5e12, _gpu(5, 1.398), 51.2e9, "17 TOPS (Apple, taken as float16); LPDDR5-6400, 64 bit"),
-    "A17 Pro": Chip(8.75e12, _gpu(6, 1.38), 51.2e9, "35 TOPS (Apple, int8), half of it taken for float16"),
-    "M1 Max, 24 cores": Chip(0.0, _gpu(24, 1.296), 400e9, "philipturner/metal-benchmarks; Apple for the memory"),
-    "M1 Max, 32 cores": Chip(0.0, _gpu(32, 1.296), 400e9, "philipturner/metal-benchmarks; Apple for the memory"),
-    "M1 Ultra, 48 cores": Chip(0.0, _gpu(48, 1.296), 800e9, "philipturner/metal-benchmarks; Apple for the memory"),
-    "M1 Ultra, 64 cores": Chip(0.0, _gpu(64, 1.296), 800e9, "philipturner/metal-benchmarks; Apple for the memory"),
+    "A14": Chip(5.5e12, 0.0, 34.1e9, "11 TOPS (Apple), taken as float16"),
+    "A15": Chip(7.9e12, 0.0, 34.1e9, "15.8 TOPS (Apple), taken as float16"),
+    "A16": Chip(8.5e12, gpu_macs(5, 1.398), 51.2e9, "17 TOPS (Apple), taken as float16; int8 or float16 not stated"),
+    "A17 Pro": Chip(8.75e12, gpu_macs(6, 1.38), 51.2e9, "35 TOPS (Apple, int8), half of it taken for float16"),
+    "M1 Max, 24 cores": Chip(0.0, gpu_macs(24, 1.296), 400e9, ""),
+    "M1 Max, 32 cores": Chip(0.0, gpu_macs(32, 1.296), 400e9, ""),
+    "M1 Ultra, 48 cores": Chip(0.0, gpu_macs(48, 1.296), 800e9, ""),
+    "M1 Ultra, 64 cores": Chip(0.0, gpu_macs(64, 1.296), 800e9, ""),
 }
 
 
@@ -87,6 +87,13 @@ class PhoneRow:
 @cache
 def phone_rows() -> tuple[PhoneRow, ...]:
     """Returns all rows whose graph is stored."""
+    stored = phone_graphs()
+    return tuple(row for row in published() if any(graph.startswith(row.graph) for graph in stored))
+
+
+@cache
+def published() -> tuple[PhoneRow, ...]:
+    """Returns all rows, with a stored graph or without."""
     with (_DATA / "core_ml.csv").open(newline="", encoding="utf-8") as stream:
         return tuple(_row(line) for line in csv.DictReader(stream))
 
