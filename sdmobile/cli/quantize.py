@@ -55,7 +55,11 @@ def apply(
     out = Output(json)
     for line in result.warnings:
         out.note(f"[yellow]warning:[/yellow] {line}")
-    out.data(_summary(result), *([] if json else [_sizes(result), str(result.path)]))
+    if json:
+        out.data(_summary(result))
+        return
+    out.note(_sizes(result))
+    typer.echo(str(result.path))
 
 
 quantize_app.command()(analyze)

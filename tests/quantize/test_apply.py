@@ -133,6 +133,11 @@ def test_commands(plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         == sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
         - (out / "manifest.json").stat().st_size
     )
+    again = ["quantize", "apply", str(plain), "--recipe", str(file), "-o", str(out), "--overwrite"]
+    assert run(again) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"{out}\n"
+    assert "palette2" in captured.err
     assert run(["quantize", "apply", str(plain), "--recipe", "palete6", "-o", str(tmp_path / "x")]) == 5
     assert "Known names: palette6" in capsys.readouterr().err
     assert run(["export", "--target", "ios", "--quantize", "int8d", "-o", str(tmp_path / "x"), "--dry-run"]) == 5
