@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from sdmobile.validate.mlprogram.precision import EVALUATORS
-from sdmobile.validate.results import FAILED
+from sdmobile.validate.results import FAILED, PASSED
 from sdmobile.validate.words import describe
 
 if TYPE_CHECKING:
@@ -73,13 +73,17 @@ def with_causes(
     """
     found: list[ComponentCheck] = []
     wrong: dict[str, Cause] = {}  # by component that is wrong in float32 already
+    right: set[str] = set()  # components that are right in float32
     known = {(culprit.component, culprit.runtime): culprit for culprit in culprits}
     for check in checks:
+        if check.status == PASSED and EVALUATORS.get(check.runtime) == "float32":
+            right.add(check.component)
         if check.status != FAILED or check.runtime not in EVALUATORS:
             found.append(check)
             continue
         cause = _as_in_float32(wrong.get(check.component)) if _is_finite(check) else None
-        cause = cause or _cause(bundle, checkpoint, check, recording, known.get((check.component, check.runtime)))
+        culprit = known.get((check.component, check.runtime))
+        cause = cause or _cause(bundle, checkpoint, check, recording, culprit, check.component in right)
         if EVALUATORS[check.runtime] == "float32":
             wrong[check.component] = cause
         found.append(replace(check, cause=cause))
@@ -98,19 +102,29 @@ def _is_finite(check: ComponentCheck) -> bool:
 
 
 def _cause(
-    bundle: Bundle, checkpoint: Checkpoint, check: ComponentCheck, recording: Recording, culprit: Culprit | None
+    bundle: Bundle,
+    checkpoint: Checkpoint,
+    check: ComponentCheck,
+    recording: Recording,
+    culprit: Culprit | None,
+    right_in_float32: bool,
 ) -> Cause:
     """Returns the cause of one failure; problems in finding it become its sentence."""
     from sdmobile.validate.bisect import bisect_component
     from sdmobile.validate.bisect.run import worst_sample
 
-    if EVALUATORS[check.runtime] == "float32":
+    def against_torch() -> Cause:
         return _of_culprit(culprit or bisect_component(bundle, checkpoint, check, recording, None))
+
+    if EVALUATORS[check.runtime] == "float32":
+        return against_torch()
     component = bundle.components[check.component]
     try:
         fault = _float16_fault(component, checkpoint, check.runtime, worst_sample(check, recording))
     except Exception as error:
         return Cause("unknown", f"the operation at fault was not found: {describe(error)}")
+    if fault is None and not right_in_float32:
+        return against_torch()
     if fault is None:
         return Cause("unknown", "no operation overflows or lets the error jump: rounding adds up over the program")
     hint = _islands_hint(component) if fault.kind == "overflow" else None

@@ -124,6 +124,9 @@ def test_the_report_names_the_module_without_being_asked(bench: Bench) -> None:
     assert f"holds the values of {OUTPUT}.weight" in exact.cause.sentence
     assert rounded.cause is not None
     assert rounded.cause.sentence == f"wrong in float32 already, see there: {OUTPUT}"
+    (alone,) = bench.report(folder, "evaluator-fp16", bisect=False).components
+    assert alone.cause is not None
+    assert (alone.cause.kind, alone.cause.module) == ("differs", OUTPUT)
     found = report.to_json()
     assert found["components"][0]["cause"]["operation"] == exact.cause.operation
     for text in (report.failures[0], markdown(found), junit(found), render_report(read_manifest(folder), found)):
