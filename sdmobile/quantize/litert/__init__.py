@@ -1,0 +1,1 @@
+"""Integer weights for `.tflite` files."""

@@ -1,0 +1,78 @@
+"""Reads integer weights back from a `.tflite` file and compares them with the float16 ones they came from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sdmobile.errors import ComponentError
+from sdmobile.quantize.litert.constants import TFLiteWeight, read_model
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from sdmobile.quantize.recipes import Linear
+
+_INT8, _INT4 = 9, 17  # TensorType of the TFLite schema
+_HALF_STEP = 0.501
+
+
+def check_integers(
+    path: Path, weights: tuple[TFLiteWeight, ...], schemes: Mapping[str, Linear]
+) -> dict[str, tuple[int, float]]:
+    """Returns stored bytes and mean squared error of every weight with a scheme, computed from the file.
+
+    Raises:
+        ComponentError: a weight is missing, of another type, or further from its original than half a step.
+    """
+    model = read_model(path)
+    found: dict[str, tuple[int, float]] = {}
+    for weight in weights:
+        if weight.name not in schemes:
+            continue
+        subgraph = model.subgraphs[weight.subgraph]
+        tensor = next((t for t in subgraph.tensors if t.name.decode() == weight.name), None)
+        expected = _INT8 if schemes[weight.name].bits == 8 else _INT4
+        if tensor is None or tensor.type != expected or list(tensor.shape) != list(weight.values.shape):
+            raise _error(path, weight, "is not stored as the recipe says")
+        found[weight.name] = _compare(path, model, subgraph, tensor, weight, schemes[weight.name])
+    return found
+
+
+def _compare(
+    path: Path, model: Any, subgraph: Any, tensor: Any, weight: TFLiteWeight, scheme: Linear
+) -> tuple[int, float]:
+    data = np.asarray(model.buffers[tensor.buffer].data).view(np.uint8)
+    scale = _scales(model, subgraph, tensor.quantization)
+    rows = len(weight.values)
+    # A step per row, or per block of a row.
+    original = weight.values.reshape(rows, -1)
+    steps = np.repeat(scale.reshape(rows, -1), original.shape[1] // (scale.size // rows), axis=1)
+    integers = (data.view(np.int8) if scheme.bits == 8 else _unpacked(data, original.size)).reshape(original.shape)
+    error = np.abs(integers * steps - original.astype(np.float32))
+    # Rounding of the scale to float16 moves the largest integers by up to 2^-11 of their value.
+    slack = np.abs(original.astype(np.float32)) * 2.0**-10 if scheme.block_size else 0.0
+    if not np.all(error <= steps * (_HALF_STEP if scheme.bits == 8 else 1.001) + slack):
+        raise _error(path, weight, "differs from its original by more than rounding")
+    return data.nbytes + 4 * scale.size, float(np.mean(np.square(error, dtype=np.float64)))
+
+
+def _scales(model: Any, subgraph: Any, quantization: Any) -> NDArray[np.float32]:
+    if quantization.scale is not None and len(quantization.scale):
+        return np.asarray(quantization.scale, np.float32)
+    holder = subgraph.tensors[quantization.details.scales]
+    return np.frombuffer(model.buffers[holder.buffer].data, np.float16).astype(np.float32)
+
+
+def _unpacked(data: NDArray[np.uint8], size: int) -> NDArray[np.int8]:
+    """Returns four-bit integers, the lower half of a byte first."""
+    nibbles = np.stack([data << 4, data & 0xF0], axis=1).reshape(-1)[:size].view(np.int8)
+    return nibbles >> 4
+
+
+def _error(path: Path, weight: TFLiteWeight, what: str) -> ComponentError:
+    return ComponentError("a compressed weight must read back", f"{weight.name} in {path.name} {what}")
