@@ -171,14 +171,10 @@ def compress_part(
 def _backend(target: str) -> ModuleType:
     """Returns the module that compresses a target's files: `compress` and `modules`."""
     if target == "ios":
-        from sdmobile.quantize.coreml import apply
-
-        return apply
-    try:
-        from sdmobile.quantize.litert import apply as litert  # pyright: ignore[reportMissingImports]
-    except ModuleNotFoundError as error:
-        raise UnsupportedError("this version compresses iOS bundles only", target) from error
-    return litert
+        from sdmobile.quantize.coreml import apply as backend
+    else:
+        from sdmobile.quantize.litert import apply as backend
+    return backend
 
 
 def _models(part: Part) -> list[Path]:

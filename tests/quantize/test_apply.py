@@ -142,3 +142,15 @@ def test_commands(plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "Known names: palette6" in capsys.readouterr().err
     assert run(["export", "--target", "ios", "--quantize", "int8d", "-o", str(tmp_path / "x"), "--dry-run"]) == 5
     assert "at run time" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_phones_cpu_takes_integers(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    request = ExportRequest(
+        tiny_checkpoint, "android", tmp_path / "out", "android-cpu", ("vae_decoder",), recipe=named_recipe("int8c")
+    )
+    result = export_bundle(make_plan(request), ComponentCache(tmp_path / "cache"), lambda *_: None)
+    component = open_bundle(result.path).components["vae_decoder"]
+    compression = component.record["compression"]
+    assert compression["schemes"]["int8c"] == compression["checked"] > 0
+    assert component.path.stat().st_size == compression["bytes_after"] < compression["bytes_before"]
