@@ -193,6 +193,15 @@ MODELS = {
 }
 
 
+def without_zeros(model: nn.Module) -> nn.Module:
+    """Returns a model with no scale of a norm at zero, where some start: the converter would fold their branch away."""
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
+                module.weight.fill_(1.0)
+    return model
+
+
 def export(name: str, work: Path) -> Path:
     """Writes `<work>/<name>.tflite` with float16 weights."""
     import litert_torch
@@ -202,7 +211,7 @@ def export(name: str, work: Path) -> Path:
     model = MODELS[name]
     out, plain = work / f"{name}.tflite", work / f"{name}.float32.tflite"
     with torch.no_grad():
-        converted = litert_torch.convert(model.build().eval(), (torch.zeros(model.input_shape),))
+        converted = litert_torch.convert(without_zeros(model.build().eval()), (torch.zeros(model.input_shape),))
     converted.export(str(plain))
     out.unlink(missing_ok=True)
     cast_weights(plain, out)

@@ -1,17 +1,22 @@
 """Fits the Adreno 740's parameters again.
 
-python -m sdmobile.device_profiles.calibration [--write] [--page docs/latency-model.md]
+python -m sdmobile.device_profiles.calibration [--write] [--page docs/latency-model.md] [--predict MODEL.tflite ...]
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from sdmobile.device_profiles.calibration.adreno_fit import adreno_fit
+from sdmobile.device_profiles.calibration.adreno import RUNTIME_2024, seconds
+from sdmobile.device_profiles.calibration.adreno_fit import AdrenoFit, adreno_fit
 from sdmobile.device_profiles.calibration.profile_values import write_page, write_profile
-from sdmobile.device_profiles.calibration.tables import sections
+from sdmobile.device_profiles.calibration.tables import sections, table
+from sdmobile.device_profiles.graph import read_graph
+
+RUNTIMES = ("tflite-gpu", RUNTIME_2024)
 
 
 def main() -> None:
@@ -19,8 +24,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Fits the Adreno 740's latency parameters to the published times.")
     parser.add_argument("--write", action="store_true", help="write the values into galaxy-s23-ultra.toml")
     parser.add_argument("--page", type=Path, help="write the tables into this page, between its marks")
+    parser.add_argument("--predict", type=Path, nargs="+", help="only predict these .tflite files of plain operators")
     arguments = parser.parse_args()
     result = adreno_fit()
+    if arguments.predict:
+        print(_predictions(arguments.predict, result))
+        return
     found = sections(result)
     print("\n\n".join(f"## {name}\n\n{content}" for name, content in found.items()))
     if arguments.write:
@@ -29,6 +38,15 @@ def main() -> None:
     if arguments.page is not None:
         write_page(found, arguments.page)
         print(f"wrote {arguments.page}", file=sys.stderr)
+
+
+def _predictions(files: Sequence[Path], result: AdrenoFit) -> str:
+    """Returns predicted milliseconds by today's delegate, and by that of the published table, which had no GELU."""
+    lines = [
+        [file.name, *(f"{1e3 * seconds(read_graph(file), result.values, runtime):.1f}" for runtime in RUNTIMES)]
+        for file in files
+    ]
+    return table(["file", *(f"{runtime}, predicted ms" for runtime in RUNTIMES)], lines)
 
 
 if __name__ == "__main__":

@@ -144,9 +144,7 @@ def ablation(graph: FileGraph, unit: UnitModel, gpu: Gpu) -> tuple[AblationRow, 
     return tuple(rows)
 
 
-def published_ablation(
-    graph: FileGraph, units: Mapping[str, tuple[UnitModel, Gpu]]
-) -> dict[str, tuple[AblationRow, ...]]:
+def ablations(graph: FileGraph, units: Mapping[str, tuple[UnitModel, Gpu]]) -> dict[str, tuple[AblationRow, ...]]:
     """Returns the cumulative steps on every phone for which a reduction was published.
 
     Args:

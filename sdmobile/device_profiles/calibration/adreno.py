@@ -61,8 +61,16 @@ def fit_rows() -> tuple[PublishedRow, ...]:
 
 def work_of(row: PublishedRow) -> Work:
     """Returns the work of a published row."""
-    graph = stored_graph(row.graph)
-    if row.runtime == RUNTIME_2024:
+    return graph_work(stored_graph(row.graph), row.runtime)
+
+
+def graph_work(graph: FileGraph, runtime: str) -> Work:
+    """Returns the work of a graph of plain operators.
+
+    Args:
+        runtime: "tflite-gpu", or "tflite-gpu-2024" for the delegate that had no GELU.
+    """
+    if runtime == RUNTIME_2024:
         return Work(features(kernels_of(on_gpu(graph))), float(cpu_macs(graph)))
     return Work(features(kernels_of(graph)), 0.0)
 
@@ -81,6 +89,18 @@ def model_parameters(values: Mapping[str, float]) -> Parameters:
         fixed=values["fixed"],
         saturation=values["saturation"],
     )
+
+
+def seconds(graph: FileGraph, values: Mapping[str, float], runtime: str = RUNTIME_2024) -> float:
+    """Returns the predicted seconds of a graph of plain operators, such as that of a further published row.
+
+    Args:
+        values: fitted, by name.
+        runtime: see `graph_work`.
+    """
+    work = graph_work(graph, runtime)
+    known, starts = concatenate([work.gpu])
+    return float(totals(known, starts, PEAK_MACS, model_parameters(values))[0]) + work.cpu_macs / values["cpu_rate"]
 
 
 def problem(rows: Sequence[PublishedRow] | None = None, parameters: Sequence[Parameter] = PARAMETERS) -> Problem:

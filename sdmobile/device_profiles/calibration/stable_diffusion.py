@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from sdmobile.device_profiles.calibration.ablation import AblationRow, published_ablation
-from sdmobile.device_profiles.calibration.adreno import PEAK_MACS, model_parameters
+from sdmobile.device_profiles import load_profile
+from sdmobile.device_profiles.calibration.ablation import AblationRow, ablations
+from sdmobile.device_profiles.calibration.adreno import PEAK_BANDWIDTH, PEAK_MACS, model_parameters
 from sdmobile.device_profiles.calibration.stored import stored_graph
 from sdmobile.device_profiles.graph import FileGraph
 from sdmobile.device_profiles.kernels.ml_drift import ml_drift_kernels
-from sdmobile.device_profiles.latency import Parameters, UnitModel, predict
+from sdmobile.device_profiles.latency import Parameters, UnitModel, predict, unit_model
 from sdmobile.device_profiles.pipeline_time import ImageTime, end_to_end
 from sdmobile.rewrites.winograd.runtimes import Gpu
 
@@ -28,7 +29,6 @@ COMPONENTS = ("text_encoder", "unet", "vae_decoder")
 # A16 under Google's Metal backend: facts of data/hardware of the profile; the fitted fractions are the Adreno's.
 A16_PEAK_MACS = 0.895e12  # 1.789 TFLOPS; float16 is not faster than float32 (philipturner/metal-benchmarks)
 A16_BANDWIDTH = 51.2e9
-ADRENO_BANDWIDTH = 67.2e9
 
 
 def unet() -> FileGraph:
@@ -85,14 +85,30 @@ def phones(delegate: Mapping[str, float]) -> dict[str, Transfer]:
             fitted for it.
     """
     adreno = model_parameters(delegate)
-    engine = faster(adreno, engine_factor(adreno))
-    metal = replace(engine, bandwidth=engine.bandwidth * A16_BANDWIDTH / ADRENO_BANDWIDTH)
+    return _with_metal(UnitModel("gpu", PEAK_MACS, faster(adreno, engine_factor(adreno))))
+
+
+def profile_phones() -> dict[str, Transfer]:
+    """Returns the same phones by the values that the S23 Ultra's profile holds; nothing is fitted."""
+    profile = load_profile("galaxy-s23-ultra")
+    return _with_metal(unit_model("gpu", profile.units["gpu"], profile.latency["gpu"]))
+
+
+def _with_metal(adreno: UnitModel) -> dict[str, Transfer]:
+    bandwidth = adreno.parameters.bandwidth * A16_BANDWIDTH / PEAK_BANDWIDTH
+    parameters = replace(adreno.parameters, bandwidth=bandwidth)
+    metal = replace(adreno, name="gpu-metal", peak_macs=A16_PEAK_MACS, parameters=parameters)
     return {
-        "galaxy-s23-ultra": Transfer(UnitModel("gpu", PEAK_MACS, engine), Gpu.ADRENO_7XX),
-        "iphone-14-pro-max": Transfer(UnitModel("gpu-metal", A16_PEAK_MACS, metal), Gpu.OTHER),
+        "galaxy-s23-ultra": Transfer(adreno, Gpu.ADRENO_7XX),
+        "iphone-14-pro-max": Transfer(metal, Gpu.OTHER),
     }
 
 
-def ablations(delegate: Mapping[str, float]) -> dict[str, tuple[AblationRow, ...]]:
-    """Returns the paper's ablation on both phones."""
-    return published_ablation(unet(), {name: (phone.unit, phone.gpu) for name, phone in phones(delegate).items()})
+def published_ablation(known: Mapping[str, Transfer] | None = None) -> dict[str, tuple[AblationRow, ...]]:
+    """Returns the paper's ablation on both phones, by cumulative step.
+
+    Args:
+        known: the phones; None for the values of the profile.
+    """
+    chosen = profile_phones() if known is None else known
+    return ablations(unet(), {name: (phone.unit, phone.gpu) for name, phone in chosen.items()})

@@ -87,7 +87,7 @@ def totals(result: AdrenoFit) -> str:
 
 def ablation(result: AdrenoFit) -> str:
     """Returns the cumulative steps of the paper on both phones, and the published reductions."""
-    phones = stable_diffusion.ablations(result.values)
+    phones = stable_diffusion.published_ablation(stable_diffusion.phones(result.values))
     names = list(PUBLISHED_REDUCTION)
     steps: list[tuple[AblationRow, ...]] = list(zip(*(phones[name] for name in names), strict=True))
     lines = [[each[0].step, *(cell for row in each for cell in _cells(row))] for each in steps]

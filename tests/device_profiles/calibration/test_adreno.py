@@ -51,13 +51,13 @@ def test_the_left_out_statistics_are_those_of_the_rows(result: AdrenoFit) -> Non
     assert all(each.left_out != each.predicted for each in result.fitted)
 
 
-def test_published_reductions_are_within_five_points(result: AdrenoFit) -> None:
-    for phone, rows in stable_diffusion.ablations(result.values).items():
+def test_published_reductions_are_within_five_points() -> None:
+    for phone, rows in stable_diffusion.published_ablation().items():
         assert rows[-1].reduction == pytest.approx(PUBLISHED_REDUCTION[phone], abs=0.05), phone
 
 
-def test_every_optimisation_saves_time_and_winograd_arithmetic(result: AdrenoFit) -> None:
-    for rows in stable_diffusion.ablations(result.values).values():
+def test_every_optimisation_saves_time_and_winograd_arithmetic() -> None:
+    for rows in stable_diffusion.published_ablation().values():
         times = [row.seconds for row in rows]
         assert times == sorted(times, reverse=True)
         # 2 x 132.12 GMAC go through F(4x4, 3x3), which needs a quarter of them
@@ -74,6 +74,14 @@ def test_the_profile_gives_the_published_total() -> None:
     )
 
     assert end_to_end(text, unet, decoder, 20, "batch2").seconds == pytest.approx(11.5, rel=0.01)
+
+
+def test_the_ablation_by_the_profile_is_that_by_the_fit(result: AdrenoFit) -> None:
+    fitted = stable_diffusion.published_ablation(stable_diffusion.phones(result.values))
+
+    for phone, rows in stable_diffusion.published_ablation().items():
+        for row, other in zip(rows, fitted[phone], strict=True):
+            assert row.seconds == pytest.approx(other.seconds, rel=1e-3)
 
 
 def test_the_page_says_what_the_code_computes(result: AdrenoFit, tmp_path: Path) -> None:
@@ -137,6 +145,12 @@ def test_fastvit_is_on_the_cpu_in_the_table_and_on_the_gpu_today() -> None:
     assert adreno.work_of(row).cpu_macs > 0.9 * graph_macs(stored_graph("fastvit_t8"))
     assert today.cpu_macs == 0.0
     assert today.gpu.macs.sum() >= graph_macs(stored_graph("fastvit_t8"))
+
+
+def test_a_single_graph_is_predicted_as_its_row_is(result: AdrenoFit) -> None:
+    for each in result.fitted:
+        found = adreno.seconds(stored_graph(each.row.graph), result.values, each.row.runtime)
+        assert found == pytest.approx(each.predicted, rel=1e-9)
 
 
 def test_text_without_marks_is_refused() -> None:
