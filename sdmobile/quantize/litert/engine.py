@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sdmobile.quantize.recipes import Linear
 
 _BLOCKS = (32, 64, 128, 256)
+_AEQ_PIECE = 32 << 20
 
 
 def reason_against(weight: TFLiteWeight, scheme: Linear) -> str | None:
@@ -94,22 +95,27 @@ def large_weights() -> Iterator[None]:
     """Lets AEQ 0.10 quantise constants of more than two axes and 32 MiB.
 
     It cuts them into pieces as a matrix [-1, last axis] but leaves a scale per channel at [channels, 1, 1, 1], which
-    then fits no piece ("input operand has more dimensions than allowed by the axis remapping"). Given the matrix
-    [channels, -1] from the start, it does what it should.
+    then fits no piece ("input operand has more dimensions than allowed by the axis remapping"). Here it gets pieces
+    of whole channels that it need not cut.
     """
+    import numpy as np
     from ai_edge_quantizer.algorithms.uniform_quantize import uniform_quantize_tensor as module
 
     original = module.uniform_quantize
 
-    def as_matrix(tensor_data: Any, quantization_params: Any, is_blockwise_quant: bool = False) -> Any:
+    def by_channels(tensor_data: Any, quantization_params: Any, is_blockwise_quant: bool = False) -> Any:
         params = quantization_params
-        if is_blockwise_quant or tensor_data.ndim <= 2 or params.quantized_dimension != 0:
+        small = tensor_data.ndim <= 2 or tensor_data.nbytes <= _AEQ_PIECE
+        if is_blockwise_quant or small or params.quantized_dimension != 0:
             return original(tensor_data, params, is_blockwise_quant)
-        rows = len(tensor_data)
-        flat = replace(params, scale=params.scale.reshape(rows, 1), zero_point=params.zero_point.reshape(rows, 1))
-        return original(tensor_data.reshape(rows, -1), flat).reshape(tensor_data.shape)
+        rows = tensor_data.reshape(len(tensor_data), -1)
+        scale, zero = (np.reshape(values, (len(rows), 1)) for values in (params.scale, params.zero_point))
+        step = max(1, _AEQ_PIECE // rows[0].nbytes)
+        pieces = [slice(start, start + step) for start in range(0, len(rows), step)]
+        parts = [original(rows[p], replace(params, scale=scale[p], zero_point=zero[p])) for p in pieces]
+        return np.concatenate(parts).reshape(tensor_data.shape)
 
-    module.uniform_quantize = as_matrix
+    module.uniform_quantize = by_channels
     try:
         yield
     finally:
