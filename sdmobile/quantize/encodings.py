@@ -41,6 +41,7 @@ class HalfEncoding:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Shape of the weight."""
         return self.weight.shape
 
     @property

@@ -38,6 +38,7 @@ class LinearEncoding:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Shape of the weight."""
         return self.data.shape
 
     @property

@@ -25,10 +25,12 @@ class Float16:
 
     @property
     def name(self) -> str:
+        """The name that `parse_scheme` reads."""
         return "fp16"
 
     @property
     def bits(self) -> int:
+        """Bits of an element."""
         return 16
 
 
@@ -46,6 +48,7 @@ class Palette:
 
     @property
     def name(self) -> str:
+        """The name that `parse_scheme` reads."""
         return f"palette{self.bits}" + (f"g{self.group_size}" if self.group_size else "")
 
 
@@ -67,6 +70,7 @@ class Linear:
 
     @property
     def name(self) -> str:
+        """The name that `parse_scheme` reads."""
         kind = f"b{self.block_size}" if self.block_size else "d" if self.dynamic else "c"
         return f"{'' if self.symmetric else 'u'}int{self.bits}{kind}" + ("d" if self.dynamic and kind != "d" else "")
 
@@ -85,11 +89,13 @@ class W8A8:
 
     @property
     def name(self) -> str:
+        """The name that `parse_scheme` reads."""
         usual = (self.conv_psnr, self.attention_psnr) == (38.0, 26.0)
         return "w8a8" if usual else f"w8a8-{self.conv_psnr:g}-{self.attention_psnr:g}"
 
     @property
     def bits(self) -> int:
+        """Bits of an element."""
         return 8
 
 
