@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from sdmobile.quantize.sensitivity_study import Study
+    from sdmobile.quantize.sensitivity_study import Quality, Study
     from sdmobile.quantize.sensitivity_work import Tell
 
 
@@ -111,7 +111,7 @@ def moments(study: Study, weights: Mapping[str, NDArray[Any]]) -> dict[str, Mome
     return {name: Moments(shift / count, cross, square) for name, (shift, count, cross, square) in sums.items()}
 
 
-def layer_modules(module: nn.Module, names: Mapping[str, Any]) -> dict[str, nn.Module]:
+def layer_modules(module: nn.Module, names: Mapping[str, Any]) -> dict[str, Any]:
     """Returns convolutions and linear layers by the names that recipes know them by."""
     import torch
 
@@ -148,41 +148,45 @@ def corrected(
         layers: which to try; None for all.
         tell: sees (what, finished, all).
     """
-    import torch
-
     fitted = moments(fit, weights)
     owners = layer_modules(judge.module, fitted)
     exact = judge.outputs()
-    best = before = judge.quality(exact, weights)
-    kept = dict(weights)
+    kept: dict[str, NDArray[Any]] = dict(weights)
     biases: dict[str, NDArray[np.float32]] = {}
     scales: dict[str, float] = {}
+    best = before = judge.quality(exact, weights)
     names = [name for name in fitted if layers is None or name in layers]
-    tried = 0
-    originals: list[tuple[nn.Module, torch.Tensor]] = []
-    try:
-        for done, name in enumerate(names):
-            tell("correcting", done, len(names))
-            owner = owners[name]
-            if owner.bias is not None:
-                tried += 1
-                old = owner.bias.data
-                new = old + torch.from_numpy(fitted[name].shift.astype(np.float32))  # pyright: ignore
-                owner.bias.data = new
-                found = judge.quality(exact, kept)
-                if found.mse < best.mse:
-                    best = found
-                    originals.append((owner, old))  # pyright: ignore[reportArgumentType]
-                    biases[name] = new.numpy()
-                else:
-                    owner.bias.data = old
-            tried += 1
-            scaled = kept | {name: np.asarray(kept[name], np.float32) * np.float32(fitted[name].scale)}
-            found = judge.quality(exact, scaled)
+    for done, name in enumerate(names):
+        tell("correcting", done, len(names))
+        bias = owners[name].bias
+        if bias is not None:
+            trial = biases | {name: (bias.detach().numpy() + fitted[name].shift).astype(np.float32)}
+            found = _quality(judge, exact, owners, kept, trial)
             if found.mse < best.mse:
-                best, kept = found, scaled
-                scales[name] = fitted[name].scale
-    finally:
-        for owner, old in originals:
-            owner.bias.data = old  # pyright: ignore
+                best, biases = found, trial
+        scaled = kept | {name: np.asarray(kept[name], np.float32) * np.float32(fitted[name].scale)}
+        found = _quality(judge, exact, owners, scaled, biases)
+        if found.mse < best.mse:
+            best, kept, scales = found, scaled, scales | {name: fitted[name].scale}
+    tried = len(names) + sum(owners[name].bias is not None for name in names)
     return Correction(biases, scales, before.psnr_db, best.psnr_db, tried)
+
+
+def _quality(
+    judge: Study,
+    exact: Sequence[NDArray[np.float32]],
+    owners: Mapping[str, Any],
+    weights: Mapping[str, NDArray[Any]],
+    biases: Mapping[str, NDArray[np.float32]],
+) -> Quality:
+    """Measures the output with other weights and biases, and puts the biases back."""
+    import torch
+
+    old = {name: owners[name].bias.data for name in biases}
+    try:
+        for name, bias in biases.items():
+            owners[name].bias.data = torch.from_numpy(bias)
+        return judge.quality(exact, weights)
+    finally:
+        for name, data in old.items():
+            owners[name].bias.data = data
