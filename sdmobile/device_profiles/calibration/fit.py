@@ -90,7 +90,7 @@ def fit(problem: Problem, without: Sequence[int] = ()) -> Vector:
         return np.concatenate([robust[keep], (logs - guess) / spread])
 
     start = np.clip(guess, bounds[0] + 1e-9, bounds[1] - 1e-9)
-    found = least_squares(residuals, start, bounds=bounds, x_scale=1.0, max_nfev=2000)
+    found = least_squares(residuals, start, bounds=bounds, xtol=1e-11, ftol=1e-11, gtol=1e-11, max_nfev=2000)
     if not found.success:
         raise UnsupportedError("the fit must converge", found.message, "Look at the rows and the guesses")
     return np.exp(found.x)

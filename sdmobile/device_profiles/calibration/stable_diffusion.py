@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from sdmobile.device_profiles import load_profile
 from sdmobile.device_profiles.calibration.ablation import AblationRow, ablations
-from sdmobile.device_profiles.calibration.adreno import PEAK_BANDWIDTH, PEAK_MACS, model_parameters
+from sdmobile.device_profiles.calibration.adreno import PEAK_MACS, model_parameters
 from sdmobile.device_profiles.calibration.stored import stored_graph
 from sdmobile.device_profiles.graph import FileGraph
 from sdmobile.device_profiles.kernels.ml_drift import ml_drift_kernels
@@ -26,9 +26,6 @@ PUBLISHED_TOTAL = 11.5  # seconds, 20 iterations
 STEPS = 20
 DENSE = ("conv", "winograd", "matmul", "attention")
 COMPONENTS = ("text_encoder", "unet", "vae_decoder")
-# A16 under Google's Metal backend: facts of data/hardware of the profile; the fitted fractions are the Adreno's.
-A16_PEAK_MACS = 0.895e12  # 1.789 TFLOPS; float16 is not faster than float32 (philipturner/metal-benchmarks)
-A16_BANDWIDTH = 51.2e9
 
 
 def unet() -> FileGraph:
@@ -65,8 +62,8 @@ def engine_factor(delegate: Parameters) -> float:
 
 
 @dataclass(frozen=True)
-class Transfer:
-    """A unit whose parameters come from another's.
+class Phone:
+    """A phone's GPU under Google's engine.
 
     Args:
         unit: the unit's model.
@@ -77,38 +74,33 @@ class Transfer:
     gpu: Gpu
 
 
-def phones(delegate: Mapping[str, float]) -> dict[str, Transfer]:
+def phones(delegate: Mapping[str, float] | None = None) -> dict[str, Phone]:
     """Returns the phones of the paper under Google's engine.
 
     Args:
-        delegate: the classic delegate's fitted values. The A16 gets the same fractions of its own peaks; nothing is
-            fitted for it.
+        delegate: values of the classic delegate, from which the S23 Ultra's unit is made; None for the unit that its
+            profile holds. The iPhone's always is its profile's, which was fitted to nothing of this paper.
     """
-    adreno = model_parameters(delegate)
-    return _with_metal(UnitModel("gpu", PEAK_MACS, faster(adreno, engine_factor(adreno))))
-
-
-def profile_phones() -> dict[str, Transfer]:
-    """Returns the same phones by the values that the S23 Ultra's profile holds; nothing is fitted."""
-    profile = load_profile("galaxy-s23-ultra")
-    return _with_metal(unit_model("gpu", profile.units["gpu"], profile.latency["gpu"]))
-
-
-def _with_metal(adreno: UnitModel) -> dict[str, Transfer]:
-    bandwidth = adreno.parameters.bandwidth * A16_BANDWIDTH / PEAK_BANDWIDTH
-    parameters = replace(adreno.parameters, bandwidth=bandwidth)
-    metal = replace(adreno, name="gpu-metal", peak_macs=A16_PEAK_MACS, parameters=parameters)
+    adreno = _profile_unit("galaxy-s23-ultra", "gpu")
+    if delegate is not None:
+        fitted = model_parameters(delegate)
+        adreno = UnitModel("gpu", PEAK_MACS, faster(fitted, engine_factor(fitted)))
     return {
-        "galaxy-s23-ultra": Transfer(adreno, Gpu.ADRENO_7XX),
-        "iphone-14-pro-max": Transfer(metal, Gpu.OTHER),
+        "galaxy-s23-ultra": Phone(adreno, Gpu.ADRENO_7XX),
+        "iphone-14-pro-max": Phone(_profile_unit("iphone-14-pro-max", "gpu-metal"), Gpu.OTHER),
     }
 
 
-def published_ablation(known: Mapping[str, Transfer] | None = None) -> dict[str, tuple[AblationRow, ...]]:
+def _profile_unit(device: str, name: str) -> UnitModel:
+    profile = load_profile(device)
+    return unit_model(name, profile.units[name], profile.latency[name])
+
+
+def published_ablation(known: Mapping[str, Phone] | None = None) -> dict[str, tuple[AblationRow, ...]]:
     """Returns the paper's ablation on both phones, by cumulative step.
 
     Args:
         known: the phones; None for the values of the profile.
     """
-    chosen = profile_phones() if known is None else known
+    chosen = phones() if known is None else known
     return ablations(unet(), {name: (phone.unit, phone.gpu) for name, phone in chosen.items()})
