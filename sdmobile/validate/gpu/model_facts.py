@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import UnsupportedError
 from sdmobile.validate.gpu.verdict import LargestTensor, RefusedOperator
+from sdmobile.validate.gpu.winograd_copies import transformed_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,6 +21,7 @@ _CHANNELS = 4  # ML Drift stores channels in groups of four
 _FLOAT = {"FLOAT32", "FLOAT16"}
 _WIDTH = {"INT64": 8, "FLOAT64": 8, "INT32": 4, "UINT32": 4, "INT16": 2, "UINT16": 2}
 _MANY = 6
+_DEQUANTIZED = "_dequant"  # ends the name of a float16 weight behind its DEQUANTIZE
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class ModelFacts:
         signature: key of the first signature; None without one.
         inputs: input names of the first signature.
         outputs: output names of the first signature.
+        copies: weights as the GPU transforms them, where they become larger than the file's.
     """
 
     operators: tuple[tuple[str, tuple[str, ...]], ...]
@@ -68,10 +71,11 @@ class ModelFacts:
     signature: str | None = None
     inputs: tuple[str, ...] = field(default=())
     outputs: tuple[str, ...] = field(default=())
+    copies: tuple[TensorFacts, ...] = field(default=())
 
     def largest(self, precision: str, limit: int | None) -> LargestTensor | None:
         """Returns the largest tensor that the GPU holds, with the limit it must keep."""
-        held = [tensor for tensor in self.tensors if tensor.shape]
+        held = [tensor for tensor in (*self.tensors, *self.copies) if tensor.shape]
         if not held:
             return None
         top = max(held, key=lambda tensor: tensor.bytes_on_gpu(precision))
@@ -126,7 +130,14 @@ def _facts(model: Any, schema: Any) -> ModelFacts:
         for i in range(graph.OperatorsLength())
         if (name := _composite(graph.Operators(i), schema)) is not None and operators[i][0] == COMPOSITE
     )
-    return ModelFacts(operators, composites, tensors, *_signature(model))
+    copies = tuple(
+        TensorFacts(
+            f"{tensors[operator.Inputs(1)].name.removesuffix(_DEQUANTIZED)} (transformed)", shape, "FLOAT32", True
+        )
+        for operator, (name, _) in zip(map(graph.Operators, range(graph.OperatorsLength())), operators, strict=True)
+        if (shape := transformed_weights(model, operator, name, schema)) is not None
+    )
+    return ModelFacts(operators, composites, tensors, *_signature(model), copies)
 
 
 def _tensor(model: Any, tensor: Any, schema: Any) -> TensorFacts:

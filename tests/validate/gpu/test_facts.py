@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+from torch import nn
+
 import sdmobile
 from sdmobile.validate.gpu.acceptance import Acceptance, read_acceptance
 from sdmobile.validate.gpu.model_facts import TensorFacts, read_model, source_modules
 from sdmobile.validate.gpu.verdict import GpuVerdict, LargestTensor, RefusedOperator
-from tests.validate.gpu.models import Case
+from tests.validate.gpu.models import Case, write_case
 
 REPORT = """INFO: something before
 ERROR: Following operations are not supported by GPU delegate:
@@ -55,6 +58,23 @@ def test_file(plain: Case, composite: Case) -> None:
     assert largest.bytes == 16 * 16 * 8 * 4
     assert not largest.fits
     assert read_model(composite.path).composites == ("odml.group_norm",)
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "stride", "transformed"),
+    [(64, 24, 1, 36 * 64 * 72), (64, 20, 1, None), (60, 24, 1, None), (64, 48, 2, None)],
+)
+def test_weights_that_the_engine_transforms_are_counted(
+    tmp_path: Path, channels: int, size: int, stride: int, transformed: int | None
+) -> None:
+    """ML Drift takes F(4×4) from 32 tiles and 64 channels on, for a stride of 1."""
+    convolution = nn.Conv2d(channels, 72, 3, stride, padding=1)
+    facts = read_model(write_case(tmp_path, "conv", convolution, (1, channels, size, size)).path)
+    assert [copy.bytes_on_gpu("float16") for copy in facts.copies] == ([2 * transformed] if transformed else [])
+    largest = facts.largest("float32", None)
+    assert largest is not None
+    assert (largest.bytes == 4 * (transformed or 0)) == (transformed is not None)
+    assert largest.name.endswith("(transformed)") == (transformed is not None)
 
 
 def test_size_on_the_gpu_counts_padded_channels() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
 
 from sdmobile.validate.gpu import check_file, run_on_gpu, wheel
 from sdmobile.validate.gpu.verdict import ACCEPTED, CRASHED, NOT_RUN, TOO_LARGE, Way
@@ -53,6 +54,18 @@ def test_tensor_beyond_the_buffer_limit_is_not_trusted(needs: Needs, tmp_path: P
     assert verdict.largest.limit == 2**27
     assert not verdict.passed
     assert verdict.worst is not None  # told, whatever it is, but it decides nothing
+
+
+@pytest.mark.slow
+def test_transformed_weights_beyond_the_buffer_limit_are_not_trusted(needs: Needs, tmp_path: Path) -> None:
+    """44 MB in the file, 177 MB as ML Drift transforms them for Winograd's method: wrong without a word."""
+    needs("wheel")
+    case = write_case(tmp_path, "winograd", nn.Conv2d(1920, 640, 3, padding=1), (1, 1920, 32, 32))
+    verdict = check_file(case.path, case.inputs, case.expected, way="wheel", timeout=300)
+    assert verdict.status == TOO_LARGE
+    assert verdict.largest is not None
+    assert verdict.largest.bytes == 36 * 1920 * 640 * 4
+    assert verdict.largest.name.endswith("(transformed)")
 
 
 def test_proof_needs_gpu_buffers_the_driver_and_its_work() -> None:
