@@ -10,6 +10,7 @@ import pytest
 
 from sdmobile.device_profiles import load_profile
 from sdmobile.device_profiles.calibration import adreno, stable_diffusion
+from sdmobile.device_profiles.calibration.__main__ import main
 from sdmobile.device_profiles.calibration.ablation import PUBLISHED_REDUCTION
 from sdmobile.device_profiles.calibration.adreno_fit import AdrenoFit, adreno_fit
 from sdmobile.device_profiles.calibration.delegate_2024 import cpu_macs, on_gpu
@@ -157,3 +158,14 @@ def test_text_without_marks_is_refused() -> None:
     assert replace_between("a [ b ] c", "[", "]", "x") == "a [\nx\n] c"
     with pytest.raises(UnsupportedError, match="marks"):
         replace_between("a b c", "[", "]", "x")
+
+
+def test_the_command_prints_every_table(
+    result: AdrenoFit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["calibration"])
+
+    main()
+
+    printed = capsys.readouterr().out
+    assert all(content in printed for content in sections(result).values())
