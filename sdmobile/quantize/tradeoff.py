@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdmobile.quantize.recipes import Float16
 from sdmobile.quantize.tradeoff_runner import StudyRunner
 from sdmobile.validate.metrics import image_psnr, json_number, psnr
 from sdmobile.validate.obedience import CAPTIONED, has_captions, read_caption
@@ -29,7 +30,7 @@ class Point:
 
     Args:
         name: of the recipe.
-        kind: "uniform" or "mixed".
+        kind: "uniform", "mixed", or "uncompressed" where all stays float16.
         megabytes: all weights of the component, those that stay float16 included, in 10⁶ bytes.
         bits: stored bits, tables and scales included, per weight of the layers that recipes are about.
         output_db: PSNR of the component's output on recorded inputs of held-out prompts, over all of them.
@@ -102,7 +103,7 @@ def measure_point(
     elements = sum(weight.numel() for weight in study.layers.values())
     rest = sum(parameter.numel() for parameter in study.module.parameters()) - elements
     quality: Quality = study.quality(exact, weights)
-    kind = "mixed" if len(set(recipe.schemes())) > 1 else "uniform"
+    kind = _kind(recipe)
     point = Point(recipe.name, kind, (size + 2 * rest) / 1e6, 8 * size / elements, quality.psnr_db, quality.worst_db)
     if pictures is None:
         return point

@@ -18,7 +18,7 @@ _STYLE = "font:12px system-ui,sans-serif;fill:#333"
 
 def curve_svg(points: Sequence[Point], title: str) -> str:
     """Returns the plot of output PSNR over size; lines join palettes of one table per tensor, and mixed recipes."""
-    known = [point for point in points if math.isfinite(point.output_db)]
+    known = [point for point in points if math.isfinite(point.output_db) and point.kind in _COLOURS]
     sizes, levels = [p.megabytes for p in known] or [0.0], [p.output_db for p in known] or [0.0]
     across, up = _ticks(0.0, max(sizes)), _ticks(min(levels), max(levels))
     frame = _Frame(across, up)

@@ -93,6 +93,7 @@ def test_analyze_search_and_curve_on_a_tiny_checkpoint(
     assert points["mixed-4.0"]["bits"] <= 4.0 < points["palette4"]["bits"] < 4.2
     assert points["palette2"]["output_db"] < points["palette4"]["output_db"] < points["fp16"]["output_db"]
     assert points["palette4"]["latent_db"] > points["palette2"]["latent_db"]
+    assert [p["kind"] for p in points.values()] == ["uniform", "uniform", "uncompressed", "mixed"]
     assert all(p["obeyed"] is None and p["pictures"] == 1 for p in points.values())  # no captions to judge
     assert json.loads((folder / "curve.json").read_text()) == data
     assert {file.name for file in folder.iterdir()} == {"curve.json", "curve.md", "curve.svg", "mixed-4.0.json"}
