@@ -114,6 +114,12 @@ def measure_point(
     return Point(**{**asdict(point), **_picture_figures(pictures, runs)})
 
 
+def _kind(recipe: Recipe) -> str:
+    if set(recipe.schemes()) == {Float16()}:
+        return "uncompressed"
+    return "mixed" if len(set(recipe.schemes())) > 1 else "uniform"
+
+
 def _drawn(checkpoint: Checkpoint, study: Study, requests: Sequence[SampleRequest], tell: Tell) -> list[SampleResult]:
     from sdmobile.validate.sampling import PipelineSpec, sample_all
 
