@@ -42,6 +42,9 @@ def analyze(
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt per line.")] = None,
     steps: Steps = 20,
+    through: Annotated[
+        str, typer.Option(help="Whose error counts: of a call, or of the final latent of a UNet's trajectory.")
+    ] = "call",
     max_samples: Samples = 6,
     probes: Annotated[int, typer.Option(min=0, help="Random probes per recorded row; 0 for no estimate.")] = 4,
     direct: Annotated[
@@ -73,6 +76,7 @@ def analyze(
         probes=probes,
         direct=direct,
         seed=seed,
+        through=through,
     )
     with _progress() as tell, _kept(no_cache) as (folder, recordings):
         found = analyse(opened, plan, folder, recordings, tell)
@@ -116,7 +120,8 @@ def search(
             opened = _opened(table, checkpoint)
             requests = requests_for(opened, SELECTION_PROMPTS, steps, SELECTION_SEED)
             tell("recording", 0, 1)
-            study, encoded = _study(opened, table.component, requests, max_samples, folder, recordings)
+            through = str(table.settings.get("through", "call"))
+            study, encoded = _study(opened, table.component, requests, max_samples, folder, recordings, through)
         tell("searching", 0, 1)
         recipe = find(table, Goal(bits, psnr), study, encoded)
     recipe = recipe if name is None else replace(recipe, name=name)
@@ -164,7 +169,8 @@ def curve(
     goals = [Goal(bits=float(text)) for text in bits.split(",") if text.strip()]
     with _progress() as tell, _kept(no_cache) as (folder, recordings):
         choosing = requests_for(opened, SELECTION_PROMPTS, steps, SELECTION_SEED)
-        study, encoded = _study(opened, table.component, choosing, max_samples, folder, recordings)
+        through = str(table.settings.get("through", "call"))
+        study, encoded = _study(opened, table.component, choosing, max_samples, folder, recordings, through)
         mixed = [find(table, goal, study, encoded) for goal in goals]
         recipes = [*(named_recipe(text.strip()) for text in uniform.split(",") if text.strip()), *mixed]
         judging = requests_for(opened, JUDGING_PROMPTS, steps, JUDGING_SEED)
@@ -220,11 +226,18 @@ def _opened(table: Sensitivity, checkpoint: Path | None) -> Checkpoint:
 
 
 def _study(
-    checkpoint: Checkpoint, component: str, requests: Any, max_samples: int, folder: Path, recordings: Path | None
+    checkpoint: Checkpoint,
+    component: str,
+    requests: Any,
+    max_samples: int,
+    folder: Path,
+    recordings: Path | None,
+    through: str = "call",
 ) -> tuple[Study, EncodedWeights]:
-    from sdmobile.quantize.sensitivity_study import EncodedWeights, open_study, weights_key
+    from sdmobile.quantize.sensitivity_analysis import opened_study
+    from sdmobile.quantize.sensitivity_study import EncodedWeights, weights_key
 
-    study = open_study(checkpoint, component, requests, max_samples, recordings)
+    study = opened_study(checkpoint, component, requests, max_samples, recordings, through)
     return study, EncodedWeights(study, folder / "weights" / weights_key(checkpoint.content_hash, component))
 
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from sdmobile.validate.sampling import SampleRequest
 
 
-_CODE = ("probe.py", "sensitivity_study.py")
+CALL, TRAJECTORY = "call", "trajectory"
+_CODE = ("probe.py", "sensitivity_study.py", "sensitivity_trajectory.py")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class AnalysisPlan:
         probes: random probes per recorded row; 0 for no estimate.
         direct: how many layers are measured directly, those with the largest estimate first; None for all.
         seed: of the probes.
+        through: "call" for the error of single calls, "trajectory" for that of a UNet's final latents.
     """
 
     component: str
@@ -50,10 +52,13 @@ class AnalysisPlan:
     probes: int = 4
     direct: int | None = None
     seed: int = 0
+    through: str = CALL
 
     def __post_init__(self) -> None:
         if self.probes == 0 and self.direct == 0:
             raise UnsupportedError("an analysis needs probes or direct measurements", "0 of both")
+        if self.through not in (CALL, TRAJECTORY) or (self.through == TRAJECTORY and self.component != "unet"):
+            raise UnsupportedError("errors are those of a call, or of a UNet's trajectory", self.through)
         for scheme in self.schemes:
             parse_scheme(scheme)
 
@@ -74,12 +79,11 @@ def analyse(
         recordings: cache of recordings, None for none.
         tell: sees (what, finished, all).
     """
-    if is_main():  # the others find what it recorded
-        study = open_study(checkpoint, plan.component, plan.requests, plan.max_samples, recordings)
+    if not is_main():
+        wait_for_all()  # and find what the first process recorded
+    study = opened_study(checkpoint, plan.component, plan.requests, plan.max_samples, recordings, plan.through)
+    if is_main():
         wait_for_all()
-    else:
-        wait_for_all()
-        study = open_study(checkpoint, plan.component, plan.requests, plan.max_samples, recordings)
     code = weights_key(checkpoint.content_hash, plan.component)
     encoded = EncodedWeights(study, folder / "weights" / code)
     sizes = _encode_all(study, encoded, plan.schemes, tell)
@@ -103,6 +107,22 @@ def analyse(
         peak=float(np.abs(stacked).max()),
         settings=plan.settings(),
     )
+
+
+def opened_study(
+    checkpoint: Checkpoint,
+    component: str,
+    requests: Sequence[SampleRequest],
+    max_samples: int,
+    recordings: Path | None,
+    through: str,
+) -> Study:
+    """Returns the component under study, by its calls or by its trajectories."""
+    if through == TRAJECTORY:
+        from sdmobile.quantize.sensitivity_trajectory import open_trajectories
+
+        return open_trajectories(checkpoint, requests)
+    return open_study(checkpoint, component, requests, max_samples, recordings)
 
 
 def _encode_all(study: Study, encoded: EncodedWeights, schemes: Sequence[str], tell: Tell) -> NDArray[np.float64]:
@@ -162,12 +182,19 @@ def measured_layers(names: Sequence[str], estimated: NDArray[np.float64] | None,
     return sorted(np.argsort(-np.nanmax(estimated, axis=1), kind="stable")[:count].tolist())
 
 
+def _sampling(plan: AnalysisPlan) -> list[Any]:
+    """Returns what decides a trajectory besides its inputs."""
+    return [(r.steps, r.guidance_scale, r.scheduler) for r in plan.requests] if plan.through == TRAJECTORY else []
+
+
 def _key(study: Study, plan: AnalysisPlan, code: str) -> str:
     """Returns the hash that names finished pieces: inputs, encoders, schemes, seed, and the code that measures.
 
     How many probes and direct measurements were asked for is not in it: more of them use those that are there.
     """
-    digest = hashlib.sha256(json.dumps([plan.component, plan.schemes, plan.seed, code]).encode())
+    digest = hashlib.sha256(
+        json.dumps([plan.component, plan.schemes, plan.seed, plan.through, _sampling(plan), code], default=str).encode()
+    )
     for row in study.rows:
         for tensor in row:
             digest.update(tensor.numpy().tobytes())

@@ -75,7 +75,7 @@ def test_analyze_search_and_curve_on_a_tiny_checkpoint(
     monkeypatch.setenv("SDMOBILE_CACHE", str(tmp_path / "cache"))
     table, checkpoint = str(tmp_path / "table.json"), str(tiny_checkpoint)
     short = ["--steps", "1", "--max-samples", "1"]
-    command = ["quantize", "analyze", checkpoint, *short, "--schemes", "palette2,palette4,palette8,fp16", "-o", table]
+    command = ["quantize", "analyze", checkpoint, *short, "--schemes", "palette2,palette4,fp16", "-o", table]
     assert run([*command, "--probes", "2", "--direct", "2"]) == 0
     capsys.readouterr()
     recipe = str(tmp_path / "recipe.json")
