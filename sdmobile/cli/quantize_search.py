@@ -45,7 +45,7 @@ def analyze(
     through: Annotated[
         str, typer.Option(help="Whose error counts: of a call, or of the final latent of a UNet's trajectory.")
     ] = "call",
-    max_samples: Samples = 6,
+    max_samples: Samples = 15,
     probes: Annotated[int, typer.Option(min=0, help="Random probes per recorded row; 0 for no estimate.")] = 4,
     direct: Annotated[
         int | None, typer.Option(min=0, help="Layers to measure one by one, the most sensitive first; default all.")
@@ -97,7 +97,7 @@ def search(
     checkpoint: Source = None,
     measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Measure the candidates.")] = True,
     steps: Steps = 20,
-    max_samples: Samples = 6,
+    max_samples: Samples = 15,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the recipe here.")] = None,
     no_cache: NoCache = False,
     json: Json = False,
@@ -141,7 +141,7 @@ def curve(
     checkpoint: Source = None,
     pictures: Annotated[int, typer.Option(min=0, help="Pictures per recipe; 0 for none.")] = 8,
     steps: Steps = 20,
-    max_samples: Samples = 6,
+    max_samples: Samples = 15,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for curve.json, curve.md, curve.svg, recipes.")
     ] = None,

@@ -48,7 +48,7 @@ class AnalysisPlan:
     component: str
     requests: tuple[SampleRequest, ...]
     schemes: tuple[str, ...] = DEFAULT_SCHEMES
-    max_samples: int = 6
+    max_samples: int = 15
     probes: int = 4
     direct: int | None = None
     seed: int = 0
