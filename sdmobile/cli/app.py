@@ -18,6 +18,7 @@ from sdmobile.cli.generate import generate
 from sdmobile.cli.gpu import gpu_check
 from sdmobile.cli.inspect import inspect
 from sdmobile.cli.lint import lint
+from sdmobile.cli.profile import profile
 from sdmobile.cli.quantize import quantize_app
 from sdmobile.cli.rewrites import rewrites_app
 from sdmobile.cli.train import train_app
@@ -42,6 +43,7 @@ app.command()(validate)
 app.command()(lint)
 app.command("gpu-check")(gpu_check)
 app.command()(generate)
+app.command()(profile)
 app.add_typer(quantize_app, name="quantize")
 app.add_typer(rewrites_app, name="rewrites")
 app.add_typer(train_app, name="train")

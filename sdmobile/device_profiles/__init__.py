@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sdmobile.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from sdmobile.device_profiles.model import DeviceProfile
 
-__all__ = ["default_profile", "list_profiles", "load_profile"]
+__all__ = ["default_profile", "is_profile_file", "list_profiles", "load_profile", "profile_path"]
 
 _FOLDER = Path(__file__).resolve().parent
 _DEFAULTS = {"ios": "iphone-14-pro-max", "android": "galaxy-s23-ultra", "onnx": "cpu"}
@@ -33,29 +33,55 @@ def default_profile(target: str) -> DeviceProfile:
     return load_profile(_DEFAULTS[target])
 
 
-@cache
-def load_profile(name: str) -> DeviceProfile:
-    """Reads a device profile.
+def is_profile_file(name: str) -> bool:
+    """Returns whether a device is named by the path of its TOML file."""
+    return name.endswith(".toml")
+
+
+def profile_path(name: str) -> Path:
+    """Returns the file of a device.
 
     Args:
-        name: such as "iphone-15-pro".
+        name: such as "iphone-15-pro", or the path of a user's TOML file.
 
     Raises:
         UnsupportedError: no such device.
     """
+    if is_profile_file(name):
+        return Path(name)
     if name not in list_profiles():
-        raise UnsupportedError("the device must be a known one", name, f"Known are {', '.join(list_profiles())}.")
-    from sdmobile.device_profiles.model import DeviceProfile
-
-    return DeviceProfile.model_validate(_read(_FOLDER / f"{name}.toml"))
+        raise UnsupportedError("the device must be a known one", name, _known(name))
+    return _FOLDER / f"{name}.toml"
 
 
-def _read(path: Path) -> dict[str, Any]:
-    import sys
+def load_profile(name: str) -> DeviceProfile:
+    """Reads a device profile.
 
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    with path.open("rb") as stream:
-        return tomllib.load(stream)
+    Args:
+        name: such as "iphone-15-pro", or the path of a user's TOML file.
+
+    Raises:
+        UnsupportedError: no such device.
+        ProfileError: the file is missing, no TOML, or breaks a rule of profiles.
+    """
+    if is_profile_file(name):
+        from sdmobile.device_profiles.profile_file import read_profile
+
+        return read_profile(Path(name))
+    return _packaged(profile_path(name))
+
+
+@cache
+def _packaged(path: Path) -> DeviceProfile:
+    from sdmobile.device_profiles.profile_file import read_profile
+
+    return read_profile(path)
+
+
+def _known(name: str) -> str:
+    from difflib import get_close_matches
+
+    begun = [known for known in list_profiles() if name and known.startswith(name.lower())]
+    near = begun or get_close_matches(name.lower(), list_profiles(), 1, 0.6)
+    guess = f"Did you mean {' or '.join(near)}? " if near else ""
+    return f"{guess}Known are {', '.join(list_profiles())}; or name a profile of your own: FILE.toml."

@@ -54,10 +54,17 @@ class ComponentMemory:
 
 @dataclass(frozen=True)
 class Advice:
-    """A change, and what would be needed with it."""
+    """A change, and what would be needed with it.
+
+    Args:
+        text: the change.
+        needed: bytes with it.
+        core_ml: whether only Core ML's files can be changed so.
+    """
 
     text: str
     needed: int
+    core_ml: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,20 +169,20 @@ def _advice(components: Sequence[ComponentMemory], loading: LoadingPlan) -> Iter
     total = needed(components, loading)
     if loading == "all at once" and len(components) > 1:
         yield Advice("load one component at a time", needed(components, "one at a time"))
-    changes: tuple[tuple[str, Callable[[ComponentMemory], int]], ...] = (
-        (f"store weights as {PALETTE_BITS}-bit palettes", _with_palettes),
-        ("compute attention in blocks of queries", lambda component: component.peak - component.scores),
+    changes: tuple[tuple[str, Callable[[ComponentMemory], int], bool], ...] = (
+        (f"store weights as {PALETTE_BITS}-bit palettes", _with_palettes, True),
+        ("compute attention in blocks of queries", lambda component: component.peak - component.scores, False),
     )
-    for text, changed in changes:
+    for text, changed, core_ml in changes:
         peaks = [changed(component) for component in components]
         after = sum(peaks) if loading == "all at once" else max(peaks, default=0)
         if after < total:
-            yield Advice(text, after)
+            yield Advice(text, after, core_ml)
     if loading == "one at a time" and components:
         largest = max(components, key=lambda component: component.peak)
         others = [component.peak for component in components if component is not largest]
         halves = largest.resident // 2 + largest.activations.arena
-        yield Advice(f"split {largest.name} into two chunks, loaded in turn", max([halves, *others]))
+        yield Advice(f"split {largest.name} into two chunks, loaded in turn", max([halves, *others]), True)
 
 
 def _with_palettes(component: ComponentMemory) -> int:

@@ -1,0 +1,189 @@
+"""What `sdmobile profile` shows: tables of predicted values, and apart from them a table of measured ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sdmobile.cli.output import megabytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from sdmobile.device_profiles.assess import Assessment, ComponentCost
+    from sdmobile.device_profiles.measure import Measurements
+    from sdmobile.device_profiles.memory_budget import BudgetCheck
+
+
+def seconds(value: float | None) -> str:
+    """Returns a time for people: "1.23 s", "45.6 ms", "7.8 µs"."""
+    if value is None:
+        return "unknown"
+    for scale, name in ((1.0, "s"), (1e-3, "ms")):
+        if value >= scale:
+            return f"{value / scale:.3g} {name}" if value < 100 * scale else f"{value / scale:.0f} {name}"
+    return f"{value * 1e6:.3g} µs"
+
+
+def predicted_views(result: Assessment, top: int) -> list[RenderableType]:
+    """Returns the tables of a prediction and the footnote about its sources.
+
+    Args:
+        result: the prediction.
+        top: how many of the costliest kernels.
+    """
+    views: list[RenderableType] = [_components(result), *_image(result), _memory(result)]
+    if top:
+        views.append(_costliest(result, top))
+    if result.savings:
+        views.append(_savings(result))
+    return [*views, *_footnotes(result)]
+
+
+def _titled(title: str) -> Table:
+    from rich.table import Table
+
+    return Table(title=title, title_justify="left", title_style="bold")
+
+
+def _columns(table: Table, left: Sequence[str], right: Sequence[str], last: str | None = None) -> Table:
+    for name in left:
+        table.add_column(name, overflow="fold", no_wrap=name == "component")
+    for name in right:
+        table.add_column(name, justify="right", no_wrap=True)
+    if last is not None:
+        table.add_column(last, overflow="fold")
+    return table
+
+
+def _components(result: Assessment) -> Table:
+    device = result.device
+    title = f"{result.name} on {device.profile.title}, {device.name} ({device.unit.runtime}): predicted, one call"
+    headings = ("time", "interval", "calls", "file", "weights", "arena", "load")
+    table = _columns(_titled(title), ("component",), headings)
+    for part in result.components:
+        found = part.prediction
+        table.add_row(
+            part.name,
+            seconds(found.seconds),
+            f"{seconds(found.low)} – {seconds(found.high)}",
+            str(part.calls) if part.calls else "–",
+            megabytes(part.file_bytes),
+            megabytes(sum(memory.resident for memory in part.memory)),
+            megabytes(max(memory.activations.arena for memory in part.memory)),
+            _load(part),
+        )
+    return table
+
+
+def _load(part: ComponentCost) -> str:
+    first = part.prediction.first_run
+    known = [value for value in (first.load, first.compile) if value is not None]
+    return seconds(sum(known)) if known else "unknown"
+
+
+def _image(result: Assessment) -> list[RenderableType]:
+    from rich.text import Text
+
+    lines: list[RenderableType] = []
+    if result.image is not None:
+        image = result.image
+        parts = f"text {seconds(image.text)}, UNet {seconds(image.unet)}, decoder {seconds(image.decoder)}"
+        interval = f"{seconds(image.low)} – {seconds(image.high)}"
+        head = f"image, {result.steps} steps, guidance {result.guidance}: predicted {seconds(image.seconds)}"
+        lines.append(Text(f"{head} ({interval}): {parts}", style="bold"))
+    if result.two_calls is not None and result.batch2 is not None:
+        ways = f"one call at batch 2 {seconds(result.batch2)}, two calls {seconds(result.two_calls)}"
+        lines.append(Text(f"guided step, predicted: {ways}"))
+    return lines
+
+
+def _memory(result: Assessment) -> Table:
+    table = _columns(_titled("memory, predicted: weights and arenas"), ("loading", "verdict", "advice"), ())
+    for check in result.budgets:
+        advice = "\n".join(f"{each.text}: {megabytes(each.needed)}" for each in check.advice)
+        small = (
+            check.fits is None and result.device.ram_bytes is not None and 10 * check.needed < result.device.ram_bytes
+        )
+        table.add_row(check.loading, verdict(check, result.device.ram_bytes), "–" if small else advice or "–")
+    return table
+
+
+def verdict(check: BudgetCheck, ram: int | None) -> str:
+    """Returns whether a bundle fits, in words.
+
+    Args:
+        check: of the bundle.
+        ram: bytes of the device, told where it is not known how much an app may use.
+    """
+    if check.fits is None:
+        return check.sentence if ram is None else f"{check.sentence} of the {megabytes(ram)} of RAM"
+    return f"{'fits' if check.fits else 'does not fit'}: {check.sentence}"
+
+
+def _costliest(result: Assessment, top: int) -> Table:
+    whole = "of image" if result.image else "of all"
+    table = _columns(
+        _titled("costliest kernels, predicted"), ("component", "module", "kernel", "bound"), ("a call", whole), "why"
+    )
+    for each in result.costliest(top):
+        kernel = each.time.kernel
+        share = f"{each.share:.1%}"
+        table.add_row(
+            each.component,
+            kernel.name or "–",
+            kernel.category,
+            each.time.bound,
+            seconds(each.time.seconds),
+            share,
+            kernel.note,
+        )
+    return table
+
+
+def _savings(result: Assessment) -> Table:
+    title = "what choices save in an image, predicted: each switched off by itself, so they do not add up"
+    table = _columns(_titled(title), ("choice",), ("with", "without", "saves"))
+    for saving in result.savings:
+        share = f"{saving.seconds / saving.without_seconds:.1%}"
+        table.add_row(
+            saving.choice,
+            seconds(saving.with_seconds),
+            seconds(saving.without_seconds),
+            f"{'-' if saving.seconds < 0 else ''}{seconds(abs(saving.seconds))} ({share})",
+        )
+    return table
+
+
+def _footnotes(result: Assessment) -> list[RenderableType]:
+    from rich.text import Text
+
+    device = result.device
+    lines = [*result.notes]
+    lines.append(
+        f"Predicted, not measured; least reliability of a value used: {device.reliability}. Interval: "
+        f"{device.model.low:.2f} to {device.model.high:.2f} times the prediction."
+    )
+    lines += [f"  {names}: {source}" for names, source in device.sources.items()]
+    return [Text("\n".join(lines), style="dim")]
+
+
+def measured_views(found: Measurements) -> list[RenderableType]:
+    """Returns the table of measured values, and what was not run."""
+    from rich.text import Text
+
+    table = _columns(
+        _titled("measured"), ("component", "measured on", "runtime"), ("median", "spread", "runs"), "remark"
+    )
+    for row in found.rows:
+        spread = "–" if row.low is None or row.high is None else f"{seconds(row.low)} – {seconds(row.high)}"
+        table.add_row(
+            row.component, row.place, row.runtime, seconds(row.seconds), spread, str(row.runs or "–"), row.remark
+        )
+    notes: list[RenderableType] = [Text(f"not run: {line}", style="dim") for line in found.not_run]
+    if found.rows:
+        legend = "spread: 10th to 90th percentile of the timed runs; on a phone, benchmark_model gives mean and best"
+        notes.append(Text(legend, style="dim"))
+    return [*([table] if found.rows else []), *notes]
