@@ -43,13 +43,12 @@ def analyze(
     prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt per line.")] = None,
     steps: Steps = 20,
     through: Annotated[
-        str, typer.Option(help="Whose error counts: of a call, or of the final latent of a UNet's trajectory.")
-    ] = "call",
-    max_samples: Samples = 15,
-    probes: Annotated[int, typer.Option(min=0, help="Random probes per recorded row; 0 for no estimate.")] = 4,
-    direct: Annotated[
-        int | None, typer.Option(min=0, help="Layers to measure one by one, the most sensitive first; default all.")
+        str | None,
+        typer.Option(help="Whose error counts: call, or trajectory (a UNet's final latents, the default for it)."),
     ] = None,
+    max_samples: Samples = 15,
+    probes: Annotated[int, typer.Option(min=0, help="Random probes per picture or recorded row.")] = 6,
+    direct: Annotated[int, typer.Option(min=0, help="Layers to measure one by one, the most sensitive first.")] = 0,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of pictures and probes.")] = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the sensitivities here.")] = None,
     no_cache: NoCache = False,
@@ -76,7 +75,7 @@ def analyze(
         probes=probes,
         direct=direct,
         seed=seed,
-        through=through,
+        through=through or ("trajectory" if component == "unet" else "call"),
     )
     with _progress() as tell, _kept(no_cache) as (folder, recordings):
         found = analyse(opened, plan, folder, recordings, tell)
