@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from sdmobile import __version__
+from sdmobile.cli.devices import devices_app
 from sdmobile.cli.doctor import doctor
 from sdmobile.cli.export import export
 from sdmobile.cli.generate import generate
@@ -44,6 +45,7 @@ app.command()(lint)
 app.command("gpu-check")(gpu_check)
 app.command()(generate)
 app.command()(profile)
+app.add_typer(devices_app, name="devices")
 app.add_typer(quantize_app, name="quantize")
 app.add_typer(rewrites_app, name="rewrites")
 app.add_typer(train_app, name="train")

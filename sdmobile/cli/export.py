@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from sdmobile.device_profiles.memory_budget import BudgetCheck
     from sdmobile.exporters.bundle import ExportResult
     from sdmobile.exporters.request import ExportPlan
 
@@ -98,7 +99,7 @@ def export(
     cache = ComponentCache(None if no_cache else cache_dir or default_cache_dir())
     with StageView() as view:
         result = export_bundle(plan, cache, view.event, ignore_limits)
-    _show_result(result, json_output)
+    _show_result(result, _memory(result), json_output)
 
 
 def _name(checkpoint: Path | None) -> str:
@@ -122,7 +123,7 @@ def _show_plan(plan: ExportPlan, json_output: bool) -> None:
     console.print(f"  estimated: {memory:.1f} GiB of memory at most, {disk:.2f} GB of disk")
 
 
-def _show_result(result: ExportResult, json_output: bool) -> None:
+def _show_result(result: ExportResult, memory: tuple[BudgetCheck, ...], json_output: bool) -> None:
     total = sum(entry["bytes"] for entry in result.manifest["files"].values())
     for line in result.warnings:
         typer.secho(f"warning: {line}", err=True, fg=typer.colors.YELLOW)
@@ -133,12 +134,34 @@ def _show_result(result: ExportResult, json_output: bool) -> None:
             "bytes": total,
             "reused": list(result.reused),
             "warnings": list(result.warnings),
+            "memory": [check.to_json() for check in memory],
             "manifest": result.manifest,
         }
         _print_json(summary)
         return
     typer.secho(f"wrote {result.path} ({total / 1e6:.1f} MB) in {result.seconds:.1f} s", err=True)
+    for check in memory:
+        _show_memory(check)
     typer.echo(str(result.path))
+
+
+def _memory(result: ExportResult) -> tuple[BudgetCheck, ...]:
+    """Returns what the bundle needs in the phone's memory; empty where the phone's units are not known."""
+    from sdmobile.device_profiles.assess import bundle_memory
+    from sdmobile.validate.bundle import open_bundle
+
+    return bundle_memory(open_bundle(result.path, verify=False))
+
+
+def _show_memory(check: BudgetCheck) -> None:
+    from sdmobile.cli.output import megabytes
+
+    line = f"memory, predicted, {check.loading}: {check.sentence}"
+    if check.fits is not False:
+        typer.echo(line, err=True)
+        return
+    advice = "; ".join(f"{each.text}: {megabytes(each.needed)}" for each in check.advice)
+    typer.secho(f"warning: {line}. {advice}", err=True, fg=typer.colors.YELLOW)
 
 
 def _print_json(value: dict[str, Any]) -> None:

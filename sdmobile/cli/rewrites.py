@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdmobile.cli.output import Output, megabytes
-from sdmobile.errors import OutputError
+from sdmobile.errors import OutputError, UnsupportedError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -103,12 +103,13 @@ def ablate_rules(
     allow_approximate: Approximate = None,
     resolution: Annotated[int | None, typer.Option(help="Height = width of the picture, in pixels.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the table as Markdown, too.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the phone's predicted latency, as FILE.svg.")] = None,
     json: Json = False,
 ) -> None:
-    """Switch the rules on one after the other and show what each brings on this machine.
+    """Switch the rules on one after the other and show what each brings.
 
     Operators, peak memory of intermediates, error in float32 and with every value rounded to float16; of the exported
-    files their operators, error and time. No figure is a phone's.
+    files their operators, error and time on this machine, and the latency that is predicted for the phone.
     """
     import tempfile
 
@@ -120,8 +121,11 @@ def ablate_rules(
 
     options = RewriteOptions(plain_ops, tuple(without or ()), tuple(allow_approximate or ()))
     check_names(options)
-    if output is not None and not output.absolute().parent.is_dir():  # before minutes of work
-        raise OutputError("the folder of --output must exist", output.absolute().parent)
+    for name, path in (("--output", output), ("--plot", plot)):
+        if path is not None and not path.absolute().parent.is_dir():  # before minutes of work
+            raise OutputError(f"the folder of {name} must exist", path.absolute().parent)
+    if plot is not None and (graph_only or plot.suffix != ".svg"):
+        raise UnsupportedError("--plot names an SVG file and needs the exported files", plot, "Leave --graph-only out")
     with step_progress() as progress, tempfile.TemporaryDirectory(prefix="sdmobile-ablation-") as scratch:
         progress("capturing", 0, 1)
         subject = capture_subject(checkpoint, component, device, resolution=resolution)
@@ -131,6 +135,8 @@ def ablate_rules(
     heading = f"{subject.checkpoint.name}, {component}, for {subject.profile.title}"
     if output is not None:
         _write(output, _markdown(heading, result))
+    if plot is not None:
+        _write(plot, _waterfall(heading, result))
     Output(json).data(result.to_json(), *([] if json else [_table(heading, result)]))
 
 
@@ -174,12 +180,13 @@ def _one_rule(name: str, found: list[Explanation]) -> list[RenderableType]:
 
 
 _HEADINGS = ("rules so far", "places", "ops", "in file", "peak", "f32 dB", "f16 dB", "file dB", "ms", "faster")
+_PREDICTED = ("phone ms", "faster")
 
 
 def _cells(result: Ablation) -> list[tuple[str, ...]]:
-    """Returns the rows of the table as text; the last column is the first row's median time over this row's."""
+    """Returns the rows of the table as text; "faster" is the first row's time over this row's."""
     first = result.measured[0].median
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for index, (row, measured) in enumerate(zip(result.rows, result.measured, strict=True)):
         median = measured.median
         rows.append(
@@ -196,17 +203,40 @@ def _cells(result: Ablation) -> list[tuple[str, ...]]:
                 "–" if median is None or first is None else f"{first / median:.2f}×",
             )
         )
-    return rows
+    predicted = [each.milliseconds for each in result.predicted]
+    return [(*row, *_phone_cells(predicted, index)) for index, row in enumerate(rows)]
+
+
+def _headings(result: Ablation) -> tuple[str, ...]:
+    return (*_HEADINGS, *_PREDICTED) if result.predicted else _HEADINGS
+
+
+def _phone_cells(predicted: list[float | None], index: int) -> tuple[str, ...]:
+    """Returns predicted milliseconds and the ratio to the first row's; no cells where nothing is predicted."""
+    if not predicted:
+        return ()
+    first, own = predicted[0], predicted[index]
+    ratio = "–" if first is None or own is None else f"{first / own:.2f}×"
+    return "–" if own is None else f"{own:.3g}", ratio
+
+
+def _waterfall(heading: str, result: Ablation) -> str:
+    from sdmobile.device_profiles.plots import waterfall_svg
+
+    pairs = zip(result.rows, result.predicted, strict=False)
+    steps = [(row.rule, 1e-3 * each.milliseconds) for row, each in pairs if each.milliseconds is not None]
+    if not steps:
+        raise UnsupportedError("a plot of predictions needs a device with compute units", heading, "Leave --plot out")
+    return waterfall_svg(steps, f"{heading}: predicted")
 
 
 def _table(heading: str, result: Ablation) -> Table:
     from rich.table import Table
 
-    clock = result.measured[0].clock
     table = Table(
-        title=heading, title_justify="left", caption=_legend(clock), caption_justify="left", padding=(0, 0, 0, 1)
+        title=heading, title_justify="left", caption=_legend(result), caption_justify="left", padding=(0, 0, 0, 1)
     )
-    for index, name in enumerate(_HEADINGS):
+    for index, name in enumerate(_headings(result)):
         table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True, overflow="fold")
     for cells in _cells(result):
         table.add_row(*cells)
@@ -214,19 +244,24 @@ def _table(heading: str, result: Ablation) -> Table:
 
 
 def _markdown(heading: str, result: Ablation) -> str:
-    clock = result.measured[0].clock
-    lines = [f"### {heading}", "", " | ".join(("", *_HEADINGS, "")).strip(), "|---" * len(_HEADINGS) + "|"]
+    headings = _headings(result)
+    lines = [f"### {heading}", "", " | ".join(("", *headings, "")).strip(), "|---" * len(headings) + "|"]
     lines += ["| " + " | ".join(cells) + " |" for cells in _cells(result)]
-    return "\n".join([*lines, "", _legend(clock), ""])
+    return "\n".join([*lines, "", _legend(result), ""])
 
 
-def _legend(clock: str | None) -> str:
+def _legend(result: Ablation) -> str:
     """Returns what the columns mean."""
+    clock = result.measured[0].clock
+    phone = result.predicted[0] if result.predicted else None
+    told = (
+        "" if phone is None else f" phone ms: predicted from the file for {phone.device}, {phone.unit}, not measured."
+    )
     time = "" if clock is None else f" ms: median, {clock}, the states taking turns; faster: first row over this one."
     return (
         "ops: operators of the graph; in file: of the exported file. peak: intermediates of the graph in float16. "
         "f32, f16: PSNR of the graph against the captured one in float32, and with every value rounded to float16. "
-        "file: PSNR of the exported file against float32 PyTorch." + time
+        "file: PSNR of the exported file against float32 PyTorch." + time + told
     )
 
 

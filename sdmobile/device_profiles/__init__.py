@@ -71,6 +71,20 @@ def load_profile(name: str) -> DeviceProfile:
     return _packaged(profile_path(name))
 
 
+def device_key(name: str) -> str:
+    """Returns a device's name as it can be used from any folder: the absolute path of a user's TOML file."""
+    return str(Path(name).absolute()) if is_profile_file(name) else name
+
+
+def profile_hash(name: str) -> str | None:
+    """Returns the SHA-256 of a user's TOML file; None for a device of the package, whose files are part of the code."""
+    if not is_profile_file(name):
+        return None
+    import hashlib
+
+    return hashlib.sha256(Path(name).read_bytes()).hexdigest()
+
+
 @cache
 def _packaged(path: Path) -> DeviceProfile:
     from sdmobile.device_profiles.profile_file import read_profile

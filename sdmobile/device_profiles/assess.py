@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.device_profiles.assess_device import ChosenUnit, runs
+from sdmobile.device_profiles.assess_device import ChosenUnit, choose_unit, runs
 from sdmobile.device_profiles.assess_savings import Saving, savings
 from sdmobile.device_profiles.graph import FileGraph, read_graph
 from sdmobile.device_profiles.kernels import Kernel, kernels_of
@@ -147,7 +147,7 @@ class Assessment:
             "guided_step": {"two_calls_seconds": self.two_calls, "batch2_seconds": self.batch2},
             "components": {part.name: part.to_json(count) for part in self.components},
             "file_bytes": sum(part.file_bytes for part in self.components),
-            "memory": [_budget_json(check) for check in self.budgets],
+            "memory": [check.to_json() for check in self.budgets],
             "ram_bytes": self.device.ram_bytes,
             "costliest": [
                 {
@@ -165,18 +165,6 @@ class Assessment:
             "savings": [saving.to_json() for saving in self.savings],
             "notes": list(self.notes),
         }
-
-
-def _budget_json(check: BudgetCheck) -> dict[str, Any]:
-    return {
-        "loading": check.loading,
-        "needed_bytes": check.needed,
-        "allowed_bytes": check.allowed,
-        "fits": check.fits,
-        "sentence": check.sentence,
-        "advice": [{"text": advice.text, "needed_bytes": advice.needed} for advice in check.advice],
-        "source": check.source,
-    }
 
 
 def assess(bundle: Bundle, device: ChosenUnit, steps: int = 20, guidance: str | None = None) -> Assessment:
@@ -283,6 +271,24 @@ def budgets(parts: Sequence[ComponentCost], device: ChosenUnit) -> tuple[BudgetC
         replace(check, advice=tuple(advice for advice in check.advice if core_ml or not advice.core_ml))
         for check in checks
     )
+
+
+def bundle_memory(bundle: Bundle) -> tuple[BudgetCheck, ...]:
+    """Returns the need of memory of a bundle on its own device; empty where the device's units are not known.
+
+    Args:
+        bundle: what was exported.
+    """
+    from sdmobile.device_profiles import default_profile
+
+    try:
+        device = choose_unit(bundle.device or default_profile(bundle.target))
+        device.require(bundle.target)
+    except UnsupportedError:
+        return ()
+    image = {TEXT, UNET, DECODER} if {TEXT, UNET, DECODER} <= set(bundle.components) else set(bundle.components)
+    parts = [component_cost(name, _graphs(bundle.components[name]), device, 1) for name in image]
+    return budgets(parts, device)
 
 
 def _graphs(component: BundleComponent) -> tuple[FileGraph, ...]:

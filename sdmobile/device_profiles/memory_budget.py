@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from sdmobile.device_profiles.graph import FileGraph
 from sdmobile.device_profiles.kernels import Kernel
@@ -96,6 +96,19 @@ class BudgetCheck:
         if self.allowed is None:
             return f"needs {gigabytes(self.needed)}; it is not known how much an app may use"
         return f"needs {gigabytes(self.needed)}, an app may use {gigabytes(self.allowed)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a JSON object; every need in it is predicted."""
+        return {
+            "predicted": True,
+            "loading": self.loading,
+            "needed_bytes": self.needed,
+            "allowed_bytes": self.allowed,
+            "fits": self.fits,
+            "sentence": self.sentence,
+            "advice": [{"text": advice.text, "needed_bytes": advice.needed} for advice in self.advice],
+            "source": self.source,
+        }
 
 
 def gigabytes(count: int) -> str:

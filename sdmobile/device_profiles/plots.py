@@ -1,9 +1,10 @@
-"""Plots of predictions as SVG files that need nothing around them: the roofline of a bundle, the steps of an ablation."""
+"""Plots of predictions as SVG files that need nothing around them: a bundle's roofline, an ablation's steps."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from sdmobile.device_profiles.plots_svg import Axis, Canvas, powers_of_ten, round_ticks
@@ -50,7 +51,7 @@ def roofline_svg(result: Assessment) -> str:
         canvas.text(across[-1], height, f"{name}, {height:.0f} GMAC/s", "end", above=5)
     slope = [(x, x * bandwidth) for x in (max(across[0], up[0] / bandwidth), peak / bandwidth)]
     canvas.line(slope, "#333")
-    canvas.text(*slope[0], f"  {bandwidth:.0f} GB/s", "start", above=14)
+    canvas.text(1.6 * slope[0][0], 1.2 * slope[0][1], f"{bandwidth:.0f} GB/s", "start")
     for each, (x, y) in sorted(zip(marks, points, strict=True), key=lambda pair: -pair[0].share):
         kernel = each.time.kernel
         tip = f"{each.component} {kernel.name}: {kernel.category}, {1e6 * each.time.seconds:.0f} µs, {each.share:.1%}"
@@ -75,9 +76,9 @@ def waterfall_svg(steps: Sequence[tuple[str, float]], title: str, published: flo
     places = [float(i) for i in range(len(steps) + 2)]
     canvas = Canvas(title, Axis(places, "", labels=False), Axis(ticks, f"predicted, {unit}"))
     canvas.bar(0.5, 0.0, scale * first, _FOUND, steps[0][0], f"{scale * first:.4g}")
-    for place, ((_, before), (name, after)) in enumerate(zip(steps, steps[1:], strict=False), 1):
+    for place, ((_, before), (name, after)) in enumerate(pairwise(steps), 1):
         change = after / before - 1.0
-        canvas.line([(place - 0.5, scale * before), (place + 0.5, scale * before)], "#999", dashed=True)
+        canvas.line([(place - 0.19, scale * before), (place + 0.19, scale * before)], "#999", dashed=True)
         canvas.bar(
             place + 0.5, scale * after, scale * before, _FELL if after <= before else "#b3541e", name, f"{change:+.1%}"
         )

@@ -58,12 +58,15 @@ def library_versions() -> dict[str, str]:
 
 def component_key(plan: ExportPlan, component: str) -> str:
     """Returns the SHA-256 over source hash, component, target, device, rewrites, shapes, code and library versions."""
+    from sdmobile.device_profiles import profile_hash
+
     facts = {
         "source": plan.checkpoint.content_hash,
         "name": plan.checkpoint.name,
         "component": component,
         "target": plan.request.target,
         "device": plan.device,
+        "profile": profile_hash(plan.device),
         "rewrites": plan.request.rewrites.to_json(),
         "float32_islands": plan.request.float32_islands,
         "chunks": plan.request.chunks if component == "unet" else 1,

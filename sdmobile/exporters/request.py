@@ -149,7 +149,7 @@ def make_plan(request: ExportRequest) -> ExportPlan:
     """
     from sdmobile.checkpoints import open_checkpoint
     from sdmobile.checkpoints.targets import judge
-    from sdmobile.device_profiles import default_profile, load_profile
+    from sdmobile.device_profiles import default_profile, device_key, load_profile
     from sdmobile.rewrites.registry import check_names
 
     if request.target not in TARGETS:
@@ -168,7 +168,8 @@ def make_plan(request: ExportRequest) -> ExportPlan:
     _check_recipe(request, profile.name, names)
     winograd = profile.forms.of("convolution") == "winograd"
     planned = tuple(_planned(name, checkpoint, request.target, geometry, winograd) for name in names)
-    return ExportPlan(request, checkpoint, profile.name, geometry, planned, verdict.warnings)
+    device = profile.name if request.device is None else device_key(request.device)
+    return ExportPlan(request, checkpoint, device, geometry, planned, verdict.warnings)
 
 
 def _check_recipe(request: ExportRequest, device: str, components: tuple[str, ...]) -> None:

@@ -1,6 +1,7 @@
 """The ablation of rewrite rules with what can be measured on this machine: files, their error, their time.
 
 states of the graph (rewrites/ablation) ─▶ each exported in a process of its own ─▶ run and timed in turns
+                                                                                 └─▶ predicted for the phone
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from sdmobile.validate.interleaved import Run, interleaved
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
+    from sdmobile.device_profiles.assess_device import ChosenUnit
     from sdmobile.exporters.subject import Subject
     from sdmobile.rewrites.options import RewriteOptions
     from sdmobile.rewrites.rule import Rule
@@ -51,16 +53,37 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Predicted:
+    """What the latency model says of one state on the phone; nothing of it was measured.
+
+    Args:
+        device, unit: where.
+        milliseconds: of one call; None where no file was made, or its graph cannot be predicted.
+        low, high: the interval.
+    """
+
+    device: str
+    unit: str
+    milliseconds: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
 class Ablation:
-    """The whole table: one row per state, and what was measured of it."""
+    """The whole table: one row per state, what was measured of it here, and what is predicted for the phone."""
 
     rows: tuple[AblationRow, ...]
     measured: tuple[Measured, ...]
+    predicted: tuple[Predicted, ...] = ()
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Returns one JSON object per row."""
+        """Returns one JSON object per row; measured and predicted values are apart."""
         pairs = zip(self.rows, self.measured, strict=True)
-        return [{**row.to_json(), "measured": {**asdict(m), "median_ms": m.median}} for row, m in pairs]
+        found = [{**row.to_json(), "measured": {**asdict(m), "median_ms": m.median}} for row, m in pairs]
+        for row, predicted in zip(found, self.predicted, strict=False):
+            row["predicted"] = asdict(predicted)
+        return found
 
 
 @dataclass(frozen=True)
@@ -111,7 +134,35 @@ def run_ablation(subject: Subject, plan: AblationPlan, scratch: Path, tell: Tell
     measured = (
         replace(found.get(row.rule, empty), milliseconds=tuple(times.get(row.rule, ())), clock=clock) for row in rows
     )
-    return Ablation(tuple(rows), tuple(measured))
+    return Ablation(tuple(rows), tuple(measured), _predictions(subject, [files.get(row.rule) for row in rows]))
+
+
+def _predictions(subject: Subject, files: Sequence[BundleComponent | None]) -> tuple[Predicted, ...]:
+    """Predicts the phone's latency of every state with a file; empty where the device's units are not known."""
+    from sdmobile.device_profiles.assess_device import choose_unit
+    from sdmobile.errors import UnsupportedError
+
+    try:
+        unit = choose_unit(subject.profile)
+        unit.require(subject.profile.target)
+    except UnsupportedError:
+        return ()
+    return tuple(_predicted(unit, file) for file in files) if any(files) else ()
+
+
+def _predicted(unit: ChosenUnit, file: BundleComponent | None) -> Predicted:
+    from sdmobile.device_profiles.assess import predict_files
+    from sdmobile.device_profiles.graph import read_graph
+    from sdmobile.errors import UnsupportedError
+
+    empty = Predicted(unit.profile.name, unit.name)
+    if file is None:
+        return empty
+    try:
+        _, found = predict_files([read_graph(file.path)], unit)
+    except UnsupportedError:  # a category of kernels for which the profile has no efficiency
+        return empty
+    return replace(empty, milliseconds=1e3 * found.seconds, low=1e3 * found.low, high=1e3 * found.high)
 
 
 def _export(subject: Subject, plan: AblationPlan, last: str, scratch: Path, tell: Tell) -> BundleComponent:

@@ -1,0 +1,222 @@
+"""`sdmobile devices`: the known devices, their facts with sources, profiles and measurements of the user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sdmobile.cli.output import Output
+from sdmobile.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from sdmobile.device_profiles.assess_device import ChosenUnit
+    from sdmobile.device_profiles.measurements import Row
+    from sdmobile.device_profiles.measurements_fit import Refit
+
+devices_app = typer.Typer(
+    name="devices", help="Device profiles: what is known of each phone, and where from.", no_args_is_help=True
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
+Device = Annotated[str, typer.Argument(help="A name of `devices list`, or FILE.toml.", show_default=False)]
+Unit = Annotated[str | None, typer.Option(help="Compute unit; without it, the device's first.")]
+_FROM = 'JSON: what `profile --measure --json` printed, or {"rows": [{"component", "seconds", "place"}, …]}.'
+
+
+@devices_app.command("list")
+def list_devices(json: Json = False) -> None:
+    """List the devices, their compute units, and how much is known of them."""
+    from sdmobile.cli.devices_view import listed
+    from sdmobile.device_profiles import list_profiles, load_profile
+    from sdmobile.device_profiles.assess_device import predictable
+    from sdmobile.device_profiles.compare import facts
+
+    rows: list[dict[str, Any]] = []
+    for name in list_profiles():
+        profile = load_profile(name)
+        known = [fact.value is not None for fact in facts(profile).values()]
+        rows.append(
+            {
+                "name": name,
+                "title": profile.title,
+                "chip": profile.chip,
+                "target": profile.target,
+                "units": list(profile.units),
+                "predictable": list(predictable(profile)),
+                "known": sum(known),
+                "unknown": len(known) - sum(known),
+            }
+        )
+    Output(json).data(rows, *([] if json else [listed(rows)]))
+
+
+@devices_app.command()
+def show(
+    device: Device,
+    toml: Annotated[bool, typer.Option("--toml", help="Print the file, to start one of your own.")] = False,
+    json: Json = False,
+) -> None:
+    """Show every fact of a device with its source and how far it can be trusted."""
+    from sdmobile.cli.devices_view import fact_tables
+    from sdmobile.device_profiles import load_profile, profile_path
+    from sdmobile.device_profiles.compare import facts
+
+    profile = load_profile(device)
+    if toml:
+        typer.echo(profile_path(device).read_text("utf-8"), nl=False)
+        return
+    found = facts(profile)
+    data = {
+        "name": profile.name,
+        "title": profile.title,
+        "chip": profile.chip,
+        "target": profile.target,
+        "units": {name: unit.runtime for name, unit in profile.units.items()},
+        "facts": {name: fact.model_dump() for name, fact in found.items()},
+    }
+    Output(json).data(data, *([] if json else fact_tables(profile, found)))
+
+
+@devices_app.command()
+def compare(
+    left: Device,
+    right: Device,
+    everything: Annotated[bool, typer.Option("--all", help="Show equal facts, too.")] = False,
+    json: Json = False,
+) -> None:
+    """Show two devices side by side, fact by fact."""
+    from sdmobile.cli.devices_view import side_by_side
+    from sdmobile.device_profiles import load_profile
+    from sdmobile.device_profiles.compare import differences
+
+    profiles = load_profile(left), load_profile(right)
+    rows = [row for row in differences(*profiles) if everything or not row.equal]
+    data = {"left": profiles[0].name, "right": profiles[1].name, "facts": [row.to_json() for row in rows]}
+    Output(json).data(data, *([] if json else [side_by_side(*profiles, rows)]))
+
+
+@devices_app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="A profile of your own, FILE.toml.", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Check a profile of your own: every broken rule, with the value found and what to do.
+
+    The exit code is 0 if the profile can be used and 4 if not.
+    """
+    from rich.text import Text
+
+    from sdmobile.device_profiles.profile_file import ProfileError, read_profile, remarks
+
+    output = Output(json)
+    try:
+        profile = read_profile(file)
+    except ProfileError as error:
+        if not error.problems:
+            raise
+        problems = [vars(problem) for problem in error.problems]
+        lines = "\n".join(f"{file}: {problem.line}" for problem in error.problems)
+        output.data({"file": str(file), "valid": False, "problems": problems, "remarks": []}, Text(lines))
+        raise typer.Exit(error.exit_code) from error
+    found = remarks(profile)
+    text = "\n".join([f"{file}: {profile.title} is a valid profile", *(f"remark: {line}" for line in found)])
+    output.data({"file": str(file), "valid": True, "problems": [], "remarks": list(found)}, Text(text))
+
+
+@devices_app.command("add-measurement")
+def add_measurement(
+    bundle: Annotated[Path, typer.Argument(help="The bundle whose files were measured.", show_default=False)],
+    file: Annotated[Path | None, typer.Option("--from", help=_FROM)] = None,
+    component: Annotated[str | None, typer.Option(help="What was measured, without --from.")] = None,
+    milliseconds: Annotated[float | None, typer.Option(help="Of one call, without --from.")] = None,
+    place: Annotated[str, typer.Option(help="What it was measured on, in your words.")] = "",
+    device: Annotated[str | None, typer.Option(help="Name or FILE.toml; without it, the bundle's device.")] = None,
+    unit: Unit = None,
+    json: Json = False,
+) -> None:
+    """Keep measured times in your data folder, for `devices fit`."""
+    from sdmobile.cli.profile import unit_for
+    from sdmobile.device_profiles.measurements import belongs, measurement, read_rows, store
+    from sdmobile.validate.bundle import open_bundle
+
+    opened = open_bundle(bundle)
+    chosen = unit_for(opened, device, unit)
+    rows = (_one_row(component, milliseconds, place),) if file is None else read_rows(file)
+    fitting = [row for row in rows if belongs(row.runtime, chosen)]
+    for row in rows:
+        if row not in fitting:
+            typer.echo(f"left out: {row.component} by {row.runtime} says nothing about {_name(chosen)}", err=True)
+    if not fitting:
+        raise UnsupportedError("a measurement must be of the unit", _name(chosen), "Name another --unit or --device")
+    found = [measurement(opened, chosen, r.component, r.seconds, r.place, r.runtime) for r in fitting]
+    paths = [store(each) for each in found]
+    data = [{**each.to_json(), "file": str(path)} for each, path in zip(found, paths, strict=True)]
+    if json:
+        Output(json).data(data)
+    else:
+        typer.echo("\n".join(str(path) for path in paths))
+
+
+def _name(unit: ChosenUnit) -> str:
+    return f"{unit.profile.name}, {unit.name} ({unit.unit.runtime})"
+
+
+def _one_row(component: str | None, milliseconds: float | None, place: str) -> Row:
+    from sdmobile.device_profiles.measurements import Row
+
+    if component is None or milliseconds is None or not place:
+        raise typer.BadParameter("give --component, --milliseconds and --place, or --from FILE.json")
+    return Row(component, 1e-3 * milliseconds, place, "")
+
+
+@devices_app.command()
+def measurements(device: Device, json: Json = False) -> None:
+    """List the measurements of a device that you stored."""
+    from sdmobile.cli.devices_view import stored_table
+    from sdmobile.device_profiles import load_profile
+    from sdmobile.device_profiles.measurements import load
+
+    found = load(load_profile(device).name)
+    Output(json).data([each.to_json() for each in found], *([] if json else [stored_table(found)]))
+
+
+@devices_app.command()
+def fit(
+    device: Device,
+    output: Annotated[Path, typer.Option("--output", "-o", help="New profile, FILE.toml.", show_default=False)],
+    unit: Unit = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+    json: Json = False,
+) -> None:
+    """Fit a unit's parameters to your stored measurements and write a new profile; the old one stays as it is."""
+    from sdmobile.cli.devices_view import refit_table
+    from sdmobile.device_profiles import profile_path
+    from sdmobile.device_profiles.assess_device import choose_unit
+    from sdmobile.device_profiles.measurements import load
+    from sdmobile.device_profiles.measurements_fit import refit, write_refitted
+
+    chosen = choose_unit(device, unit)
+    result = refit(chosen, load(chosen.profile.name))
+    write_refitted(profile_path(device), chosen.name, result, output, overwrite)
+    typer.echo(f"wrote {output}; use it with --device {output}", err=True)
+    Output(json).data(_refit_json(result), *([] if json else [refit_table(result)]))
+
+
+def _refit_json(result: Refit) -> dict[str, Any]:
+    return {
+        "values": dict(result.values),
+        "rows": [
+            {
+                "component": row.component,
+                "place": row.place,
+                "measured_seconds": row.seconds,
+                "predicted_before_seconds": float(before),
+                "predicted_after_seconds": float(after),
+                "predicted_left_out_seconds": None if result.left_out is None else float(result.left_out[i]),
+            }
+            for i, (row, before, after) in enumerate(zip(result.measurements, result.before, result.after, strict=True))
+        ],
+        "quality_left_out": None if result.quality is None else vars(result.quality),
+    }
