@@ -26,9 +26,10 @@ quantize_app = typer.Typer(
 def recipes(json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False) -> None:
     """List the named recipes and which runtime takes which number format, with the sources."""
     from sdmobile.quantize.recipes import NAMED, named_recipe
+    from sdmobile.quantize.shipped import SHIPPED
     from sdmobile.quantize.support import TABLE
 
-    named = [named_recipe(name) for name in NAMED]
+    named = [named_recipe(name) for name in (*NAMED, *SHIPPED)]
     data = {"recipes": [recipe.to_json() for recipe in named], "support": [row.to_json() for row in TABLE]}
     Output(json).data(data, *([] if json else [_names(), _support()]))
 
@@ -95,13 +96,18 @@ def _sizes(result: AppliedRecipe) -> Table:
 def _names() -> Table:
     from rich.table import Table
 
-    from sdmobile.quantize.recipes import NAMED, parse_scheme
+    from sdmobile.quantize.recipes import NAMED, named_recipe, parse_scheme
+    from sdmobile.quantize.shipped import ELSEWHERE, SHIPPED
     from sdmobile.quantize.support import minimum_ios
 
-    table = Table("recipe", "bits", "oldest iOS", title="recipes")
+    table = Table("recipe", "bits", "oldest iOS", title="recipes", caption=f"mixed-…: {ELSEWHERE}")
     for name in NAMED:
         scheme = parse_scheme(name)
         table.add_row(name, str(scheme.bits), "" if name == "int8d" else str(minimum_ios(scheme)))
+    for name in SHIPPED:
+        recipe = named_recipe(name)
+        bits = f"{recipe.evidence['bits_per_weight']:.2f}"
+        table.add_row(name, bits, str(max(map(minimum_ios, recipe.schemes()))))
     return table
 
 

@@ -17,6 +17,7 @@ from sdmobile.exporters.cache import link_or_copy
 from sdmobile.exporters.lowering import hash_of, size_of
 from sdmobile.quantize.recipes import Float16, Recipe
 from sdmobile.quantize.records import CompressionRecord
+from sdmobile.quantize.shipped import hint_for
 from sdmobile.quantize.support import require_components, require_recipe
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ def check_recipe(recipe: Recipe, destination: Destination, parts: Mapping[str, P
     unmatched = recipe.unmatched(modules)
     if unmatched:
         known = ", ".join(sorted(module for _, module in modules)[:3])
-        raise UnsupportedError("every pattern of a recipe must match a module", unmatched[0], f"Modules: {known}, …")
+        fix = hint_for(recipe.name) or f"Modules: {known}, …"
+        raise UnsupportedError("every pattern of a recipe must match a module", unmatched[0], fix)
 
 
 def compress_part(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from sdmobile.errors import UnsupportedError
+from sdmobile.quantize.shipped import SHIPPED, shipped_recipe
 
 RECIPE_SCHEMA = 1
 MIN_ELEMENTS = 2048
@@ -253,19 +254,22 @@ NAMED = (
     "int8d",
     "w8a8",
 )
-"""The recipes listed to users; any other scheme's name is a recipe too."""
+"""The uniform recipes listed to users; any other scheme's name is a recipe too."""
 
 
 def named_recipe(name: str) -> Recipe:
-    """Returns the recipe that gives every weight the scheme of this name.
+    """Returns the recipe that gives every weight the scheme of this name, or one that ships with shapes-64.
 
     Raises:
-        UnsupportedError: no scheme has the name; near names are listed.
+        UnsupportedError: neither has the name; near names are listed.
     """
+    if (shipped := shipped_recipe(name)) is not None:
+        return shipped
     try:
         return Recipe(name, parse_scheme(name))
     except UnsupportedError as error:
-        near = difflib.get_close_matches(name, NAMED, 3, 0.5) or list(NAMED)
+        known = (*NAMED, *SHIPPED)
+        near = difflib.get_close_matches(name, known, 3, 0.5) or list(known)
         raise UnsupportedError(
             "a recipe is a known name or a JSON file", repr(name), f"Known names: {', '.join(near)}"
         ) from error
