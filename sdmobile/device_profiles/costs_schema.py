@@ -21,6 +21,7 @@ class Unit(Strict):
         element_bytes: size of an activation in memory.
         peak_macs: multiply-accumulates per second at the precision of the run.
         dram_bandwidth: peak of the memory, bytes per second.
+        second_level, last_level: bytes of a CPU's caches; None for a unit whose kernels do not depend on them.
     """
 
     runtime: Runtime
@@ -28,6 +29,8 @@ class Unit(Strict):
     element_bytes: Literal[2, 4] = 2
     peak_macs: Fact
     dram_bandwidth: Fact
+    second_level: Fact | None = None
+    last_level: Fact | None = None
 
 
 class Latency(Strict):

@@ -45,4 +45,9 @@ def kernels_of(graph: FileGraph, unit: Unit, rules: KernelRules | None = None) -
 
         engine = "neural-engine" if unit.runtime == "coreml-ne" else "gpu"
         return core_ml_kernels(graph, engine, unit.element_bytes)
+    if unit.runtime == "xnnpack":
+        from sdmobile.device_profiles.kernels.xnnpack import LAST_LEVEL, SECOND_LEVEL, xnnpack_kernels
+
+        last, second = (fact.value if fact is not None else None for fact in (unit.last_level, unit.second_level))
+        return xnnpack_kernels(graph, int(last or LAST_LEVEL), int(second or SECOND_LEVEL))
     raise UnsupportedError("the runtime must be one whose kernels are known", unit.runtime)
