@@ -3,8 +3,8 @@
 A matrix product or a convolution is a product of tiles: 7 rows (positions) by 16 columns (output channels), both
 rounded up. Everything else is counted in vector instructions per element, a load or a store being one: XNNPACK's
 kernels read each input once, write each output once, and in between evaluate a polynomial or a rational function whose
-length does not depend on the computer. Tile and vector are those of AVX-512 (google/XNNPACK f32-gemm 7x16); a computer with shorter
-vectors executes more instructions of the same kinds, which its fitted efficiency holds.
+length does not depend on the computer. Tile and vector are those of AVX-512 (google/XNNPACK f32-gemm 7x16); a computer
+with shorter vectors executes more instructions of the same kinds, which its fitted efficiency holds.
 """
 
 from __future__ import annotations
@@ -135,10 +135,9 @@ def _convolution(inputs: Sequence[Tensor], result: Tensor) -> Work:
     if groups == inputs[0].shape[-1] and groups > 1:
         return _depthwise(weights, result)
     note = f"{positions} x {taps * weights.shape[-1]} x {out_channels // groups}"
+    note += f", {groups} groups" if groups > 1 else ""
     category: Category = "matmul" if taps == 1 else "conv"
-    return _product(
-        category, groups, positions, taps * weights.shape[-1], out_channels // groups, note + f", {groups} groups"
-    )
+    return _product(category, groups, positions, taps * weights.shape[-1], out_channels // groups, note)
 
 
 def _depthwise(weights: Tensor, result: Tensor) -> Work:
