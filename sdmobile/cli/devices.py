@@ -106,11 +106,8 @@ def check(
 
     The exit code is 0 if the profile can be used and 4 if not.
     """
-    from rich.text import Text
-
     from sdmobile.device_profiles.profile_file import ProfileError, read_profile, remarks
 
-    output = Output(json)
     try:
         profile = read_profile(file)
     except ProfileError as error:
@@ -118,11 +115,19 @@ def check(
             raise
         problems = [vars(problem) for problem in error.problems]
         lines = "\n".join(f"{file}: {problem.line}" for problem in error.problems)
-        output.data({"file": str(file), "valid": False, "problems": problems, "remarks": []}, Text(lines))
+        _told(json, {"file": str(file), "valid": False, "problems": problems, "remarks": []}, lines)
         raise typer.Exit(error.exit_code) from error
     found = remarks(profile)
     text = "\n".join([f"{file}: {profile.title} is a valid profile", *(f"remark: {line}" for line in found)])
-    output.data({"file": str(file), "valid": True, "problems": [], "remarks": list(found)}, Text(text))
+    _told(json, {"file": str(file), "valid": True, "problems": [], "remarks": list(found)}, text)
+
+
+def _told(json: bool, data: dict[str, Any], text: str) -> None:
+    """Prints JSON, or text whose lines are not wrapped."""
+    if json:
+        Output(json).data(data)
+    else:
+        typer.echo(text)
 
 
 @devices_app.command("add-measurement")

@@ -137,7 +137,7 @@ def ablate_rules(
         _write(output, _markdown(heading, result))
     if plot is not None:
         _write(plot, _waterfall(heading, result))
-    Output(json).data(result.to_json(), *([] if json else [_table(heading, result)]))
+    Output(json).data(result.to_json(), *([] if json else [_table(heading, result), *_phone_table(result)]))
 
 
 def _rules(rows: list[dict[str, Any]]) -> Table:
@@ -180,7 +180,7 @@ def _one_rule(name: str, found: list[Explanation]) -> list[RenderableType]:
 
 
 _HEADINGS = ("rules so far", "places", "ops", "in file", "peak", "f32 dB", "f16 dB", "file dB", "ms", "faster")
-_PREDICTED = ("phone ms", "faster")
+_PREDICTED = ("rules so far", "predicted ms", "interval", "faster")
 
 
 def _cells(result: Ablation) -> list[tuple[str, ...]]:
@@ -203,21 +203,39 @@ def _cells(result: Ablation) -> list[tuple[str, ...]]:
                 "–" if median is None or first is None else f"{first / median:.2f}×",
             )
         )
-    predicted = [each.milliseconds for each in result.predicted]
-    return [(*row, *_phone_cells(predicted, index)) for index, row in enumerate(rows)]
+    return rows
 
 
-def _headings(result: Ablation) -> tuple[str, ...]:
-    return (*_HEADINGS, *_PREDICTED) if result.predicted else _HEADINGS
+def _phone_cells(result: Ablation) -> list[tuple[str, ...]]:
+    """Returns what is predicted for the phone, a row per state; "faster" is the first row's time over this row's."""
+    first = result.predicted[0].milliseconds
+    rows: list[tuple[str, ...]] = []
+    for index, (row, each) in enumerate(zip(result.rows, result.predicted, strict=True)):
+        name = row.rule if index == 0 else f"+ {row.rule}"
+        if each.milliseconds is None or each.low is None or each.high is None:
+            rows.append((name, "–", "–", "–"))
+            continue
+        ratio = "–" if first is None else f"{first / each.milliseconds:.2f}×"
+        rows.append((name, f"{each.milliseconds:.3g}", f"{each.low:.3g} – {each.high:.3g}", ratio))
+    return rows
 
 
-def _phone_cells(predicted: list[float | None], index: int) -> tuple[str, ...]:
-    """Returns predicted milliseconds and the ratio to the first row's; no cells where nothing is predicted."""
-    if not predicted:
-        return ()
-    first, own = predicted[0], predicted[index]
-    ratio = "–" if first is None or own is None else f"{first / own:.2f}×"
-    return "–" if own is None else f"{own:.3g}", ratio
+def _phone_title(result: Ablation) -> str:
+    phone = result.predicted[0]
+    return f"predicted for {phone.device}, {phone.unit}, from the files; not measured"
+
+
+def _phone_table(result: Ablation) -> list[Table]:
+    from rich.table import Table
+
+    if not result.predicted:
+        return []
+    table = Table(title=_phone_title(result), title_justify="left")
+    for index, name in enumerate(_PREDICTED):
+        table.add_column(name, justify="left" if index == 0 else "right")
+    for cells in _phone_cells(result):
+        table.add_row(*cells)
+    return [table]
 
 
 def _waterfall(heading: str, result: Ablation) -> str:
@@ -236,7 +254,7 @@ def _table(heading: str, result: Ablation) -> Table:
     table = Table(
         title=heading, title_justify="left", caption=_legend(result), caption_justify="left", padding=(0, 0, 0, 1)
     )
-    for index, name in enumerate(_headings(result)):
+    for index, name in enumerate(_HEADINGS):
         table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True, overflow="fold")
     for cells in _cells(result):
         table.add_row(*cells)
@@ -244,24 +262,25 @@ def _table(heading: str, result: Ablation) -> Table:
 
 
 def _markdown(heading: str, result: Ablation) -> str:
-    headings = _headings(result)
-    lines = [f"### {heading}", "", " | ".join(("", *headings, "")).strip(), "|---" * len(headings) + "|"]
-    lines += ["| " + " | ".join(cells) + " |" for cells in _cells(result)]
-    return "\n".join([*lines, "", _legend(result), ""])
+    lines = [f"### {heading}", "", *_markdown_rows(_HEADINGS, _cells(result)), "", _legend(result), ""]
+    if result.predicted:
+        lines += [_phone_title(result) + ":", "", *_markdown_rows(_PREDICTED, _phone_cells(result)), ""]
+    return "\n".join(lines)
+
+
+def _markdown_rows(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    head = [" | ".join(("", *headings, "")).strip(), "|---" * len(headings) + "|"]
+    return [*head, *("| " + " | ".join(cells) + " |" for cells in rows)]
 
 
 def _legend(result: Ablation) -> str:
     """Returns what the columns mean."""
     clock = result.measured[0].clock
-    phone = result.predicted[0] if result.predicted else None
-    told = (
-        "" if phone is None else f" phone ms: predicted from the file for {phone.device}, {phone.unit}, not measured."
-    )
     time = "" if clock is None else f" ms: median, {clock}, the states taking turns; faster: first row over this one."
     return (
         "ops: operators of the graph; in file: of the exported file. peak: intermediates of the graph in float16. "
         "f32, f16: PSNR of the graph against the captured one in float32, and with every value rounded to float16. "
-        "file: PSNR of the exported file against float32 PyTorch." + time + told
+        "file: PSNR of the exported file against float32 PyTorch." + time
     )
 
 

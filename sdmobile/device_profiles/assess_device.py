@@ -155,7 +155,7 @@ def choose_unit(device: str | DeviceProfile, unit: str | None = None) -> ChosenU
     if unit is not None and unit not in known:
         from difflib import get_close_matches
 
-        near = get_close_matches(unit, known, 1, 0.7)
+        near = get_close_matches(unit, known, 1, 0.6)
         guess = f"Did you mean {near[0]}? " if near else ""
         raise UnsupportedError(f"the unit must be one of {profile.name}", unit, f"{guess}Known are {', '.join(known)}")
     return ChosenUnit(profile, unit or known[0])

@@ -22,7 +22,7 @@ _COLOURS = {
     "norm": "#3a8f4d",
 }
 _OTHER = "#888888"
-_FOUND, _FELL = "#1f5fa8", "#3a8f4d"
+_FOUND, _FELL, _ROSE = "#1f5fa8", "#3a8f4d", "#b3541e"
 
 
 def roofline_svg(result: Assessment) -> str:
@@ -72,16 +72,15 @@ def waterfall_svg(steps: Sequence[tuple[str, float]], title: str, published: flo
     """
     first, last = steps[0][1], steps[-1][1]
     scale, unit = (1e3, "ms") if first < 10 else (1.0, "s")
-    ticks = round_ticks(0.0, scale * first)
+    ticks = round_ticks(0.0, scale * max(seconds for _, seconds in steps))
     places = [float(i) for i in range(len(steps) + 2)]
     canvas = Canvas(title, Axis(places, "", labels=False), Axis(ticks, f"predicted, {unit}"))
     canvas.bar(0.5, 0.0, scale * first, _FOUND, steps[0][0], f"{scale * first:.4g}")
     for place, ((_, before), (name, after)) in enumerate(pairwise(steps), 1):
         change = after / before - 1.0
         canvas.line([(place - 0.19, scale * before), (place + 0.19, scale * before)], "#999", dashed=True)
-        canvas.bar(
-            place + 0.5, scale * after, scale * before, _FELL if after <= before else "#b3541e", name, f"{change:+.1%}"
-        )
+        low, high = sorted((scale * after, scale * before))
+        canvas.bar(place + 0.5, low, high, _FELL if after <= before else _ROSE, name, f"{change:+.1%}")
     canvas.bar(len(steps) + 0.5, 0.0, scale * last, _FOUND, "all of them", f"{scale * last:.4g}")
     told = f"predicted: {last / first - 1:+.1%}" if first else ""
     beside = "" if published is None else f"; published, measured on the phone: {-published:+.1%}"

@@ -125,6 +125,7 @@ def _consistent(message: str) -> str:
 
 
 _ARITHMETIC = ("conv", "depthwise", "matmul", "attention")
+_NO_ATTENTION = ("xnnpack", "tflite-gpu")  # runtimes that know it as products and a softmax only
 
 
 def remarks(profile: DeviceProfile) -> tuple[str, ...]:
@@ -133,7 +134,8 @@ def remarks(profile: DeviceProfile) -> tuple[str, ...]:
     found += [f"units.{name}: no table [latency.{name}], so nothing is predicted for it" for name in profile.units]
     found = [line for line in found if not any(line.startswith(f"units.{name}:") for name in profile.latency)]
     for name, latency in profile.latency.items():
-        if missing := [category for category in _ARITHMETIC if category not in latency.efficiency]:
+        needed = _ARITHMETIC[:-1] if profile.units[name].runtime in _NO_ATTENTION else _ARITHMETIC
+        if missing := [category for category in needed if category not in latency.efficiency]:
             found.append(f"latency.{name}.efficiency: none for {', '.join(missing)}; graphs with these are refused")
         if profile.units[name].peak_macs.value is None:
             found.append(f"units.{name}.peak_macs is unknown, so nothing is predicted for it")
