@@ -32,7 +32,7 @@ def test_a_convolution_is_a_product_of_whole_tiles() -> None:
 
     assert (kernel.category, kernel.note) == ("conv", "25 x 72 x 20")
     assert kernel.operator_macs == 25 * 72 * 20
-    assert kernel.macs == 28 * 72 * 32  # four tiles of 7 rows, two of 16 columns
+    assert kernel.macs == 28 * 72 * 32  # four tiles of 7 rows, one of 32 columns
     assert kernel.bytes == 0  # a second inference finds everything in the cache
 
 
@@ -43,6 +43,21 @@ def test_a_1x1_convolution_and_a_fully_connected_layer_are_the_same_product() ->
     second = only(dense.graph(dense.op("fully_connected", [given, dense.weights(48, 32)], (49, 48))))
 
     assert (first.category, first.macs) == (second.category, second.macs) == ("matmul", 49 * 32 * 48)
+
+
+@pytest.mark.parametrize(("columns", "executed"), [(8, 16), (16, 16), (24, 32), (48, 64), (80, 96)])
+def test_convolutions_have_columns_in_steps_of_32_or_up_to_16(columns: int, executed: int) -> None:
+    small = Small()
+    assert only(small.graph(small.conv(small.input(1, 7, 7, 8), columns))).macs == 49 * 72 * executed
+
+
+@pytest.mark.parametrize(("rows", "executed"), [(1, 3), (2, 7), (7, 7), (8, 14)])
+def test_products_have_rows_in_steps_of_7_and_columns_in_steps_of_16(rows: int, executed: int) -> None:
+    small = Small()
+    given = small.input(rows, 64)
+    assert only(small.graph(small.op("fully_connected", [given, small.weights(40, 64)], (rows, 40)))).macs == (
+        executed * 64 * 48
+    )
 
 
 def test_zero_padding_and_clamps_cost_nothing_and_other_functions_do() -> None:
@@ -104,7 +119,7 @@ def test_tiles_that_the_second_level_cache_cannot_hold_are_read_again() -> None:
     graph = small.graph(small.conv(small.input(1, 16, 16, 1280), 64))
     inner = 9 * 1280
 
-    assert only(graph).read_bytes == 37 * 4 * (7 + 16) * 4 * inner
+    assert only(graph).read_bytes == 37 * 2 * (7 + 32) * 4 * inner
     assert "exceed" in only(graph).note
     assert only(graph, second_level=2 * MIB).read_bytes == 0
 

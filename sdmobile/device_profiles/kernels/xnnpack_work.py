@@ -1,9 +1,9 @@
 """How much arithmetic XNNPACK's kernels do for one operator, counted for vectors of 16 floats.
 
-A matrix product or a convolution is a product of tiles: 7 rows (positions) by 16 columns (output channels), both
+A matrix product or a convolution is a product of tiles: 7 rows (positions) by 16 or 32 columns (output channels), both
 rounded up. Everything else is counted in vector instructions per element, a load or a store being one: XNNPACK's
 kernels read each input once, write each output once, and in between evaluate a polynomial or a rational function whose
-length does not depend on the computer. Tile and vector are those of AVX-512 (google/XNNPACK f32-gemm 7x16); a computer
+length does not depend on the computer. Tile and vector are those of AVX-512; a computer
 with shorter vectors executes more instructions of the same kinds, which its fitted efficiency holds.
 """
 
@@ -17,7 +17,11 @@ from sdmobile.device_profiles.graph.graph import Operation, Tensor
 from sdmobile.device_profiles.graph.tflite import CONSTANT_INPUTS
 from sdmobile.device_profiles.kernels.kernel import Category
 
-ROWS, COLUMNS, LANES = 7, 16, 16
+ROWS, LANES = 7, 16
+# Columns of a tile by own measurement of widths from 16 to 320: the time of a convolution and of a product of computed
+# values rises in steps of 32 columns (a convolution of up to 16 has tiles of 16), that of a 1x1 convolution or a fully
+# connected layer in steps of 16.
+_NARROW, _WIDE = 16, 32
 # Instructions that a run of neighbours costs before its first element: own measurement, 1.5 ns and 4 ns.
 _RUN, _RUN_OF_MAXIMUM = 35, 90
 _SINGLE_ROW = 3  # rows' worth of a product of one row, whose weights are loaded for one use each
@@ -87,7 +91,7 @@ def work_of(operation: Operation, tensors: Mapping[str, Tensor]) -> Work | None:
     if kind == "batch_matmul":
         rows, columns = result.shape[-2:]
         inner = inputs[0].shape[-2 if operation.attributes.get("adjX") else -1]
-        return _product("matmul", math.prod(result.shape[:-2]), rows, inner, columns)
+        return _product("matmul", math.prod(result.shape[:-2]), rows, inner, columns, _WIDE)
     if kind == "softmax":
         rows = result.elements // max(1, result.shape[-1])
         return Work("softmax", rows * (_vectors(result.shape[-1]) + _ROW_OF_SOFTMAX))
@@ -114,13 +118,15 @@ def _vectors(count: int) -> int:
     return -(-count // LANES) * LANES
 
 
-def _product(category: Category, batch: int, rows: int, inner: int, columns: int, note: str = "") -> Work:
-    """Returns a matrix product (rows, inner) x (inner, columns), `batch` times."""
-    tiles = batch * -(-rows // ROWS) * -(-columns // COLUMNS)
-    panel = 4 * inner * (ROWS + COLUMNS)
+def _product(
+    category: Category, batch: int, rows: int, inner: int, columns: int, tile: int = _NARROW, note: str = ""
+) -> Work:
+    """Returns a matrix product (rows, inner) x (inner, columns), `batch` times, in tiles of so many columns."""
+    tiles = batch * -(-rows // ROWS) * -(-columns // tile)
+    panel = 4 * inner * (ROWS + tile)
     return Work(
         category,
-        tiles * (_SINGLE_ROW if rows == 1 else ROWS) * COLUMNS * inner,
+        tiles * (_SINGLE_ROW if rows == 1 else ROWS) * tile * inner,
         batch * rows * inner * columns,
         panels=tiles * panel,
         panel=panel,
@@ -134,10 +140,10 @@ def _convolution(inputs: Sequence[Tensor], result: Tensor) -> Work:
     positions, groups = result.elements // out_channels, max(1, inputs[0].shape[-1] // weights.shape[-1])
     if groups == inputs[0].shape[-1] and groups > 1:
         return _depthwise(weights, result)
-    note = f"{positions} x {taps * weights.shape[-1]} x {out_channels // groups}"
-    note += f", {groups} groups" if groups > 1 else ""
-    category: Category = "matmul" if taps == 1 else "conv"
-    return _product(category, groups, positions, taps * weights.shape[-1], out_channels // groups, note)
+    columns, inner = out_channels // groups, taps * weights.shape[-1]
+    tile = _WIDE if taps > 1 and columns > _NARROW else _NARROW
+    note = f"{positions} x {inner} x {columns}" + (f", {groups} groups" if groups > 1 else "")
+    return _product("matmul" if taps == 1 else "conv", groups, positions, inner, columns, tile, note)
 
 
 def _depthwise(weights: Tensor, result: Tensor) -> Work:
