@@ -24,7 +24,7 @@ from sdmobile.device_profiles.calibration.cpu_profile import fitted_units, secti
 from sdmobile.device_profiles.calibration.cpu_results import STORED, CpuResults, read_results, write_results
 from sdmobile.device_profiles.calibration.profile_values import write_page
 from sdmobile.device_profiles.graph import FileGraph
-from sdmobile.errors import MissingDependencyError, SdmobileError
+from sdmobile.errors import MissingDependencyError, OutputError, SdmobileError
 
 
 def calibrate(
@@ -72,6 +72,7 @@ def main() -> None:
     """Calibrates, prints the tables, and writes what is asked for."""
     arguments = _arguments()
     try:
+        _check(arguments.output)
         results, graphs = (read_results(), {}) if arguments.stored else _measured(arguments)
         units = fitted_units(results, graphs)
         found = sections(results, units)
@@ -87,6 +88,12 @@ def main() -> None:
             write_page(found, arguments.page)
     except SdmobileError as error:
         raise SystemExit(error.message()) from error
+
+
+def _check(output: Path | None) -> None:
+    """Refuses a profile that could not be written, before minutes of measuring."""
+    if output is not None and (output.suffix != ".toml" or not output.absolute().parent.is_dir()):
+        raise OutputError("the profile must be a .toml file in a folder that exists", output)
 
 
 def _measured(arguments: argparse.Namespace) -> tuple[CpuResults, dict[str, FileGraph]]:

@@ -246,6 +246,15 @@ def test_the_command_calibrates_this_computer(
     assert 'name = "mine"' in output.read_text()
 
 
+def test_a_profile_that_cannot_be_written_is_refused_before_measuring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for wrong in (tmp_path / "none/mine.toml", tmp_path / "mine.json"):
+        monkeypatch.setattr(sys, "argv", ["cpu", "--output", str(wrong)])
+        with pytest.raises(SystemExit, match=r"must be a \.toml file"):
+            cpu.main()
+
+
 def test_the_plan_measures_every_file_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_measure, "_SMALL_BUDGET", 0.0)
     graphs = {name: benchmarks()[name] for name in ("gather", "chain of 64 small operators")}
