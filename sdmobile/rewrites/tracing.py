@@ -9,6 +9,8 @@ import torch
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_map
 
+from sdmobile.rewrites.ownership import Owners
+
 if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
 
@@ -82,6 +84,7 @@ def splice(draft: Draft, match: Match, body: GraphModule, name: str) -> tuple[No
         name: prefix of the names of constants that the replacement made.
     """
     placeholders = iter(operands(match))
+    owners = Owners(draft, match)
     mapped: dict[Node, Node] = {}
     added: list[Node] = []
     result = match.root
@@ -96,14 +99,15 @@ def splice(draft: Draft, match: Match, body: GraphModule, name: str) -> tuple[No
             mapped[inner] = mapped[inner.args[0]]
         else:
             with draft.graph.inserting_before(match.root):
-                mapped[inner] = _copy_node(draft, inner, match.root, mapped)
+                mapped[inner] = _copy_node(draft, inner, mapped)
+            _inherit(mapped[inner], owners.of(mapped[inner]))
             added.append(mapped[inner])
     draft.replace(match.root, result)
     return result, added
 
 
-def _copy_node(draft: Draft, inner: Node, replaced: Node, mapped: dict[Node, Node]) -> Node:
-    """Copies one node of a traced body into the graph, with the provenance of the node that it replaces."""
+def _copy_node(draft: Draft, inner: Node, mapped: dict[Node, Node]) -> Node:
+    """Copies one node of a traced body into the graph."""
     new = draft.graph.node_copy(inner, lambda n: mapped[n])
     mode = draft.fake_mode
 
@@ -114,8 +118,12 @@ def _copy_node(draft: Draft, inner: Node, replaced: Node, mapped: dict[Node, Nod
             return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
 
     new.meta = {"val": tree_map(adopt, inner.meta["val"])}
-    new.meta.update({key: replaced.meta[key] for key in PROVENANCE if key in replaced.meta})
     return new
+
+
+def _inherit(new: Node, owner: Node) -> None:
+    """Gives a new node the provenance of the node whose work it does."""
+    new.meta.update({key: owner.meta[key] for key in PROVENANCE if key in owner.meta})
 
 
 def remap(match: Match, replaced: dict[Node, Node]) -> Match:

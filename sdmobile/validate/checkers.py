@@ -56,15 +56,16 @@ def lint_checker(fail: bool) -> Checker:
     """
 
     def check(bundle: Bundle, components: Sequence[str], _recording: Recording) -> list[ExtraCheck]:
-        from sdmobile.validate.lint import device_limits, lint_file
+        from sdmobile.validate.lint import device_limits, lint_component
+        from sdmobile.validate.lint.dispatch import DEPLOYMENT_TARGET
 
         if bundle.target not in ("ios", "android"):
             return []
         limits, checks = device_limits(bundle.target, bundle.device), []
         for name in components:
-            report = lint_file(bundle.components[name].path, limits=limits)
+            report = lint_component(bundle.components[name], None, limits)
             status = PASSED if report.accepted else FAILED if fail else WARNING
-            objections = [finding for finding in report.findings if finding.severity != "warning"]
+            objections = [f for f in report.findings if f.severity != "warning" or f.rule == DEPLOYMENT_TARGET]
             lines = [_finding(finding.op, finding.module, finding.detail) for finding in objections[:_SHOWN]]
             more = len(objections) - _SHOWN
             reason = None if report.accepted else f"{report.verdict}, as predicted" + (f"; {more} more" * (more > 0))

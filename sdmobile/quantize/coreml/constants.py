@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +37,6 @@ _WEIGHTS = {
 }
 """Parameters that take weights; scales, shifts, tables of timesteps and positions go elsewhere."""
 _PARAMETER = re.compile(r"p_(?:component_)?(.+?)_(?:weight|bias)(?:_\w+)?")
-# The rewrite of attention to 1×1 convolutions computes all four kernels under the name of the output projection; the
-# converter folds the scale into that of the query, whose name is then that of the product.
-_KERNEL = re.compile(r"(.+_)to_out_0_(mul(?:_\d+)?_weight_0|view(?:_[1-3])?)(?:_to_fp16)?")
-_KERNELS = {"view": "to_q", "view_1": "to_k", "view_2": "to_v", "view_3": "to_out_0"}
 
 
 @dataclass(frozen=True)
@@ -102,8 +98,7 @@ def stored_constants(path: Path | str) -> tuple[WeightConstant, ...]:
                 known = _joined(known, constant)
             names.add(known.name)
             found[constant.blob] = known
-    projections = _projections(constant.name for constant in found.values())
-    return tuple(replace(c, module=projections.get(c.name, c.module)) for c in found.values())
+    return tuple(found.values())
 
 
 class WeightReader:
@@ -166,17 +161,6 @@ def _module(name: str, users: list[str]) -> str:
     """Returns the module in the name of a parameter ("p_component_conv_in_weight"), or in that of a user of it."""
     match = _PARAMETER.fullmatch(name)
     return match[1] if match else next((module for user in users if (module := module_of(user))), "")
-
-
-def _projections(names: Iterable[str]) -> dict[str, str]:
-    """Returns the module of each kernel of an attention that was rewritten, where all four are there."""
-    kernels: dict[str, dict[str, str]] = {}
-    for name in names:
-        if match := _KERNEL.fullmatch(name):
-            projection = _KERNELS.get(match[2], "to_q")
-            kernels.setdefault(match[1], {})[projection] = name
-    whole = {path: found for path, found in kernels.items() if len(found) == len(_KERNELS)}
-    return {name: path + projection for path, found in whole.items() for projection, name in found.items()}
 
 
 def _joined(known: WeightConstant, other: WeightConstant) -> WeightConstant:

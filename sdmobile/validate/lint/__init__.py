@@ -8,7 +8,7 @@ report.verdict  # "accepted", "refused", or "miscomputed": taken, and known to c
 
 from __future__ import annotations
 
-from sdmobile.validate.lint.dispatch import RUNTIMES, device_limits, lint_bundle, lint_file, target_of
+from sdmobile.validate.lint.dispatch import RUNTIMES, device_limits, lint_bundle, lint_component, lint_file, target_of
 from sdmobile.validate.lint.errors import LintInputError
 from sdmobile.validate.lint.limits import Limits, limits_of
 from sdmobile.validate.lint.report import Finding, LintReport, Verdict, worst
@@ -23,6 +23,7 @@ __all__ = [
     "device_limits",
     "limits_of",
     "lint_bundle",
+    "lint_component",
     "lint_file",
     "target_of",
     "worst",

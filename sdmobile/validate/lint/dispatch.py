@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import EXIT_USAGE, SdmobileError, UnsupportedError
 from sdmobile.validate.lint.errors import LintInputError
 from sdmobile.validate.lint.limits import Limits, limits_of
-from sdmobile.validate.lint.report import LintReport
+from sdmobile.validate.lint.report import Finding, LintReport
+
+if TYPE_CHECKING:
+    from sdmobile.validate.bundle import BundleComponent
 
 RUNTIMES = ("ml-drift", "tflite-gpu", "core-ml")
+DEPLOYMENT_TARGET = "deployment-target"
 _DEFAULTS = {".tflite": "ml-drift", ".mlpackage": "core-ml"}
 _TARGETS = {".tflite": "android", ".mlpackage": "ios"}
 _SUFFIXES = {"ml-drift": ".tflite", "tflite-gpu": ".tflite", "core-ml": ".mlpackage"}
@@ -73,7 +80,35 @@ def lint_bundle(folder: Path, runtime: str | None = None, device: str | None = N
     if bundle.target not in ("ios", "android"):
         raise UnsupportedError("a lint exists for the targets ios and android", bundle.target)
     limits = device_limits(bundle.target, device or bundle.device)
-    return [lint_file(component.path, runtime, limits) for component in bundle.components.values()]
+    return [lint_component(component, runtime, limits) for component in bundle.components.values()]
+
+
+def lint_component(component: BundleComponent, runtime: str | None, limits: Limits) -> LintReport:
+    """Predicts what a runtime says to one component of a bundle; otherwise as `lint_file`.
+
+    A recipe that needs a newer iOS than the device profile serves has raised the deployment target of the file, and its
+    user was told so: the report warns of it and does not refuse the file.
+    """
+    profile, recipe = limits.deployment_target, component.record.get("compression") or {}
+    raised = _deployment_target(recipe)
+    if profile is None or raised is None or raised <= profile:
+        return lint_file(component.path, runtime, limits)
+    report = lint_file(component.path, runtime, replace(limits, deployment_target=raised))
+    warning = Finding(
+        "warning",
+        DEPLOYMENT_TARGET,
+        f"the recipe {recipe['recipe']} raised the deployment target to iOS {raised}; the device profile serves from "
+        f"iOS {profile}",
+        f"Compress with --deployment-target iOS{profile}, if phones with iOS {profile} must load it",
+        "the bundle's manifest",
+    )
+    return replace(report, findings=(warning, *report.findings))
+
+
+def _deployment_target(recipe: Mapping[str, Any]) -> int | None:
+    """Returns the iOS version that a component's record of compression says it needs; None if it says nothing."""
+    target = (recipe.get("details") or {}).get("deployment_target")
+    return None if target is None else int(target.removeprefix("iOS"))
 
 
 def device_limits(target: str, device: str | None) -> Limits:

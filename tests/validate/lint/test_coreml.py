@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sdmobile.validate.lint import Limits, LintInputError, lint_file
+from sdmobile.validate.lint import Limits, LintInputError, LintReport, lint_component, lint_file
 from sdmobile.validate.lint.coreml import package as module
 from sdmobile.validate.lint.coreml.operations import objections
 from sdmobile.validate.lint.coreml.weights import StoredWeights
@@ -130,3 +131,18 @@ def test_broken_packages_are_said_to_be(tmp_path: Path, small_package: Path) -> 
     weights.write_bytes(weights.read_bytes()[:200])
     with pytest.raises(LintInputError):
         lint_file(cut)
+
+
+def test_a_target_that_a_recipe_raised_is_the_limit_and_is_said(small_package: Path) -> None:
+    def report(target: str | None, profile: int | None = 16) -> LintReport:
+        record = {} if target is None else {"compression": {"recipe": "r", "details": {"deployment_target": target}}}
+        component: Any = SimpleNamespace(path=small_package, record=record)
+        return lint_component(component, None, Limits(deployment_target=profile))
+
+    assert report(None).verdict == report("iOS16").verdict == "refused"  # the package is for iOS 17
+    raised = report("iOS17")
+    assert raised.accepted
+    assert [finding.severity for finding in raised.findings if finding.rule == "deployment-target"] == ["warning"]
+    assert "the recipe r raised the deployment target to iOS 17" in raised.findings[0].detail
+    assert "deployment-target" not in report("iOS17", 17).rules()
+    assert "deployment-target" not in report("iOS17", None).rules()

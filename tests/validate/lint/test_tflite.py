@@ -255,10 +255,10 @@ def test_missing_and_other_files_are_said_to_be(tmp_path: Path) -> None:
 
 
 def test_a_bundle_is_linted_file_by_file_at_its_device_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    refused = SimpleNamespace(path=_broadcast(tmp_path))
+    refused = SimpleNamespace(path=_broadcast(tmp_path), record={})
     large = Graph()
     shape = (1, 4096, 4096, 8)  # 268 MB of float16; the device binds 134 MB
-    accepted = SimpleNamespace(path=tmp_path / "large.tflite")
+    accepted = SimpleNamespace(path=tmp_path / "large.tflite", record={})
     accepted.path.write_bytes(large.bytes(*large.op("EXP", [large.input(shape)], shape)))
     bundle = SimpleNamespace(target="android", device=None, components={"unet": refused, "vae_decoder": accepted})
     monkeypatch.setattr("sdmobile.validate.bundle.open_bundle", lambda _: bundle)
