@@ -34,10 +34,7 @@ def main() -> None:
     """Measures what is missing and prints the tables."""
     options = _options()
     if options.versus_coremltools:
-        from versus_coremltools import compare
-
-        compare(options.bundle, options.component, options.bits, options.tensors, options.workers)
-        return
+        raise SystemExit(_versus(options))
     manifest = _manifest(options.bundle)
     target = manifest["target"]
     rows: dict[str, Any] = json.loads(options.state.read_text()) if options.state.exists() else {}
@@ -66,8 +63,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--component", default="unet", help="for --versus-coremltools")
     parser.add_argument("--bits", type=int, choices=(1, 2, 4, 6, 8), default=6, help="for --versus-coremltools")
     parser.add_argument("--tensors", type=int, help="so many weights, spread over the component, instead of all")
-    parser.add_argument("--workers", type=int, default=2, help="threads of ours, processes of coremltools")
+    parser.add_argument("--workers", type=int, default=2, help="processes of coremltools' k-means")
     return parser.parse_args()
+
+
+def _versus(options: argparse.Namespace) -> int:
+    command = [sys.executable, str(Path(__file__).with_name("versus_coremltools.py")), str(options.bundle)]
+    command += ["--component", options.component, "--bits", str(options.bits), "--workers", str(options.workers)]
+    command += ["--tensors", str(options.tensors)] if options.tensors else []
+    return subprocess.run(command).returncode
 
 
 def _manifest(bundle: Path) -> dict[str, Any]:

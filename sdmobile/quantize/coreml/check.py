@@ -11,7 +11,7 @@ from sdmobile.errors import ComponentError
 from sdmobile.validate.mlprogram.program import function_names, read_program
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -55,6 +55,21 @@ def check_weights(path: Path, expected: Mapping[str, bytes]) -> int:
     if missing:
         raise ComponentError("every compressed weight must be in the file", f"{missing[:3]} not in {path.name}")
     return len(found)
+
+
+def decoded_weights(path: Path, names: Collection[str]) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Yields constants of a package by name, decoded as an iPhone would, in the order of the program.
+
+    Args:
+        path: the `.mlpackage` folder.
+        names: which ones; those that are not there are passed over.
+    """
+    for function in function_names(path):
+        package, program = read_program(path, function)
+        weights = _weights(package)
+        for name, stored in _stored(program):
+            if name in names:
+                yield name, weights.array(stored)
 
 
 def _weights(package: Package) -> Weights:
