@@ -28,7 +28,7 @@ _FOUND, _FELL, _ROSE = "#1f5fa8", "#3a8f4d", "#b3541e"
 def roofline_svg(result: Assessment) -> str:
     """Returns every kernel's rate over its arithmetic intensity, under the unit's roofs; both axes are logarithmic.
 
-    A kernel without multiply-accumulates has no place in it. The area of a mark is the kernel's share of an image.
+    A kernel without multiply-accumulates has no place in it. A larger mark is a larger share of an image.
     Williams et al. 2009, doi 10.1145/1498765.1498785.
     """
     marks = [each for each in result.costliest(1 << 30) if each.time.kernel.macs and each.time.kernel.bytes]
@@ -58,7 +58,9 @@ def roofline_svg(result: Assessment) -> str:
         canvas.mark(x, y, 2.0 + 60 * math.sqrt(each.share / 10), _COLOURS.get(kernel.category, _OTHER), tip)
     used = [name for name in _COLOURS if any(each.time.kernel.category == name for each in marks)]
     canvas.legend([(name, _COLOURS[name]) for name in used])
-    canvas.caption(f"area: share of the image; the kernels shown take {shown:.0%} of it, the others do no arithmetic")
+    canvas.caption(
+        f"larger: a larger share of the image; the kernels shown take {shown:.0%} of it, the others do no arithmetic"
+    )
     return canvas.svg()
 
 
@@ -82,7 +84,7 @@ def waterfall_svg(steps: Sequence[tuple[str, float]], title: str, published: flo
         low, high = sorted((scale * after, scale * before))
         canvas.bar(place + 0.5, low, high, _FELL if after <= before else _ROSE, name, f"{change:+.1%}")
     canvas.bar(len(steps) + 0.5, 0.0, scale * last, _FOUND, "all of them", f"{scale * last:.4g}")
-    told = f"predicted: {last / first - 1:+.1%}" if first else ""
+    told = f"each step against the one before; all of them, predicted: {last / first - 1:+.1%}" if first else ""
     beside = "" if published is None else f"; published, measured on the phone: {-published:+.1%}"
     canvas.caption(told + beside)
     return canvas.svg()
