@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sdmobile.quantize.apply import AppliedRecipe
 
 _TARGET = "Oldest iOS that must load the files, such as iOS17; without it, raised where a scheme needs it."
+_REFERENCE = "The bundle's checkpoint, for w8a8; without it, the one that sdmobile ships."
 
 quantize_app = typer.Typer(
     name="quantize", help="Compress the weights of a bundle, with the loss measured.", no_args_is_help=True
@@ -43,6 +44,7 @@ def apply(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new bundle.", show_default=False)],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
     deployment_target: Annotated[str | None, typer.Option(help=_TARGET)] = None,
+    reference: Annotated[Path | None, typer.Option(help=_REFERENCE, show_default=False)] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False,
 ) -> None:
     """Write a smaller bundle; every compressed weight is read back from its file and compared."""
@@ -52,7 +54,7 @@ def apply(
 
     loaded = load_recipe(recipe)
     with StageView() as view:
-        result = apply_recipe(bundle, loaded, output, overwrite, deployment_target, view.event)
+        result = apply_recipe(bundle, loaded, output, overwrite, deployment_target, view.event, reference)
     out = Output(json)
     for line in result.warnings:
         out.note(f"[yellow]warning:[/yellow] {line}")

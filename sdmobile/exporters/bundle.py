@@ -108,12 +108,15 @@ def _compressed(
     plan: ExportPlan, parts: dict[str, Part], keys: dict[str, str], cache: ComponentCache, work: Path, watch: Watch
 ) -> dict[str, Part]:
     """Compresses the finished components by the recipe of the request; each result is kept in the cache too."""
+    from sdmobile.quantize.activations.recorded import RecordedInputs
     from sdmobile.quantize.apply import Destination, check_recipe, compress_part
+    from sdmobile.validate.recording_cache import default_recordings_dir
 
     recipe = plan.request.recipe
     assert recipe is not None
     destination = Destination(plan.request.target, plan.device)
     check_recipe(recipe, destination, parts)
+    inputs = RecordedInputs(plan.checkpoint, plan.geometry, plan.request.guidance, default_recordings_dir())
     results: dict[str, Part] = {}
     for name, part in parts.items():
         if not recipe.covers(name):
@@ -124,7 +127,7 @@ def _compressed(
         if hit is None:
             folder = work / f"{name}.compressed"
             folder.mkdir(parents=True)
-            hit = folder, compress_part(part, recipe, destination, folder, watch)
+            hit = folder, compress_part(part, recipe, destination, folder, watch, inputs)
             cache.store(key, *hit)
         results[name] = Part(*hit)
     return results

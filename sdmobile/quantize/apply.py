@@ -15,13 +15,16 @@ from sdmobile.errors import OutputError, UnsupportedError
 from sdmobile.exporters.bundle import Part, check_output, put_in_place, seal, staging
 from sdmobile.exporters.cache import link_or_copy
 from sdmobile.exporters.lowering import hash_of, size_of
-from sdmobile.quantize.recipes import Float16, Recipe
+from sdmobile.quantize.recipes import W8A8, Float16, Recipe
 from sdmobile.quantize.records import CompressionRecord
 from sdmobile.quantize.shipped import hint_for
 from sdmobile.quantize.support import require_components, require_recipe
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+    from sdmobile.quantize.activations.recorded import RecordedInputs
+    from sdmobile.validate.bundle import Bundle
 
     Watch = Callable[[str, dict[str, Any]], None]
 
@@ -60,6 +63,7 @@ def apply_recipe(
     overwrite: bool = False,
     deployment_target: str | None = None,
     watch: Watch = lambda *_: None,
+    reference: Path | None = None,
 ) -> AppliedRecipe:
     """Writes a bundle whose weights are stored as a recipe says; the source stays untouched.
 
@@ -70,9 +74,11 @@ def apply_recipe(
         overwrite: replace an existing bundle.
         deployment_target: as in `Destination`.
         watch: called with component and event.
+        reference: the bundle's checkpoint, of which W8A8 needs recorded inputs; None for the one that sdmobile ships.
 
     Raises:
         BundleError: the source is no whole bundle.
+        CheckpointError: W8A8, and the checkpoint is another than the bundle's.
         UnsupportedError: the recipe names components or modules that the bundle lacks, a scheme that the device does
             not take, or the bundle is compressed already.
         OutputError: the output exists, or a file did not get smaller.
@@ -87,11 +93,12 @@ def apply_recipe(
     destination = Destination(source.target, manifest.get("device"), deployment_target)
     parts = {name: Part(bundle, component.record) for name, component in source.components.items()}
     check_recipe(recipe, destination, parts)
+    inputs = _inputs_of(source, reference) if needs_inputs(recipe) else None
     with staging(out) as folder:
         new = folder / "bundle"
         records: dict[str, Any] = {}
         for name, part in parts.items():
-            records[name] = compress_part(part, recipe, destination, new, watch)
+            records[name] = compress_part(part, recipe, destination, new, watch, inputs)
         _copy_others(bundle, manifest, parts, new)
         manifest = seal({**manifest, "components": records, "recipe": recipe.to_json()}, new)
         put_in_place(new, out)
@@ -126,8 +133,27 @@ def check_recipe(recipe: Recipe, destination: Destination, parts: Mapping[str, P
         raise UnsupportedError("every pattern of a recipe must match a module", unmatched[0], fix)
 
 
+def needs_inputs(recipe: Recipe) -> bool:
+    """Returns whether a recipe quantises activations, whose ranges come from recorded inputs."""
+    return any(isinstance(scheme, W8A8) for scheme in recipe.schemes())
+
+
+def _inputs_of(bundle: Bundle, reference: Path | None) -> RecordedInputs:
+    from sdmobile.quantize.activations.recorded import RecordedInputs
+    from sdmobile.validate.recording_cache import default_recordings_dir
+    from sdmobile.validate.reference import resolve_reference
+
+    checkpoint = resolve_reference(bundle, reference)
+    return RecordedInputs(checkpoint, bundle.geometry, bundle.guidance, default_recordings_dir())
+
+
 def compress_part(
-    part: Part, recipe: Recipe, destination: Destination, out: Path, watch: Watch = lambda *_: None
+    part: Part,
+    recipe: Recipe,
+    destination: Destination,
+    out: Path,
+    watch: Watch = lambda *_: None,
+    inputs: RecordedInputs | None = None,
 ) -> dict[str, Any]:
     """Writes the files of one component, compressed if the recipe is for it.
 
@@ -137,6 +163,7 @@ def compress_part(
         destination: what it is for.
         out: the folder that gets the files.
         watch: called with component and event.
+        inputs: recorded inputs, for a recipe with W8A8.
 
     Returns:
         The component's record with `compression`, one entry per model file, and the new size and hash.
@@ -152,6 +179,11 @@ def compress_part(
         source = part.folder / file
         if source not in models:
             link_or_copy(source, out / file)
+            continue
+        if inputs is not None and needs_inputs(recipe):
+            from sdmobile.quantize.activations.apply import compress_with_activations
+
+            compressed.append(compress_with_activations(part, file, out, recipe, inputs, destination.deployment_target))
             continue
         backend = _backend(destination.target)
         compressed.append(
@@ -199,8 +231,18 @@ def _joined(records: list[CompressionRecord]) -> CompressionRecord:
         seconds=sum(record.seconds for record in records),
         peak_rss_bytes=max(record.peak_rss_bytes for record in records),
         checked=sum(record.checked for record in records),
-        details=max((record.details or {} for record in records), key=lambda d: d.get("deployment_target", "")),
+        details=_joined_details([record.details or {} for record in records]),
     )
+
+
+def _joined_details(details: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the facts of the file that needs the newest system, and the layers of all of them."""
+    newest = max(details, key=lambda d: d.get("deployment_target", ""))
+    found = [d["activations"] for d in details if "activations" in d]
+    if not found:
+        return newest
+    layers = [line for each in found for line in each["layers"]]
+    return {**newest, "activations": {**found[-1], "layers": layers}}
 
 
 def _warnings(component: str, record: CompressionRecord) -> list[str]:
@@ -210,6 +252,10 @@ def _warnings(component: str, record: CompressionRecord) -> list[str]:
     if "raised_from" in details:
         needs, had = details["deployment_target"], details["raised_from"]
         lines.append(f"{component}: {record.recipe} needs {needs}; the uncompressed file loads from {had} on")
+    if "activations" in details:
+        found = details["activations"]
+        quantized = sum(line["decision"] == "w8a8" for line in found["layers"])
+        lines.append(f"{component}: {quantized} of {len(found['layers'])} layers passed their gate and compute in int8")
     if kept:
         share = sum(tensor.elements for tensor in kept) / sum(tensor.elements for tensor in record.tensors)
         lines.append(f"{component}: {len(kept)} weights ({share:.1%}) stay fp16, the first as {kept[0].reason}")

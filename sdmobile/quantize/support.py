@@ -153,11 +153,6 @@ def _require_coreml(scheme: Scheme, deployment_target: str | None) -> None:
         raise UnsupportedError(
             "Core ML does not quantise activations at run time", scheme.name, "Use int8c, or w8a8 for activations too"
         )
-    if isinstance(scheme, W8A8):
-        raise UnsupportedError(
-            "w8a8 needs activations recorded from the checkpoint; a recipe for weights alone cannot name it",
-            scheme.name,
-        )
     needed = minimum_ios(scheme)
     if deployment_target is not None and needed > _version(deployment_target):
         raise UnsupportedError(

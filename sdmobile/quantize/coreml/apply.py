@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.errors import OutputError, SdmobileError
+from sdmobile.errors import OutputError, SdmobileError, UnsupportedError
 from sdmobile.exporters.lowering import size_of
 from sdmobile.exporters.stages import peak_resident_bytes
 from sdmobile.quantize.coreml.check import check_weights, digest
@@ -17,11 +17,13 @@ from sdmobile.quantize.coreml.constants import WeightConstant, weight_constants
 from sdmobile.quantize.coreml.opsets import ios_of_package
 from sdmobile.quantize.coreml.package import Written, rewrite_weights
 from sdmobile.quantize.encodings import Encoding, encode, misfit
-from sdmobile.quantize.recipes import Float16, Recipe, Scheme
+from sdmobile.quantize.recipes import W8A8, Float16, Linear, Recipe, Scheme
 from sdmobile.quantize.records import CompressionRecord, TensorRecord
 from sdmobile.quantize.support import minimum_ios, require_supported
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 
@@ -62,7 +64,12 @@ class _Encoder:
 
 
 def compress_package(
-    source: Path, out: Path, recipe: Recipe, component: str, deployment_target: str | None = None
+    source: Path,
+    out: Path,
+    recipe: Recipe,
+    component: str,
+    deployment_target: str | None = None,
+    edit: Callable[[Any], object] | None = None,
 ) -> CompressionRecord:
     """Writes a package whose weights are encoded as a recipe says, reads it back and compares every weight.
 
@@ -72,6 +79,8 @@ def compress_package(
         recipe: what each weight becomes.
         component: "unet" and the like, by which the recipe's overrides tell components apart.
         deployment_target: the oldest system that must load the file ("iOS17"); None to raise it where needed.
+        edit: quantises activations in the Model message; without it a recipe must not name W8A8. The weights of such
+            layers are stored as int8 per channel.
 
     Returns:
         What was done.
@@ -87,10 +96,13 @@ def compress_package(
     used = dict.fromkeys(scheme for c in constants if not misfit(c.shape, scheme := schemes[c.name]))
     for scheme in used:
         require_supported(scheme, "ios", deployment_target=deployment_target)
+        if isinstance(scheme, W8A8) and edit is None:
+            raise UnsupportedError("w8a8 needs activations recorded from the checkpoint", scheme.name)
+    stored: dict[str, Scheme] = {n: Linear(8) if isinstance(s, W8A8) else s for n, s in schemes.items()}
     ios = max([ios_of_package(source), *map(minimum_ios, used)])
-    encoder = _Encoder(schemes)
+    encoder = _Encoder(stored)
     metadata = {"sdmobile.recipe": recipe.name, "sdmobile.recipe_key": recipe.key}
-    written = rewrite_weights(source, out, encoder, ios, metadata)
+    written = rewrite_weights(source, out, encoder, ios, metadata, edit)
     sizes = size_of([source]), size_of([out])
     try:
         checked = check_weights(out, encoder.digests)

@@ -67,6 +67,7 @@ def rewrite_weights(
     encodings: Mapping[str, Encoding] | Encoder,
     ios: int | None = None,
     metadata: Mapping[str, str] | None = None,
+    edit: Callable[[Any], object] | None = None,
 ) -> Written:
     """Writes a package with other encodings of its weights.
 
@@ -78,6 +79,7 @@ def rewrite_weights(
             the program, so that a package larger than memory can be written.
         ios: iOS version whose operations may be used; by default what `encodings` by name need, else the program's.
         metadata: user-defined keys to add to the package.
+        edit: changes the Model message last, before it is written.
 
     Raises:
         PackageError: the source is corrupt.
@@ -108,6 +110,8 @@ def rewrite_weights(
         with BlobWriter(weights) as writer:
             rewriter = _Rewriter(WeightReader(source), writer, after)
             encoded = rewriter.run(spec, constants, encodings)
+        if edit is not None:
+            edit(spec)
         model.write_bytes(spec.SerializeToString())
         if target.exists():
             shutil.rmtree(target)

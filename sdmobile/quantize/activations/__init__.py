@@ -1,0 +1,1 @@
+"""Eight-bit activations: calibrated on recorded inputs, gated layer by layer, written as quantize and dequantize."""

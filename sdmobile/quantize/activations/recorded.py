@@ -1,0 +1,95 @@
+"""Inputs to calibrate and to judge with: recorded on real runs of the float32 reference, with different prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdmobile.exporters.contracts import COMPONENTS, Contract, Geometry
+from sdmobile.quantize.sensitivity_prompts import ANALYSIS_PROMPTS, SELECTION_PROMPTS, SELECTION_SEED, requests_for
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from sdmobile.checkpoints import Checkpoint
+    from sdmobile.validate.recording import RecordedSample, Recording
+
+STEPS = 10
+CALIBRATION_SAMPLES, JUDGING_SAMPLES = 15, 6
+
+
+@dataclass
+class RecordedInputs:
+    """Recorded calls of every component; sampled when they are first asked for, then kept.
+
+    Args:
+        checkpoint: the source of the bundle.
+        geometry: the sizes of its files.
+        guidance: "batch2" or "separate".
+        folder: cache of recordings, None for none.
+    """
+
+    checkpoint: Checkpoint
+    geometry: Geometry
+    guidance: str
+    folder: Path | None = None
+    _made: dict[str, Recording] = field(default_factory=dict, repr=False)
+
+    def calibration(self, component: str) -> list[RecordedSample]:
+        """Returns calls to take ranges from: three prompts, early to late timesteps."""
+        return self._recording(ANALYSIS_PROMPTS, 0, CALIBRATION_SAMPLES).samples[component]
+
+    def judging(self, component: str) -> list[RecordedSample]:
+        """Returns calls to judge layers with: two other prompts and seeds."""
+        return self._recording(SELECTION_PROMPTS, SELECTION_SEED, JUDGING_SAMPLES).samples[component]
+
+    def settings(self) -> dict[str, Any]:
+        """Returns what decides the calls, as JSON."""
+        return {
+            "steps": STEPS,
+            "calibration": {"prompts": list(ANALYSIS_PROMPTS), "seed": 0, "samples": CALIBRATION_SAMPLES},
+            "judging": {"prompts": list(SELECTION_PROMPTS), "seed": SELECTION_SEED, "samples": JUDGING_SAMPLES},
+        }
+
+    def _recording(self, prompts: Sequence[str], seed: int, most: int) -> Recording:
+        if prompts[0] not in self._made:
+            self._made[prompts[0]] = self._record(prompts, seed, most)
+        return self._made[prompts[0]]
+
+    def _record(self, prompts: Sequence[str], seed: int, most: int) -> Recording:
+        from sdmobile.validate.recording import record
+        from sdmobile.validate.recording_cache import RecordingCache, recording_key
+        from sdmobile.validate.runners import TorchRunner
+        from sdmobile.validate.sampling import PipelineSpec
+
+        spec = replace(PipelineSpec.from_checkpoint(self.checkpoint, self.guidance), geometry=self.geometry)
+        requests = requests_for(self.checkpoint, prompts, STEPS, seed)
+        key = recording_key(self.checkpoint.content_hash, spec, requests, COMPONENTS, most, True)
+        runner = TorchRunner(self.checkpoint, self.geometry)
+        cache = RecordingCache(self.folder)
+        return cache.recorded(key, requests, lambda: record(runner, spec, requests, COMPONENTS, most))[0]
+
+
+def file_inputs(
+    samples: Sequence[RecordedSample], record: Mapping[str, Any], folder: Path, file: str
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Yields recorded calls as a file takes them; one that follows others in a chain gets what those return.
+
+    Args:
+        samples: canonical calls of the component.
+        record: of the component in the manifest.
+        folder: with the uncompressed files.
+        file: which one.
+    """
+    from sdmobile.validate.mlprogram import MLProgram
+
+    chain = [Contract.from_json(part) for part in record.get("chain") or [record["contract"]]]
+    index = [contract.file_name for contract in chain].index(file)
+    before = [(contract, MLProgram(folder / contract.file_name)) for contract in chain[:index]]
+    for sample in samples:
+        values = dict(sample.inputs)
+        for contract, program in before:
+            values.update(contract.from_target(program.predict(contract.to_target(values))))
+        yield chain[index].to_target(values)
