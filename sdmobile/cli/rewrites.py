@@ -114,6 +114,7 @@ def ablate_rules(
     import tempfile
 
     from sdmobile.cli.progress import step_progress
+    from sdmobile.device_profiles import device_key
     from sdmobile.exporters.subject import capture_subject
     from sdmobile.rewrites.options import RewriteOptions
     from sdmobile.rewrites.registry import check_names, rules_for
@@ -130,7 +131,7 @@ def ablate_rules(
         progress("capturing", 0, 1)
         subject = capture_subject(checkpoint, component, device, resolution=resolution)
         rules = rules_for(subject.profile, options)
-        plan = AblationPlan(rules, options, not graph_only, rounds, repeats, threads)
+        plan = AblationPlan(rules, options, not graph_only, rounds, repeats, threads, device_key(device))
         result = run_ablation(subject, plan, Path(scratch), lambda what: progress(what, 0, 1))
     heading = f"{subject.checkpoint.name}, {component}, for {subject.profile.title}"
     if output is not None:

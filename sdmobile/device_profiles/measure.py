@@ -140,7 +140,7 @@ def _by_runtime(bundle: Bundle, runtime: str, options: MeasureOptions, tell: Tel
         tell(f"measuring {name} with {runtime}")
         runner = bundle_runner(bundle, runtime, options.threads)
         times = timed(runner, name, sample_inputs(component), options)
-        plan = _compute_plan(component, runtime) if runtime.startswith("coreml") else ""
+        plan = _plan_remark(component, runtime) if runtime.startswith("coreml") else ""
         runner.release()
         yield _row(name, runtime, times, options.threads, plan)
 
@@ -196,6 +196,14 @@ def _on_phone(bundle: Bundle, options: MeasureOptions, tell: Tell) -> tuple[list
         seconds = 1e-3 * figures["average_ms"]
         rows.append(MeasuredTime(found.component, found.place, found.checker, seconds, runs=runs, remark=remark))
     return rows, problems
+
+
+def _plan_remark(component: BundleComponent, runtime: str) -> str:
+    """Returns the compute plan in words, or why there is none: old systems have none, and times matter without it."""
+    try:
+        return _compute_plan(component, runtime)
+    except Exception as error:  # coremltools passes on whatever Core ML objects to
+        return f"no compute plan: {error}"
 
 
 def _compute_plan(component: BundleComponent, runtime: str) -> str:

@@ -97,6 +97,7 @@ class AblationPlan:
         rounds: rounds of timing; 0 for none.
         repeats: timed runs a round.
         threads: CPU threads of the runtime.
+        device: as it is named to processes that export, such as the path of a user's profile; None for the subject's.
     """
 
     rules: tuple[Rule, ...]
@@ -105,6 +106,7 @@ class AblationPlan:
     rounds: int = 3
     repeats: int = 5
     threads: int | None = None
+    device: str | None = None
 
 
 def run_ablation(subject: Subject, plan: AblationPlan, scratch: Path, tell: Tell) -> Ablation:
@@ -181,7 +183,7 @@ def _export(subject: Subject, plan: AblationPlan, last: str, scratch: Path, tell
         checkpoint=subject.checkpoint.path,
         component=subject.component,
         target=subject.profile.target,
-        device=subject.profile.name,
+        device=plan.device or subject.profile.name,
         guidance=subject.guidance,
         resolution=subject.geometry.image_height,
         out_dir=folder,
