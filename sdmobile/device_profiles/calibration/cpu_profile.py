@@ -220,10 +220,14 @@ def _models(units: tuple[FittedUnit, ...]) -> str:
         line = [name]
         for unit in units:
             model = next(model for model in unit.models if model.name == name)
-            line += [f"{model.measured * 1e3:.4g}", f"{model.predicted * 1e3:.4g}", f"{model.error:+.0%}"]
+            line += [_milliseconds(model.measured), _milliseconds(model.predicted), f"{model.error:+.0%}"]
         lines.append(line)
     columns = (f"{unit.name} {what}" for unit in units for what in ("measured ms", "predicted ms", "error"))
     return table(["model", *columns], lines)
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.0f}" if seconds >= 1.0 else f"{seconds * 1e3:.3g}"
 
 
 def _statistics(units: tuple[FittedUnit, ...]) -> str:
