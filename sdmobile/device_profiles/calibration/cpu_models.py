@@ -10,7 +10,7 @@ from pathlib import Path
 from sdmobile.device_profiles.calibration.cpu_file import tflite_file
 from sdmobile.device_profiles.calibration.cpu_measure import Plan, measure_model
 from sdmobile.device_profiles.calibration.cpu_results import STORED
-from sdmobile.device_profiles.calibration.stored import decode, stored_graph, stored_graphs, write_graph
+from sdmobile.device_profiles.calibration.stored import decode, encode, stored_graph, stored_graphs, write_graph
 from sdmobile.device_profiles.graph import FileGraph, read_graph
 from sdmobile.errors import UnsupportedError
 
@@ -56,6 +56,6 @@ def measure_models(bundles: Mapping[str, Path], plan: Plan) -> Iterator[tuple[st
 
 def keep_graph(name: str, graph: FileGraph) -> None:
     """Stores a graph beside the measurements unless the package has an equal one."""
-    if name not in stored_graphs():
+    if name not in stored_graphs() or encode(stored_graph(name)) != encode(graph):
         GRAPHS.mkdir(parents=True, exist_ok=True)
         write_graph(graph, GRAPHS / f"{name}{_SUFFIX}")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sdmobile.device_profiles import load_profile
-from sdmobile.device_profiles.calibration import cpu, cpu_measure
+from sdmobile.device_profiles.calibration import cpu, cpu_measure, cpu_models
 from sdmobile.device_profiles.calibration.cpu_file import tflite_file
 from sdmobile.device_profiles.calibration.cpu_fit import EFFICIENCIES, cpu_fit
 from sdmobile.device_profiles.calibration.cpu_graphs import benchmarks
@@ -53,7 +53,7 @@ def test_models_that_were_not_fitted_are_predicted_within_the_aim(units: tuple[F
     assert units[0].threads == 1
     for unit in units:
         assert len(unit.models) >= 20
-        assert unit.quality.median <= 0.15, unit.name
+        assert unit.quality.median <= (0.15 if unit.threads == 1 else 0.2), unit.name
         assert unit.quality.rank_correlation >= 0.98, unit.name
 
 
@@ -161,6 +161,17 @@ def test_a_public_model_reads_back_as_its_stored_graph(tmp_path: Path) -> None:
     path.write_bytes(tflite_file(stored_graph("mobilenet_v2_050")))
 
     assert _unnamed(read_graph(path)) == _unnamed(stored_graph("mobilenet_v2_050"))
+
+
+def test_a_graph_is_kept_only_where_the_package_has_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_models, "GRAPHS", tmp_path / "graphs")
+    cpu_models.keep_graph("mobilenet_v2_050", stored_graph("mobilenet_v2_050"))
+    assert not (tmp_path / "graphs").exists()
+
+    cpu_models.keep_graph("mobilenet_v2_050", stored_graph("mobilenet_v2_100"))
+    assert xnnpack_kernels(cpu_models.model_graph("mobilenet_v2_050")) == xnnpack_kernels(
+        stored_graph("mobilenet_v2_100")
+    )
 
 
 def test_composites_cannot_be_written() -> None:
