@@ -234,6 +234,21 @@ def test_a_user_s_profile_is_a_valid_device(tmp_path: Path, synthetic: dict[str,
     assert "test processor" in peak.source
 
 
+def test_the_page_has_a_column_per_number_of_threads(synthetic: dict[str, float]) -> None:
+    models = {"mobilenet_v2_050": 2e-3, "sd15_512_vae_decoder": 27.0}
+    half = {name: value / 2 for name, value in models.items()}
+    results = CpuResults(MACHINE, {1: synthetic, 2: {k: v / 2 for k, v in synthetic.items()}}, {1: models, 2: half})
+    found = fitted_units(results)
+    rows = sections(results, found)["cpu models"].splitlines()
+
+    assert rows[0].count("cpu-1") == rows[0].count("cpu-2") == 3
+    small, large = ([cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:])
+    assert (small[0], small[1], small[4]) == ("mobilenet_v2_050", "2", "1")
+    assert (large[1], large[4]) == ("27000", "13500")
+    assert float(large[2]) == pytest.approx(1e3 * found[0].models[1].predicted, abs=1.0)
+    assert small[3] == f"{found[0].models[0].predicted / 2e-3 - 1.0:+.0%}"
+
+
 def test_a_bundle_is_named_in_the_command(tmp_path: Path) -> None:
     (tmp_path / "unet.tflite").write_bytes(b"")
 
