@@ -62,7 +62,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--versus-coremltools", action="store_true", help="k-means palettes beside coremltools' own")
     parser.add_argument("--component", default="unet", help="for --versus-coremltools")
     parser.add_argument("--bits", type=int, choices=(1, 2, 4, 6, 8), default=6, help="for --versus-coremltools")
-    parser.add_argument("--tensors", type=int, help="so many weights, spread over the component, instead of all")
+    parser.add_argument("--tensors", type=int, help="so many of the largest weights instead of all")
     parser.add_argument("--workers", type=int, default=2, help="processes of coremltools' k-means")
     return parser.parse_args()
 

@@ -30,7 +30,7 @@ def compare(bundle: Path, component: str, bits: int, tensors: int | None, worker
         bundle: uncompressed bundle for iOS.
         component: canonical name.
         bits: of the palettes.
-        tensors: number of weights, spread over the component; None for all of at least 2,048 elements.
+        tensors: so many of the largest weights, and those as large as the last; None for all of 2,048 elements.
         workers: processes of coremltools' k-means.
     """
     from sdmobile.quantize.coreml.constants import weight_constants
@@ -38,17 +38,11 @@ def compare(bundle: Path, component: str, bits: int, tensors: int | None, worker
     record = json.loads((bundle / "manifest.json").read_text())["components"][component]
     package = bundle / record["file"]
     found = [constant for constant in weight_constants(package) if constant.elements >= SMALLEST]
-    chosen = found if tensors is None else found[:: max(1, len(found) // tensors)][:tensors]
+    least = sorted((constant.elements for constant in found), reverse=True)[: tensors or len(found)][-1]
+    chosen = [constant for constant in found if constant.elements >= least]
     with tempfile.TemporaryDirectory(dir=bundle.parent) as folder:
         work = Path(folder)
-        plan = {
-            "package": str(package),
-            "bits": bits,
-            "workers": workers,
-            "all": tensors is None,
-            "modules": sorted({constant.module for constant in chosen}),
-            "users": sorted({user for constant in chosen for user in constant.users}),
-        }
+        plan = {"package": str(package), "bits": bits, "workers": workers, "least": least}
         (work / "plan.json").write_text(json.dumps(plan))
         sides = {side: _run(side, work) for side in ("ours", "theirs")}
         errors = _errors(package, work, {constant.name for constant in chosen})
@@ -64,13 +58,9 @@ def _run(side: str, work: Path) -> dict[str, float]:
 
 def _ours(work: Path, plan: dict[str, Any]) -> None:
     from sdmobile.quantize.coreml.apply import compress_package
-    from sdmobile.quantize.recipes import Float16, Override, Palette, Recipe
+    from sdmobile.quantize.recipes import Palette, Recipe
 
-    scheme = Palette(plan["bits"])
-    recipe = Recipe(scheme.name, scheme, min_elements=SMALLEST)
-    if not plan["all"]:
-        overrides = tuple(Override(module, scheme) for module in plan["modules"])
-        recipe = Recipe("part", Float16(), overrides, SMALLEST)
+    recipe = Recipe("largest", Palette(plan["bits"]), min_elements=plan["least"])
     compress_package(Path(plan["package"]), work / "ours.mlpackage", recipe, "unet")
 
 
@@ -83,12 +73,12 @@ def _theirs(work: Path, plan: dict[str, Any]) -> None:
     # With the default, fork, the workers hang for ever once a threaded library has run in this process.
     multiprocessing.set_start_method("forkserver")
     config = OpPalettizerConfig(
-        mode="kmeans", nbits=plan["bits"], num_kmeans_workers=plan["workers"], weight_threshold=SMALLEST - 1
+        mode="kmeans", nbits=plan["bits"], num_kmeans_workers=plan["workers"], weight_threshold=plan["least"] - 1
     )
-    named = None if plan["all"] else dict.fromkeys(plan["users"], config)
-    whole = OptimizationConfig(global_config=config if plan["all"] else None, op_name_configs=named)
-    model = ct.models.MLModel(plan["package"], skip_model_load=True)
-    palettize_weights(model, whole).save(str(work / "theirs.mlpackage"))
+    model: Any = palettize_weights(
+        ct.models.MLModel(plan["package"], skip_model_load=True), OptimizationConfig(global_config=config)
+    )
+    model.save(str(work / "theirs.mlpackage"))
 
 
 def _errors(package: Path, work: Path, names: set[str]) -> dict[str, tuple[float, float]]:
@@ -150,7 +140,7 @@ def main() -> None:
     parser.add_argument("bundle", type=Path, help="uncompressed bundle for iOS")
     parser.add_argument("--component", default="unet")
     parser.add_argument("--bits", type=int, choices=(1, 2, 4, 6, 8), default=6)
-    parser.add_argument("--tensors", type=int, help="so many weights, spread over the component, instead of all")
+    parser.add_argument("--tensors", type=int, help="so many of the largest weights instead of all")
     parser.add_argument("--workers", type=int, default=2, help="processes of coremltools' k-means")
     options = parser.parse_args()
     compare(options.bundle, options.component, options.bits, options.tensors, options.workers)
