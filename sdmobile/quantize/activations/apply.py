@@ -1,6 +1,7 @@
 """Compresses one Core ML package to eight-bit weights and, where the gate allows, activations.
 
-recorded calls ─▶ ranges ─▶ each layer alone against its gate ─▶ int8 weights, quantize/dequantize pairs ─▶ read back
+recorded calls ─▶ ranges ─▶ each layer alone against its gate ─▶ all together
+    ─▶ int8 weights, quantize/dequantize pairs ─▶ read back
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from sdmobile.errors import SdmobileError
 from sdmobile.exporters.bundle import Part
 from sdmobile.quantize.activations.gate import Verdict, calibrate, judge, scales_of
+from sdmobile.quantize.activations.joint import JOINT_PSNR, jointly
 from sdmobile.quantize.activations.layers import find_layers, operands, value_types
 from sdmobile.quantize.activations.pairs import check_pairs, insert_pairs
 from sdmobile.quantize.activations.ranges import METHODS
@@ -72,7 +74,8 @@ def quantize_package(
 ) -> CompressionRecord:
     """Writes a package whose layers compute in int8 where each alone keeps the component's output above its gate.
 
-    Layers below their gate keep float16 activations and get int8 weights, as in Apple's recipe.
+    Layers that are below their gate, or too many when all are quantised together (`joint.py`), keep float16 activations
+    and get int8 weights, as in Apple's recipe.
 
     Args:
         source: the `.mlpackage` folder.
@@ -95,7 +98,8 @@ def quantize_package(
     layers = find_layers(source, recipe, component)
     magnitudes = calibrate(simulation, calls, layers)
     scales: dict[Method, Scales] = {method: scales_of(simulation, magnitudes, method) for method in METHODS}
-    verdicts = judge(simulation, judged, layers, scales)
+    alone = judge(simulation, judged, layers, scales)
+    verdicts = jointly(simulation, judged, alone, scales)
     uses = _uses(simulation, verdicts, scales)
     record = compress_package(source, out, recipe, component, deployment_target, lambda spec: insert_pairs(spec, uses))
     try:
@@ -107,6 +111,8 @@ def quantize_package(
     tensors = [replace(t, scheme="w8a8") if t.name in passed and t.scheme != "fp16" else t for t in record.tensors]
     activations = {
         "pairs": len({value for scale in uses.values() for value in scale}),
+        "joint_gate_db": JOINT_PSNR,
+        "dropped_by_joint_gate": sum(v.passed for v in alone) - sum(v.passed for v in verdicts),
         "output_psnr_db": _measured(simulation, out, judged),
         "layers": [verdict.to_json() for verdict in verdicts],
     }

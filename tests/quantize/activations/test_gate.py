@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sdmobile.quantize.activations.gate import Scales, calibrate, judge, scales_of, sharing
+from sdmobile.quantize.activations.joint import jointly, most
 from sdmobile.quantize.activations.layers import Layer, find_layers
 from sdmobile.quantize.activations.ranges import METHODS, Method
 from sdmobile.quantize.activations.simulate import Simulation, fake_quantized, rounded_weight
@@ -119,3 +122,27 @@ def test_outliers_fail_the_gate(package: Path, simulation: Simulation) -> None:
         for call in data
     ]
     assert verdicts["qkv"].psnr_db[verdicts["qkv"].method] == pytest.approx(min(alone))
+
+
+def test_layers_are_dropped_until_the_sum_is_small_enough(package: Path, simulation: Simulation) -> None:
+    layers = find_layers(package, RECIPE, "unet")
+    magnitudes = calibrate(simulation, calls(0, 4), layers)
+    scales: dict[Method, Scales] = {method: scales_of(simulation, magnitudes, method) for method in METHODS}
+    data = calls(1, 2)
+    alone = judge(simulation, data, layers, scales)
+    passed = sorted((v for v in alone if v.passed), key=lambda v: v.psnr_db[v.method])
+    assert len(passed) >= 2
+    # A floor just above the weakest layer's own figure costs that layer, and what stays reaches the floor.
+    floor = passed[0].psnr_db[passed[0].method] + 0.01
+    kept = [v for v in jointly(simulation, data, alone, scales, floor) if v.passed]
+    assert passed[0].layer not in [v.layer for v in kept]
+    merged = {name: scales[v.method][name] for v in kept for name in v.layer.activations}
+    for call in data:
+        found = simulation.outputs(call, [v.layer for v in kept], merged)
+        assert psnr(simulation.outputs(call, (), {}), found) >= floor
+    assert jointly(simulation, data, alone, scales, 0.0) == alone
+
+
+@given(st.integers(0, 50), st.integers(0, 50))
+def test_the_largest_count_that_holds(limit: int, true_until: int) -> None:
+    assert most(limit, lambda count: count <= true_until) == min(limit, true_until)
