@@ -38,7 +38,7 @@ class Depth(nn.Module):
             num_hidden_layers=12,
             image_size=518,
             patch_size=14,
-            out_indices=[3, 6, 9, 12],
+            out_indices=[3, 6, 9, 12],  # pyright: ignore[reportCallIssue]
             apply_layernorm=True,
             reshape_hidden_states=False,
         )

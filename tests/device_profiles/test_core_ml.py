@@ -127,7 +127,7 @@ def test_what_follows_element_by_element_joins_its_kernel() -> None:
 
 
 def test_a_value_that_others_need_is_written() -> None:
-    shapes: dict[str, tuple[int, ...]] = {name: (1, 4, 4, 32) for name in "xabc"}
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys("xabc", (1, 4, 4, 32))
     operations = [_op("conv", "x w", "a"), _op("relu", "a", "b"), _op("add", "a b", "c")]
     kernels = core_ml_kernels(_graph(operations, shapes, {"w": ((4, 4, 1, 1), 32)}))
     # relu cannot join, as the sum needs its input too; the sum joins relu and reads the other operand again
