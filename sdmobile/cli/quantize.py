@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from sdmobile.quantize.apply import AppliedRecipe
 
 _TARGET = "Oldest iOS that must load the files, such as iOS17; without it, raised where a scheme needs it."
-_REFERENCE = "The bundle's checkpoint, for w8a8; without it, the one that sdmobile ships."
+_REFERENCE = "The bundle's checkpoint, for w8a8 and --correct; without it, the one that sdmobile ships."
+_CORRECT = "Fit a factor per layer to recorded inputs and keep it where it helps on others (iOS); takes minutes."
 
 quantize_app = typer.Typer(
     name="quantize", help="Compress the weights of a bundle, with the loss measured.", no_args_is_help=True
@@ -45,6 +46,7 @@ def apply(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
     deployment_target: Annotated[str | None, typer.Option(help=_TARGET)] = None,
     reference: Annotated[Path | None, typer.Option(help=_REFERENCE, show_default=False)] = None,
+    correct: Annotated[bool, typer.Option("--correct", help=_CORRECT)] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False,
 ) -> None:
     """Write a smaller bundle; every compressed weight is read back from its file and compared."""
@@ -54,7 +56,7 @@ def apply(
 
     loaded = load_recipe(recipe)
     with StageView() as view:
-        result = apply_recipe(bundle, loaded, output, overwrite, deployment_target, view.event, reference)
+        result = apply_recipe(bundle, loaded, output, overwrite, deployment_target, view.event, reference, correct)
     out = Output(json)
     for line in result.warnings:
         out.note(f"[yellow]warning:[/yellow] {line}")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from sdmobile.quantize.activations.recorded import RecordedInputs
+    from sdmobile.quantize.correction_fit import FittedScales
     from sdmobile.validate.bundle import Bundle
 
     Watch = Callable[[str, dict[str, Any]], None]
@@ -64,6 +65,7 @@ def apply_recipe(
     deployment_target: str | None = None,
     watch: Watch = lambda *_: None,
     reference: Path | None = None,
+    correct: bool = False,
 ) -> AppliedRecipe:
     """Writes a bundle whose weights are stored as a recipe says; the source stays untouched.
 
@@ -74,11 +76,12 @@ def apply_recipe(
         overwrite: replace an existing bundle.
         deployment_target: as in `Destination`.
         watch: called with component and event.
-        reference: the bundle's checkpoint, of which W8A8 needs recorded inputs; None for the one that sdmobile ships.
+        reference: the bundle's checkpoint, for W8A8 and `correct`; None for the one that sdmobile ships.
+        correct: fit a factor on each layer's weight to recorded inputs, where that helps on others (iOS).
 
     Raises:
         BundleError: the source is no whole bundle.
-        CheckpointError: W8A8, and the checkpoint is another than the bundle's.
+        CheckpointError: the checkpoint is needed and is another than the bundle's.
         UnsupportedError: the recipe names components or modules that the bundle lacks, a scheme that the device does
             not take, or the bundle is compressed already.
         OutputError: the output exists, or a file did not get smaller.
@@ -94,11 +97,12 @@ def apply_recipe(
     parts = {name: Part(bundle, component.record) for name, component in source.components.items()}
     check_recipe(recipe, destination, parts)
     inputs = _inputs_of(source, reference) if needs_inputs(recipe) else None
+    fitted = _fitted(source, parts, recipe, reference, watch) if correct else {}
     with staging(out) as folder:
         new = folder / "bundle"
         records: dict[str, Any] = {}
         for name, part in parts.items():
-            records[name] = compress_part(part, recipe, destination, new, watch, inputs)
+            records[name] = compress_part(part, recipe, destination, new, watch, inputs, fitted.get(name))
         _copy_others(bundle, manifest, parts, new)
         manifest = seal({**manifest, "components": records, "recipe": recipe.to_json()}, new)
         put_in_place(new, out)
@@ -147,6 +151,14 @@ def _inputs_of(bundle: Bundle, reference: Path | None) -> RecordedInputs:
     return RecordedInputs(checkpoint, bundle.geometry, bundle.guidance, default_recordings_dir())
 
 
+def _fitted(
+    bundle: Bundle, parts: Mapping[str, Part], recipe: Recipe, reference: Path | None, watch: Watch
+) -> dict[str, FittedScales]:
+    from sdmobile.quantize.coreml.corrections import fit_bundle
+
+    return fit_bundle(bundle, {name: _models(part) for name, part in parts.items()}, recipe, reference, watch)
+
+
 def compress_part(
     part: Part,
     recipe: Recipe,
@@ -154,6 +166,7 @@ def compress_part(
     out: Path,
     watch: Watch = lambda *_: None,
     inputs: RecordedInputs | None = None,
+    fitted: FittedScales | None = None,
 ) -> dict[str, Any]:
     """Writes the files of one component, compressed if the recipe is for it.
 
@@ -164,6 +177,7 @@ def compress_part(
         out: the folder that gets the files.
         watch: called with component and event.
         inputs: recorded inputs, for a recipe with W8A8.
+        fitted: factors on the weights, for Core ML.
 
     Returns:
         The component's record with `compression`, one entry per model file, and the new size and hash.
@@ -184,6 +198,12 @@ def compress_part(
             from sdmobile.quantize.activations.apply import compress_with_activations
 
             compressed.append(compress_with_activations(part, file, out, recipe, inputs, destination.deployment_target))
+            continue
+        if fitted is not None:
+            from sdmobile.quantize.coreml.apply import compress_package
+
+            target = destination.deployment_target
+            compressed.append(compress_package(source, out / file, recipe, name, target, fitted=fitted))
             continue
         backend = _backend(destination.target)
         compressed.append(
@@ -256,6 +276,11 @@ def _warnings(component: str, record: CompressionRecord) -> list[str]:
         found = details["activations"]
         quantized = sum(line["decision"] == "w8a8" for line in found["layers"])
         lines.append(f"{component}: {quantized} of {len(found['layers'])} layers passed their gate and compute in int8")
+    if "correction" in details:
+        found = details["correction"]
+        kept_of = f"{found['kept']} of {found['tried']} factors kept"
+        gain = f"{found['held_out_before_db']} to {found['held_out_after_db']} dB on held-out inputs with them"
+        lines.append(f"{component}: {kept_of}, {gain}")
     if kept:
         share = sum(tensor.elements for tensor in kept) / sum(tensor.elements for tensor in record.tensors)
         lines.append(f"{component}: {len(kept)} weights ({share:.1%}) stay fp16, the first as {kept[0].reason}")

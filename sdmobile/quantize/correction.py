@@ -135,6 +135,7 @@ def corrected(
     weights: Mapping[str, NDArray[Any]],
     layers: Sequence[str] | None = None,
     tell: Tell = silent,
+    biases_too: bool = True,
 ) -> Correction:
     """Fits a bias and a scale per layer and keeps each only if it lowers the output's error on other inputs.
 
@@ -147,6 +148,7 @@ def corrected(
         weights: decoded weights by layer.
         layers: which to try; None for all.
         tell: sees (what, finished, all).
+        biases_too: False to fit scales alone.
     """
     fitted = moments(fit, weights)
     owners = layer_modules(judge.module, fitted)
@@ -158,7 +160,7 @@ def corrected(
     names = [name for name in fitted if layers is None or name in layers]
     for done, name in enumerate(names):
         tell("correcting", done, len(names))
-        bias = owners[name].bias
+        bias = owners[name].bias if biases_too else None
         if bias is not None:
             trial = biases | {name: (bias.detach().numpy() + fitted[name].shift).astype(np.float32)}
             found = _quality(judge, exact, owners, kept, trial)
@@ -168,7 +170,7 @@ def corrected(
         found = _quality(judge, exact, owners, scaled, biases)
         if found.mse < best.mse:
             best, kept, scales = found, scaled, scales | {name: fitted[name].scale}
-    tried = len(names) + sum(owners[name].bias is not None for name in names)
+    tried = len(names) + (sum(owners[name].bias is not None for name in names) if biases_too else 0)
     return Correction(biases, scales, before.psnr_db, best.psnr_db, tried)
 
 

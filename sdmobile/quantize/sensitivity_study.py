@@ -149,7 +149,7 @@ def open_study(
 
     samples = recorded(checkpoint, component, requests, max_samples, recordings)
     module = wrap_component("ios", component, load_component(checkpoint, module_name(component)))
-    return Study(component, module, tuple(row for sample in samples for row in _rows(sample)))
+    return Study(component, module, rows_of(samples))
 
 
 def recorded(
@@ -172,6 +172,11 @@ def recorded(
         key, requests, lambda: record(runner, spec, requests, (component,), max_samples, whole_runs=False)
     )
     return found.samples[component]
+
+
+def rows_of(samples: Sequence[RecordedSample]) -> tuple[Row, ...]:
+    """Returns every row of the batches of recorded calls."""
+    return tuple(row for sample in samples for row in _rows(sample))
 
 
 def _rows(sample: RecordedSample) -> Iterator[Row]:

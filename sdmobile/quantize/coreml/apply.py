@@ -26,12 +26,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from sdmobile.quantize.correction_fit import FittedScales
+
 
 @dataclass
 class _Encoder:
     """Encodes the weights that a recipe names; keeps what the record and the check need, not the encodings."""
 
     schemes: dict[str, Scheme]
+    scales: dict[str, float] = field(default_factory=dict)
     records: dict[str, TensorRecord] = field(default_factory=dict)
     digests: dict[str, bytes] = field(default_factory=dict)
     lock: Lock = field(default_factory=Lock)
@@ -47,6 +50,10 @@ class _Encoder:
         if reason is not None:
             return self._keep(replace(kept, reason=f"{scheme.name}: {reason}"))
         encoding = encode(weight, scheme)
+        if constant.module in self.scales:
+            from sdmobile.quantize.coreml.corrections import scaled
+
+            encoding = scaled(encoding, self.scales[constant.module], weight)
         if encoding.stored_bytes >= weight.nbytes:
             reason = f"{scheme.name}: {encoding.stored_bytes} bytes would be stored"
             return self._keep(replace(kept, reason=reason))
@@ -70,6 +77,7 @@ def compress_package(
     component: str,
     deployment_target: str | None = None,
     edit: Callable[[Any], object] | None = None,
+    fitted: FittedScales | None = None,
 ) -> CompressionRecord:
     """Writes a package whose weights are encoded as a recipe says, reads it back and compares every weight.
 
@@ -81,6 +89,7 @@ def compress_package(
         deployment_target: the oldest system that must load the file ("iOS17"); None to raise it where needed.
         edit: quantises activations in the Model message; without it a recipe must not name W8A8. The weights of such
             layers are stored as int8 per channel.
+        fitted: factors on the decoded weights.
 
     Returns:
         What was done.
@@ -100,7 +109,7 @@ def compress_package(
             raise UnsupportedError("w8a8 needs activations recorded from the checkpoint", scheme.name)
     stored: dict[str, Scheme] = {n: Linear(8) if isinstance(s, W8A8) else s for n, s in schemes.items()}
     ios = max([ios_of_package(source), *map(minimum_ios, used)])
-    encoder = _Encoder(stored)
+    encoder = _Encoder(stored, fitted.flat if fitted else {})
     metadata = {"sdmobile.recipe": recipe.name, "sdmobile.recipe_key": recipe.key}
     written = rewrite_weights(source, out, encoder, ios, metadata, edit)
     sizes = size_of([source]), size_of([out])
@@ -121,7 +130,7 @@ def compress_package(
         seconds=time.perf_counter() - started,
         peak_rss_bytes=peak_resident_bytes(),
         checked=checked,
-        details=_details(written),
+        details={**_details(written), **({"correction": fitted.to_json()} if fitted else {})},
     )
 
 
