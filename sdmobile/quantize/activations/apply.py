@@ -71,6 +71,7 @@ def quantize_package(
     calls: Sequence[Inputs],
     judged: Sequence[Inputs],
     deployment_target: str | None = None,
+    joint_db: float = JOINT_PSNR,
 ) -> CompressionRecord:
     """Writes a package whose layers compute in int8 where each alone keeps the component's output above its gate.
 
@@ -85,6 +86,7 @@ def quantize_package(
         calls: inputs by name in the file, to take ranges from.
         judged: others, to judge with.
         deployment_target: as in `compress_package`.
+        joint_db: least PSNR in dB of the output with all chosen layers quantised.
 
     Returns:
         What was done.
@@ -99,7 +101,7 @@ def quantize_package(
     magnitudes = calibrate(simulation, calls, layers)
     scales: dict[Method, Scales] = {method: scales_of(simulation, magnitudes, method) for method in METHODS}
     alone = judge(simulation, judged, layers, scales)
-    verdicts = jointly(simulation, judged, alone, scales)
+    verdicts = jointly(simulation, judged, alone, scales, joint_db)
     uses = _uses(simulation, verdicts, scales)
     record = compress_package(source, out, recipe, component, deployment_target, lambda spec: insert_pairs(spec, uses))
     try:
@@ -111,7 +113,7 @@ def quantize_package(
     tensors = [replace(t, scheme="w8a8") if t.name in passed and t.scheme != "fp16" else t for t in record.tensors]
     activations = {
         "pairs": len({value for scale in uses.values() for value in scale}),
-        "joint_gate_db": JOINT_PSNR,
+        "joint_gate_db": joint_db,
         "dropped_by_joint_gate": sum(v.passed for v in alone) - sum(v.passed for v in verdicts),
         "output_psnr_db": _measured(simulation, out, judged),
         "layers": [verdict.to_json() for verdict in verdicts],

@@ -28,7 +28,7 @@ RECIPE = Recipe("all", W8A8(-99.0, -99.0), min_elements=64)
 
 def test_the_written_package_computes_what_was_simulated(package: Path, simulation: Simulation, tmp_path: Path) -> None:
     out = tmp_path / "block.mlpackage"
-    record = quantize_package(package, out, RECIPE, "unet", calls(0, 3), calls(1, 2))
+    record = quantize_package(package, out, RECIPE, "unet", calls(0, 3), calls(1, 2), joint_db=float("-inf"))
     found = (record.details or {})["activations"]
     assert {line["decision"] for line in found["layers"]} == {"w8a8"}
     assert record.schemes == {"w8a8": 4}
@@ -118,7 +118,7 @@ def test_coremltools_opens_it(package: Path, tmp_path: Path) -> None:
     from coremltools.converters.mil.frontend.milproto.load import load
 
     out = tmp_path / "block.mlpackage"
-    quantize_package(package, out, RECIPE, "unet", calls(0, 1), calls(1, 1))
+    quantize_package(package, out, RECIPE, "unet", calls(0, 1), calls(1, 1), joint_db=float("-inf"))
     model = ct.models.MLModel(str(out), skip_model_load=True)
     program: Any = load(model.get_spec(), model.get_spec().specificationVersion, model.weights_dir)
     types = Counter(op.op_type for op in program.functions["main"].operations)
