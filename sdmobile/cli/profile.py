@@ -140,13 +140,10 @@ def unit_for(bundle: Bundle, device: str | None, unit: str | None) -> ChosenUnit
     Raises:
         UnsupportedError: no such device or unit, or its runtime does not run the bundle's files.
     """
-    from sdmobile.device_profiles import default_profile, is_profile_file
+    from sdmobile.device_profiles import default_profile
     from sdmobile.device_profiles.assess_device import choose_unit
 
-    own = bundle.device
-    if device is None and own is not None and is_profile_file(own) and not Path(own).is_file():
-        raise UnsupportedError("the profile that the bundle was made for must still be there", own, "Name a --device")
-    chosen = choose_unit(device or own or default_profile(bundle.target), unit)
+    chosen = choose_unit(device or bundle.device or default_profile(bundle.target), unit)
     chosen.require(bundle.target)
     return chosen
 

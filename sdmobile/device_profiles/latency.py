@@ -188,6 +188,21 @@ class KernelTime:
     seconds: float
     bound: Bound
 
+    def to_json(self) -> dict[str, Any]:
+        """Returns the fields that a person looks for as a JSON object."""
+        kernel = self.kernel
+        return {
+            "category": kernel.category,
+            "module": kernel.name,
+            "seconds": self.seconds,
+            "bound": self.bound,
+            "macs": kernel.macs,
+            "operator_macs": kernel.operator_macs,
+            "bytes": kernel.bytes,
+            "launches": kernel.launches,
+            "note": kernel.note,
+        }
+
 
 @dataclass(frozen=True)
 class FirstRun:
@@ -263,22 +278,8 @@ class Prediction:
             "seconds_by_bound": self._sums(lambda time: time.bound),
             "load_seconds": self.first_run.load if self.first_run.load is not None else "unknown",
             "compile_seconds": self.first_run.compile if self.first_run.compile is not None else "unknown",
-            "costliest": [_kernel_json(time) for time in self.costliest(count)],
+            "costliest": [time.to_json() for time in self.costliest(count)],
         }
-
-
-def _kernel_json(time: KernelTime) -> dict[str, Any]:
-    kernel = time.kernel
-    return {
-        "category": kernel.category,
-        "module": kernel.name,
-        "seconds": time.seconds,
-        "bound": time.bound,
-        "macs": kernel.macs,
-        "bytes": kernel.bytes,
-        "launches": kernel.launches,
-        "note": kernel.note,
-    }
 
 
 def predict(kernels: Sequence[Kernel], unit: UnitModel) -> Prediction:

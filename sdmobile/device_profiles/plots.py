@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from sdmobile.device_profiles.plots_svg import Axis, Canvas, powers_of_ten, round_ticks
+from sdmobile.report.svg import Axis, Canvas, powers_of_ten, round_ticks
 
 if TYPE_CHECKING:
     from sdmobile.device_profiles.assess import Assessment

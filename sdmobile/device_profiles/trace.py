@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sdmobile.device_profiles.assess import Assessment, ComponentCost
-    from sdmobile.device_profiles.latency import KernelTime
 
 _THREAD = 1
 
@@ -61,18 +60,6 @@ def _events(part: ComponentCost, number: int, start: float) -> Iterator[dict[str
             "cat": time.kernel.category,
             "ts": start,
             "dur": took,
-            "args": _arguments(time),
+            "args": time.to_json(),
         }
         start += took
-
-
-def _arguments(time: KernelTime) -> dict[str, Any]:
-    kernel = time.kernel
-    return {
-        "bound": time.bound,
-        "macs": kernel.macs,
-        "operator_macs": kernel.operator_macs,
-        "bytes": kernel.bytes,
-        "launches": kernel.launches,
-        "note": kernel.note,
-    }

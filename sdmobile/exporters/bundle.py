@@ -181,13 +181,24 @@ def put_in_place(staged: Path, out: Path) -> None:
         raise
 
 
+def _device_in(device: str, folder: Path) -> str:
+    """Returns how a bundle names its device; a user's profile is copied into it, so that it can travel."""
+    from sdmobile.device_profiles import is_profile_file, load_profile
+
+    if not is_profile_file(device):
+        return device
+    name = f"{load_profile(device).name}.toml"
+    shutil.copyfile(device, folder / name)
+    return name
+
+
 def _write_manifest(plan: ExportPlan, records: dict[str, Any], folder: Path) -> dict[str, Any]:
     checkpoint = plan.checkpoint
     manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "kind": KIND,
         "target": plan.request.target,
-        "device": plan.device,
+        "device": _device_in(plan.device, folder),
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "sdmobile_version": __version__,
         "source": {

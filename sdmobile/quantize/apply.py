@@ -93,7 +93,7 @@ def apply_recipe(
     check_output(out, overwrite)
     source = open_bundle(bundle)
     manifest = dict(source.manifest)
-    destination = Destination(source.target, manifest.get("device"), deployment_target)
+    destination = Destination(source.target, source.device, deployment_target)
     parts = {name: Part(bundle, component.record) for name, component in source.components.items()}
     check_recipe(recipe, destination, parts)
     inputs = _inputs_of(source, reference) if needs_inputs(recipe) else None

@@ -75,9 +75,11 @@ class Bundle:
 
     @property
     def device(self) -> str | None:
-        """The device that the bundle was made for, if one was named."""
+        """The device that the bundle was made for, if one was named; a user's profile is a file of the bundle."""
         device = self.manifest.get("device")
-        return None if device is None else str(device)
+        if device is None:
+            return None
+        return str(self.path / device) if str(device).endswith(".toml") else str(device)
 
     @property
     def source_hash(self) -> str:

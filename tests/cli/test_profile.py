@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +107,6 @@ def test_the_device_is_the_bundles_own_or_that_of_its_target(onnx_bundle: Path) 
     assert unit_for(sd15_bundle(), None, None).profile.name == "galaxy-s23-ultra"
     with pytest.raises(UnsupportedError):
         unit_for(sd15_bundle(target="onnx"), "galaxy-s23-ultra", None)
-    moved = replace(sd15_bundle(), manifest={"device": "gone/my-phone.toml"})
-    with pytest.raises(UnsupportedError, match=r"gone/my-phone\.toml.*--device"):
-        unit_for(moved, None, None)
-    assert unit_for(moved, "galaxy-s23-ultra", None).name == "gpu"
 
 
 def test_times_are_short_and_right() -> None:

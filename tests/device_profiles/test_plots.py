@@ -10,7 +10,7 @@ import pytest
 from sdmobile.device_profiles.assess import assess
 from sdmobile.device_profiles.assess_device import choose_unit
 from sdmobile.device_profiles.plots import roofline_svg, waterfall_svg
-from sdmobile.device_profiles.plots_svg import Axis, powers_of_ten, round_ticks
+from sdmobile.report.svg import Axis, powers_of_ten, round_ticks
 from sdmobile.validate.bundle import Bundle
 from tests.device_profiles.assessed import sd15
 

@@ -63,6 +63,30 @@ def test_metadata_tells_an_app_what_the_files_take(exported: tuple[ExportPlan, C
             assert list(runner.get_output_details()[spec["name"]]["shape"]) == spec["shape"]
 
 
+def test_a_profile_of_ones_own_travels_with_the_bundle(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Also after a recipe, and when the file that was named at the export is gone."""
+    from sdmobile.device_profiles import profile_path
+    from sdmobile.quantize.apply import apply_recipe
+    from sdmobile.quantize.recipes import named_recipe
+    from sdmobile.validate.lint.dispatch import lint_bundle
+
+    mine = tmp_path / "phone.toml"
+    text = profile_path("iphone-15-pro").read_text("utf-8")
+    mine.write_text(text.replace('name = "iphone-15-pro"', 'name = "my-phone"'), "utf-8")
+    plan = _plan(tiny_checkpoint, tmp_path / "bundle", "ios", components=("text_encoder",), device=str(mine))
+    export_bundle(plan, ComponentCache(None), lambda *_: None)
+    apply_recipe(tmp_path / "bundle", named_recipe("palette4"), tmp_path / "small")
+    mine.unlink()
+    for name in ("bundle", "small"):
+        moved = (tmp_path / name).rename(tmp_path / f"{name}-moved")
+        bundle = open_bundle(moved)
+        assert bundle.manifest["device"] == "my-phone.toml"
+        assert bundle.device == str(moved / "my-phone.toml")
+        assert (moved / "my-phone.toml").read_text("utf-8").count("my-phone") == 1
+        assert lint_bundle(moved)
+        assert str(tmp_path) not in (moved / "manifest.json").read_text("utf-8")
+
+
 def test_a_second_run_reuses_finished_components(
     exported: tuple[ExportPlan, ComponentCache], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,9 +121,8 @@ def test_refusals() -> None:
 @pytest.mark.parametrize(("shape", "bits"), [((32, 40), 4), ((40, 40, 3, 3), 4), ((40, 40, 3, 3), 6), ((24, 100), 6)])
 def test_never_worse_than_coremltools(shape: tuple[int, ...], bits: int) -> None:
     """coremltools clusters with its copy of kmeans1d from 10,000 float16 elements, below with scikit-learn."""
-    utils = pytest.importorskip("coremltools.models.neural_network.quantization_utils", reason="needs coremltools")
-    if np.prod(shape) < 10_000:
-        pytest.importorskip("sklearn", reason="coremltools needs scikit-learn for small tensors")
+    from coremltools.models.neural_network import quantization_utils as utils
+
     weight = _weight(*shape)
     table, codes = utils._get_kmeans_lookup_table_and_weight(bits, weight)
     theirs = np.asarray(table).astype(np.float16).reshape(-1)[np.asarray(codes).reshape(-1)].reshape(shape)

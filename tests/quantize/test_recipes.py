@@ -30,7 +30,12 @@ SCHEMES: st.SearchStrategy[Scheme] = st.one_of(
     st.just(Float16()),
     st.builds(Palette, st.sampled_from([1, 2, 3, 4, 6, 8]), st.integers(0, 99)),
     st.builds(Linear, st.sampled_from([4, 8]), st.integers(0, 99), st.booleans(), st.booleans()),
-    st.builds(W8A8, st.integers(1, 99).map(float), st.integers(1, 99).map(lambda n: n / 2)),
+    st.builds(
+        W8A8,
+        st.integers(1, 99).map(float),
+        st.integers(1, 99).map(lambda n: n / 2),
+        st.sampled_from([45.0, 50.5, 0.0]),
+    ),
 )
 RECIPES = st.builds(
     Recipe,

@@ -68,7 +68,6 @@ def test_an_analysis_does_not_depend_on_what_was_kept_of_it(tiny_checkpoint: Pat
 
 @pytest.mark.slow
 def test_two_processes_find_the_same_bits_as_one(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    pytest.importorskip("accelerate")
     command = ["quantize", "analyze", str(tiny_checkpoint), "--schemes", "palette2,int8c", "--steps", "2"]
     command += ["--max-samples", "2", "--probes", "2", "--direct", "3", "--through", "call", "-o"]
     # Sums depend on the number of threads; it is the same in both.

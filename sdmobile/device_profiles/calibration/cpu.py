@@ -21,7 +21,7 @@ from sdmobile.device_profiles.calibration.cpu_measure import (
 )
 from sdmobile.device_profiles.calibration.cpu_models import bundle_models, keep_graph, measure_models
 from sdmobile.device_profiles.calibration.cpu_profile import fitted_units, sections, write_cpu_profile
-from sdmobile.device_profiles.calibration.cpu_results import STORED, CpuResults, read_results, write_results
+from sdmobile.device_profiles.calibration.cpu_results import STORED, CpuResults, read_results, rounded, write_results
 from sdmobile.device_profiles.calibration.profile_values import write_page
 from sdmobile.device_profiles.graph import FileGraph
 from sdmobile.errors import MissingDependencyError, OutputError, SdmobileError
@@ -61,7 +61,7 @@ def calibrate(
             graphs[name] = graph
         for threads, took in seconds.items():
             models[threads][name] = took
-    return CpuResults(this_machine(conditions), small, models), graphs
+    return CpuResults(this_machine(conditions), rounded(small), rounded(models)), graphs
 
 
 def _note(text: str) -> None:

@@ -28,9 +28,13 @@ class GraphDraft:
         self._inputs.append(self._tensor(shape, dtype, False))
         return self._inputs[-1]
 
-    def weights(self, *shape: int) -> str:
-        """Adds float32 weights."""
-        return self._tensor(shape, "float32", True)
+    def weights(self, *shape: int, dtype: str = "float32") -> str:
+        """Adds weights."""
+        return self._tensor(shape, dtype, True)
+
+    def shape(self, name: str) -> Shape:
+        """Returns the shape of a tensor."""
+        return self._tensors[name].shape
 
     def op(
         self, kind: str, inputs: Sequence[str], shape: Shape, integers: Sequence[Sequence[Any]] = (), **options: Any

@@ -56,13 +56,14 @@ class CpuResults:
         """Returns a JSON object; every number of seconds in it is measured."""
         return {
             "machine": asdict(self.machine),
-            "benchmarks": {str(threads): _short(seconds) for threads, seconds in self.benchmarks.items()},
-            "models": {str(threads): _short(seconds) for threads, seconds in self.models.items()},
+            "benchmarks": {str(threads): dict(seconds) for threads, seconds in self.benchmarks.items()},
+            "models": {str(threads): dict(seconds) for threads, seconds in self.models.items()},
         }
 
 
-def _short(seconds: Mapping[str, float]) -> dict[str, float]:
-    return {name: float(f"{value:.4g}") for name, value in seconds.items()}
+def rounded(times: Mapping[int, Mapping[str, float]]) -> dict[int, dict[str, float]]:
+    """Returns times with four digits: what is fitted is what the file can hold."""
+    return {threads: {name: float(f"{s:.4g}") for name, s in found.items()} for threads, found in times.items()}
 
 
 def write_results(results: CpuResults, path: Path) -> None:

@@ -139,6 +139,6 @@ def quality(predicted: Vector, measured: Vector) -> Quality:
         p90=float(np.quantile(errors, 0.9)),
         worst=float(errors.max()),
         rank_correlation=1.0 if math.isnan(correlation) else correlation,
-        low=float(np.quantile(ratios, 0.1)),
-        high=float(np.quantile(ratios, 0.9)),
+        low=min(1.0, float(np.quantile(ratios, 0.1))),  # an interval holds what was predicted
+        high=max(1.0, float(np.quantile(ratios, 0.9))),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Category = Literal[
     "conv",
@@ -19,20 +19,7 @@ Category = Literal[
     "resize",
     "gather",
 ]
-CATEGORIES: tuple[Category, ...] = (
-    "conv",
-    "winograd",
-    "depthwise",
-    "matmul",
-    "attention",
-    "softmax",
-    "norm",
-    "elementwise",
-    "copy",
-    "reduce",
-    "resize",
-    "gather",
-)
+CATEGORIES: tuple[Category, ...] = get_args(Category)
 
 
 @dataclass(frozen=True)

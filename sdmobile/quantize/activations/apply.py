@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 from sdmobile.errors import SdmobileError
 from sdmobile.exporters.bundle import Part
 from sdmobile.quantize.activations.gate import Verdict, calibrate, judge, scales_of
-from sdmobile.quantize.activations.joint import JOINT_PSNR, jointly
+from sdmobile.quantize.activations.joint import jointly
 from sdmobile.quantize.activations.layers import find_layers, operands, value_types
 from sdmobile.quantize.activations.pairs import check_pairs, insert_pairs
 from sdmobile.quantize.activations.ranges import METHODS
 from sdmobile.quantize.activations.recorded import RecordedInputs, file_inputs
 from sdmobile.quantize.activations.simulate import Simulation
 from sdmobile.quantize.coreml.apply import compress_package
+from sdmobile.quantize.recipes import W8A8
 from sdmobile.quantize.records import CompressionRecord
 from sdmobile.validate.metrics import psnr
 
@@ -71,7 +72,6 @@ def quantize_package(
     calls: Sequence[Inputs],
     judged: Sequence[Inputs],
     deployment_target: str | None = None,
-    joint_db: float = JOINT_PSNR,
 ) -> CompressionRecord:
     """Writes a package whose layers compute in int8 where each alone keeps the component's output above its gate.
 
@@ -86,7 +86,6 @@ def quantize_package(
         calls: inputs by name in the file, to take ranges from.
         judged: others, to judge with.
         deployment_target: as in `compress_package`.
-        joint_db: least PSNR in dB of the output with all chosen layers quantised.
 
     Returns:
         What was done.
@@ -100,8 +99,9 @@ def quantize_package(
     layers = find_layers(source, recipe, component)
     magnitudes = calibrate(simulation, calls, layers)
     scales: dict[Method, Scales] = {method: scales_of(simulation, magnitudes, method) for method in METHODS}
+    floor = max((s.output_psnr for s in recipe.schemes() if isinstance(s, W8A8)), default=0.0)
     alone = judge(simulation, judged, layers, scales)
-    verdicts = jointly(simulation, judged, alone, scales, joint_db)
+    verdicts = jointly(simulation, judged, alone, scales, floor)
     uses = _uses(simulation, verdicts, scales)
     record = compress_package(source, out, recipe, component, deployment_target, lambda spec: insert_pairs(spec, uses))
     try:
@@ -113,7 +113,7 @@ def quantize_package(
     tensors = [replace(t, scheme="w8a8") if t.name in passed and t.scheme != "fp16" else t for t in record.tensors]
     activations = {
         "pairs": len({value for scale in uses.values() for value in scale}),
-        "joint_gate_db": joint_db,
+        "joint_gate_db": floor,
         "dropped_by_joint_gate": sum(v.passed for v in alone) - sum(v.passed for v in verdicts),
         "output_psnr_db": _measured(simulation, out, judged),
         "layers": [verdict.to_json() for verdict in verdicts],

@@ -13,20 +13,13 @@ if TYPE_CHECKING:
     from sdmobile.quantize.activations.ranges import Method
     from sdmobile.quantize.activations.simulate import Inputs, Simulation
 
-JOINT_PSNR = 45.0
-"""Least PSNR in dB of the component's output with all chosen layers quantised, worst judged call.
-
-Other prompts came out up to seven decibels lower on `shapes-64`, so this leaves them above the 35 dB that a compressed
-component needs.
-"""
-
 
 def jointly(
     simulation: Simulation,
     calls: Sequence[Inputs],
     verdicts: Sequence[Verdict],
     scales: Mapping[Method, Scales],
-    floor_db: float = JOINT_PSNR,
+    floor_db: float,
 ) -> tuple[Verdict, ...]:
     """Drops the layers with the lowest PSNR of their own until the output of all others together reaches a floor.
 

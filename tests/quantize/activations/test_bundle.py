@@ -15,7 +15,7 @@ from sdmobile.quantize.apply import apply_recipe
 from sdmobile.quantize.recipes import W8A8, Recipe
 from sdmobile.validate.bundle import open_bundle
 
-RECIPE = Recipe("w8a8", W8A8(-99.0, -99.0), min_elements=64, components=("vae_encoder",))
+RECIPE = Recipe("w8a8", W8A8(-99.0, -99.0, -99.0), min_elements=64, components=("vae_encoder",))
 
 
 @pytest.mark.slow

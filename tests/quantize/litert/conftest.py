@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def small_tflite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Convolution [96, 3, 3, 32], ReLU, mean, linear [128, 96] and linear [30, 128], seeded."""
-    litert_torch = pytest.importorskip("litert_torch", reason="needs the extra `android`")
+    import litert_torch
     import torch
 
     from sdmobile.quantize.tflite_float16 import cast_weights

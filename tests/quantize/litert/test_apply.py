@@ -18,8 +18,6 @@ from sdmobile.quantize.recipes import Float16, Linear, Override, Recipe, named_r
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytest.importorskip("ai_edge_quantizer", reason="needs the extra `android`")
-
 INT8, INT4, FLOAT16 = 9, 17, 1
 
 
