@@ -80,7 +80,7 @@ def palettize(weight: NDArray[Any], scheme: Palette) -> PaletteEncoding:
         table = np.zeros(PATTERNS, np.uint8)
         table[counted.patterns] = codes
         table[0x8000] = table[0]
-        np.take(table, bits, out=indices[row], mode="clip")
+        indices[row] = table[bits]
     return PaletteEncoding(lut, indices.reshape(weight.shape), scheme.bits, error / patterns.size)
 
 
