@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from sdmobile.validate.mlprogram.ir import Function
     from sdmobile.validate.mlprogram.package import Package
     from sdmobile.validate.mlprogram.weights import Stored, Weights
+
+
+_THREADS = 2
 
 
 def digest(weight: NDArray[Any]) -> bytes:
@@ -46,13 +50,14 @@ def check_weights(path: Path, expected: Mapping[str, bytes]) -> int:
     for function in function_names(path):
         package, program = read_program(path, function)
         weights = _weights(package)
-        for name, stored in _stored(program):
-            key = name if name not in found else f"{function}/{name}"
-            if key not in expected:
-                continue
-            if digest(weights.array(stored)) != expected[key]:
-                raise ComponentError("a compressed weight must decode to what was encoded", f"{key} in {path.name}")
-            found.add(key)
+        named = ((name if name not in found else f"{function}/{name}", stored) for name, stored in _stored(program))
+        wanted = {key: stored for key, stored in named if key in expected}
+        with ThreadPoolExecutor(_THREADS) as pool:
+            digests = pool.map(lambda stored, weights=weights: digest(weights.array(stored)), wanted.values())
+            for key, decoded in zip(wanted, digests, strict=True):
+                if decoded != expected[key]:
+                    raise ComponentError("a compressed weight must decode to what was encoded", f"{key} in {path.name}")
+        found |= set(wanted)
     missing = sorted(set(expected) - found)
     if missing:
         raise ComponentError("every compressed weight must be in the file", f"{missing[:3]} not in {path.name}")
