@@ -42,6 +42,12 @@ class SdmobileError(Exception):
         return {"rule": self.rule, "value": self.value, "fix": self.fix, "exit_code": self.exit_code}
 
 
+class UsageError(SdmobileError):
+    """An option or environment variable that means nothing."""
+
+    exit_code = EXIT_USAGE
+
+
 class ParityError(SdmobileError):
     """An exported file differs from the float32 reference by more than the threshold."""
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
+import re
 import shutil
 import tempfile
 import time
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile import __version__
-from sdmobile.errors import OutputError
+from sdmobile.errors import OutputError, UsageError
 from sdmobile.exporters.cache import ComponentCache, component_key, compressed_key, library_versions, link_or_copy
 from sdmobile.exporters.lowering import files_of, hash_of
 from sdmobile.exporters.phone_files import write_phone_files
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
 KIND = "sdmobile-bundle"
+_MEASURED = ("seconds", "peak_rss_bytes")
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ def export_bundle(plan: ExportPlan, cache: ComponentCache, watch: Watch, ignore_
     """
     started = time.perf_counter()
     out = plan.request.out_dir
+    _fixed_date()  # refused now, not when everything is done
     check_output(out, plan.request.overwrite)
     keys = {component.name: component_key(plan, component.name) for component in plan.components}
     found = {name: hit for name, key in keys.items() if (hit := cache.find(key))}
@@ -192,6 +196,34 @@ def _device_in(device: str, folder: Path) -> str:
     return name
 
 
+def _fixed_date() -> int | None:
+    """Returns `$SOURCE_DATE_EPOCH` in seconds since 1970, or None (reproducible-builds.org/specs/source-date-epoch).
+
+    Raises:
+        UsageError: it is no number of seconds.
+    """
+    stated = os.environ.get("SOURCE_DATE_EPOCH")
+    if not stated:
+        return None
+    if not re.fullmatch(r"[0-9]{1,11}", stated):
+        raise UsageError("SOURCE_DATE_EPOCH is a number of seconds since 1970", stated, "Correct or unset it")
+    return int(stated)
+
+
+def _created() -> str:
+    """Returns the manifest's date: `$SOURCE_DATE_EPOCH` if it is set, else now."""
+    fixed, utc = _fixed_date(), datetime.timezone.utc
+    moment = datetime.datetime.now(utc) if fixed is None else datetime.datetime.fromtimestamp(fixed, utc)
+    return moment.isoformat(timespec="seconds")
+
+
+def without_measurements(value: Any) -> Any:
+    """Returns JSON values without the time and memory that were measured: they differ from run to run."""
+    if isinstance(value, dict):
+        return {key: without_measurements(item) for key, item in value.items() if key not in _MEASURED}
+    return [without_measurements(item) for item in value] if isinstance(value, list) else value
+
+
 def _write_manifest(plan: ExportPlan, records: dict[str, Any], folder: Path) -> dict[str, Any]:
     checkpoint = plan.checkpoint
     manifest: dict[str, Any] = {
@@ -199,7 +231,7 @@ def _write_manifest(plan: ExportPlan, records: dict[str, Any], folder: Path) -> 
         "kind": KIND,
         "target": plan.request.target,
         "device": _device_in(plan.device, folder),
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "created": _created(),
         "sdmobile_version": __version__,
         "source": {
             "name": checkpoint.name,
@@ -231,6 +263,8 @@ def seal(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
     from sdmobile.report.model_card import model_card
 
     manifest = {key: value for key, value in manifest.items() if key != "files"}
+    if _fixed_date() is not None:
+        manifest["components"] = without_measurements(manifest["components"])
     (folder / "README.md").write_text(model_card(manifest), "utf-8")
     manifest["files"] = {
         file.relative_to(folder).as_posix(): {"sha256": hash_of([file]), "bytes": file.stat().st_size}

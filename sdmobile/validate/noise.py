@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdmobile.errors import SdmobileError
+from sdmobile.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,10 +35,8 @@ GOLDEN_SEEDS = (0, 1, 42, MAX_SEED)
 GOLDEN_COUNT = 16
 
 
-class SeedError(SdmobileError):
+class SeedError(UsageError):
     """A seed outside the range that the noise definition covers."""
-
-    exit_code = 2
 
 
 def check_seed(seed: int) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from sdmobile.errors import ComponentError, OutputError, ResourceError, UnsupportedError
+from sdmobile.errors import ComponentError, OutputError, ResourceError, UnsupportedError, UsageError
 from sdmobile.exporters import bundle as bundle_module
 from sdmobile.exporters.bundle import check_output, export_bundle
 from sdmobile.exporters.cache import ComponentCache, component_key
@@ -85,6 +85,32 @@ def test_a_profile_of_ones_own_travels_with_the_bundle(tiny_checkpoint: Path, tm
         assert (moved / "my-phone.toml").read_text("utf-8").count("my-phone") == 1
         assert lint_bundle(moved)
         assert str(tmp_path) not in (moved / "manifest.json").read_text("utf-8")
+
+
+@pytest.mark.parametrize("target", ["ios", "android", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_two_exports_write_the_same_bytes(
+    target: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the hash seed; dates and measured times stand in the manifest alone, and SOURCE_DATE_EPOCH settles them."""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    contents = []
+    for seed in ("1", "2"):
+        monkeypatch.setenv("PYTHONHASHSEED", seed)
+        out = tmp_path / seed
+        export_bundle(_plan(tiny_checkpoint, out, target, components=("text_encoder",)), ComponentCache(None), print)
+        contents.append({path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()})
+    assert [name for name in contents[0] if contents[0][name] != contents[1].get(name)] == []
+    assert contents[0].keys() == contents[1].keys()
+    assert json.loads(contents[0][Path("manifest.json")])["created"] == "2023-11-14T22:13:20+00:00"
+
+
+def test_a_date_that_is_none_is_refused_before_anything_is_done(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
+    monkeypatch.setattr(bundle_module, "run_component", lambda *_: pytest.fail("a component was exported"))
+    with pytest.raises(UsageError, match="SOURCE_DATE_EPOCH"):
+        export_bundle(_plan(tiny_checkpoint, tmp_path / "out"), ComponentCache(None), print)
 
 
 def test_a_second_run_reuses_finished_components(

@@ -14,6 +14,7 @@ from sdmobile.errors import UnsupportedError
 from sdmobile.exporters.coreml.islands import find_islands
 from sdmobile.exporters.coreml.metadata import describe
 from sdmobile.exporters.lowering import LoweringOptions, LoweringRecord
+from sdmobile.formats.mlprogram.write import settle
 from sdmobile.rewrites.naming import name_by_module
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def lower(program: ExportedProgram, contract: Contract, out: Path, options: Lowe
     )
     describe(model, contract, options.provenance)
     model.save(str(out))
+    settle(out)
     operators = count_operators(model.get_spec())
     details = {"deployment_target": target, "specification_version": model.get_spec().specificationVersion}
     if islands.nodes:

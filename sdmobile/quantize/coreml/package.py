@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import UnsupportedError
+from sdmobile.formats.mlprogram.write import program_bytes
 from sdmobile.quantize.coreml.blobs import BlobWriter
 from sdmobile.quantize.coreml.constants import (
     Blob,
@@ -112,7 +113,7 @@ def rewrite_weights(
             encoded = rewriter.run(spec, constants, encodings)
         if edit is not None:
             edit(spec)
-        model.write_bytes(spec.SerializeToString())
+        model.write_bytes(program_bytes(spec))
         if target.exists():
             shutil.rmtree(target)
         copied.rename(target)

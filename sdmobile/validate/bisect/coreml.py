@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdmobile.errors import MissingDependencyError
+from sdmobile.formats.mlprogram.write import program_bytes
 from sdmobile.validate.bisect.blobs import BlobReader, BlobWriter
 from sdmobile.validate.bisect.graph import ExportedGraph, FileOp, Piece
 from sdmobile.validate.mlprogram.package import open_package
@@ -146,7 +147,7 @@ class CoreMLGraph(ExportedGraph):
     def _save(self, model: Any, path: Path) -> None:
         target = _place_of(self._package.model, self._package.path, path)
         target.unlink(missing_ok=True)  # it may be a link to the original
-        target.write_bytes(model.SerializeToString())
+        target.write_bytes(program_bytes(model))
 
     def _needed(self, piece: Piece) -> list[Any]:
         """Returns the messages of a part and of the constants that it takes, in the order of the program."""

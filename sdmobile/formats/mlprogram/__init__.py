@@ -1,0 +1,1 @@
+"""Core ML packages (`.mlpackage`): what is stored in them, read and written."""
