@@ -91,7 +91,7 @@ def test_a_profile_of_ones_own_travels_with_the_bundle(tiny_checkpoint: Path, tm
 def test_two_exports_write_the_same_bytes(
     target: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the hash seed; dates and measured times are in the manifest alone, where SOURCE_DATE_EPOCH settles them."""
+    """Whatever the hash seed; dates and times are in the manifest alone, and SOURCE_DATE_EPOCH settles them."""
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     contents = []
     for seed in ("1", "2"):
