@@ -11,7 +11,7 @@ from sdmobile.errors import UnsupportedError
 if TYPE_CHECKING:
     from sdmobile.device_profiles.model import DeviceProfile
 
-__all__ = ["default_profile", "is_profile_file", "list_profiles", "load_profile", "profile_path"]
+__all__ = ["default_profile", "is_profile_file", "list_profiles", "load_profile", "profile_hash", "profile_path"]
 
 _FOLDER = Path(__file__).resolve().parent
 _DEFAULTS = {"ios": "iphone-14-pro-max", "android": "galaxy-s23-ultra", "onnx": "cpu"}
@@ -76,13 +76,15 @@ def device_key(name: str) -> str:
     return str(Path(name).absolute()) if is_profile_file(name) else name
 
 
-def profile_hash(name: str) -> str | None:
-    """Returns the SHA-256 of a user's TOML file; None for a device of the package, whose files are part of the code."""
-    if not is_profile_file(name):
-        return None
+def profile_hash(name: str) -> str:
+    """Returns the SHA-256 of what a device's profile decides about files: all of it but what describes and predicts.
+
+    Args:
+        name: as `load_profile`, which says what it raises.
+    """
     import hashlib
 
-    return hashlib.sha256(Path(name).read_bytes()).hexdigest()
+    return hashlib.sha256(load_profile(name).deciding().model_dump_json().encode()).hexdigest()
 
 
 @cache

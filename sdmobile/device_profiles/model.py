@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from sdmobile.device_profiles.costs_schema import Latency, Unit
+from sdmobile.device_profiles.costs_schema import Latency, Runtime, Unit
 from sdmobile.device_profiles.fact import Fact, Reliability, Strict
 from sdmobile.rewrites.attention.choice import AttentionRow
 from sdmobile.rewrites.attention.kernels import KernelRules
@@ -101,6 +101,18 @@ class DeviceProfile(Strict):
         if unknown := sorted(set(self.latency) - set(self.units)):
             raise ValueError(f"latency.{unknown[0]} has no table units.{unknown[0]}")
         return self
+
+    def deciding(self) -> DeviceProfile:
+        """Returns the profile without what only describes the device or predicts its times.
+
+        An export works with nothing else, so that a newly fitted number cannot change a file.
+        """
+        return self.model_copy(update={"title": "", "chip": "", "hardware": {}, "units": {}, "latency": {}})
+
+    @property
+    def runtime(self) -> Runtime | None:
+        """Runtime of the unit that runs a bundle by default; None where the profile names no unit."""
+        return next((unit.runtime for unit in self.units.values()), None)
 
     def chosen_forms(self, plain_ops: bool) -> Forms:
         """Returns the forms to use.

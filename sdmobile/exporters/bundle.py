@@ -126,7 +126,7 @@ def _compressed(
         if not recipe.covers(name):
             results[name] = part
             continue
-        key = compressed_key(keys[name], recipe)
+        key = compressed_key(keys[name], recipe, plan.request.guidance)
         hit = cache.find(key)
         if hit is None:
             folder = work / f"{name}.compressed"

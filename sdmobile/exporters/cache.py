@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import shutil
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.basics.fingerprint import code_hash, library_closure
 from sdmobile.exporters.lowering import hash_of
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from sdmobile.quantize.recipes import Recipe
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "coremltools", "litert-torch", "ai-edge-quantizer", "onnx")
+_DECIDING_LIBRARIES = (*_LIBRARIES, "ai-edge-litert", "onnxscript", "onnxruntime", "safetensors", "numpy", "scipy")
 _RECORD = "record.json"
-_ROOMS = ("checkpoints", "exporters", "quantize", "rewrites", "device_profiles")
 
 
 def default_cache_dir() -> Path:
@@ -31,22 +32,8 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdmobile" / "components"
 
 
-@lru_cache(maxsize=1)
-def _code_hash() -> str:
-    """Returns one hash of the package's own code that decides what is written."""
-    import sdmobile
-
-    root = Path(sdmobile.__file__).parent
-    digest = hashlib.sha256()
-    for room in _ROOMS:
-        for file in sorted((root / room).rglob("*")):
-            if file.suffix in (".py", ".toml"):
-                digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
-
-
 def library_versions() -> dict[str, str]:
-    """Returns the installed versions of the libraries that decide what is written."""
+    """Returns the installed versions of the libraries that a manifest names."""
     versions: dict[str, str] = {}
     for name in _LIBRARIES:
         try:
@@ -57,30 +44,43 @@ def library_versions() -> dict[str, str]:
 
 
 def component_key(plan: ExportPlan, component: str) -> str:
-    """Returns the SHA-256 over source hash, component, target, device, rewrites, shapes, code and library versions."""
+    """Returns the SHA-256 over all that decides a component's files and record.
+
+    These are the checkpoint's content, component, target, the deciding part of the device's profile, rewrites, shapes,
+    the package's code and the libraries.
+    """
     from sdmobile.device_profiles import profile_hash
 
+    request = plan.request
+    # Guidance decides what a UNet takes, and which calls a short sampling run records for any component.
+    guided = component == "unet" or request.float32_islands or request.rewrites.check
     facts = {
         "source": plan.checkpoint.content_hash,
         "name": plan.checkpoint.name,
         "component": component,
-        "target": plan.request.target,
-        "device": plan.device,
+        "target": request.target,
         "profile": profile_hash(plan.device),
-        "rewrites": plan.request.rewrites.to_json(),
-        "float32_islands": plan.request.float32_islands,
-        "chunks": plan.request.chunks if component == "unet" else 1,
-        "guidance": plan.request.guidance if component == "unet" else None,
-        "geometry": plan.geometry.to_json() | ({} if component == "unet" else {"batch": 0}),
-        "code": _code_hash(),
-        "libraries": library_versions(),
+        "rewrites": request.rewrites.to_json(),
+        "float32_islands": request.float32_islands,
+        "chunks": request.chunks if component == "unet" else 1,
+        "guidance": request.guidance if guided else None,
+        "geometry": plan.geometry.to_json() | ({} if guided else {"batch": 0}),
+        "code": code_hash(),
+        "libraries": library_closure(_DECIDING_LIBRARIES),
+        "python": platform.python_version(),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def compressed_key(key: str, recipe: Recipe) -> str:
-    """Returns the key of a component that a recipe was applied to; `key` is that of the uncompressed one."""
-    return hashlib.sha256(json.dumps([key, recipe.name, recipe.key]).encode()).hexdigest()
+def compressed_key(key: str, recipe: Recipe, guidance: str) -> str:
+    """Returns the key of a component that a recipe was applied to.
+
+    Args:
+        key: that of the uncompressed one.
+        recipe: what each weight became.
+        guidance: of the sampling runs that a recipe with activations is calibrated on.
+    """
+    return hashlib.sha256(json.dumps([key, recipe.name, recipe.key, guidance]).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -136,13 +136,13 @@ def _provenance(checkpoint: Checkpoint) -> Provenance:
 
 
 def _profile(job: ExportJob) -> DeviceProfile:
-    """Returns the facts about the device that the job names, or about the target's default device."""
+    """Returns what decides files about the device that the job names, or about the target's default device."""
     from sdmobile.device_profiles import default_profile, load_profile
 
     profile = default_profile(job.target) if job.device is None else load_profile(job.device)
     if profile.target != job.target:
         raise UnsupportedError(f"{profile.name} takes the target {profile.target}", job.target)
-    return profile
+    return profile.deciding()
 
 
 def _lowered(run: _Run, folder: Path) -> list[Path]:

@@ -8,21 +8,21 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sdmobile.basics.fingerprint import code_hash, library_closure
 from sdmobile.validate.recording import Recording, load_recording, save_arrays, write_json
 from sdmobile.validate.sampling import SampleResult
 
 if TYPE_CHECKING:
     from sdmobile.validate.sampling import PipelineSpec, SampleRequest
 
-_LIBRARIES = ("torch", "diffusers", "transformers", "numpy")
-_CODE = ("noise.py", "recording.py", "recording_cache.py", "sampling.py", "tokens.py", "runners/reference.py")
+_LIBRARIES = ("torch", "diffusers", "transformers", "safetensors", "numpy")
+# The float32 reference knows no phone: these rooms have no part in it.
+LEFT_OUT = ("device_profiles/*", "quantize/*")
 _HASHES = "sha256.json"
 
 
@@ -61,21 +61,10 @@ def recording_key(
         "components": sorted(components),
         "max_samples": max_samples,
         "whole_runs": whole_runs,
-        "code": _code_hash(),
-        "libraries": {name: metadata.version(name) for name in _LIBRARIES},
+        "code": code_hash(LEFT_OUT),
+        "libraries": library_closure(_LIBRARIES),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-@lru_cache(maxsize=1)
-def _code_hash() -> str:
-    """Returns one hash of the project's code that decides what is recorded."""
-    root = Path(__file__).resolve().parent
-    files = [root / name for name in _CODE] + sorted((root.parent / "checkpoints").glob("*.py"))
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
