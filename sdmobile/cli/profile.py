@@ -120,12 +120,13 @@ def _require_checkpoint(path: Path | None) -> None:
 def _exported(checkpoint: Path | None, device: str | None, folder: Path, out: Output) -> Path:
     """Exports a checkpoint by the usual path, with the usual cache."""
     from sdmobile.cli.stage_view import StageView
+    from sdmobile.device_profiles import default_profile
     from sdmobile.device_profiles.assess_device import choose_unit, runs
     from sdmobile.exporters.bundle import export_bundle
     from sdmobile.exporters.cache import ComponentCache, default_cache_dir
     from sdmobile.exporters.request import ExportRequest, make_plan
 
-    chosen = choose_unit(device or "galaxy-s23-ultra")
+    chosen = choose_unit(device or default_profile("android"))
     target = runs(chosen.unit)
     # A unit of a device that is made for another target, such as a computer's CPU, runs the target's usual files.
     plan = make_plan(ExportRequest(checkpoint, target, folder, device if chosen.profile.target == target else None))

@@ -165,10 +165,10 @@ def make_plan(request: ExportRequest) -> ExportPlan:
     if not verdict.possible:
         raise UnsupportedError(f"{request.target} cannot take {checkpoint.name}", "; ".join(verdict.problems))
     names = _chosen(request.components)
-    _check_recipe(request, profile.name, names)
+    device = profile.name if request.device is None else device_key(request.device)
+    _check_recipe(request, device, names)
     winograd = profile.forms.of("convolution") == "winograd"
     planned = tuple(_planned(name, checkpoint, request.target, geometry, winograd) for name in names)
-    device = profile.name if request.device is None else device_key(request.device)
     return ExportPlan(request, checkpoint, device, geometry, planned, verdict.warnings)
 
 

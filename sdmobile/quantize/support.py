@@ -93,7 +93,7 @@ TABLE: tuple[Support, ...] = (
 )
 """Every row with its source; `require_supported` decides by the same facts."""
 
-_CPU_DEVICES = ("android-cpu",)
+_INTEGERS = "xnnpack"  # the runtime, by the name that device profiles use, that is known to take integers
 
 
 def minimum_ios(scheme: Scheme) -> int:
@@ -113,7 +113,7 @@ def require_supported(
     Args:
         scheme: of some weights.
         target: "ios", "android" or "onnx".
-        device: name of the device profile; None for the target's default.
+        device: name of the device profile, or the path of its TOML file; None for the target's default.
         deployment_target: the oldest system that must load the file ("iOS17"), None if it may be raised.
 
     Raises:
@@ -167,12 +167,30 @@ def _require_litert(scheme: Scheme, device: str | None) -> None:
         raise UnsupportedError(
             "a .tflite file holds fp16 or integer weights", scheme.name, "Use fp16, int8c, int8d or int4c"
         )
-    if device not in _CPU_DEVICES:
+    from sdmobile.device_profiles import default_profile, load_profile
+
+    profile = default_profile("android") if device is None else load_profile(device)
+    if profile.runtime == _INTEGERS:
+        return
+    if profile.runtime is None:
         raise UnsupportedError(
-            "on the LiteRT GPU only fp16 is known to work: the engine fails or aborts when it loads a UNet of integers",
-            f"{scheme.name} for {device or 'galaxy-s23-ultra'}",
-            "Use fp16, or --device android-cpu",
+            "integer weights are for a device whose profile names a unit with its runtime",
+            f"{scheme.name} for {profile.name}, which has no table [units.NAME]",
+            f'Add a table [units.cpu] with runtime = "{_INTEGERS}" if its CPU runs the files, or use fp16',
         )
+    raise UnsupportedError(
+        "on the LiteRT GPU only fp16 is known to work: the engine fails or aborts when it loads a UNet of integers",
+        f"{scheme.name} for {profile.name}, whose runtime is {profile.runtime}",
+        f"Use fp16, or --device {' or '.join(_integer_devices())}",
+    )
+
+
+def _integer_devices() -> list[str]:
+    """Returns the packaged devices whose files may hold integers."""
+    from sdmobile.device_profiles import list_profiles, load_profile
+
+    profiles = [load_profile(name) for name in list_profiles()]
+    return [profile.name for profile in profiles if (profile.target, profile.runtime) == ("android", _INTEGERS)]
 
 
 def _version(deployment_target: str) -> int:

@@ -34,13 +34,15 @@ def test_a_file_is_a_device_like_any_other(tmp_path: Path, monkeypatch: pytest.M
     assert device_key("cpu") == "cpu"
 
 
-def test_a_changed_file_is_another_device_for_the_cache(tmp_path: Path) -> None:
+def test_a_changed_file_is_another_device_for_the_cache_if_the_change_decides(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(_TEXT, "utf-8")
     first = profile_hash(str(path))
-    path.write_text(_TEXT + "\n", "utf-8")
+    assert first == profile_hash("iphone-15-pro")
+    path.write_text(_TEXT + "\n# mine\n", "utf-8")
+    assert first == profile_hash(str(path))
+    path.write_text(_TEXT.replace('value = "iOS17"', 'value = "iOS18"'), "utf-8")
     assert first != profile_hash(str(path))
-    assert profile_hash("iphone-15-pro") is None
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,9 @@ def test_a_misspelt_device_gets_the_near_name() -> None:
 def test_packaged_profiles_lack_only_what_nobody_published(name: str) -> None:
     profile = load_profile(name)
     found = [line for line in remarks(profile) if "app_memory" not in line]
-    assert found == ([] if profile.units else ["no table [units.NAME]: nothing can be predicted for the device"])
+    bare = [unit for unit in profile.units if unit not in profile.latency]
+    assert found == [f"units.{unit}: no table [latency.{unit}], so nothing is predicted for it" for unit in bare]
+    assert bare == (["cpu"] if name == "android-cpu" else [])  # of any phone's CPU there is nothing to fit to
 
 
 def test_remarks_say_what_a_prediction_lacks() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sdmobile.cli.app import run
+from sdmobile.device_profiles import profile_path
 from sdmobile.errors import OutputError, UnsupportedError
 from sdmobile.exporters import bundle as bundle_module
 from sdmobile.exporters.bundle import ExportResult, export_bundle
@@ -146,8 +147,10 @@ def test_commands(plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 @pytest.mark.slow
 def test_a_phones_cpu_takes_integers(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text(profile_path("android-cpu").read_text("utf-8").replace("android-cpu", "my-cpu"), "utf-8")
     request = ExportRequest(
-        tiny_checkpoint, "android", tmp_path / "out", "android-cpu", ("vae_decoder",), recipe=named_recipe("int8c")
+        tiny_checkpoint, "android", tmp_path / "out", str(mine), ("vae_decoder",), recipe=named_recipe("int8c")
     )
     result = export_bundle(make_plan(request), ComponentCache(tmp_path / "cache"), lambda *_: None)
     component = open_bundle(result.path).components["vae_decoder"]

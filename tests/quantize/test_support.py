@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from sdmobile.device_profiles import profile_path
 from sdmobile.errors import UnsupportedError
+from sdmobile.exporters.request import ExportRequest, make_plan
 from sdmobile.quantize.recipes import Override, Palette, Recipe, named_recipe, parse_scheme
 from sdmobile.quantize.support import TABLE, minimum_ios, require_components, require_recipe, require_supported
 
@@ -49,6 +53,46 @@ def test_float16_goes_everywhere(target: str) -> None:
 @pytest.mark.parametrize("name", ["int8c", "int8d", "int4c"])
 def test_integers_go_to_a_phones_cpu(name: str) -> None:
     require_supported(parse_scheme(name), "android", "android-cpu")
+
+
+@pytest.fixture
+def cpu_of_ones_own(tmp_path: Path) -> Path:
+    """The profile of a phone's CPU under a name that the package does not know."""
+    text = profile_path("android-cpu").read_text("utf-8")
+    file = tmp_path / "mine.toml"
+    file.write_text(text.replace('name = "android-cpu"', 'name = "my-cpu"'), "utf-8")
+    return file
+
+
+@pytest.mark.parametrize("name", ["int8c", "int8d", "int4c", "int4b32"])
+def test_integers_go_to_a_cpu_of_ones_own(name: str, cpu_of_ones_own: Path) -> None:
+    require_supported(parse_scheme(name), "android", str(cpu_of_ones_own))
+    plan = make_plan(ExportRequest(None, "android", Path("out"), str(cpu_of_ones_own), recipe=named_recipe(name)))
+    assert plan.device == str(cpu_of_ones_own)
+
+
+def test_the_profile_decides_not_its_name(cpu_of_ones_own: Path) -> None:
+    text = cpu_of_ones_own.read_text("utf-8").replace("my-cpu", "android-cpu")
+    cpu_of_ones_own.write_text(text.replace('runtime = "xnnpack"', 'runtime = "ml-drift"'), "utf-8")
+    with pytest.raises(UnsupportedError, match=r"only fp16 is known to work.* whose runtime is ml-drift"):
+        require_supported(parse_scheme("int8c"), "android", str(cpu_of_ones_own))
+
+
+def test_a_profile_without_units_is_told_what_it_lacks(cpu_of_ones_own: Path) -> None:
+    text, _, _ = cpu_of_ones_own.read_text("utf-8").partition("[units.cpu]")
+    cpu_of_ones_own.write_text(text, "utf-8")
+    with pytest.raises(UnsupportedError, match=r"my-cpu, which has no table \[units.NAME\].*\[units.cpu\]"):
+        require_supported(parse_scheme("int8c"), "android", str(cpu_of_ones_own))
+    require_supported(parse_scheme("fp16"), "android", str(cpu_of_ones_own))
+
+
+def test_the_way_out_is_a_device_that_takes_the_scheme() -> None:
+    with pytest.raises(UnsupportedError) as refused:
+        require_supported(parse_scheme("int8c"), "android")
+    _, mark, devices = refused.value.message().partition("--device ")
+    assert mark
+    for device in devices.strip(".\n").split(" or "):
+        require_supported(parse_scheme("int8c"), "android", device)
 
 
 def test_one_bad_scheme_refuses_a_recipe() -> None:
