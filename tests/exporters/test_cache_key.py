@@ -8,6 +8,7 @@ import subprocess
 import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,9 +34,9 @@ _CHANGES = {
 }
 
 
-def _plan(checkpoint: Path, target: str, device: Path | None = None, **options: object) -> ExportPlan:
+def _plan(checkpoint: Path, target: str, device: Path | None = None, **options: Any) -> ExportPlan:
     name = None if device is None else str(device)
-    return make_plan(ExportRequest(checkpoint, target, Path("out"), name, **options))  # pyright: ignore[reportArgumentType]
+    return make_plan(ExportRequest(checkpoint, target, Path("out"), name, **options))
 
 
 @pytest.mark.parametrize("change", _CHANGES)
@@ -66,8 +67,8 @@ def test_every_device_has_a_hash_of_its_own() -> None:
 
 
 def test_guidance_is_in_the_key_where_inputs_are_recorded(tiny_checkpoint: Path) -> None:
-    checked = RewriteOptions(check=True)
-    for options in ({"float32_islands": True}, {"rewrites": checked}):
+    recording: list[dict[str, Any]] = [{"float32_islands": True}, {"rewrites": RewriteOptions(check=True)}]
+    for options in recording:
         keys = {
             component_key(_plan(tiny_checkpoint, "ios", guidance=guidance, **options), "vae_decoder")
             for guidance in ("batch2", "separate")
