@@ -145,7 +145,7 @@ def measure(runners: dict[str, Path], given: dict[str, np.ndarray], rounds: int,
 
 
 class BlobWriter:
-    """Writes a weight file of the format that `sdmobile.validate.mlprogram.blob` describes."""
+    """Writes a weight file of the format that `sdmobile.formats.mlprogram.blob` describes."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
@@ -182,9 +182,9 @@ def palettise(source: Path, target: Path) -> None:
     """Writes a package with 6-bit `constexpr_lut_to_dense` of iOS 16 in place of each large float16 weight."""
     from coremltools.proto import MIL_pb2, Model_pb2
 
-    from sdmobile.validate.mlprogram.blob import BlobFile
-    from sdmobile.validate.mlprogram.package import open_package
-    from sdmobile.validate.mlprogram.types import TensorType
+    from sdmobile.formats.mlprogram.blob import BlobFile
+    from sdmobile.formats.mlprogram.package import open_package
+    from sdmobile.formats.mlprogram.types import TensorType
 
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("weight.bin"))
     model_path = open_package(target).model

@@ -16,11 +16,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sdmobile.basics.files import size_of
 from sdmobile.checkpoints.synthetic import write_checkpoint
-from sdmobile.exporters.contracts import COMPONENTS
 from sdmobile.exporters.job import ExportJob
-from sdmobile.exporters.lowering import size_of
 from sdmobile.exporters.process import run_component
+from sdmobile.families.contracts import COMPONENTS
 
 GIB = 2**30
 

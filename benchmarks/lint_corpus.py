@@ -15,9 +15,9 @@ from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.validate.lint.corpus import corpus
-from tests.validate.lint.corpus.accelerator import Answer, ask, mesa_version
-from tests.validate.lint.corpus.answers import ANSWERS, Comparison, Recorded, compare, read_answers, verdict_of
+from tests.lint.corpus import corpus
+from tests.lint.corpus.accelerator import Answer, ask, mesa_version
+from tests.lint.corpus.answers import ANSWERS, Comparison, Recorded, compare, read_answers, verdict_of
 
 _PAGE = Path(__file__).parents[1] / "docs" / "lint.md"
 _BEGIN, _END = "<!-- corpus: begin -->", "<!-- corpus: end -->"

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sdmobile.training.checker import complaints
-from sdmobile.training.data import held_out_captions
+from sdmobile.checkpoints.shapes64.checker import complaints
+from sdmobile.checkpoints.shapes64.held_out import held_out_captions
 from sdmobile.training.evaluate import Judged, drawer, picture_grid
 
 COUNT = 8

@@ -22,10 +22,11 @@ def main(checkpoint: Path, component: str, target: str, output: Path) -> None:
     """Loads, converts, saves and prints how long each took."""
     import torch
 
+    from sdmobile.basics.memory import peak_resident_bytes
     from sdmobile.checkpoints import load_component, open_checkpoint
-    from sdmobile.exporters.contracts import contract_for, wrap
-    from sdmobile.exporters.job import geometry_for
-    from sdmobile.exporters.stages import peak_resident_bytes
+    from sdmobile.families.contracts import contract_for
+    from sdmobile.families.wrappers import wrap
+    from sdmobile.reference.geometry import geometry_for
 
     started = time.perf_counter()
     opened = open_checkpoint(checkpoint)

@@ -27,7 +27,7 @@ GIB = 2**30
 
 def worker(kind: str, path: Path, inputs: Path, threads: int, repeats: int) -> None:
     """Times one contender in this process and prints a JSON line: milliseconds, peak memory, seconds to load."""
-    from sdmobile.exporters.stages import peak_resident_bytes
+    from sdmobile.basics.memory import peak_resident_bytes
 
     with np.load(inputs) as arrays:
         given = {name: arrays[name] for name in arrays.files if name != "expected"}
@@ -41,7 +41,7 @@ def worker(kind: str, path: Path, inputs: Path, threads: int, repeats: int) -> N
         started = time.perf_counter()
         run()
         milliseconds.append(1e3 * (time.perf_counter() - started))
-    from sdmobile.validate.metrics import psnr
+    from sdmobile.basics.metrics import psnr
 
     if output.shape != expected.shape:
         output = output.transpose(0, 3, 1, 2)  # sdmobile's files are channels-last at the interface
@@ -79,7 +79,7 @@ def _torch(path: Path, given: dict[str, Any], threads: int) -> Callable[[], Any]
     import torch
 
     from sdmobile.checkpoints import open_checkpoint
-    from sdmobile.validate.runners import TorchRunner
+    from sdmobile.reference.torch_runner import TorchRunner
 
     torch.set_num_threads(threads)
     runner = TorchRunner(open_checkpoint(path))
@@ -102,9 +102,10 @@ def plain_file(checkpoint: Path, component: str, output: Path) -> None:
     import torch
 
     from sdmobile.checkpoints import load_component, open_checkpoint
-    from sdmobile.exporters.capture import example_inputs
-    from sdmobile.exporters.contracts import contract_for, module_name, wrap
-    from sdmobile.exporters.job import geometry_for
+    from sdmobile.families.contracts import contract_for, module_name
+    from sdmobile.families.wrappers import wrap
+    from sdmobile.reference.capture import example_inputs
+    from sdmobile.reference.geometry import geometry_for
 
     opened = open_checkpoint(checkpoint)
     contract = contract_for("onnx", component, geometry_for(opened, "batch2"))  # the canonical layout
@@ -116,11 +117,12 @@ def plain_file(checkpoint: Path, component: str, output: Path) -> None:
 def prepare(checkpoint: Path | None, component: str, work: Path) -> tuple[dict[str, tuple[str, Path]], Path]:
     """Makes every contender's file and the inputs that all get; files of an earlier run are used again."""
     from sdmobile.checkpoints import bundled_checkpoint, open_checkpoint
-    from sdmobile.exporters.contracts import contract_for
-    from sdmobile.exporters.job import ExportJob, geometry_for
+    from sdmobile.exporters.job import ExportJob
     from sdmobile.exporters.process import run_component
+    from sdmobile.families.contracts import contract_for
     from sdmobile.quantize.tflite_float16 import cast_weights
-    from sdmobile.validate.component_inputs import recorded_samples
+    from sdmobile.reference.component_inputs import recorded_samples
+    from sdmobile.reference.geometry import geometry_for
 
     source = checkpoint or bundled_checkpoint()
     found: dict[str, tuple[str, Path]] = {}

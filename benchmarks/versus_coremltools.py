@@ -33,7 +33,7 @@ def compare(bundle: Path, component: str, bits: int, tensors: int | None, worker
         tensors: so many of the largest weights, and those as large as the last; None for all of 2,048 elements.
         workers: processes of coremltools' k-means.
     """
-    from sdmobile.quantize.coreml.constants import weight_constants
+    from sdmobile.formats.mlprogram.constants import weight_constants
 
     record = json.loads((bundle / "manifest.json").read_text())["components"][component]
     package = bundle / record["file"]
@@ -83,8 +83,8 @@ def _theirs(work: Path, plan: dict[str, Any]) -> None:
 
 def _errors(package: Path, work: Path, names: set[str]) -> dict[str, tuple[float, float]]:
     """Returns the mean squared error of each weight: ours and theirs."""
+    from sdmobile.formats.mlprogram.constants import WeightReader, weight_constants
     from sdmobile.quantize.coreml.check import decoded_weights
-    from sdmobile.quantize.coreml.constants import WeightReader, weight_constants
 
     reader = WeightReader(package)
     exact = {constant.name: constant for constant in weight_constants(package)}

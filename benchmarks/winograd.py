@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
     from torch.export import ExportedProgram
 
-    from sdmobile.exporters.contracts import Geometry
+    from sdmobile.formats.bundle.contracts import Geometry
 
 LAYERS = (
     (32, 32, 64),
@@ -145,8 +145,8 @@ def _callable(program: ExportedProgram) -> torch.nn.Module:
 
 def measure_layers(layers: list[tuple[int, int, int]], threads: int) -> None:
     """Prints the table of single layers."""
+    from sdmobile.device_profiles.runtime_rules.conv_layer import ConvLayer
     from sdmobile.rewrites.winograd.cpu_time import CpuTime
-    from sdmobile.rewrites.winograd.layer import ConvLayer
 
     print("| layer | CONV_2D | F(2×2) | F(4×4) | F(6×6) | F(4×4) times as fast | predicted |")
     print("|---|---|---|---|---|---|---|")
@@ -167,8 +167,8 @@ def _component(name: str) -> tuple[str, torch.nn.Module, Geometry]:
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     from sdmobile.checkpoints import load_component, open_checkpoint
-    from sdmobile.exporters.contracts import Geometry
-    from sdmobile.exporters.job import geometry_for
+    from sdmobile.formats.bundle.contracts import Geometry
+    from sdmobile.reference.geometry import geometry_for
 
     if name.endswith("-shapes"):
         checkpoint = open_checkpoint(None)
@@ -187,7 +187,7 @@ def _export(program: ExportedProgram, inputs: tuple[torch.Tensor, ...], path: Pa
     """Writes a program with float16 weights and returns its operators."""
     import litert_torch
 
-    from sdmobile.exporters.litert.graph import read_facts
+    from sdmobile.formats.tflite.graph import read_facts
     from sdmobile.quantize.tflite_float16 import cast_weights
 
     full = path.with_suffix(".float32.tflite")
@@ -223,8 +223,9 @@ def _captured(name: str) -> tuple[ExportedProgram, tuple[torch.Tensor, ...]]:
     """Returns a model's program as the Android target takes it, and inputs for it."""
     import torch
 
-    from sdmobile.exporters.capture import capture, example_inputs
-    from sdmobile.exporters.contracts import contract_for, wrap
+    from sdmobile.families.contracts import contract_for
+    from sdmobile.families.wrappers import wrap
+    from sdmobile.reference.capture import capture, example_inputs
 
     torch.manual_seed(0)
     if name == "blocks":
@@ -270,7 +271,7 @@ def _facts(path: Path, inputs: tuple[torch.Tensor, ...], reference: np.ndarray) 
     """Returns size, peak memory and error of a file; its inputs are told apart by their shapes."""
     from ai_edge_litert.interpreter import Interpreter
 
-    from sdmobile.validate.metrics import psnr
+    from sdmobile.basics.metrics import psnr
 
     peak = int(subprocess.run([sys.executable, "-c", _MEMORY, str(path)], capture_output=True, check=True).stdout)
     signature = Interpreter(model_path=str(path)).get_signature_runner()

@@ -6,8 +6,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.validate.fixtures import onnx_bundle
+
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from sdmobile.checkpoints import Checkpoint
+    from sdmobile.reference.sampling import PipelineSpec
+    from sdmobile.reference.torch_runner import TorchRunner
+
+__all__ = ["onnx_bundle"]
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +24,24 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from sdmobile.checkpoints.synthetic import write_checkpoint
 
     return write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny", preset="tiny", seed=0)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tiny_checkpoint: Path) -> Checkpoint:
+    from sdmobile.checkpoints import open_checkpoint
+
+    return open_checkpoint(tiny_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def spec(checkpoint: Checkpoint) -> PipelineSpec:
+    from sdmobile.reference.sampling import PipelineSpec
+
+    return PipelineSpec.from_checkpoint(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def torch_runner(checkpoint: Checkpoint, spec: PipelineSpec) -> TorchRunner:
+    from sdmobile.reference.torch_runner import TorchRunner
+
+    return TorchRunner(checkpoint, spec.geometry)

@@ -221,8 +221,8 @@ def export(name: str, work: Path) -> Path:
 
 def store(source: Path, out: Path) -> None:
     """Reads a `.tflite` and writes its graph without weights."""
-    from sdmobile.device_profiles.calibration.stored import write_graph
-    from sdmobile.device_profiles.graph import read_graph
+    from sdmobile.formats.graph import read_graph
+    from sdmobile.prediction.calibration_stored import write_graph
 
     write_graph(read_graph(source), out)
     print(f"{out.name}: {out.stat().st_size} bytes", file=sys.stderr)

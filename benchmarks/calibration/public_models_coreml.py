@@ -80,8 +80,8 @@ def export(name: str, work: Path) -> Path:
 
 def store(source: Path, name: str) -> None:
     """Reads a package and writes its graph without weights."""
-    from sdmobile.device_profiles.calibration.stored import write_graph
-    from sdmobile.device_profiles.graph import read_graph
+    from sdmobile.formats.graph import read_graph
+    from sdmobile.prediction.calibration_stored import write_graph
 
     GRAPHS.mkdir(parents=True, exist_ok=True)
     out = GRAPHS / f"{name}.json.gz"

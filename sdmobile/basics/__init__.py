@@ -1,1 +1,1 @@
-"""Small things that every room may use; nothing in here imports another room."""
+"""Small things that every room may use: metrics, float16, files, memory, words, drawings."""

@@ -9,7 +9,8 @@ from sdmobile.checkpoints.load import load_component
 from sdmobile.checkpoints.recognise import bundled_checkpoint, open_checkpoint
 from sdmobile.checkpoints.schedulers import SCHEDULERS, load_scheduler
 from sdmobile.checkpoints.tokenizers import load_tokenizer
-from sdmobile.checkpoints.types import COMPONENTS, Checkpoint, ComponentInfo
+from sdmobile.checkpoints.types import Checkpoint, ComponentInfo
+from sdmobile.families.components import COMPONENTS
 
 __all__ = [
     "COMPONENTS",

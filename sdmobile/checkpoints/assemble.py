@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sdmobile.checkpoints.headers import TensorInfo
-    from sdmobile.checkpoints.types import ComponentName
+    from sdmobile.families.components import ComponentName
 
 # Diffusers' default, which older checkpoints rely on.
 _SCALING_FACTOR = 0.18215

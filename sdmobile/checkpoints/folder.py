@@ -9,14 +9,15 @@ from sdmobile.checkpoints.assemble import Parts, assemble, component_info
 from sdmobile.checkpoints.headers import check_readable
 from sdmobile.checkpoints.jsonfile import read_json
 from sdmobile.checkpoints.supported import check_pipeline
-from sdmobile.checkpoints.types import COMPONENTS
 from sdmobile.checkpoints.weights import find_weights, read_headers
 from sdmobile.errors import CheckpointError
+from sdmobile.families.components import COMPONENTS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sdmobile.checkpoints.types import Checkpoint, ComponentInfo, ComponentName
+    from sdmobile.checkpoints.types import Checkpoint, ComponentInfo
+    from sdmobile.families.components import ComponentName
 
 _TOKENIZER_FILES = ("vocab.json", "merges.txt")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from sdmobile.checkpoints.types import ComponentName
+    from sdmobile.families.components import ComponentName
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."

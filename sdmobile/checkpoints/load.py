@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from sdmobile.checkpoints.types import Checkpoint, ComponentName
+    from sdmobile.checkpoints.types import Checkpoint
+    from sdmobile.families.components import ComponentName
 
 _SHOWN = 5
 

@@ -12,14 +12,15 @@ from sdmobile.checkpoints.jsonfile import read_json
 from sdmobile.checkpoints.modules import CLASSES, SUPPORTED
 from sdmobile.checkpoints.pickles import read_pickle_header
 from sdmobile.checkpoints.schedulers import STABLE_DIFFUSION
-from sdmobile.checkpoints.types import COMPONENTS
 from sdmobile.checkpoints.weights import PICKLE_SUFFIXES, normalise
 from sdmobile.errors import CheckpointError, UnsupportedError
+from sdmobile.families.components import COMPONENTS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sdmobile.checkpoints.types import Checkpoint, ComponentInfo, ComponentName
+    from sdmobile.checkpoints.types import Checkpoint, ComponentInfo
+    from sdmobile.families.components import ComponentName
 
 Tensors = dict[str, TensorInfo]
 

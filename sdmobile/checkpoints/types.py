@@ -7,12 +7,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from sdmobile.checkpoints.hashing import hash_files
+from sdmobile.families.components import ComponentName
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-ComponentName = Literal["text_encoder", "unet", "vae"]
-COMPONENTS: tuple[ComponentName, ...] = ("text_encoder", "unet", "vae")
 
 
 @dataclass(frozen=True)

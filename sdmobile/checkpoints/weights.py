@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from sdmobile.checkpoints.types import Checkpoint, ComponentName
+    from sdmobile.checkpoints.types import Checkpoint
+    from sdmobile.families.components import ComponentName
 
 _STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")

@@ -11,9 +11,9 @@ from sdmobile.cli.output import Output
 from sdmobile.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from sdmobile.device_profiles.assess_device import ChosenUnit
-    from sdmobile.device_profiles.measurements import Row
-    from sdmobile.device_profiles.measurements_fit import Refit
+    from sdmobile.prediction.assess_device import ChosenUnit
+    from sdmobile.prediction.measurements import Row
+    from sdmobile.prediction.measurements_fit import Refit
 
 devices_app = typer.Typer(
     name="devices", help="Device profiles: what is known of each phone, and where from.", no_args_is_help=True
@@ -30,8 +30,8 @@ def list_devices(json: Json = False) -> None:
     """List the devices, their compute units, and how much is known of them."""
     from sdmobile.cli.devices_view import listed
     from sdmobile.device_profiles import list_profiles, load_profile
-    from sdmobile.device_profiles.assess_device import predictable
-    from sdmobile.device_profiles.compare import facts
+    from sdmobile.prediction.assess_device import predictable
+    from sdmobile.prediction.compare import facts
 
     rows: list[dict[str, Any]] = []
     for name in list_profiles():
@@ -61,7 +61,7 @@ def show(
     """Show every fact of a device with its source and how far it can be trusted."""
     from sdmobile.cli.devices_view import fact_tables
     from sdmobile.device_profiles import load_profile, profile_path
-    from sdmobile.device_profiles.compare import facts
+    from sdmobile.prediction.compare import facts
 
     profile = load_profile(device)
     if toml:
@@ -89,7 +89,7 @@ def compare(
     """Show two devices side by side, fact by fact."""
     from sdmobile.cli.devices_view import side_by_side
     from sdmobile.device_profiles import load_profile
-    from sdmobile.device_profiles.compare import differences
+    from sdmobile.prediction.compare import differences
 
     profiles = load_profile(left), load_profile(right)
     rows = [row for row in differences(*profiles) if everything or not row.equal]
@@ -143,8 +143,8 @@ def add_measurement(
 ) -> None:
     """Keep measured times in your data folder, for `devices fit`."""
     from sdmobile.cli.profile import unit_for
-    from sdmobile.device_profiles.measurements import belongs, measurement, read_rows, store
-    from sdmobile.validate.bundle import open_bundle
+    from sdmobile.formats.bundle.reading import open_bundle
+    from sdmobile.prediction.measurements import belongs, measurement, read_rows, store
 
     opened = open_bundle(bundle)
     chosen = unit_for(opened, device, unit)
@@ -169,7 +169,7 @@ def _name(unit: ChosenUnit) -> str:
 
 
 def _one_row(component: str | None, milliseconds: float | None, place: str) -> Row:
-    from sdmobile.device_profiles.measurements import Row
+    from sdmobile.prediction.measurements import Row
 
     if component is None or milliseconds is None or not place:
         raise typer.BadParameter("give --component, --milliseconds and --place, or --from FILE.json")
@@ -181,7 +181,7 @@ def measurements(device: Device, json: Json = False) -> None:
     """List the measurements of a device that you stored."""
     from sdmobile.cli.devices_view import stored_table
     from sdmobile.device_profiles import load_profile
-    from sdmobile.device_profiles.measurements import load
+    from sdmobile.prediction.measurements import load
 
     found = load(load_profile(device).name)
     Output(json).data([each.to_json() for each in found], *([] if json else [stored_table(found)]))
@@ -198,9 +198,9 @@ def fit(
     """Fit a unit's parameters to your stored measurements and write a new profile; the old one stays as it is."""
     from sdmobile.cli.devices_view import refit_table
     from sdmobile.device_profiles import profile_path
-    from sdmobile.device_profiles.assess_device import choose_unit
-    from sdmobile.device_profiles.measurements import load
-    from sdmobile.device_profiles.measurements_fit import refit, write_refitted
+    from sdmobile.prediction.assess_device import choose_unit
+    from sdmobile.prediction.measurements import load
+    from sdmobile.prediction.measurements_fit import refit, write_refitted
 
     chosen = choose_unit(device, unit)
     result = refit(chosen, load(chosen.profile.name))

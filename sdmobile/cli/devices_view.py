@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from sdmobile.device_profiles.compare import Difference
     from sdmobile.device_profiles.fact import Fact
-    from sdmobile.device_profiles.measurements import Measurement
-    from sdmobile.device_profiles.measurements_fit import Refit
     from sdmobile.device_profiles.model import DeviceProfile
+    from sdmobile.prediction.compare import Difference
+    from sdmobile.prediction.measurements import Measurement
+    from sdmobile.prediction.measurements_fit import Refit
 
 
 def listed(rows: Sequence[Mapping[str, Any]]) -> Table:

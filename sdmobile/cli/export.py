@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from sdmobile.device_profiles.memory_budget import BudgetCheck
     from sdmobile.exporters.bundle import ExportResult
     from sdmobile.exporters.request import ExportPlan
+    from sdmobile.prediction.memory_budget import BudgetCheck
 
 _ISLANDS = (
     "Sample a little with PyTorch and keep in float32 what overflows float16 then (ios); android: warn. Costs the "
@@ -65,9 +65,10 @@ def export(
 
     Each component is exported by a process of its own; finished ones are reused by the next run.
     """
-    from sdmobile.exporters.bundle import check_output, export_bundle
+    from sdmobile.exporters.bundle import export_bundle
     from sdmobile.exporters.cache import ComponentCache, default_cache_dir
     from sdmobile.exporters.request import ExportRequest, make_plan
+    from sdmobile.formats.bundle.writing import check_output
     from sdmobile.quantize.recipes import load_recipe
     from sdmobile.rewrites.options import RewriteOptions
 
@@ -147,8 +148,8 @@ def _show_result(result: ExportResult, memory: tuple[BudgetCheck, ...], json_out
 
 def _memory(result: ExportResult) -> tuple[BudgetCheck, ...]:
     """Returns what the bundle needs in the phone's memory; empty where the phone's units are not known."""
-    from sdmobile.device_profiles.assess import bundle_memory
-    from sdmobile.validate.bundle import open_bundle
+    from sdmobile.formats.bundle.reading import open_bundle
+    from sdmobile.prediction.assess import bundle_memory
 
     return bundle_memory(open_bundle(result.path, verify=False))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from sdmobile.validate.sampling import PipelineSpec, SampleRequest
+    from sdmobile.reference.sampling import PipelineSpec, SampleRequest
 
 _BUNDLE = "A bundle, or a checkpoint (then PyTorch runs it); without it, the checkpoint that sdmobile ships."
 _GUIDANCE = "Classifier-free guidance scale, at most 1 for none; without it, the checkpoint's recommended one or 7.5."
@@ -35,12 +35,12 @@ def generate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the picture if it exists.")] = False,
 ) -> None:
     """Make a picture with the exported files; prompt, seed, steps and model hash go into the PNG's text."""
+    from sdmobile.basics.files import write_whole
     from sdmobile.cli.progress import step_progress
     from sdmobile.errors import OutputError
+    from sdmobile.reference.sampling import SampleRequest, sample
+    from sdmobile.reference.source import open_source
     from sdmobile.report.figures import png_bytes
-    from sdmobile.report.files import write_whole
-    from sdmobile.validate.sampling import SampleRequest, sample
-    from sdmobile.validate.source import open_source
 
     if output.exists() and not overwrite:
         raise OutputError("the picture must not exist yet", output, "Choose another -o, or add --overwrite.")

@@ -10,9 +10,9 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sdmobile.validate.bundle import Bundle
+    from sdmobile.formats.bundle.reading import Bundle
+    from sdmobile.reference.recording import Recording
     from sdmobile.validate.gpu.bundle import GpuReport, Progress
-    from sdmobile.validate.recording import Recording
 
 _WAY = "browser (LiteRT.js in headless Chromium), wheel (ai-edge-litert on lavapipe, adds float16), or both."
 _RECORDING = "Folder that `sdmobile validate --record-dir` wrote; without it, inputs are recorded now."
@@ -63,7 +63,7 @@ def gpu_check(
 def _opened(path: Path, components: str | None) -> tuple[Bundle, tuple[str, ...]]:
     """Returns the bundle and the names of the components to check."""
     from sdmobile.errors import UnsupportedError
-    from sdmobile.validate.bundle import open_bundle
+    from sdmobile.formats.bundle.reading import open_bundle
 
     bundle = open_bundle(path)
     if bundle.target != "android":
@@ -87,8 +87,8 @@ def _recorded(
     progress: Progress,
 ) -> Recording:
     """Returns inputs from a folder, or records them with PyTorch on the bundle's checkpoint."""
+    from sdmobile.reference.recording import load_recording
     from sdmobile.validate.gpu.recorded import limited, record_inputs
-    from sdmobile.validate.recording import load_recording
 
     if folder is not None:
         return limited(load_recording(folder), max_samples)

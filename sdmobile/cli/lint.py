@@ -13,7 +13,7 @@ from sdmobile.errors import EXIT_UNSUPPORTED
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from sdmobile.validate.lint import Finding, LintReport
+    from sdmobile.lint import Finding, LintReport
 
 _SHOWN = 8  # nodes named of each group of findings
 _STYLES = {"accepted": "green", "refused": "red", "miscomputed": "red", "warning": "yellow"}
@@ -38,8 +38,8 @@ def lint(
     json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False,
 ) -> None:
     """Predict, without a driver or a phone, what the runtime says to each operation; exit code 5 if it is refused."""
-    from sdmobile.validate.bundle import is_bundle
-    from sdmobile.validate.lint import device_limits, lint_bundle, lint_file, target_of, worst
+    from sdmobile.formats.bundle.reading import is_bundle
+    from sdmobile.lint import device_limits, lint_bundle, lint_file, target_of, worst
 
     if is_bundle(path):
         reports = lint_bundle(path, runtime, device)

@@ -14,10 +14,10 @@ from sdmobile.errors import OutputError, UnsupportedError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sdmobile.device_profiles.assess import Assessment
-    from sdmobile.device_profiles.assess_device import ChosenUnit
-    from sdmobile.device_profiles.measure import Measurements
-    from sdmobile.validate.bundle import Bundle
+    from sdmobile.formats.bundle.reading import Bundle
+    from sdmobile.prediction.assess import Assessment
+    from sdmobile.prediction.assess_device import ChosenUnit
+    from sdmobile.validate.measure import Measurements
 
 _BUNDLE = "A bundle, or a checkpoint, which is then exported for the device (from the cache where possible)."
 _DEVICE = "A name of `sdmobile devices list`, or a profile of your own: FILE.toml; without it, the bundle's device."
@@ -50,7 +50,7 @@ def profile(
     kept apart.
     """
     from sdmobile.cli.profile_view import measured_views, predicted_views
-    from sdmobile.device_profiles.assess import assess
+    from sdmobile.prediction.assess import assess
 
     _check_outputs(trace, plot)
     out = Output(json)
@@ -93,7 +93,7 @@ def opened(path: Path | None, device: str | None, out: Output) -> Iterator[Bundl
     """
     import tempfile
 
-    from sdmobile.validate.bundle import is_bundle, open_bundle
+    from sdmobile.formats.bundle.reading import is_bundle, open_bundle
 
     if path is not None and is_bundle(path):
         yield open_bundle(path, verify=False)
@@ -121,10 +121,10 @@ def _exported(checkpoint: Path | None, device: str | None, folder: Path, out: Ou
     """Exports a checkpoint by the usual path, with the usual cache."""
     from sdmobile.cli.stage_view import StageView
     from sdmobile.device_profiles import default_profile
-    from sdmobile.device_profiles.assess_device import choose_unit, runs
     from sdmobile.exporters.bundle import export_bundle
     from sdmobile.exporters.cache import ComponentCache, default_cache_dir
     from sdmobile.exporters.request import ExportRequest, make_plan
+    from sdmobile.prediction.assess_device import choose_unit, runs
 
     chosen = choose_unit(device or default_profile("android"))
     target = runs(chosen.unit)
@@ -142,7 +142,7 @@ def unit_for(bundle: Bundle, device: str | None, unit: str | None) -> ChosenUnit
         UnsupportedError: no such device or unit, or its runtime does not run the bundle's files.
     """
     from sdmobile.device_profiles import default_profile
-    from sdmobile.device_profiles.assess_device import choose_unit
+    from sdmobile.prediction.assess_device import choose_unit
 
     chosen = choose_unit(device or bundle.device or default_profile(bundle.target), unit)
     chosen.require(bundle.target)
@@ -152,15 +152,15 @@ def unit_for(bundle: Bundle, device: str | None, unit: str | None) -> ChosenUnit
 def _write(result: Assessment, trace: Path | None, plot: Path | None, out: Output) -> None:
     import json
 
-    from sdmobile.report.files import write_whole
+    from sdmobile.basics.files import write_whole
 
     if trace is not None:
-        from sdmobile.device_profiles.trace import chrome_trace
+        from sdmobile.prediction.trace import chrome_trace
 
         write_whole(trace, json.dumps(chrome_trace(result)).encode())
         out.note(f"wrote the predicted timeline to {trace}")
     if plot is not None:
-        from sdmobile.device_profiles.plots import roofline_svg
+        from sdmobile.prediction.plots import roofline_svg
 
         write_whole(plot, roofline_svg(result).encode())
         out.note(f"wrote the predicted roofline to {plot}")
@@ -170,7 +170,7 @@ def _measured(
     bundle: Bundle, repeats: int, threads: int | None, program: Path | None, serial: str | None
 ) -> Measurements:
     from sdmobile.cli.progress import step_progress
-    from sdmobile.device_profiles.measure import MeasureOptions, measure_bundle
+    from sdmobile.validate.measure import MeasureOptions, measure_bundle
 
     options = MeasureOptions(repeats, threads, program, serial)
     with step_progress() as progress:

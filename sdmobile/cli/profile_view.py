@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from sdmobile.device_profiles.assess import Assessment, ComponentCost
-    from sdmobile.device_profiles.measure import Measurements
-    from sdmobile.device_profiles.memory_budget import BudgetCheck
+    from sdmobile.prediction.assess import Assessment, ComponentCost
+    from sdmobile.prediction.memory_budget import BudgetCheck
+    from sdmobile.validate.measure import Measurements
 
 
 def seconds(value: float | None) -> str:

@@ -202,7 +202,7 @@ def _progress() -> Iterator[Any]:
 @contextmanager
 def _kept(no_cache: bool) -> Iterator[tuple[Path, Path | None]]:
     """Yields the folder for finished pieces of work and the cache of recordings."""
-    from sdmobile.validate.recording_cache import default_recordings_dir
+    from sdmobile.reference.recording_cache import default_recordings_dir
 
     if no_cache:
         with tempfile.TemporaryDirectory(prefix="sdmobile-quantize-") as scratch:
@@ -241,7 +241,7 @@ def _study(
 
 
 def _write(path: Path, text: str) -> None:
-    from sdmobile.report.files import write_whole
+    from sdmobile.basics.files import write_whole
 
     write_whole(path, text.encode())
 

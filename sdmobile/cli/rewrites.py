@@ -64,8 +64,8 @@ def explain(
     json: Json = False,
 ) -> None:
     """Say what the rules of a device did to a checkpoint, where they were refused and why."""
-    from sdmobile.exporters.contracts import COMPONENTS
-    from sdmobile.exporters.subject import capture_subject
+    from sdmobile.families.contracts import COMPONENTS
+    from sdmobile.reference.subject import capture_subject
     from sdmobile.rewrites.explanation import explain_program
     from sdmobile.rewrites.options import RewriteOptions
     from sdmobile.rewrites.registry import check_names, rule_class, rules_for
@@ -115,7 +115,7 @@ def ablate_rules(
 
     from sdmobile.cli.progress import step_progress
     from sdmobile.device_profiles import device_key
-    from sdmobile.exporters.subject import capture_subject
+    from sdmobile.reference.subject import capture_subject
     from sdmobile.rewrites.options import RewriteOptions
     from sdmobile.rewrites.registry import check_names, rules_for
     from sdmobile.validate.ablation import AblationPlan, run_ablation
@@ -240,7 +240,7 @@ def _phone_table(result: Ablation) -> list[Table]:
 
 
 def _waterfall(heading: str, result: Ablation) -> str:
-    from sdmobile.device_profiles.plots import waterfall_svg
+    from sdmobile.prediction.plots import waterfall_svg
 
     pairs = zip(result.rows, result.predicted, strict=False)
     steps = [(row.rule, 1e-3 * each.milliseconds) for row, each in pairs if each.milliseconds is not None]

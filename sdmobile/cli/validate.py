@@ -102,11 +102,11 @@ def validate(
     """
     from sdmobile.cli.progress import step_progress
     from sdmobile.errors import EXIT_BELOW_THRESHOLD
+    from sdmobile.reference.recording import DEFAULT_PROMPTS
+    from sdmobile.reference.recording_cache import default_recordings_dir
     from sdmobile.validate.check import validate_bundle
     from sdmobile.validate.checkers import CheckerChoice
     from sdmobile.validate.options import ValidationOptions
-    from sdmobile.validate.recording import DEFAULT_PROMPTS
-    from sdmobile.validate.recording_cache import default_recordings_dir
 
     options = ValidationOptions(
         reference=reference,
@@ -165,13 +165,13 @@ def write_report(bundle: Path, validation: Validation, folder: Path) -> None:
     """Writes the report as HTML, JSON, Markdown and JUnit XML, the model card, and one PNG per prompt and runtime."""
     import json
 
+    from sdmobile.basics.files import write_whole
+    from sdmobile.formats.bundle.model_card import model_card
+    from sdmobile.formats.bundle.reading import MANIFEST
     from sdmobile.report.figures import png_bytes
-    from sdmobile.report.files import write_whole
     from sdmobile.report.html import render_report
     from sdmobile.report.junit import junit
     from sdmobile.report.markdown import markdown
-    from sdmobile.report.model_card import model_card
-    from sdmobile.validate.bundle import MANIFEST
 
     manifest = json.loads((bundle / MANIFEST).read_text("utf-8"))
     for index, row in enumerate(validation.images):
@@ -189,9 +189,9 @@ def write_report(bundle: Path, validation: Validation, folder: Path) -> None:
 
 def _show(report: ValidationReport, form: Format) -> None:
     from sdmobile.cli.output import Output
+    from sdmobile.cli.validate_view import tables
     from sdmobile.report.junit import junit
     from sdmobile.report.markdown import markdown
-    from sdmobile.report.terminal import tables
 
     if form is Format.JUNIT:
         typer.echo(junit(report.to_json()), nl=False)

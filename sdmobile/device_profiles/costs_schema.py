@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from sdmobile.device_profiles.fact import Fact, Strict
-from sdmobile.device_profiles.kernels.kernel import Category
+from sdmobile.device_profiles.runtime_rules.kernel import Category
 
 Runtime = Literal["ml-drift", "tflite-gpu", "coreml-ne", "coreml-gpu", "xnnpack"]
 

@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 
 from sdmobile.device_profiles.costs_schema import Latency, Runtime, Unit
 from sdmobile.device_profiles.fact import Fact, Reliability, Strict
-from sdmobile.rewrites.attention.choice import AttentionRow
-from sdmobile.rewrites.attention.kernels import KernelRules
+from sdmobile.device_profiles.runtime_rules.attention_forms import AttentionRow
+from sdmobile.device_profiles.runtime_rules.attention_kernels import KernelRules
 
 __all__ = ["Attention", "DeviceProfile", "Fact", "Forms", "Limits", "PlainForms", "Reliability"]
 

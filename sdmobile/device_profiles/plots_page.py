@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sdmobile.device_profiles import load_profile
-from sdmobile.device_profiles.assess import DECODER, TEXT, UNET, Assessment, budgets, component_cost
-from sdmobile.device_profiles.assess_device import choose_unit
-from sdmobile.device_profiles.assess_savings import savings
 from sdmobile.device_profiles.calibration.ablation import PUBLISHED_REDUCTION, AblationRow
 from sdmobile.device_profiles.calibration.profile_values import write_page
 from sdmobile.device_profiles.calibration.stable_diffusion import published_ablation
-from sdmobile.device_profiles.calibration.stored import stored_graph
-from sdmobile.device_profiles.pipeline_time import end_to_end
-from sdmobile.device_profiles.plots import roofline_svg, waterfall_svg
+from sdmobile.prediction.assess import DECODER, TEXT, UNET, Assessment, budgets, component_cost
+from sdmobile.prediction.assess_device import choose_unit
+from sdmobile.prediction.assess_savings import savings
+from sdmobile.prediction.calibration_stored import stored_graph
+from sdmobile.prediction.pipeline_time import end_to_end
+from sdmobile.prediction.plots import roofline_svg, waterfall_svg
 
 PAGE = "device-profiles.md"
 _STEPS = 20

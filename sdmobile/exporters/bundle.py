@@ -5,43 +5,34 @@ plan ─▶ check folder and resources ─▶ per component: cache or own proces
 
 from __future__ import annotations
 
-import datetime
-import json
-import os
-import re
 import shutil
-import tempfile
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile import __version__
-from sdmobile.errors import OutputError, UsageError
-from sdmobile.exporters.cache import ComponentCache, component_key, compressed_key, library_versions, link_or_copy
-from sdmobile.exporters.lowering import files_of, hash_of
+from sdmobile.basics.files import link_or_copy
+from sdmobile.basics.libraries import library_versions
+from sdmobile.exporters.cache import ComponentCache, component_key, compressed_key
 from sdmobile.exporters.phone_files import write_phone_files
 from sdmobile.exporters.process import run_component
 from sdmobile.exporters.request import ExportPlan, check_resources
+from sdmobile.formats.bundle.reading import KIND, SCHEMA_VERSION
+from sdmobile.formats.bundle.writing import (
+    Part,
+    check_output,
+    created,
+    fixed_date,
+    put_in_place,
+    seal,
+    staging,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     Watch = Callable[[str, dict[str, Any]], None]
-
-MANIFEST = "manifest.json"
-SCHEMA_VERSION = 1
-KIND = "sdmobile-bundle"
-_MEASURED = ("seconds", "peak_rss_bytes")
-
-
-@dataclass(frozen=True)
-class Part:
-    """A finished component: the folder that holds its files, and its record."""
-
-    folder: Path
-    record: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -73,7 +64,7 @@ def export_bundle(plan: ExportPlan, cache: ComponentCache, watch: Watch, ignore_
     """
     started = time.perf_counter()
     out = plan.request.out_dir
-    _fixed_date()  # refused now, not when everything is done
+    fixed_date()  # refused now, not when everything is done
     check_output(out, plan.request.overwrite)
     keys = {component.name: component_key(plan, component.name) for component in plan.components}
     found = {name: hit for name, key in keys.items() if (hit := cache.find(key))}
@@ -114,7 +105,7 @@ def _compressed(
     """Compresses the finished components by the recipe of the request; each result is kept in the cache too."""
     from sdmobile.quantize.activations.recorded import RecordedInputs
     from sdmobile.quantize.apply import Destination, check_recipe, compress_part
-    from sdmobile.validate.recording_cache import default_recordings_dir
+    from sdmobile.reference.recording_cache import default_recordings_dir
 
     recipe = plan.request.recipe
     assert recipe is not None
@@ -137,54 +128,6 @@ def _compressed(
     return results
 
 
-def check_output(out: Path, overwrite: bool) -> None:
-    """Checks that a bundle may be written to a folder.
-
-    Raises:
-        OutputError: it exists and `overwrite` is false, or it is not a bundle, or its parent cannot be written.
-    """
-    if out.exists():
-        if not overwrite:
-            raise OutputError("the output folder must not exist", out, "Pass --overwrite or choose another --output")
-        if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).is_file()):
-            raise OutputError(
-                "--overwrite replaces bundles only", f"{out} has no {MANIFEST}", "Choose another --output"
-            )
-    try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError("the folder above the output must be writable", error) from error
-
-
-@contextmanager
-def staging(out: Path) -> Iterator[Path]:
-    """Yields a hidden folder beside the output, on the same file system, and removes it whatever happens."""
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.part-", dir=out.absolute().parent))
-    except OSError as error:
-        raise OutputError("the folder above the output must be writable", error) from error
-    (folder / "bundle").mkdir()
-    (folder / "work").mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def put_in_place(staged: Path, out: Path) -> None:
-    """Moves the finished bundle to its name; an old one is moved aside first and deleted last."""
-    staged.chmod(0o755)
-    old = staged.parent / "replaced"
-    if out.exists():
-        out.rename(old)
-    try:
-        staged.rename(out)
-    except OSError:
-        if old.exists():
-            old.rename(out)
-        raise
-
-
 def _device_in(device: str, folder: Path) -> str:
     """Returns how a bundle names its device; a user's profile is copied into it, so that it can travel."""
     from sdmobile.device_profiles import is_profile_file, load_profile
@@ -196,34 +139,6 @@ def _device_in(device: str, folder: Path) -> str:
     return name
 
 
-def _fixed_date() -> int | None:
-    """Returns `$SOURCE_DATE_EPOCH` in seconds since 1970, or None (reproducible-builds.org/specs/source-date-epoch).
-
-    Raises:
-        UsageError: it is no number of seconds.
-    """
-    stated = os.environ.get("SOURCE_DATE_EPOCH")
-    if not stated:
-        return None
-    if not re.fullmatch(r"[0-9]{1,11}", stated):
-        raise UsageError("SOURCE_DATE_EPOCH is a number of seconds since 1970", stated, "Correct or unset it")
-    return int(stated)
-
-
-def _created() -> str:
-    """Returns the manifest's date: `$SOURCE_DATE_EPOCH` if it is set, else now."""
-    fixed, utc = _fixed_date(), datetime.timezone.utc
-    moment = datetime.datetime.now(utc) if fixed is None else datetime.datetime.fromtimestamp(fixed, utc)
-    return moment.isoformat(timespec="seconds")
-
-
-def without_measurements(value: Any) -> Any:
-    """Returns JSON values without the time and memory that were measured: they differ from run to run."""
-    if isinstance(value, dict):
-        return {key: without_measurements(item) for key, item in value.items() if key not in _MEASURED}
-    return [without_measurements(item) for item in value] if isinstance(value, list) else value
-
-
 def _write_manifest(plan: ExportPlan, records: dict[str, Any], folder: Path) -> dict[str, Any]:
     checkpoint = plan.checkpoint
     manifest: dict[str, Any] = {
@@ -231,7 +146,7 @@ def _write_manifest(plan: ExportPlan, records: dict[str, Any], folder: Path) -> 
         "kind": KIND,
         "target": plan.request.target,
         "device": _device_in(plan.device, folder),
-        "created": _created(),
+        "created": created(),
         "sdmobile_version": __version__,
         "source": {
             "name": checkpoint.name,
@@ -256,19 +171,3 @@ def _write_manifest(plan: ExportPlan, records: dict[str, Any], folder: Path) -> 
     if plan.request.recipe is not None:
         manifest["recipe"] = plan.request.recipe.to_json()
     return seal(manifest, folder)
-
-
-def seal(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Writes model card and manifest of a bundle under construction; returns the manifest with all files hashed."""
-    from sdmobile.report.model_card import model_card
-
-    manifest = {key: value for key, value in manifest.items() if key != "files"}
-    if _fixed_date() is not None:
-        manifest["components"] = without_measurements(manifest["components"])
-    (folder / "README.md").write_text(model_card(manifest), "utf-8")
-    manifest["files"] = {
-        file.relative_to(folder).as_posix(): {"sha256": hash_of([file]), "bytes": file.stat().st_size}
-        for file in files_of(folder)
-    }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
-    return manifest

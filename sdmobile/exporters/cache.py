@@ -8,19 +8,18 @@ import os
 import platform
 import shutil
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.basics.files import hash_of, link_or_copy
 from sdmobile.basics.fingerprint import code_hash, library_closure
-from sdmobile.exporters.lowering import hash_of
+from sdmobile.basics.libraries import LIBRARIES
 
 if TYPE_CHECKING:
     from sdmobile.exporters.request import ExportPlan
     from sdmobile.quantize.recipes import Recipe
 
-_LIBRARIES = ("torch", "diffusers", "transformers", "coremltools", "litert-torch", "ai-edge-quantizer", "onnx")
-_DECIDING_LIBRARIES = (*_LIBRARIES, "ai-edge-litert", "onnxscript", "onnxruntime", "safetensors", "numpy", "scipy")
+_DECIDING_LIBRARIES = (*LIBRARIES, "ai-edge-litert", "onnxscript", "onnxruntime", "safetensors", "numpy", "scipy")
 _RECORD = "record.json"
 
 
@@ -32,15 +31,6 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdmobile" / "components"
 
 
-def library_versions() -> dict[str, str]:
-    """Returns the installed versions of the libraries that a manifest names."""
-    versions: dict[str, str] = {}
-    for name in _LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def component_key(plan: ExportPlan, component: str) -> str:
@@ -118,19 +108,3 @@ class ComponentCache:
         (part / _RECORD).write_text(json.dumps(record), "utf-8")
         shutil.rmtree(self.root / key, ignore_errors=True)
         part.rename(self.root / key)
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Puts a file or folder elsewhere, by hard links where possible; finished files are never written again."""
-    if source.is_dir():
-        shutil.copytree(source, target, copy_function=_link_file)
-    else:
-        _link_file(str(source), str(target))
-
-
-def _link_file(source: str, target: str) -> str:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-    return target

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sdmobile.errors import UnsupportedError
-from sdmobile.exporters.contracts import OPAQUE, Contract, TensorSpec
+from sdmobile.formats.bundle.contracts import OPAQUE, Contract, TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,12 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile import __version__
+from sdmobile.basics.files import hash_of, size_of
 from sdmobile.errors import ComponentError, MissingDependencyError, ResourceError, SdmobileError, UnsupportedError
 from sdmobile.exporters.chunk_contracts import CHUNKED, part_contracts
-from sdmobile.exporters.contracts import Contract, contract_for, module_name, wrap
-from sdmobile.exporters.job import ExportJob, geometry_for
-from sdmobile.exporters.lowering import LoweringOptions, LoweringRecord, Provenance, hash_of, size_of
+from sdmobile.exporters.job import ExportJob
+from sdmobile.exporters.lowering import LoweringOptions, LoweringRecord, Provenance
 from sdmobile.exporters.stages import StageLog
+from sdmobile.families.contracts import contract_for, module_name
+from sdmobile.families.wrappers import wrap
+from sdmobile.formats.bundle.contracts import Contract
+from sdmobile.reference.geometry import geometry_for
 
 if TYPE_CHECKING:
     import torch
@@ -205,7 +209,7 @@ def _release(program: ExportedProgram, later: list[ExportedProgram]) -> None:
 
 def _graph(run: _Run) -> ExportedProgram:
     """Loads the weights and returns the rewritten graph over them."""
-    from sdmobile.exporters.capture import capture
+    from sdmobile.reference.capture import capture
 
     with run.log.stage("load") as details:
         module = _load(run)
@@ -229,7 +233,7 @@ def _load(run: _Run) -> torch.nn.Module:
 
 def _scan(run: _Run, module: torch.nn.Module) -> list[dict[str, Any]]:
     """Returns the tensors that lose values in float16, and warns of overflow."""
-    from sdmobile.quantize.fp16_scan import scan, warnings_for
+    from sdmobile.basics.float16 import scan, warnings_for
 
     losses = scan((name.removeprefix("component."), tensor) for name, tensor in module.named_parameters())
     run.warnings += warnings_for(losses)
@@ -258,7 +262,7 @@ def _rewrite(run: _Run, program: ExportedProgram, details: dict[str, Any]) -> Ex
 
 def _check_inputs(run: _Run) -> list[tuple[torch.Tensor, ...]]:
     """Returns inputs of the component from a short sampling run."""
-    from sdmobile.validate.component_inputs import as_tensors, recorded_samples
+    from sdmobile.reference.component_inputs import as_tensors, recorded_samples
 
     if run.recorded is None:
         geometry = geometry_for(run.checkpoint, run.job.guidance, run.job.resolution)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.export import ExportedProgram
 
-    from sdmobile.exporters.contracts import Contract
+    from sdmobile.formats.bundle.contracts import Contract
 
 Calls = tuple[tuple["Tensor", ...], ...]
 
@@ -48,7 +48,7 @@ def chain_inputs(
 
 def overflow_warnings(program: ExportedProgram, calls: Calls) -> tuple[str, ...]:
     """Returns one sentence per module whose values float16 cannot hold, for a file that cannot keep them in float32."""
-    from sdmobile.validate.overflow import scan_program
+    from sdmobile.reference.overflow import scan_program
 
     labels = (f"recorded input {number}" for number in range(1, len(calls) + 1))
     return scan_program(program, "component", zip(labels, calls, strict=True)).warnings

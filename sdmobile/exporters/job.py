@@ -7,14 +7,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.errors import UnsupportedError
-from sdmobile.exporters.contracts import Geometry
 from sdmobile.rewrites.options import RewriteOptions
 
 if TYPE_CHECKING:
-    from sdmobile.checkpoints import Checkpoint
-
-_ROWS = {"batch2": 2, "separate": 1}
+    pass
 
 
 @dataclass(frozen=True)
@@ -55,37 +51,3 @@ class ExportJob:
         known = {item.name: data[item.name] for item in fields(cls)}
         paths = {name: Path(known[name]) for name in ("checkpoint", "out_dir")}
         return cls(**{**known, **paths, "rewrites": RewriteOptions.from_json(known["rewrites"])})
-
-
-def geometry_for(checkpoint: Checkpoint, guidance: str, resolution: int | None = None) -> Geometry:
-    """Returns the sizes of an export.
-
-    Args:
-        checkpoint: gives the latent and context sizes.
-        guidance: "batch2" or "separate".
-        resolution: height = width in pixels, None for the checkpoint's own.
-
-    Raises:
-        UnsupportedError: an unknown guidance, or a resolution that is no multiple of the VAE's scale factor.
-    """
-    if guidance not in _ROWS:
-        raise UnsupportedError(f"the guidance must be one of {', '.join(_ROWS)}", guidance)
-    factor = checkpoint.vae_scale_factor
-    pixels = checkpoint.latent_size * factor if resolution is None else resolution
-    if pixels <= 0 or pixels % factor:
-        nearest = max(factor, round(pixels / factor) * factor)
-        raise UnsupportedError(
-            f"the resolution must be a positive multiple of {factor} pixels, the size of a latent cell",
-            pixels,
-            f"Use {nearest}",
-        )
-    return Geometry(
-        batch=_ROWS[guidance],
-        latent_channels=checkpoint.latent_channels,
-        latent_height=pixels // factor,
-        latent_width=pixels // factor,
-        image_height=pixels,
-        image_width=pixels,
-        context_length=checkpoint.context_length,
-        context_dim=checkpoint.context_dim,
-    )

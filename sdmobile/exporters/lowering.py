@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,30 +81,3 @@ class LoweringRecord:
         """Returns the record without the path as a JSON object."""
         total = sum(self.operators.values())
         return {"operators": dict(sorted(self.operators.items())), "operator_count": total, **self.details}
-
-
-def files_of(path: Path) -> list[Path]:
-    """Returns the file, or every file of the folder in a fixed order."""
-    return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-
-
-def size_of(paths: list[Path]) -> int:
-    """Returns the bytes that the files and folders take."""
-    return sum(file.stat().st_size for path in paths for file in files_of(path))
-
-
-def hash_of(paths: list[Path]) -> str:
-    """Returns one SHA-256 over names and contents: of the bytes alone if there is one file."""
-    files = [(file, path.parent) for path in paths for file in files_of(path)]
-    if len(files) == 1:
-        return _file_digest(files[0][0])
-    lines = "".join(f"{_file_digest(file)}  {file.relative_to(base).as_posix()}\n" for file, base in files)
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -77,7 +77,7 @@ def _copy_tokenizer(plan: ExportPlan, folder: Path, optional: bool) -> None:
 
 def _write_android(plan: ExportPlan, records: dict[str, Any], folder: Path) -> None:
     from sdmobile.exporters.sampler_tables import scheduler_document
-    from sdmobile.validate.noise import golden_vectors
+    from sdmobile.reference.noise import golden_vectors
 
     checkpoint = plan.checkpoint
     documents = {

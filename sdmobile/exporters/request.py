@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import ResourceError, UnsupportedError
 from sdmobile.exporters.chunk_contracts import check_chunks
-from sdmobile.exporters.contracts import COMPONENTS, TARGETS, contract_for, module_name
-from sdmobile.exporters.job import ExportJob, geometry_for
+from sdmobile.exporters.job import ExportJob
+from sdmobile.families.contracts import COMPONENTS, contract_for, module_name
+from sdmobile.formats.bundle.contracts import TARGETS
+from sdmobile.reference.geometry import geometry_for
 from sdmobile.rewrites.options import RewriteOptions
 
 if TYPE_CHECKING:
     from sdmobile.checkpoints import Checkpoint
-    from sdmobile.exporters.contracts import Geometry
+    from sdmobile.formats.bundle.contracts import Geometry
     from sdmobile.quantize.recipes import Recipe
 
 # Peak resident memory of one component's process = base + factor · float32 bytes of its weights: bounds on what was

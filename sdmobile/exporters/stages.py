@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+from sdmobile.basics.memory import peak_resident_bytes, resident_bytes
 
 _INTERVAL = 0.05
 
@@ -64,19 +64,6 @@ class StageLog:
         record = StageRecord(name, time.perf_counter() - start, watch.peak, details)
         self.records.append(record)
         self._announce(name, "end", record.seconds, record.peak_rss_bytes)
-
-
-def resident_bytes() -> int:
-    """Returns the present resident set of this process."""
-    import psutil
-
-    return psutil.Process().memory_info().rss
-
-
-def peak_resident_bytes() -> int:
-    """Returns the largest resident set of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 class _PeakWatch:

@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.basics.files import hash_of, link_or_copy, size_of
 from sdmobile.errors import OutputError, UnsupportedError
-from sdmobile.exporters.bundle import Part, check_output, put_in_place, seal, staging
-from sdmobile.exporters.cache import link_or_copy
-from sdmobile.exporters.lowering import hash_of, size_of
+from sdmobile.formats.bundle.writing import Part, check_output, put_in_place, seal, staging
 from sdmobile.quantize.recipes import W8A8, Float16, Recipe
 from sdmobile.quantize.records import CompressionRecord
 from sdmobile.quantize.shipped import hint_for
@@ -23,9 +22,9 @@ from sdmobile.quantize.support import require_components, require_recipe
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from sdmobile.formats.bundle.reading import Bundle
     from sdmobile.quantize.activations.recorded import RecordedInputs
     from sdmobile.quantize.correction_fit import FittedScales
-    from sdmobile.validate.bundle import Bundle
 
     Watch = Callable[[str, dict[str, Any]], None]
 
@@ -87,7 +86,7 @@ def apply_recipe(
         OutputError: the output exists, or a file did not get smaller.
         ComponentError: a weight read back is another than the one encoded.
     """
-    from sdmobile.validate.bundle import open_bundle
+    from sdmobile.formats.bundle.reading import open_bundle
 
     started = time.perf_counter()
     check_output(out, overwrite)
@@ -144,8 +143,8 @@ def needs_inputs(recipe: Recipe) -> bool:
 
 def _inputs_of(bundle: Bundle, reference: Path | None) -> RecordedInputs:
     from sdmobile.quantize.activations.recorded import RecordedInputs
-    from sdmobile.validate.recording_cache import default_recordings_dir
-    from sdmobile.validate.reference import resolve_reference
+    from sdmobile.reference.recording_cache import default_recordings_dir
+    from sdmobile.reference.resolve import resolve_reference
 
     checkpoint = resolve_reference(bundle, reference)
     return RecordedInputs(checkpoint, bundle.geometry, bundle.guidance, default_recordings_dir())

@@ -66,7 +66,7 @@ class Sensitivity:
         return int(self.elements.sum())
 
     def psnr_db(self, error: float) -> float:
-        """Returns 20·log₁₀(peak / √error) in dB: `validate.metrics.psnr` with the reference's peak."""
+        """Returns 20·log₁₀(peak / √error) in dB: `basics.metrics.psnr` with the reference's peak."""
         return math.inf if error <= 0 else 20.0 * math.log10(self.peak / math.sqrt(error))
 
     def error_of(self, psnr_db: float) -> float:

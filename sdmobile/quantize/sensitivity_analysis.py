@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from sdmobile.checkpoints import Checkpoint
     from sdmobile.quantize.sensitivity_work import Tell
-    from sdmobile.validate.sampling import SampleRequest
+    from sdmobile.reference.sampling import SampleRequest
 
 
 CALL, TRAJECTORY = "call", "trajectory"

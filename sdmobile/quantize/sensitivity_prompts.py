@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sdmobile.validate.obedience import CAPTIONED
-from sdmobile.validate.recording import DEFAULT_PROMPTS
+from sdmobile.checkpoints.shapes64.obedience import CAPTIONED
+from sdmobile.reference.recording import DEFAULT_PROMPTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sdmobile.checkpoints import Checkpoint
-    from sdmobile.validate.sampling import SampleRequest
+    from sdmobile.reference.sampling import SampleRequest
 
 ANALYSIS_PROMPTS = DEFAULT_PROMPTS
 # In the captions of the bundled checkpoint; any other text-to-image checkpoint understands them too.
@@ -31,7 +31,7 @@ def requests_for(
     checkpoint: Checkpoint, prompts: Sequence[str], steps: int, seed: int = 0
 ) -> tuple[SampleRequest, ...]:
     """Returns one picture per prompt, with the checkpoint's own guidance and one seed after the other."""
-    from sdmobile.validate.sampling import DEFAULT_GUIDANCE_SCALE, SampleRequest
+    from sdmobile.reference.sampling import DEFAULT_GUIDANCE_SCALE, SampleRequest
 
     scale = checkpoint.guidance_scale or DEFAULT_GUIDANCE_SCALE
     return tuple(SampleRequest(prompt, "", steps, seed + i, scale) for i, prompt in enumerate(prompts))
@@ -40,7 +40,7 @@ def requests_for(
 def judging_requests(checkpoint: Checkpoint, count: int, steps: int) -> tuple[SampleRequest, ...]:
     """Returns pictures to judge by: of shapes-64 captions that training never saw, else the judging prompts in turn."""
     if checkpoint.name == CAPTIONED:
-        from sdmobile.training.data import held_out_captions
+        from sdmobile.checkpoints.shapes64.held_out import held_out_captions
 
         prompts = [caption.text for caption in held_out_captions(count)]
     else:

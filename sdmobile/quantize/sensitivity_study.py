@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdmobile.basics.metrics import psnr
 from sdmobile.quantize.recipes import MIN_ELEMENTS, parse_scheme
-from sdmobile.validate.metrics import psnr
 
 if TYPE_CHECKING:
     import torch
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from sdmobile.checkpoints import Checkpoint
     from sdmobile.quantize.recipes import Recipe
-    from sdmobile.validate.recording import RecordedSample
-    from sdmobile.validate.sampling import SampleRequest
+    from sdmobile.reference.recording import RecordedSample
+    from sdmobile.reference.sampling import SampleRequest
 
 Row = tuple["torch.Tensor", ...]
 _ROWS_PER_CALL = 4
@@ -36,7 +36,7 @@ class Quality:
     """How far outputs are from the exact ones.
 
     Args:
-        psnr_db: over all rows together, as `validate.metrics.psnr`.
+        psnr_db: over all rows together, as `basics.metrics.psnr`.
         worst_db: least PSNR of a row.
         mse: mean squared error over all rows.
     """
@@ -144,8 +144,8 @@ def open_study(
         recordings: cache of recordings, None for none.
     """
     from sdmobile.checkpoints import load_component
-    from sdmobile.exporters.contracts import module_name
-    from sdmobile.exporters.wrappers import wrap_component
+    from sdmobile.families.contracts import module_name
+    from sdmobile.families.wrappers import wrap_component
 
     samples = recorded(checkpoint, component, requests, max_samples, recordings)
     module = wrap_component("ios", component, load_component(checkpoint, module_name(component)))
@@ -160,10 +160,10 @@ def recorded(
     recordings: Path | None,
 ) -> list[RecordedSample]:
     """Returns recorded calls of a component, from the cache if it has them."""
-    from sdmobile.validate.recording import record
-    from sdmobile.validate.recording_cache import RecordingCache, recording_key
-    from sdmobile.validate.runners import TorchRunner
-    from sdmobile.validate.sampling import PipelineSpec
+    from sdmobile.reference.recording import record
+    from sdmobile.reference.recording_cache import RecordingCache, recording_key
+    from sdmobile.reference.sampling import PipelineSpec
+    from sdmobile.reference.torch_runner import TorchRunner
 
     spec = PipelineSpec.from_checkpoint(checkpoint)
     key = recording_key(checkpoint.content_hash, spec, requests, (component,), max_samples, False)

@@ -16,13 +16,13 @@ from torch.utils.checkpoint import checkpoint as recomputed
 if TYPE_CHECKING:
     from sdmobile.checkpoints import Checkpoint
     from sdmobile.quantize.sensitivity_study import Study
-    from sdmobile.validate.sampling import SampleRequest
+    from sdmobile.reference.sampling import SampleRequest
 
 
 class Trajectory(nn.Module):
     """Initial latents [N, C, h, w] and text features without and with the prompt [N, S, D] -> final latents.
 
-    It is `validate.sampling.Sampler.denoise` with gradients: x_{t−1} = step(x_t, ε_u + s·(ε_c − ε_u)).
+    It is `reference.sampling.Sampler.denoise` with gradients: x_{t−1} = step(x_t, ε_u + s·(ε_c − ε_u)).
 
     Args:
         unet: the Diffusers UNet.
@@ -75,9 +75,9 @@ def open_trajectories(checkpoint: Checkpoint, requests: Sequence[SampleRequest])
     """
     from sdmobile.checkpoints import load_component
     from sdmobile.quantize.sensitivity_study import Study
-    from sdmobile.validate.noise import initial_latent
-    from sdmobile.validate.runners import TorchRunner
-    from sdmobile.validate.sampling import PipelineSpec, Sampler
+    from sdmobile.reference.noise import initial_latent
+    from sdmobile.reference.sampling import PipelineSpec, Sampler
+    from sdmobile.reference.torch_runner import TorchRunner
 
     spec = PipelineSpec.from_checkpoint(checkpoint)
     sampler = Sampler(TorchRunner(checkpoint, spec.geometry), spec)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdmobile.basics.metrics import image_psnr, json_number, psnr
+from sdmobile.checkpoints.shapes64.obedience import CAPTIONED, has_captions, read_caption
 from sdmobile.quantize.recipes import Float16
 from sdmobile.quantize.tradeoff_runner import StudyRunner
-from sdmobile.validate.metrics import image_psnr, json_number, psnr
-from sdmobile.validate.obedience import CAPTIONED, has_captions, read_caption
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sdmobile.quantize.recipes import Recipe
     from sdmobile.quantize.sensitivity_study import EncodedWeights, Quality, Study
     from sdmobile.quantize.sensitivity_work import Tell
-    from sdmobile.validate.sampling import SampleRequest, SampleResult
+    from sdmobile.reference.sampling import SampleRequest, SampleResult
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _kind(recipe: Recipe) -> str:
 
 
 def _drawn(checkpoint: Checkpoint, study: Study, requests: Sequence[SampleRequest], tell: Tell) -> list[SampleResult]:
-    from sdmobile.validate.sampling import PipelineSpec, sample_all
+    from sdmobile.reference.sampling import PipelineSpec, sample_all
 
     spec = PipelineSpec.from_checkpoint(checkpoint)
     runner = StudyRunner(checkpoint, study, spec.geometry)
@@ -142,8 +142,9 @@ def _picture_figures(pictures: Pictures, runs: Sequence[SampleResult]) -> dict[s
 
 def obeyed(checkpoint: Checkpoint, runs: Sequence[SampleResult]) -> int | None:
     """Returns how many pictures show what their captions say, or None where captions cannot be judged."""
-    from sdmobile.training.checker import complaints
-    from sdmobile.validate.sampling import PipelineSpec, to_pixels
+    from sdmobile.basics.metrics import to_pixels
+    from sdmobile.checkpoints.shapes64.checker import complaints
+    from sdmobile.reference.sampling import PipelineSpec
 
     if checkpoint.name != CAPTIONED or not has_captions(
         checkpoint.name, PipelineSpec.from_checkpoint(checkpoint).geometry

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sdmobile.report.svg import Axis, Canvas, round_ticks
+from sdmobile.basics.svg import Axis, Canvas, round_ticks
 
 if TYPE_CHECKING:
     from sdmobile.quantize.tradeoff import Point

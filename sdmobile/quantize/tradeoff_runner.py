@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sdmobile.checkpoints import Checkpoint
-    from sdmobile.exporters.contracts import Geometry
+    from sdmobile.formats.bundle.contracts import Geometry
     from sdmobile.quantize.sensitivity_study import Study
-    from sdmobile.validate.runners.base import Arrays
+    from sdmobile.runtimes.base import Arrays
 
 _OUTPUT = {"text_encoder": "last_hidden_state", "unet": "noise_pred", "vae_decoder": "image", "vae_encoder": "moments"}
 
@@ -27,7 +27,7 @@ class StudyRunner:
     """
 
     def __init__(self, checkpoint: Checkpoint, study: Study, geometry: Geometry) -> None:
-        from sdmobile.validate.runners import TorchRunner
+        from sdmobile.reference.torch_runner import TorchRunner
 
         self._exact = TorchRunner(checkpoint, geometry)
         self._study = study

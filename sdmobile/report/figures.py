@@ -42,7 +42,7 @@ def png_bytes(image: NDArray[np.float32], texts: Mapping[str, str] | None = None
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
-    from sdmobile.validate.sampling import to_pixels
+    from sdmobile.basics.metrics import to_pixels
 
     info = PngInfo()
     for key, text in (texts or {}).items():

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.report import words
+from sdmobile.basics import words
 from sdmobile.report.figures import Curve, png_data_uri, trajectory_svg
 
 if TYPE_CHECKING:

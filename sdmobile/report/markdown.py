@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sdmobile.report import words
+from sdmobile.basics import words
 
 
 def markdown(validation: Mapping[str, Any]) -> str:

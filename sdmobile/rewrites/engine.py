@@ -127,7 +127,7 @@ def compare(rule: Rule, before: ExportedProgram, after: ExportedProgram, inputs:
 
 def agreement(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
     """Returns the least PSNR in dB over pairs of outputs; infinite where all are equal."""
-    from sdmobile.validate.metrics import psnr
+    from sdmobile.basics.metrics import psnr
 
     pairs = [(a.numpy(), b.numpy()) for a, b in zip(expected, found, strict=True)]
     return min(math.inf if (a == b).all() else psnr(a, b) for a, b in pairs)

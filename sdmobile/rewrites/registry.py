@@ -168,7 +168,7 @@ def _convolution(forms: Forms) -> Iterator[Rule]:
     if not form.startswith(RUNTIME):
         yield from _form(forms, "convolution")
         return
-    from sdmobile.rewrites.winograd.runtimes import RUNTIME_RULES, Gpu
+    from sdmobile.device_profiles.runtime_rules.winograd import RUNTIME_RULES, Gpu
 
     runtime, _, gpu = form.removeprefix(RUNTIME).partition("/")
     known = [f"{RUNTIME}{name}/{gpu.value}" for name in RUNTIME_RULES for gpu in Gpu]

@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sdmobile.training.captions import Caption, caption
-from sdmobile.training.scenes import Scene, render, sample_scene
-
-HELD_OUT_SEED = 7_000_000
+from sdmobile.checkpoints.shapes64.captions import caption
+from sdmobile.checkpoints.shapes64.scenes import Scene, render, sample_scene
 
 
 def scene_batch(seed: int, step: int, batch: int) -> list[Scene]:
@@ -26,17 +24,6 @@ def to_tensor(images: list[np.ndarray]) -> torch.Tensor:
 def picture_batch(seed: int, step: int, batch: int) -> torch.Tensor:
     """Returns the training pictures of one step, float32 [N, 3, 64, 64] in [-1, 1]."""
     return to_tensor([render(scene) for scene in scene_batch(seed, step, batch)])
-
-
-def held_out_captions(count: int, seed: int = HELD_OUT_SEED) -> list[Caption]:
-    """Returns prompts for combinations that training never saw.
-
-    Args:
-        count: how many.
-        seed: another seed gives other prompts.
-    """
-    rng = np.random.default_rng(seed)
-    return [caption(rng, sample_scene(rng, held_out=True)) for _ in range(count)]
 
 
 def corpus(seed: int, count: int = 4000) -> list[str]:

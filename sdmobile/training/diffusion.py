@@ -10,11 +10,11 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 
-from sdmobile.training.captions import caption
+from sdmobile.checkpoints.shapes64.captions import caption
+from sdmobile.checkpoints.shapes64.scenes import Scene, render
 from sdmobile.training.config import BETAS, SCALING_FACTOR, TrainConfig, unet_config
 from sdmobile.training.data import scene_batch, to_tensor
 from sdmobile.training.loop import Trainer
-from sdmobile.training.scenes import Scene, render
 from sdmobile.training.text import make_tokenizer, tokenize
 
 if TYPE_CHECKING:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdmobile.training.checker import complaints
-from sdmobile.training.data import held_out_captions
+from sdmobile.checkpoints.shapes64.checker import complaints
+from sdmobile.checkpoints.shapes64.held_out import held_out_captions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
     from typing import Any
 
-    from sdmobile.training.captions import Caption
+    from sdmobile.checkpoints.shapes64.captions import Caption
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,9 @@ def drawer(
         steps: sampling steps.
         guidance: classifier-free guidance scale; None for the checkpoint's own.
     """
-    from sdmobile.validate.sampling import SampleRequest, sample, to_pixels
-    from sdmobile.validate.source import open_source
+    from sdmobile.basics.metrics import to_pixels
+    from sdmobile.reference.sampling import SampleRequest, sample
+    from sdmobile.reference.source import open_source
 
     runner, spec, model_hash = open_source(source, runtime)
     scale = spec.guidance_scale if guidance is None else guidance

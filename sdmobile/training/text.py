@@ -15,11 +15,11 @@ from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sdmobile.checkpoints.bpe import write_clip_tokenizer
-from sdmobile.training.captions import Claims, caption
+from sdmobile.checkpoints.shapes64.captions import Claims, caption
+from sdmobile.checkpoints.shapes64.scenes import BACKGROUNDS, COLOURS, RADII, SHAPES
 from sdmobile.training.config import CONTEXT_LENGTH, TrainConfig, text_config
 from sdmobile.training.data import corpus, scene_batch
 from sdmobile.training.loop import Trainer
-from sdmobile.training.scenes import BACKGROUNDS, COLOURS, RADII, SHAPES
 
 if TYPE_CHECKING:
     from sdmobile.training.loop import Progress

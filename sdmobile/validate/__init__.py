@@ -9,23 +9,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sdmobile.validate.bundle import Bundle, open_bundle
+    from sdmobile.formats.bundle.reading import Bundle, open_bundle
+    from sdmobile.reference.sampling import PipelineSpec, SampleRequest, sample
+    from sdmobile.reference.torch_runner import TorchRunner
+    from sdmobile.runtimes import Runner, bundle_runner
+    from sdmobile.runtimes.mlprogram import MLProgram
     from sdmobile.validate.check import validate_bundle
-    from sdmobile.validate.mlprogram import MLProgram
-    from sdmobile.validate.runners import Runner, TorchRunner, bundle_runner
-    from sdmobile.validate.sampling import PipelineSpec, SampleRequest, sample
 
 _HOME = {
-    "Bundle": "bundle",
-    "MLProgram": "mlprogram",
-    "PipelineSpec": "sampling",
-    "Runner": "runners",
-    "SampleRequest": "sampling",
-    "TorchRunner": "runners",
-    "bundle_runner": "runners",
-    "open_bundle": "bundle",
-    "sample": "sampling",
-    "validate_bundle": "check",
+    "Bundle": "sdmobile.formats.bundle.reading",
+    "MLProgram": "sdmobile.runtimes.mlprogram",
+    "PipelineSpec": "sdmobile.reference.sampling",
+    "Runner": "sdmobile.runtimes",
+    "SampleRequest": "sdmobile.reference.sampling",
+    "TorchRunner": "sdmobile.reference.torch_runner",
+    "bundle_runner": "sdmobile.runtimes",
+    "open_bundle": "sdmobile.formats.bundle.reading",
+    "sample": "sdmobile.reference.sampling",
+    "validate_bundle": "sdmobile.validate.check",
 }
 
 __all__ = [
@@ -45,4 +46,4 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(import_module(_HOME[name]), name)

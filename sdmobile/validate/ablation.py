@@ -18,12 +18,12 @@ from sdmobile.validate.interleaved import Run, interleaved
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-    from sdmobile.device_profiles.assess_device import ChosenUnit
-    from sdmobile.exporters.subject import Subject
+    from sdmobile.formats.bundle.reading import BundleComponent
+    from sdmobile.prediction.assess_device import ChosenUnit
+    from sdmobile.reference.recording import RecordedSample
+    from sdmobile.reference.subject import Subject
     from sdmobile.rewrites.options import RewriteOptions
     from sdmobile.rewrites.rule import Rule
-    from sdmobile.validate.bundle import BundleComponent
-    from sdmobile.validate.recording import RecordedSample
 
 Tell = Callable[[str], None]
 
@@ -118,7 +118,7 @@ def run_ablation(subject: Subject, plan: AblationPlan, scratch: Path, tell: Tell
         scratch: folder for the files; they are left there.
         tell: sees what is under way.
     """
-    from sdmobile.validate.component_inputs import as_tensors, recorded_samples
+    from sdmobile.reference.component_inputs import as_tensors, recorded_samples
 
     tell("recording inputs")
     samples = recorded_samples(subject.checkpoint, subject.component, subject.geometry, subject.guidance)
@@ -141,8 +141,8 @@ def run_ablation(subject: Subject, plan: AblationPlan, scratch: Path, tell: Tell
 
 def _predictions(subject: Subject, files: Sequence[BundleComponent | None]) -> tuple[Predicted, ...]:
     """Predicts the phone's latency of every state with a file; empty where the device's units are not known."""
-    from sdmobile.device_profiles.assess_device import choose_unit
     from sdmobile.errors import UnsupportedError
+    from sdmobile.prediction.assess_device import choose_unit
 
     try:
         unit = choose_unit(subject.profile)
@@ -153,9 +153,9 @@ def _predictions(subject: Subject, files: Sequence[BundleComponent | None]) -> t
 
 
 def _predicted(unit: ChosenUnit, file: BundleComponent | None) -> Predicted:
-    from sdmobile.device_profiles.assess import predict_files
-    from sdmobile.device_profiles.graph import read_graph
     from sdmobile.errors import UnsupportedError
+    from sdmobile.formats.graph import read_graph
+    from sdmobile.prediction.assess import predict_files
 
     empty = Predicted(unit.profile.name, unit.name)
     if file is None:
@@ -171,7 +171,7 @@ def _export(subject: Subject, plan: AblationPlan, last: str, scratch: Path, tell
     """Exports the component with the rules up to `last`, by the usual path."""
     from sdmobile.exporters.job import ExportJob
     from sdmobile.exporters.process import run_component
-    from sdmobile.validate.bundle import BundleComponent
+    from sdmobile.formats.bundle.reading import BundleComponent
 
     tell(f"{last}: file")
     names = [rule.name for rule in plan.rules]
@@ -194,7 +194,7 @@ def _export(subject: Subject, plan: AblationPlan, last: str, scratch: Path, tell
 
 
 def _runner(subject: Subject, plan: AblationPlan, file: BundleComponent) -> Any:
-    from sdmobile.validate.runners.choice import RUNTIMES, file_runner
+    from sdmobile.runtimes.choice import RUNTIMES, file_runner
 
     target = subject.profile.target
     return file_runner(target, {subject.component: file}, RUNTIMES[target][0], plan.threads)
@@ -202,7 +202,7 @@ def _runner(subject: Subject, plan: AblationPlan, file: BundleComponent) -> Any:
 
 def _judge(subject: Subject, plan: AblationPlan, file: BundleComponent, samples: Sequence[RecordedSample]) -> Measured:
     """Returns operators, size and error of a file."""
-    from sdmobile.validate.metrics import psnr
+    from sdmobile.basics.metrics import psnr
 
     runner = _runner(subject, plan, file)
     outputs = [(sample.outputs, runner.run(subject.component, sample.inputs)) for sample in samples]
@@ -246,7 +246,7 @@ def _file_loader(
 def _graph_loader(subject: Subject, program: ExportedProgram, sample: RecordedSample) -> Callable[[], Run]:
     import torch
 
-    from sdmobile.validate.component_inputs import as_tensors
+    from sdmobile.reference.component_inputs import as_tensors
 
     inputs = as_tensors(subject.contract, sample)
 

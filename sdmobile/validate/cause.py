@@ -11,16 +11,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from sdmobile.validate.mlprogram.precision import EVALUATORS
+from sdmobile.basics.describe import describe
+from sdmobile.runtimes.mlprogram.precision import EVALUATORS
 from sdmobile.validate.results import FAILED, PASSED
-from sdmobile.validate.words import describe
 
 if TYPE_CHECKING:
     from sdmobile.checkpoints import Checkpoint
+    from sdmobile.formats.bundle.reading import Bundle, BundleComponent
+    from sdmobile.reference.recording import RecordedSample, Recording
+    from sdmobile.runtimes.mlprogram.diagnosis import Fault
     from sdmobile.validate.bisect import Culprit
-    from sdmobile.validate.bundle import Bundle, BundleComponent
-    from sdmobile.validate.mlprogram.diagnosis import Fault
-    from sdmobile.validate.recording import RecordedSample, Recording
     from sdmobile.validate.results import ComponentCheck
 
 FLOAT32_ISLANDS = "export with --float32-islands, which keeps such operations in float32"
@@ -143,11 +143,12 @@ def _float16_fault(
 ) -> Fault | None:
     """Returns the first fault of a component's files, each on what the files before it give in float32."""
     from sdmobile.checkpoints import load_component
-    from sdmobile.exporters.capture import capture
-    from sdmobile.exporters.contracts import module_name, wrap
+    from sdmobile.families.contracts import module_name
+    from sdmobile.families.wrappers import wrap
+    from sdmobile.reference.capture import capture
+    from sdmobile.runtimes.mlprogram import MLProgram
+    from sdmobile.runtimes.mlprogram.diagnosis import first_fault
     from sdmobile.validate.bisect.reference import module_sequence
-    from sdmobile.validate.mlprogram import MLProgram
-    from sdmobile.validate.mlprogram.diagnosis import first_fault
 
     contract = component.contract
     module = wrap(contract.target, component.name, load_component(checkpoint, module_name(component.name)))

@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.basics.describe import describe
+from sdmobile.checkpoints.shapes64.obedience import has_captions
 from sdmobile.errors import UnsupportedError
-from sdmobile.validate.bundle import Bundle, open_bundle
-from sdmobile.validate.obedience import has_captions
+from sdmobile.formats.bundle.reading import Bundle, open_bundle
+from sdmobile.reference.recording import Recording, record
+from sdmobile.reference.sampling import PipelineSpec, SampleResult, sample_all
 from sdmobile.validate.options import ValidationOptions
 from sdmobile.validate.parity import check_component, compare_runs
-from sdmobile.validate.recording import Recording, record
 from sdmobile.validate.results import ERROR, FAILED, NOT_RUN, PASSED, ComponentCheck, TrajectoryCheck, ValidationReport
-from sdmobile.validate.sampling import PipelineSpec, SampleResult, sample_all
 from sdmobile.validate.thresholds import FLOAT32_RUNTIMES
-from sdmobile.validate.words import describe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sdmobile.checkpoints import Checkpoint
+    from sdmobile.reference.overflow import OverflowScan
+    from sdmobile.runtimes import Runner
     from sdmobile.validate.bisect import Culprit
-    from sdmobile.validate.overflow import OverflowScan
-    from sdmobile.validate.runners import Runner
 
 NEEDED_FOR_SAMPLING = ("text_encoder", "unet", "vae_decoder")
 Progress = Callable[[str, int, int], None]
@@ -72,8 +72,8 @@ def validate_bundle(folder: Path, options: ValidationOptions, progress: Progress
         CheckpointError: the reference is missing or another checkpoint.
         UnsupportedError: an unknown component or runtime was asked for.
     """
+    from sdmobile.runtimes import bundle_runner, validation_runtimes
     from sdmobile.validate.extras import run_checkers
-    from sdmobile.validate.runners import bundle_runner, validation_runtimes
 
     started = time.perf_counter()
     bundle = open_bundle(folder)
@@ -110,7 +110,7 @@ def validate_bundle(folder: Path, options: ValidationOptions, progress: Progress
 
 
 def _subject(bundle: Bundle, options: ValidationOptions, tell: Progress) -> _Subject:
-    from sdmobile.validate.reference import resolve_reference
+    from sdmobile.reference.resolve import resolve_reference
 
     wanted = _wanted(bundle, options.components)
     checkpoint = resolve_reference(bundle, options.reference)
@@ -122,8 +122,8 @@ def _subject(bundle: Bundle, options: ValidationOptions, tell: Progress) -> _Sub
 
 def _recorded(subject: _Subject) -> tuple[Recording, bool]:
     """Returns the reference's calls and runs, from the cache where they are there, and whether they were."""
-    from sdmobile.validate.recording_cache import RecordingCache, recording_key
-    from sdmobile.validate.runners import TorchRunner
+    from sdmobile.reference.recording_cache import RecordingCache, recording_key
+    from sdmobile.reference.torch_runner import TorchRunner
 
     options, requests, whole = subject.options, subject.options.requests(), subject.why_no_trajectory is None
 
@@ -193,7 +193,7 @@ def _overflow(subject: _Subject, recording: Recording) -> list[OverflowScan]:
     """Returns where the reference's values come near the largest float16 number, if that was asked for."""
     if not subject.options.overflow:
         return []
-    from sdmobile.validate.overflow import scan_component
+    from sdmobile.reference.overflow import scan_component
 
     scans = []
     for index, name in enumerate(subject.wanted):

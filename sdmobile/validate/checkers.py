@@ -11,9 +11,9 @@ from sdmobile.validate.extras import PREDICTED, Checker, ExtraCheck
 from sdmobile.validate.results import FAILED, NOT_RUN, PASSED, WARNING
 
 if TYPE_CHECKING:
-    from sdmobile.validate.bundle import Bundle
+    from sdmobile.formats.bundle.reading import Bundle
+    from sdmobile.reference.recording import Recording
     from sdmobile.validate.gpu.bundle import GpuCheck
-    from sdmobile.validate.recording import Recording
 
 _SHOWN = 5  # findings of one file in a report; `sdmobile lint` lists all
 
@@ -56,8 +56,8 @@ def lint_checker(fail: bool) -> Checker:
     """
 
     def check(bundle: Bundle, components: Sequence[str], _recording: Recording) -> list[ExtraCheck]:
-        from sdmobile.validate.lint import device_limits, lint_component
-        from sdmobile.validate.lint.dispatch import DEPLOYMENT_TARGET
+        from sdmobile.lint import device_limits, lint_component
+        from sdmobile.lint.dispatch import DEPLOYMENT_TARGET
 
         if bundle.target not in ("ios", "android"):
             return []

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.validate.metrics import json_number
+from sdmobile.basics.describe import describe
+from sdmobile.basics.metrics import json_number
 from sdmobile.validate.results import ERROR, FAILED
-from sdmobile.validate.words import describe
 
 if TYPE_CHECKING:
-    from sdmobile.validate.bundle import Bundle
-    from sdmobile.validate.recording import Recording
+    from sdmobile.formats.bundle.reading import Bundle
+    from sdmobile.reference.recording import Recording
 
 PREDICTED = "prediction"
 HERE = "this machine"

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdmobile.validate.recording import DEFAULT_MAX_SAMPLES, DEFAULT_PROMPTS
-from sdmobile.validate.sampling import DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS, SampleRequest
+from sdmobile.reference.recording import DEFAULT_MAX_SAMPLES, DEFAULT_PROMPTS
+from sdmobile.reference.sampling import DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS, SampleRequest
 from sdmobile.validate.thresholds import Thresholds
 
 if TYPE_CHECKING:

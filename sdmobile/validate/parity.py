@@ -6,16 +6,16 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sdmobile.validate import metrics
-from sdmobile.validate.obedience import judge
+from sdmobile.basics import metrics
+from sdmobile.basics.describe import describe
+from sdmobile.basics.ssim import image_ssim
+from sdmobile.checkpoints.shapes64.obedience import judge
 from sdmobile.validate.results import ERROR, FAILED, PASSED, ComponentCheck, SampleCheck, TrajectoryCheck
-from sdmobile.validate.ssim import image_ssim
-from sdmobile.validate.words import describe
 
 if TYPE_CHECKING:
-    from sdmobile.validate.recording import RecordedSample
-    from sdmobile.validate.runners import Runner
-    from sdmobile.validate.sampling import SampleResult
+    from sdmobile.reference.recording import RecordedSample
+    from sdmobile.reference.sampling import SampleResult
+    from sdmobile.runtimes import Runner
     from sdmobile.validate.thresholds import Thresholds
 
 

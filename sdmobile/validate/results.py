@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.validate.metrics import Metrics, json_number
+from sdmobile.basics.metrics import Metrics, json_number
 from sdmobile.validate.thresholds import Limits, Thresholds
 
 if TYPE_CHECKING:
+    from sdmobile.checkpoints.shapes64.obedience import Obedience
+    from sdmobile.reference.overflow import OverflowScan
     from sdmobile.validate.bisect import Culprit
     from sdmobile.validate.cause import Cause
     from sdmobile.validate.extras import ExtraCheck
-    from sdmobile.validate.obedience import Obedience
-    from sdmobile.validate.overflow import OverflowScan
 
 SCHEMA_VERSION = 2
 PASSED, FAILED, ERROR, NOT_RUN = "passed", "failed", "error", "not run"

@@ -26,7 +26,7 @@ from sdmobile.errors import UnsupportedError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sdmobile.validate.metrics import Metrics
+    from sdmobile.basics.metrics import Metrics
 
 COMPONENT_DB = 35.0
 FLOAT32_DB = 60.0

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from sdmobile.cli.export import _show_memory
-from sdmobile.device_profiles.assess import bundle_memory
-from sdmobile.device_profiles.memory_budget import Advice, BudgetCheck
-from sdmobile.validate.bundle import Bundle
-from tests.device_profiles.assessed import sd15, sd15_bundle
+from sdmobile.formats.bundle.reading import Bundle
+from sdmobile.prediction.assess import bundle_memory
+from sdmobile.prediction.memory_budget import Advice, BudgetCheck
+from tests.prediction.assessed import sd15, sd15_bundle
 
 __all__ = ["sd15"]
 

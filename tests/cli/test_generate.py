@@ -10,11 +10,12 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from sdmobile import __version__
+from sdmobile.basics.metrics import to_pixels
 from sdmobile.checkpoints import open_checkpoint
 from sdmobile.cli.generate import generate
 from sdmobile.errors import CheckpointError, OutputError, UnsupportedError
-from sdmobile.validate.runners import TorchRunner
-from sdmobile.validate.sampling import PipelineSpec, SampleRequest, sample, to_pixels
+from sdmobile.reference.sampling import PipelineSpec, SampleRequest, sample
+from sdmobile.reference.torch_runner import TorchRunner
 
 
 def run(*arguments: object) -> Result:

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from sdmobile.cli.lint import lint
 from sdmobile.errors import EXIT_UNSUPPORTED
-from sdmobile.validate.lint import LintInputError
-from tests.validate.lint.corpus.graph import Graph
+from sdmobile.lint import LintInputError
+from tests.lint.corpus.graph import Graph
 
 app = typer.Typer()
 app.command()(lint)

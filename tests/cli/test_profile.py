@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-import sdmobile.validate.bundle as bundle_module
+import sdmobile.formats.bundle.reading as bundle_module
 from sdmobile.cli import app as cli
 from sdmobile.cli.app import app
 from sdmobile.cli.profile import unit_for
 from sdmobile.cli.profile_view import seconds
 from sdmobile.device_profiles import list_profiles, profile_path
 from sdmobile.device_profiles.calibration.stable_diffusion import image_time, phones
-from sdmobile.device_profiles.measure import MeasureOptions, measure_bundle, sample_inputs
 from sdmobile.errors import UnsupportedError
-from sdmobile.validate.bundle import Bundle, open_bundle
-from tests.device_profiles.assessed import sd15, sd15_bundle
+from sdmobile.formats.bundle.reading import Bundle, open_bundle
+from sdmobile.validate.measure import MeasureOptions, measure_bundle, sample_inputs
+from tests.prediction.assessed import sd15, sd15_bundle
 
 __all__ = ["sd15"]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from sdmobile.device_profiles import device_key, list_profiles, load_profile, profile_hash, profile_path
-from sdmobile.device_profiles.compare import differences, facts
 from sdmobile.device_profiles.profile_file import ProfileError, read_profile, remarks
 from sdmobile.errors import UnsupportedError
+from sdmobile.prediction.compare import differences, facts
 
 _TEXT = profile_path("iphone-15-pro").read_text("utf-8")
 

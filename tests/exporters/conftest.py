@@ -14,8 +14,8 @@ import pytest
 if TYPE_CHECKING:
     import torch
 
-    from sdmobile.exporters.contracts import Contract
     from sdmobile.exporters.lowering import LoweringRecord, Provenance
+    from sdmobile.formats.bundle.contracts import Contract
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Lowered:
 
     def inputs(self, seed: int = 1) -> dict[str, np.ndarray]:
         """Returns random inputs of the file; other ones than those of the capture."""
-        from sdmobile.exporters.capture import example_inputs
+        from sdmobile.reference.capture import example_inputs
 
         arrays = {
             spec.name: tensor.numpy()
@@ -64,11 +64,12 @@ def lowered(
     def make(target: str, component: str) -> Lowered:
         from sdmobile.checkpoints import load_component, open_checkpoint
         from sdmobile.device_profiles import default_profile
-        from sdmobile.exporters.capture import capture
         from sdmobile.exporters.component import lower_to_file
-        from sdmobile.exporters.contracts import contract_for, wrap
-        from sdmobile.exporters.job import geometry_for
         from sdmobile.exporters.lowering import LoweringOptions
+        from sdmobile.families.contracts import contract_for
+        from sdmobile.families.wrappers import wrap
+        from sdmobile.reference.capture import capture
+        from sdmobile.reference.geometry import geometry_for
         from sdmobile.rewrites.engine import rewrite
         from sdmobile.rewrites.registry import rules_for
 

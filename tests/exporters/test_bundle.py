@@ -15,12 +15,13 @@ import pytest
 
 from sdmobile.errors import ComponentError, OutputError, ResourceError, UnsupportedError, UsageError
 from sdmobile.exporters import bundle as bundle_module
-from sdmobile.exporters.bundle import check_output, export_bundle
+from sdmobile.exporters.bundle import export_bundle
 from sdmobile.exporters.cache import ComponentCache, component_key
 from sdmobile.exporters.job import ExportJob
 from sdmobile.exporters.process import run_component
 from sdmobile.exporters.request import ExportPlan, ExportRequest, check_resources, make_plan
-from sdmobile.validate.bundle import open_bundle
+from sdmobile.formats.bundle.reading import open_bundle
+from sdmobile.formats.bundle.writing import check_output
 
 
 def _plan(checkpoint: Path, out: Path, target: str = "onnx", **options: Any) -> ExportPlan:
@@ -66,9 +67,9 @@ def test_metadata_tells_an_app_what_the_files_take(exported: tuple[ExportPlan, C
 def test_a_profile_of_ones_own_travels_with_the_bundle(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """Also after a recipe, and when the file that was named at the export is gone."""
     from sdmobile.device_profiles import profile_path
+    from sdmobile.lint.dispatch import lint_bundle
     from sdmobile.quantize.apply import apply_recipe
     from sdmobile.quantize.recipes import named_recipe
-    from sdmobile.validate.lint.dispatch import lint_bundle
 
     mine = tmp_path / "phone.toml"
     text = profile_path("iphone-15-pro").read_text("utf-8")

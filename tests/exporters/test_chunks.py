@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from sdmobile.errors import UnsupportedError
-from sdmobile.exporters.capture import example_inputs
 from sdmobile.exporters.chunks import SLACK, split
-from sdmobile.exporters.subject import Subject, capture_subject
+from sdmobile.reference.capture import example_inputs
+from sdmobile.reference.subject import Subject, capture_subject
 from sdmobile.rewrites.program import run
 
 

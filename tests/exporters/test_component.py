@@ -14,9 +14,10 @@ from sdmobile.checkpoints import open_checkpoint
 from sdmobile.errors import CheckpointError, ComponentError, MissingDependencyError, ResourceError, UnsupportedError
 from sdmobile.exporters import component as component_module
 from sdmobile.exporters.component import export_component
-from sdmobile.exporters.contracts import Contract, Geometry
-from sdmobile.exporters.job import ExportJob, geometry_for
+from sdmobile.exporters.job import ExportJob
 from sdmobile.exporters.lowering import LoweringRecord
+from sdmobile.formats.bundle.contracts import Contract, Geometry
+from sdmobile.reference.geometry import geometry_for
 
 
 def job(checkpoint: Path, out: Path, target: str = "onnx", component: str = "vae_encoder") -> ExportJob:

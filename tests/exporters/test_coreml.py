@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sdmobile.basics.metrics import psnr
 from sdmobile.errors import UnsupportedError
-from sdmobile.exporters.contracts import COMPONENTS
-from sdmobile.validate.metrics import psnr
+from sdmobile.families.contracts import COMPONENTS
 from tests.exporters.conftest import Lowered
 
 Lower = Callable[[str, str], Lowered]
@@ -44,7 +44,7 @@ def test_interface_is_the_contract(lowered: Lower, component: str) -> None:
 @pytest.mark.parametrize("component", COMPONENTS)
 @pytest.mark.parametrize(("precision", "threshold"), [("float32", 65.0), ("float16", 55.0)])
 def test_numbers(lowered: Lower, component: str, precision: Any, threshold: float) -> None:
-    from sdmobile.validate.mlprogram import MLProgram
+    from sdmobile.runtimes.mlprogram import MLProgram
 
     case = lowered("ios", component)
     inputs = case.inputs()
@@ -72,7 +72,7 @@ def test_sinusoids_of_the_timestep_stay_in_float32(lowered: Lower) -> None:
 
 @pytest.mark.parametrize("timestep", [0.0, 1.0, 500.5, 999.0])
 def test_every_timestep_is_accurate_in_float16(lowered: Lower, timestep: float) -> None:
-    from sdmobile.validate.mlprogram import MLProgram
+    from sdmobile.runtimes.mlprogram import MLProgram
 
     case = lowered("ios", "unet")
     inputs = case.inputs() | {"timestep": np.full(2, timestep, np.float32)}
@@ -110,11 +110,13 @@ def test_large_vocabulary_is_not_squeezed_into_int16(provenance: Any, tmp_path: 
     import torch
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from sdmobile.exporters.capture import capture
-    from sdmobile.exporters.contracts import Geometry, contract_for, wrap
     from sdmobile.exporters.coreml.lower import lower
     from sdmobile.exporters.lowering import LoweringOptions
-    from sdmobile.validate.mlprogram import MLProgram
+    from sdmobile.families.contracts import contract_for
+    from sdmobile.families.wrappers import wrap
+    from sdmobile.formats.bundle.contracts import Geometry
+    from sdmobile.reference.capture import capture
+    from sdmobile.runtimes.mlprogram import MLProgram
 
     torch.manual_seed(0)
     config = CLIPTextConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
@@ -132,9 +134,10 @@ def test_the_converter_still_refuses_alias(provenance: Any, tmp_path: Any) -> No
     """Why `rewrites.tidy` removes aliases; if this fails, coremltools has learnt the operator."""
     import torch
 
-    from sdmobile.exporters.contracts import Geometry, contract_for
     from sdmobile.exporters.coreml.lower import lower
     from sdmobile.exporters.lowering import LoweringOptions
+    from sdmobile.families.contracts import contract_for
+    from sdmobile.formats.bundle.contracts import Geometry
 
     class Alias(torch.nn.Module):
         def forward(self, z: torch.Tensor) -> torch.Tensor:

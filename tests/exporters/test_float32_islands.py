@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from sdmobile.basics.metrics import psnr
 from sdmobile.exporters.chunk_contracts import part_contracts
 from sdmobile.exporters.chunks import split
 from sdmobile.exporters.component import export_component
@@ -16,16 +17,15 @@ from sdmobile.exporters.coreml.lower import lower
 from sdmobile.exporters.float16_range import chain_inputs
 from sdmobile.exporters.job import ExportJob
 from sdmobile.exporters.lowering import LoweringOptions, Provenance
-from sdmobile.exporters.subject import Subject, capture_subject
+from sdmobile.reference.component_inputs import as_tensors, recorded_samples
+from sdmobile.reference.overflow import NEAR, OVERFLOWS, scan_program, scan_samples
+from sdmobile.reference.recording import RecordedSample
+from sdmobile.reference.subject import Subject, capture_subject
 from sdmobile.rewrites.engine import rewrite
 from sdmobile.rewrites.naming import name_by_module
 from sdmobile.rewrites.options import RewriteOptions
 from sdmobile.rewrites.registry import rules_for
-from sdmobile.validate.component_inputs import as_tensors, recorded_samples
-from sdmobile.validate.metrics import psnr
-from sdmobile.validate.mlprogram import MLProgram
-from sdmobile.validate.overflow import NEAR, OVERFLOWS, scan_program, scan_samples
-from sdmobile.validate.recording import RecordedSample
+from sdmobile.runtimes.mlprogram import MLProgram
 from tests.validate.scaled import scaled_checkpoint
 
 ATTENTION = "encoder.mid_block.attentions.0"

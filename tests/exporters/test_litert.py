@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sdmobile.basics.metrics import psnr
 from sdmobile.errors import UnsupportedError
-from sdmobile.exporters.contracts import COMPONENTS, Contract
-from sdmobile.exporters.litert.graph import read_facts
 from sdmobile.exporters.litert.lower import gpu_warnings
+from sdmobile.families.contracts import COMPONENTS
+from sdmobile.formats.bundle.contracts import Contract
+from sdmobile.formats.tflite.graph import read_facts
 from sdmobile.quantize import tflite_float16
 from sdmobile.quantize.tflite_float16 import cast_weights
-from sdmobile.validate.metrics import psnr
 from tests.exporters.conftest import Lowered
 from tests.validate.breakage import Flatbuffer
 

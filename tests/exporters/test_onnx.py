@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sdmobile.exporters.contracts import COMPONENTS, Contract
+from sdmobile.basics.metrics import psnr
 from sdmobile.exporters.onnx import lower as onnx_lower
-from sdmobile.validate.metrics import psnr
+from sdmobile.families.contracts import COMPONENTS
+from sdmobile.formats.bundle.contracts import Contract
 from tests.exporters.conftest import Lowered
 
 Lower = Callable[[str, str], Lowered]
@@ -47,8 +48,8 @@ def test_opset_and_metadata(lowered: Lower) -> None:
 def test_large_weights_go_to_a_file_beside(
     lowered: Lower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, provenance: Any
 ) -> None:
-    from sdmobile.exporters.capture import capture
     from sdmobile.exporters.lowering import LoweringOptions
+    from sdmobile.reference.capture import capture
 
     monkeypatch.setattr(onnx_lower, "EXTERNAL_DATA_ABOVE", 1000)
     case = lowered("onnx", "text_encoder")

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
+from sdmobile.basics.files import hash_of, size_of
 from sdmobile.cli.app import run
 from sdmobile.device_profiles import profile_path
 from sdmobile.errors import OutputError, UnsupportedError
 from sdmobile.exporters import bundle as bundle_module
 from sdmobile.exporters.bundle import ExportResult, export_bundle
 from sdmobile.exporters.cache import ComponentCache
-from sdmobile.exporters.lowering import hash_of, size_of
 from sdmobile.exporters.request import ExportRequest, make_plan
+from sdmobile.formats.bundle.reading import open_bundle
 from sdmobile.quantize.apply import apply_recipe
 from sdmobile.quantize.recipes import Override, Palette, Recipe, named_recipe, save_recipe
-from sdmobile.validate.bundle import open_bundle
 
 COMPONENTS = ("vae_decoder", "vae_encoder")
 Export = Callable[..., ExportResult]

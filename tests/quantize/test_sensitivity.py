@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from sdmobile.basics.metrics import psnr
 from sdmobile.errors import UnsupportedError
 from sdmobile.quantize.recipes import MIN_ELEMENTS, named_recipe
 from sdmobile.quantize.sensitivity import Sensitivity, load_sensitivity, rank_correlation
 from sdmobile.quantize.sensitivity_analysis import measured_layers
 from sdmobile.quantize.sensitivity_study import compressible
-from sdmobile.validate.metrics import psnr
 from tests.quantize.small_studies import WIDTH, deep_network, encoded, sensitivity_of, study_of
 
 SCHEMES = ("palette2", "palette8", "palette4g16")

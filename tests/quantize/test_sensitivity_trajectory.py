@@ -12,8 +12,8 @@ from sdmobile.quantize.sensitivity_analysis import AnalysisPlan
 from sdmobile.quantize.sensitivity_prompts import requests_for
 from sdmobile.quantize.sensitivity_study import compressible
 from sdmobile.quantize.sensitivity_trajectory import open_trajectories
-from sdmobile.validate.runners import TorchRunner
-from sdmobile.validate.sampling import PipelineSpec, sample_all
+from sdmobile.reference.sampling import PipelineSpec, sample_all
+from sdmobile.reference.torch_runner import TorchRunner
 
 
 def test_the_loop_ends_at_the_samplers_latent(tiny_checkpoint: Path) -> None:

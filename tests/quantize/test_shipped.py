@@ -10,7 +10,7 @@ import pytest
 
 from sdmobile.checkpoints import open_checkpoint
 from sdmobile.errors import UnsupportedError
-from sdmobile.exporters.bundle import Part
+from sdmobile.formats.bundle.writing import Part
 from sdmobile.quantize import apply
 from sdmobile.quantize.apply import Destination, check_recipe
 from sdmobile.quantize.coreml import apply as backend

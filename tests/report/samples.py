@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sdmobile.exporters.contracts import COMPONENTS, Geometry, contract_for
+from sdmobile.basics.metrics import Metrics
+from sdmobile.checkpoints.shapes64.obedience import Obedience
+from sdmobile.families.contracts import COMPONENTS, contract_for
+from sdmobile.formats.bundle.contracts import Geometry
+from sdmobile.reference.overflow import OverflowScan, Peak
 from sdmobile.validate.extras import PREDICTED, ExtraCheck
-from sdmobile.validate.metrics import Metrics
-from sdmobile.validate.obedience import Obedience
-from sdmobile.validate.overflow import OverflowScan, Peak
 from sdmobile.validate.results import ComponentCheck, SampleCheck, TrajectoryCheck, ValidationReport
 from sdmobile.validate.thresholds import Limits, Thresholds
 

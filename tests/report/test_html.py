@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sdmobile.basics.metrics import to_pixels
 from sdmobile.report.html import render_report
-from sdmobile.validate.sampling import to_pixels
 from tests.report.samples import HASH, images, manifest, validation
 
 VOID = {"meta", "img", "br", "link", "line", "input"}

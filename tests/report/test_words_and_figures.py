@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sdmobile.report import words
+from sdmobile.basics import words
 from sdmobile.report.figures import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Curve, png_bytes, trajectory_svg
 
 

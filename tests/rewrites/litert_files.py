@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sdmobile.exporters.contracts import Contract, TensorSpec
-from sdmobile.exporters.litert.graph import FileFacts, read_facts
 from sdmobile.exporters.litert.lower import lower
 from sdmobile.exporters.lowering import LoweringOptions, Provenance
+from sdmobile.formats.bundle.contracts import Contract, TensorSpec
+from sdmobile.formats.tflite.graph import FileFacts, read_facts
 from sdmobile.rewrites.engine import rewrite
 from sdmobile.rewrites.rule import RewriteRecord, Rule
 from sdmobile.rewrites.tidy import tidy

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from sdmobile.basics.metrics import psnr
 from sdmobile.rewrites.channel_bias import ChannelBias, add_linear
 from sdmobile.rewrites.engine import rewrite
 from sdmobile.rewrites.group_norm import GroupNormNhwcAmax
-from sdmobile.validate.metrics import psnr
 from tests.rewrites.litert_files import litert_file
 
 

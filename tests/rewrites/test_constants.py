@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from sdmobile.basics.metrics import psnr
 from sdmobile.rewrites.constants import SplitConstants, float16_factors
 from sdmobile.rewrites.engine import rewrite
 from sdmobile.rewrites.program import run
-from sdmobile.validate.metrics import psnr
 
 
 def half(c: float) -> float:

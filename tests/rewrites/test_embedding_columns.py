@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from sdmobile.lint import lint_file
 from sdmobile.quantize.tflite_float16 import cast_weights
 from sdmobile.rewrites.embedding_columns import EmbeddingColumns
 from sdmobile.rewrites.engine import rewrite
-from sdmobile.validate.lint import lint_file
 from tests.rewrites.litert_files import litert_file
 
 

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sdmobile.exporters.litert.graph import read_facts
+from sdmobile.basics.metrics import psnr
+from sdmobile.formats.tflite.graph import read_facts
 from sdmobile.rewrites.engine import rewrite
 from sdmobile.rewrites.geglu import GegluSplit
 from sdmobile.rewrites.gelu import GeluSwish, GeluTanh
 from sdmobile.rewrites.program import run
-from sdmobile.validate.metrics import psnr
 
 
 class Geglu(nn.Module):

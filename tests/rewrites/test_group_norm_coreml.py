@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sdmobile.basics.metrics import psnr
 from sdmobile.rewrites.engine import rewrite
 from sdmobile.rewrites.group_norm import GroupNormInstanceNorm
 from sdmobile.rewrites.rule import Rule
-from sdmobile.validate.metrics import psnr
-from sdmobile.validate.mlprogram import MLProgram
+from sdmobile.runtimes.mlprogram import MLProgram
 
 
 class Inflated(nn.Module):

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from sdmobile.basics.metrics import psnr
 from sdmobile.rewrites.engine import rewrite
 from sdmobile.rewrites.layer_norm import LayerNormPlain, layer_norm_plain
-from sdmobile.validate.metrics import psnr
 from tests.rewrites.litert_files import litert_file
 
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sdmobile.basics.metrics import psnr
 from sdmobile.rewrites.layer_norm import layer_norm_plain
 from sdmobile.rewrites.layer_norm_amax import layer_norm_amax
-from sdmobile.validate.metrics import psnr
 
 DECADES = pytest.mark.parametrize("std", [0.01, 0.1, 1.0, 10.0, 100.0, 1000.0])
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from sdmobile.basics.metrics import psnr
 from sdmobile.rewrites.engine import Rewritten, rewrite
 from sdmobile.rewrites.rule import Match
 from sdmobile.rewrites.timestep_sinusoid import TimestepSinusoid, timestep_embedding
-from sdmobile.validate.metrics import psnr
 from tests.rewrites.litert_files import litert_file
 
 WIDTH = 64

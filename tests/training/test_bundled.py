@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from sdmobile.checkpoints import bundled_checkpoint, open_checkpoint
-from sdmobile.training.data import held_out_captions
+from sdmobile.checkpoints.shapes64.held_out import held_out_captions
 from sdmobile.training.evaluate import drawer, measure_obedience
 
 

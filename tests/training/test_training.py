@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdmobile.training.captions import caption
+from sdmobile.checkpoints.shapes64.captions import caption
 from sdmobile.training.config import BETAS, SCALING_FACTOR, Stage, TrainConfig, vae_config
 from sdmobile.training.data import picture_batch, scene_batch
 from sdmobile.training.diffusion import loss_weights

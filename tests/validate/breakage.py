@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sdmobile.validate.mlprogram.package import open_package
+from sdmobile.formats.mlprogram.package import open_package
 from tests.validate.bundles import read_manifest, write_manifest
 
 Change = Callable[[np.ndarray], np.ndarray]

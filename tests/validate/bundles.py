@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 
 from sdmobile.checkpoints import Checkpoint, load_component, open_checkpoint
-from sdmobile.exporters.contracts import COMPONENTS, Geometry, contract_for, wrap
-from sdmobile.exporters.job import ExportJob, geometry_for
+from sdmobile.exporters.job import ExportJob
+from sdmobile.families.contracts import COMPONENTS, contract_for
+from sdmobile.families.wrappers import wrap
+from sdmobile.formats.bundle.contracts import Geometry
+from sdmobile.formats.bundle.reading import KIND, MANIFEST, SCHEMA_VERSION, sha256_file
+from sdmobile.reference.geometry import geometry_for
 from sdmobile.rewrites.options import RewriteOptions
-from sdmobile.validate.bundle import KIND, MANIFEST, SCHEMA_VERSION, sha256_file
 
 MODULE = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae", "vae_encoder": "vae"}
 

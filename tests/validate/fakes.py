@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sdmobile.validate.runners import Runner
-from sdmobile.validate.runners.base import Arrays
+from sdmobile.runtimes import Runner
+from sdmobile.runtimes.base import Arrays
 
 
 class NoisyRunner:

@@ -10,14 +10,14 @@ from typing import Any, cast
 import pytest
 
 from sdmobile.cli.rewrites import _markdown, _phone_cells, _waterfall
-from sdmobile.device_profiles import graph as graph_module
 from sdmobile.device_profiles import load_profile
-from sdmobile.device_profiles.assess_device import choose_unit
-from sdmobile.device_profiles.kernels import kernels_of
-from sdmobile.device_profiles.latency import predict
+from sdmobile.formats import graph as graph_module
+from sdmobile.prediction.assess_device import choose_unit
+from sdmobile.prediction.kernels import kernels_of
+from sdmobile.prediction.latency import predict
 from sdmobile.rewrites.ablation import BASELINE, AblationRow
 from sdmobile.validate.ablation import Ablation, Measured, Predicted, _predictions
-from tests.device_profiles.assessed import sd15_graph
+from tests.prediction.assessed import sd15_graph
 
 
 def _subject(device: str) -> Any:

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from sdmobile.basics.metrics import psnr
 from sdmobile.validate.bisect import run
 from sdmobile.validate.bisect.diagnose import epsilon_faults
 from sdmobile.validate.bisect.graph import ExportedGraph, FileOp, Piece
 from sdmobile.validate.bisect.match import Match, match_modules
 from sdmobile.validate.bisect.reference import ModuleOutput
 from sdmobile.validate.bisect.run import OUTPUT_MODULE, Case, Culprit
-from sdmobile.validate.metrics import psnr
 from sdmobile.validate.results import ComponentCheck
 
 Function = Callable[[np.ndarray], np.ndarray]

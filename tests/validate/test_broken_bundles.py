@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sdmobile.basics.metrics import psnr
 from sdmobile.errors import EXIT_CHECKPOINT
+from sdmobile.formats.bundle.reading import BundleError
 from sdmobile.report.html import render_report
 from sdmobile.report.junit import junit
 from sdmobile.report.markdown import markdown
-from sdmobile.validate.bundle import BundleError
+from sdmobile.runtimes.mlprogram import MLProgram
 from sdmobile.validate.check import validate_bundle
 from sdmobile.validate.checkers import CheckerChoice
-from sdmobile.validate.metrics import psnr
-from sdmobile.validate.mlprogram import MLProgram
 from sdmobile.validate.options import ValidationOptions
 from sdmobile.validate.results import ValidationReport
 from tests.validate.breakage import Flatbuffer, Package, seal

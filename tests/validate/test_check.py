@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sdmobile.basics import metrics
+from sdmobile.basics.ssim import image_ssim
 from sdmobile.errors import CheckpointError, UnsupportedError
-from sdmobile.exporters.contracts import COMPONENTS
-from sdmobile.validate import metrics
+from sdmobile.families.contracts import COMPONENTS
+from sdmobile.reference.recording import Recording, record
+from sdmobile.reference.sampling import PipelineSpec, SampleRequest, sample
+from sdmobile.reference.torch_runner import TorchRunner
 from sdmobile.validate.check import validate_bundle
 from sdmobile.validate.options import ValidationOptions
 from sdmobile.validate.parity import check_component, compare_runs
-from sdmobile.validate.recording import Recording, record
 from sdmobile.validate.results import ValidationReport
-from sdmobile.validate.runners import TorchRunner
-from sdmobile.validate.sampling import PipelineSpec, SampleRequest, sample
-from sdmobile.validate.ssim import image_ssim
 from sdmobile.validate.thresholds import Thresholds
 from tests.validate.bundles import copy_bundle, damage_weights, read_manifest, write_manifest
 from tests.validate.fakes import FailingRunner, NoisyRunner

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from sdmobile.exporters.contracts import Geometry
-from sdmobile.validate.bundle import Bundle
+from sdmobile.basics.metrics import Metrics
+from sdmobile.formats.bundle.contracts import Geometry
+from sdmobile.formats.bundle.reading import Bundle
+from sdmobile.reference.recording import Recording
 from sdmobile.validate.checkers import CheckerChoice, gpu_checker
 from sdmobile.validate.extras import ExtraCheck, run_checkers
 from sdmobile.validate.gpu import bundle as gpu_bundle
 from sdmobile.validate.gpu.verdict import GpuVerdict, RefusedOperator
-from sdmobile.validate.metrics import Metrics
-from sdmobile.validate.recording import Recording
 
 
 def bundle(target: str) -> Bundle:

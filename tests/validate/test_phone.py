@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 from sdmobile.errors import MissingDependencyError, ResourceError, UnsupportedError
-from sdmobile.exporters.contracts import Geometry, contract_for
-from sdmobile.validate.bundle import Bundle, BundleComponent
+from sdmobile.families.contracts import contract_for
+from sdmobile.formats.bundle.contracts import Geometry
+from sdmobile.formats.bundle.reading import Bundle, BundleComponent
+from sdmobile.reference.recording import Recording
 from sdmobile.validate.extras import ExtraCheck
 from sdmobile.validate.phone.adb import find_phone
 from sdmobile.validate.phone.benchmark import parse_benchmark
 from sdmobile.validate.phone.checker import phone_checker
-from sdmobile.validate.recording import Recording
 from tests.validate.phone_fakes import CPU, GPU, calls, write_adb
 
 GEOMETRY = Geometry(2, 4, 16, 16, 32, 32, 77, 32)

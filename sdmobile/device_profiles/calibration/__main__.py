@@ -14,7 +14,7 @@ from sdmobile.device_profiles.calibration.adreno import RUNTIME_2024, seconds
 from sdmobile.device_profiles.calibration.adreno_fit import AdrenoFit, adreno_fit
 from sdmobile.device_profiles.calibration.profile_values import write_page, write_profile
 from sdmobile.device_profiles.calibration.tables import sections, table
-from sdmobile.device_profiles.graph import read_graph
+from sdmobile.formats.graph import read_graph
 
 RUNTIMES = ("tflite-gpu", RUNTIME_2024)
 

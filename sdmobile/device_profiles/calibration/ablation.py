@@ -12,17 +12,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-from sdmobile.device_profiles.graph import FileGraph, Operation
-from sdmobile.device_profiles.kernels.kernel import Kernel
-from sdmobile.device_profiles.kernels.ml_drift import norm, plain_norm
-from sdmobile.device_profiles.kernels.ml_drift_attention import attention
-from sdmobile.device_profiles.kernels.shared_fusion import link, merge_elementwise, merge_reorders
-from sdmobile.device_profiles.kernels.shared_lowering import Lower, Lowering
-from sdmobile.device_profiles.kernels.shared_nodes import Node
-from sdmobile.device_profiles.kernels.shared_table import SHARED
-from sdmobile.device_profiles.latency import UnitModel, predict
-from sdmobile.rewrites.attention.kernels import KernelRules
-from sdmobile.rewrites.winograd.runtimes import LITERT_DELEGATE, Gpu
+from sdmobile.device_profiles.runtime_rules.attention_kernels import KernelRules
+from sdmobile.device_profiles.runtime_rules.kernel import Kernel
+from sdmobile.device_profiles.runtime_rules.winograd import LITERT_DELEGATE, Gpu
+from sdmobile.formats.graph import FileGraph, Operation
+from sdmobile.prediction.kernels.ml_drift import norm, plain_norm
+from sdmobile.prediction.kernels.ml_drift_attention import attention
+from sdmobile.prediction.kernels.shared_fusion import link, merge_elementwise, merge_reorders
+from sdmobile.prediction.kernels.shared_lowering import Lower, Lowering
+from sdmobile.prediction.kernels.shared_nodes import Node
+from sdmobile.prediction.kernels.shared_table import SHARED
+from sdmobile.prediction.latency import UnitModel, predict
 
 _NEVER = 1 << 30
 # The published reductions of a UNet call by all steps together (arXiv 2304.11267, as reported by secondary sources).

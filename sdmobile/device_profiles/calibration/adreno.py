@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from sdmobile.device_profiles.calibration.delegate_2024 import cpu_macs, on_gpu
-from sdmobile.device_profiles.calibration.fit import Parameter, Problem, Vector
 from sdmobile.device_profiles.calibration.rows import PublishedRow, published_rows
-from sdmobile.device_profiles.calibration.stored import stored_graph
-from sdmobile.device_profiles.graph import FileGraph
-from sdmobile.device_profiles.kernels.kernel import Kernel
-from sdmobile.device_profiles.kernels.tflite_gpu import tflite_gpu_kernels
-from sdmobile.device_profiles.latency import Features, Parameters, concatenate, features, totals
+from sdmobile.device_profiles.runtime_rules.kernel import Kernel
+from sdmobile.formats.graph import FileGraph
+from sdmobile.prediction.calibration_stored import stored_graph
+from sdmobile.prediction.fit import Parameter, Problem, Vector
+from sdmobile.prediction.kernels.tflite_gpu import tflite_gpu_kernels
+from sdmobile.prediction.latency import Features, Parameters, concatenate, features, totals
 
 TABLE = "adreno_740"
 PEAK_MACS = 3.68e12  # 7.36 TFLOPS in float16: hardware.gpu_fp16_peak of the profile

@@ -23,8 +23,8 @@ from sdmobile.device_profiles.calibration.cpu_models import bundle_models, keep_
 from sdmobile.device_profiles.calibration.cpu_profile import fitted_units, sections, write_cpu_profile
 from sdmobile.device_profiles.calibration.cpu_results import STORED, CpuResults, read_results, rounded, write_results
 from sdmobile.device_profiles.calibration.profile_values import write_page
-from sdmobile.device_profiles.graph import FileGraph
 from sdmobile.errors import MissingDependencyError, OutputError, SdmobileError
+from sdmobile.formats.graph import FileGraph
 
 
 def calibrate(

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from sdmobile.device_profiles.graph import FileGraph, Operation, Tensor
-from sdmobile.device_profiles.graph.tflite import CONSTANT_INPUTS
 from sdmobile.errors import UnsupportedError
+from sdmobile.formats.graph import FileGraph, Operation, Tensor
+from sdmobile.formats.graph.tflite import CONSTANT_INPUTS
 
 _LAST_OLD_CODE = 127  # operators up to this one are also stored in the byte that old readers know
 _OPTIONS = {  # where the options' name is not the operator's own

@@ -11,11 +11,11 @@ import numpy as np
 from sdmobile.device_profiles.calibration.adreno_fit import rounded
 from sdmobile.device_profiles.calibration.cpu_graphs import benchmarks
 from sdmobile.device_profiles.calibration.cpu_results import Caches
-from sdmobile.device_profiles.calibration.fit import Parameter, Problem, Quality, Vector, fit, quality
-from sdmobile.device_profiles.graph import FileGraph
-from sdmobile.device_profiles.kernels import Kernel
-from sdmobile.device_profiles.kernels.xnnpack import ELEMENT_BYTES, xnnpack_kernels
-from sdmobile.device_profiles.latency import Parameters, UnitModel, concatenate, features, predict, totals
+from sdmobile.formats.graph import FileGraph
+from sdmobile.prediction.fit import Parameter, Problem, Quality, Vector, fit, quality
+from sdmobile.prediction.kernels import Kernel
+from sdmobile.prediction.kernels.xnnpack import ELEMENT_BYTES, xnnpack_kernels
+from sdmobile.prediction.latency import Parameters, UnitModel, concatenate, features, predict, totals
 
 EFFICIENCIES = ("conv", "matmul", "depthwise", "softmax", "elementwise", "copy", "reduce", "resize", "gather")
 _SHARE = "of the fastest product of the microbenchmarks"

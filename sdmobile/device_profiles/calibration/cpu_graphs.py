@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sdmobile.device_profiles.graph import FileGraph, Operation, Tensor
-from sdmobile.device_profiles.graph.tflite import CONSTANT_INPUTS
+from sdmobile.formats.graph import FileGraph, Operation, Tensor
+from sdmobile.formats.graph.tflite import CONSTANT_INPUTS
 
 Shape = tuple[int, ...]
 

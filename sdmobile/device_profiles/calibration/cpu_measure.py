@@ -13,7 +13,7 @@ import numpy as np
 
 from sdmobile.device_profiles.calibration.cpu_file import tflite_file
 from sdmobile.device_profiles.calibration.cpu_results import Caches, Machine
-from sdmobile.device_profiles.graph import FileGraph
+from sdmobile.formats.graph import FileGraph
 
 Clock = Callable[[], float]
 _SMALL_BUDGET, _BUDGET = 0.05, 0.5  # seconds per round of a microbenchmark and of a model

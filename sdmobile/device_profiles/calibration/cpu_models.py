@@ -10,9 +10,9 @@ from pathlib import Path
 from sdmobile.device_profiles.calibration.cpu_file import tflite_file
 from sdmobile.device_profiles.calibration.cpu_measure import Plan, measure_model
 from sdmobile.device_profiles.calibration.cpu_results import STORED
-from sdmobile.device_profiles.calibration.stored import decode, encode, stored_graph, stored_graphs, write_graph
-from sdmobile.device_profiles.graph import FileGraph, read_graph
 from sdmobile.errors import UnsupportedError
+from sdmobile.formats.graph import FileGraph, read_graph
+from sdmobile.prediction.calibration_stored import decode, encode, stored_graph, stored_graphs, write_graph
 
 GRAPHS = STORED.parent / "graphs"
 _SUFFIX = ".json.gz"

@@ -13,11 +13,11 @@ from sdmobile.device_profiles.calibration.adreno_fit import rounded
 from sdmobile.device_profiles.calibration.cpu_fit import PARAMETERS, CpuFit, cpu_fit, predicted_seconds
 from sdmobile.device_profiles.calibration.cpu_models import model_graph
 from sdmobile.device_profiles.calibration.cpu_results import CpuResults, Machine
-from sdmobile.device_profiles.calibration.fit import Quality, quality
 from sdmobile.device_profiles.calibration.profile_values import replace_between, toml
 from sdmobile.device_profiles.calibration.tables import table
 from sdmobile.device_profiles.fact import Fact
-from sdmobile.device_profiles.graph import FileGraph
+from sdmobile.formats.graph import FileGraph
+from sdmobile.prediction.fit import Quality, quality
 
 PROFILE = Path(__file__).resolve().parents[1] / "cpu.toml"
 START = "# fitted: python -m sdmobile.device_profiles.calibration.cpu --write"

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sdmobile.device_profiles.calibration.macs import graph_macs
-from sdmobile.device_profiles.graph import FileGraph, Operation
+from sdmobile.formats.graph import FileGraph, Operation
 
 REFUSED = frozenset({"gelu"})
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from sdmobile.device_profiles.calibration.fit import Parameter, Problem, Quality, fit, leave_one_out, quality
 from sdmobile.device_profiles.calibration.iphone_rows import CHIPS, PhoneRow, kernels, phone_rows
-from sdmobile.device_profiles.kernels.core_ml import Engine
-from sdmobile.device_profiles.latency import Features, Parameters, features, seconds
+from sdmobile.prediction.fit import Parameter, Problem, Quality, fit, leave_one_out, quality
+from sdmobile.prediction.kernels.core_ml import Engine
+from sdmobile.prediction.latency import Features, Parameters, features, seconds
 
 _SHARED = {"matmul": ("matmul", "attention"), "conv": ("conv",), "depthwise": ("depthwise",)}
 

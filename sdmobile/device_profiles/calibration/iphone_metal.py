@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from sdmobile.device_profiles.calibration.ablation import AblationRow, ablation
 from sdmobile.device_profiles.calibration.iphone_rows import CHIPS, Chip, gpu_macs
-from sdmobile.device_profiles.calibration.stored import stored_graph
-from sdmobile.device_profiles.kernels.ml_drift import ml_drift_kernels
-from sdmobile.device_profiles.latency import Parameters, UnitModel, predict
-from sdmobile.device_profiles.pipeline_time import end_to_end
-from sdmobile.rewrites.winograd.runtimes import Gpu
+from sdmobile.device_profiles.runtime_rules.winograd import Gpu
+from sdmobile.prediction.calibration_stored import stored_graph
+from sdmobile.prediction.kernels.ml_drift import ml_drift_kernels
+from sdmobile.prediction.latency import Parameters, UnitModel, predict
+from sdmobile.prediction.pipeline_time import end_to_end
 
 STEPS = 20
 BANDWIDTH_SHARE = 0.8  # of the memory's peak; assumed

@@ -11,10 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, cast
 
-from sdmobile.device_profiles.calibration.stored import decode
-from sdmobile.device_profiles.graph import FileGraph
-from sdmobile.device_profiles.kernels import Kernel
-from sdmobile.device_profiles.kernels.core_ml import Engine, core_ml_kernels
+from sdmobile.formats.graph import FileGraph
+from sdmobile.prediction.calibration_stored import decode
+from sdmobile.prediction.kernels import Kernel
+from sdmobile.prediction.kernels.core_ml import Engine, core_ml_kernels
 
 _DATA = Path(__file__).resolve().parents[1] / "data/iphone"
 _IMAGE = {"text_encoder": 2, "unet": 0, "vae_decoder": 1}

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from sdmobile.device_profiles.calibration import iphone_metal
 from sdmobile.device_profiles.calibration.iphone import PhoneFit, fitted, parameters
 from sdmobile.device_profiles.calibration.iphone_rows import CHIPS
-from sdmobile.device_profiles.kernels.core_ml import Engine
-from sdmobile.device_profiles.latency import Parameters
+from sdmobile.prediction.kernels.core_ml import Engine
+from sdmobile.prediction.latency import Parameters
 
 _RUNTIME: dict[Engine, str] = {"neural-engine": "coreml-ne", "gpu": "coreml-gpu"}
 _GPU = "cores, 128 per core and cycle, and clock of [hardware]; float16 is no faster than float32"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from sdmobile.device_profiles.graph import FileGraph, Operation
+from sdmobile.formats.graph import FileGraph, Operation
 
 
 def operator_macs(graph: FileGraph, operation: Operation) -> int:

@@ -9,8 +9,8 @@ from pathlib import Path
 from sdmobile.device_profiles.calibration import adreno, stable_diffusion
 from sdmobile.device_profiles.calibration.adreno_fit import AdrenoFit, rounded
 from sdmobile.device_profiles.fact import Fact
-from sdmobile.device_profiles.latency import Parameters
 from sdmobile.errors import UnsupportedError
+from sdmobile.prediction.latency import Parameters
 
 PROFILE = Path(__file__).resolve().parents[1] / "galaxy-s23-ultra.toml"
 START, END = "# fitted: python -m sdmobile.device_profiles.calibration --write", "# end of the fitted values"

@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 from sdmobile.device_profiles import load_profile
 from sdmobile.device_profiles.calibration.ablation import AblationRow, ablations
 from sdmobile.device_profiles.calibration.adreno import PEAK_MACS, model_parameters
-from sdmobile.device_profiles.calibration.stored import stored_graph
-from sdmobile.device_profiles.graph import FileGraph
-from sdmobile.device_profiles.kernels.ml_drift import ml_drift_kernels
-from sdmobile.device_profiles.latency import Parameters, UnitModel, predict, unit_model
-from sdmobile.device_profiles.pipeline_time import ImageTime, end_to_end
-from sdmobile.rewrites.winograd.runtimes import Gpu
+from sdmobile.device_profiles.runtime_rules.winograd import Gpu
+from sdmobile.formats.graph import FileGraph
+from sdmobile.prediction.calibration_stored import stored_graph
+from sdmobile.prediction.kernels.ml_drift import ml_drift_kernels
+from sdmobile.prediction.latency import Parameters, UnitModel, predict, unit_model
+from sdmobile.prediction.pipeline_time import ImageTime, end_to_end
 
 PUBLISHED_TOTAL = 11.5  # seconds, 20 iterations
 STEPS = 20

@@ -8,7 +8,7 @@ from sdmobile.device_profiles.calibration import stable_diffusion
 from sdmobile.device_profiles.calibration.ablation import PUBLISHED_REDUCTION, AblationRow
 from sdmobile.device_profiles.calibration.adreno import PARAMETERS, work_of
 from sdmobile.device_profiles.calibration.adreno_fit import AdrenoFit, RowResult
-from sdmobile.device_profiles.calibration.fit import Quality
+from sdmobile.prediction.fit import Quality
 
 _UNITS = {
     "bandwidth": (1e9, "GB/s"),

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.basics.float16 import MAX_FINITE
 from sdmobile.exporters.coreml.precision import runs_in_float16
-from sdmobile.quantize.fp16_scan import MAX_FINITE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,8 +68,8 @@ def find_islands(program: ExportedProgram, inputs: Iterable[tuple[Tensor, ...]])
         program: as it will be converted, nodes named by module.
         inputs: of several recorded calls; none gives no islands.
     """
+    from sdmobile.reference.magnitudes import magnitudes
     from sdmobile.rewrites.rule import source_module
-    from sdmobile.validate.magnitudes import magnitudes
 
     peaks: dict[str, float] = {}
     for tensors in inputs:

@@ -20,7 +20,7 @@ from sdmobile.rewrites.naming import name_by_module
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-    from sdmobile.exporters.contracts import Contract
+    from sdmobile.formats.bundle.contracts import Contract
 
 DEFAULT_DEPLOYMENT_TARGET = "iOS17"
 

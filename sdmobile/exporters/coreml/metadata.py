@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sdmobile.exporters.contracts import Contract
     from sdmobile.exporters.lowering import Provenance
+    from sdmobile.formats.bundle.contracts import Contract
 
 _SUMMARY = {
     "text_encoder": "Text encoder: token ids to text features",

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import torch
 import torch.fx.traceback
 
-from sdmobile.exporters.capture import example_inputs
-from sdmobile.exporters.litert.graph import read_facts
 from sdmobile.exporters.lowering import LoweringOptions, LoweringRecord
+from sdmobile.formats.tflite.graph import read_facts
+from sdmobile.reference.capture import example_inputs
 from sdmobile.rewrites.rule import source_module
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.fx import GraphModule
 
-    from sdmobile.exporters.contracts import Contract
-    from sdmobile.validate.lint.report import Finding
+    from sdmobile.formats.bundle.contracts import Contract
+    from sdmobile.lint.report import Finding
 
 
 class _Named(torch.nn.Module):
@@ -85,7 +85,7 @@ def lower(program: ExportedProgram, contract: Contract, out: Path, options: Lowe
 
 def gpu_warnings(file: Path) -> tuple[str, ...]:
     """Returns one sentence for each operator and rule by which the Android GPU is predicted to refuse a file."""
-    from sdmobile.validate.lint import lint_file
+    from sdmobile.lint import lint_file
 
     objections = [finding for finding in lint_file(file).findings if finding.severity != "warning"]
     groups: dict[tuple[str | None, str], list[Finding]] = {}

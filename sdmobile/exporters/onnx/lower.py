@@ -11,7 +11,7 @@ from sdmobile.exporters.lowering import LoweringOptions, LoweringRecord
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-    from sdmobile.exporters.contracts import Contract
+    from sdmobile.formats.bundle.contracts import Contract
 
 OPSET = 18
 # A protobuf message must stay below 2 GiB; half a gigabyte is left for the graph and for copies while it is written.

@@ -35,7 +35,9 @@ def settle(package: Path) -> None:
     identifiers = {old: str(uuid.uuid5(_NAMESPACE, entry["path"])) for old, entry in entries.items()}
     root = manifest["rootModelIdentifier"]
     model = package / "Data" / entries[root]["path"]
-    model.write_bytes(program_bytes(Model_pb2.Model.FromString(model.read_bytes())))
+    program: Any = Model_pb2.Model()
+    program.ParseFromString(model.read_bytes())
+    model.write_bytes(program_bytes(program))
     manifest["itemInfoEntries"] = {
         identifiers[old]: entries[old] for old in sorted(entries, key=identifiers.__getitem__)
     }

@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdmobile.basics.metrics import psnr
 from sdmobile.errors import SdmobileError
-from sdmobile.exporters.bundle import Part
+from sdmobile.formats.bundle.writing import Part
 from sdmobile.quantize.activations.gate import Verdict, calibrate, judge, scales_of
 from sdmobile.quantize.activations.joint import jointly
 from sdmobile.quantize.activations.layers import find_layers, operands, value_types
@@ -25,7 +26,6 @@ from sdmobile.quantize.activations.simulate import Simulation
 from sdmobile.quantize.coreml.apply import compress_package
 from sdmobile.quantize.recipes import W8A8
 from sdmobile.quantize.records import CompressionRecord
-from sdmobile.validate.metrics import psnr
 
 if TYPE_CHECKING:
     from sdmobile.quantize.activations.gate import Scales

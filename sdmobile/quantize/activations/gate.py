@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdmobile.basics.metrics import json_number, psnr
 from sdmobile.quantize.activations.layers import Layer, value_types
 from sdmobile.quantize.activations.ranges import METHODS, Magnitudes, Method, scale_for
-from sdmobile.validate.metrics import json_number, psnr
 
 if TYPE_CHECKING:
     from sdmobile.quantize.activations.simulate import Inputs, Simulation
@@ -27,7 +27,7 @@ class Verdict:
     Args:
         layer: which one.
         psnr_db: by method of clipping, the PSNR of the component's output when this layer alone is quantised: the worst
-            over the calls, each as `validate.metrics.psnr`.
+            over the calls, each as `basics.metrics.psnr`.
         method: the one chosen for its activations.
         passed: whether the PSNR of that method reaches the layer's gate.
     """

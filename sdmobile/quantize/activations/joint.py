@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sdmobile.validate.metrics import psnr
+from sdmobile.basics.metrics import psnr
 
 if TYPE_CHECKING:
     from sdmobile.quantize.activations.gate import Scales, Verdict

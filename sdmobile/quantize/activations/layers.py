@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sdmobile.quantize.coreml.constants import WeightConstant, weight_constants
+from sdmobile.formats.mlprogram.constants import WeightConstant, weight_constants
+from sdmobile.formats.mlprogram.modules import module_near
+from sdmobile.formats.mlprogram.read import read_program
+from sdmobile.formats.mlprogram.types import FLOATS
 from sdmobile.quantize.recipes import W8A8, Recipe
-from sdmobile.validate.mlprogram.modules import module_near
-from sdmobile.validate.mlprogram.program import read_program
-from sdmobile.validate.mlprogram.types import FLOATS
 
 if TYPE_CHECKING:
-    from sdmobile.validate.mlprogram.ir import Function, Operation
+    from sdmobile.formats.mlprogram.ir import Function, Operation
 
 Kind = Literal["convolution", "attention"]
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdmobile.errors import ComponentError, UnsupportedError
+from sdmobile.formats.mlprogram.read import read_program
+from sdmobile.formats.mlprogram.types import DATA_TYPES
+from sdmobile.formats.mlprogram.values import Constant
 from sdmobile.quantize.coreml.package import blocks
-from sdmobile.validate.mlprogram.program import read_program
-from sdmobile.validate.mlprogram.types import DATA_TYPES
-from sdmobile.validate.mlprogram.values import Constant
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sdmobile.validate.mlprogram.ir import Function, Operation
+    from sdmobile.formats.mlprogram.ir import Function, Operation
 
 _NUMBERS = {name: number for number, name in DATA_TYPES.items()}
 _DTYPE = "int8"

@@ -7,14 +7,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.exporters.contracts import COMPONENTS, Contract, Geometry
+from sdmobile.families.contracts import COMPONENTS
+from sdmobile.formats.bundle.contracts import Contract, Geometry
 from sdmobile.quantize.sensitivity_prompts import ANALYSIS_PROMPTS, SELECTION_PROMPTS, SELECTION_SEED, requests_for
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sdmobile.checkpoints import Checkpoint
-    from sdmobile.validate.recording import RecordedSample, Recording
+    from sdmobile.reference.recording import RecordedSample, Recording
 
 STEPS = 10
 CALIBRATION_SAMPLES, JUDGING_SAMPLES = 15, 6
@@ -59,10 +60,10 @@ class RecordedInputs:
         return self._made[prompts[0]]
 
     def _record(self, prompts: Sequence[str], seed: int, most: int) -> Recording:
-        from sdmobile.validate.recording import record
-        from sdmobile.validate.recording_cache import RecordingCache, recording_key
-        from sdmobile.validate.runners import TorchRunner
-        from sdmobile.validate.sampling import PipelineSpec
+        from sdmobile.reference.recording import record
+        from sdmobile.reference.recording_cache import RecordingCache, recording_key
+        from sdmobile.reference.sampling import PipelineSpec
+        from sdmobile.reference.torch_runner import TorchRunner
 
         spec = replace(PipelineSpec.from_checkpoint(self.checkpoint, self.guidance), geometry=self.geometry)
         requests = requests_for(self.checkpoint, prompts, STEPS, seed)
@@ -83,7 +84,7 @@ def file_inputs(
         folder: with the uncompressed files.
         file: which one.
     """
-    from sdmobile.validate.mlprogram import MLProgram
+    from sdmobile.runtimes.mlprogram import MLProgram
 
     chain = [Contract.from_json(part) for part in record.get("chain") or [record["contract"]]]
     index = [contract.file_name for contract in chain].index(file)

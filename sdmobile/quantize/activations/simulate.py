@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from sdmobile.formats.mlprogram.read import read_program
 from sdmobile.quantize.activations.layers import Layer
 from sdmobile.quantize.activations.ranges import LEVELS
 from sdmobile.quantize.linear import quantize_linear
 from sdmobile.quantize.recipes import Linear
-from sdmobile.validate.mlprogram.execution import run, run_steps
-from sdmobile.validate.mlprogram.plan import make_plan
-from sdmobile.validate.mlprogram.precision import rounding
-from sdmobile.validate.mlprogram.program import read_program
-from sdmobile.validate.mlprogram.steps import Plan, Step
-from sdmobile.validate.mlprogram.weights import Weights
+from sdmobile.runtimes.mlprogram.execution import run, run_steps
+from sdmobile.runtimes.mlprogram.plan import make_plan
+from sdmobile.runtimes.mlprogram.precision import rounding
+from sdmobile.runtimes.mlprogram.steps import Plan, Step
+from sdmobile.runtimes.mlprogram.weights import Weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,12 +9,12 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.basics.files import size_of
+from sdmobile.basics.memory import peak_resident_bytes
 from sdmobile.errors import OutputError, SdmobileError, UnsupportedError
-from sdmobile.exporters.lowering import size_of
-from sdmobile.exporters.stages import peak_resident_bytes
+from sdmobile.formats.mlprogram.constants import WeightConstant, weight_constants
+from sdmobile.formats.mlprogram.opsets import ios_of_package
 from sdmobile.quantize.coreml.check import check_weights, digest
-from sdmobile.quantize.coreml.constants import WeightConstant, weight_constants
-from sdmobile.quantize.coreml.opsets import ios_of_package
 from sdmobile.quantize.coreml.package import Written, rewrite_weights
 from sdmobile.quantize.encodings import Encoding, encode, misfit
 from sdmobile.quantize.recipes import W8A8, Float16, Linear, Recipe, Scheme

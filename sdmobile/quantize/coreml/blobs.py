@@ -1,4 +1,4 @@
-"""Writes the weight file of an ML package, one blob after the other; `validate/mlprogram/blob.py` tells the format."""
+"""Writes the weight file of an ML package, one blob after the other; `formats/mlprogram/blob.py` tells the format."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdmobile.validate.mlprogram.blob import BLOB_TYPES, HEADER_BYTES, METADATA_BYTES, SENTINEL, VERSION
-from sdmobile.validate.mlprogram.types import BITS
+from sdmobile.formats.mlprogram.blob import BLOB_TYPES, HEADER_BYTES, METADATA_BYTES, SENTINEL, VERSION
+from sdmobile.formats.mlprogram.types import BITS
 
 if TYPE_CHECKING:
     from pathlib import Path

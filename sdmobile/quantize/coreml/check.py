@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdmobile.errors import ComponentError
-from sdmobile.validate.mlprogram.program import function_names, read_program
+from sdmobile.formats.mlprogram.read import function_names, read_program
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from sdmobile.validate.mlprogram.ir import Function
-    from sdmobile.validate.mlprogram.package import Package
-    from sdmobile.validate.mlprogram.weights import Stored, Weights
+    from sdmobile.formats.mlprogram.ir import Function
+    from sdmobile.formats.mlprogram.package import Package
+    from sdmobile.runtimes.mlprogram.weights import Stored, Weights
 
 
 _THREADS = 2
@@ -80,17 +80,17 @@ def decoded_weights(path: Path, names: Collection[str]) -> Iterator[tuple[str, N
 
 
 def _weights(package: Package) -> Weights:
-    from sdmobile.validate.mlprogram.precision import rounding
-    from sdmobile.validate.mlprogram.weights import Weights
+    from sdmobile.runtimes.mlprogram.precision import rounding
+    from sdmobile.runtimes.mlprogram.weights import Weights
 
     return Weights(package, rounding("float16-float32acc"), cache_bytes=0)
 
 
 def _stored(program: Function) -> Iterator[tuple[str, Stored]]:
     """Yields the constants of a function by name, those included that an operation decodes."""
-    from sdmobile.validate.mlprogram.constexpr import decoder
-    from sdmobile.validate.mlprogram.values import Constant
-    from sdmobile.validate.mlprogram.weights import Compressed, CompressedOutput
+    from sdmobile.formats.mlprogram.values import Constant
+    from sdmobile.runtimes.mlprogram.constexpr import decoder
+    from sdmobile.runtimes.mlprogram.weights import Compressed, CompressedOutput
 
     for operation in program.operations:
         if operation.type == "const":

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdmobile.basics.memory import peak_resident_bytes
 from sdmobile.errors import UnsupportedError
-from sdmobile.exporters.stages import peak_resident_bytes
-from sdmobile.quantize.coreml.constants import weight_constants
+from sdmobile.formats.mlprogram.constants import weight_constants
 from sdmobile.quantize.correction_fit import FittedScales, fit_scales
 from sdmobile.quantize.linear import LinearEncoding
 from sdmobile.quantize.palettes import PaletteEncoding
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from sdmobile.formats.bundle.reading import Bundle
     from sdmobile.quantize.apply import Watch
     from sdmobile.quantize.encodings import Encoding
     from sdmobile.quantize.recipes import Recipe
-    from sdmobile.validate.bundle import Bundle
 
 
 def correctable(packages: Iterable[Path]) -> set[str]:
@@ -51,8 +51,8 @@ def fit_bundle(
         CheckpointError: the checkpoint is another than the bundle's.
         UnsupportedError: the bundle is not for iOS, or the recipe quantises activations.
     """
-    from sdmobile.validate.recording_cache import default_recordings_dir
-    from sdmobile.validate.reference import resolve_reference
+    from sdmobile.reference.recording_cache import default_recordings_dir
+    from sdmobile.reference.resolve import resolve_reference
 
     if bundle.target != "ios":
         raise UnsupportedError("corrections are written to Core ML packages", f"the bundle is for {bundle.target}")

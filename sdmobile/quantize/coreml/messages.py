@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdmobile.formats.mlprogram.types import BITS, DATA_TYPES
 from sdmobile.quantize.coreml.blobs import pack_bits
-from sdmobile.validate.mlprogram.types import BITS, DATA_TYPES
 
 if TYPE_CHECKING:
     from sdmobile.quantize.coreml.blobs import BlobWriter

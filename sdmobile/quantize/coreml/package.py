@@ -16,20 +16,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import UnsupportedError
-from sdmobile.formats.mlprogram.write import program_bytes
-from sdmobile.quantize.coreml.blobs import BlobWriter
-from sdmobile.quantize.coreml.constants import (
+from sdmobile.formats.mlprogram.constants import (
     Blob,
     WeightConstant,
     WeightReader,
     stored_constants,
     weight_constants,
 )
+from sdmobile.formats.mlprogram.opsets import ios_of, raise_to
+from sdmobile.formats.mlprogram.package import open_package
+from sdmobile.formats.mlprogram.types import DATA_TYPES, TensorType
+from sdmobile.formats.mlprogram.write import program_bytes
+from sdmobile.quantize.coreml.blobs import BlobWriter
 from sdmobile.quantize.coreml.forms import Form, form_of, minimum_ios
 from sdmobile.quantize.coreml.messages import WEIGHT_FILE, Values, fill, store
-from sdmobile.quantize.coreml.opsets import ios_of, raise_to
-from sdmobile.validate.mlprogram.package import open_package
-from sdmobile.validate.mlprogram.types import DATA_TYPES, TensorType
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

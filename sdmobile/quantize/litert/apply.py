@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from sdmobile.basics.memory import peak_resident_bytes
 from sdmobile.errors import OutputError, UnsupportedError
-from sdmobile.exporters.stages import peak_resident_bytes
 from sdmobile.quantize.litert.check import check_integers
 from sdmobile.quantize.litert.constants import TFLiteWeight, float16_weights, read_model
 from sdmobile.quantize.litert.engine import quantize_file, reason_against

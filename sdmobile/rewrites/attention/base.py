@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 import torch
 from torch.fx import Graph, Node
 
-from sdmobile.rewrites.attention.choice import AttentionRow, Choice, choose
-from sdmobile.rewrites.attention.facts import AttentionShape
-from sdmobile.rewrites.attention.kernels import KernelRules, predicted_kernel
+from sdmobile.device_profiles.runtime_rules.attention_forms import AttentionRow, Choice, choose
+from sdmobile.device_profiles.runtime_rules.attention_kernels import KernelRules, predicted_kernel
+from sdmobile.device_profiles.runtime_rules.attention_shape import AttentionShape
 from sdmobile.rewrites.operators import arguments, shape_of
 from sdmobile.rewrites.rule import UP_TO_ROUNDING, Match, OperatorRule, operator_match
 

@@ -15,9 +15,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from sdmobile.device_profiles.runtime_rules.attention_shape import AttentionShape
 from sdmobile.rewrites.attention.arithmetic import added_mask, default_scale, partial_softmax, plain
 from sdmobile.rewrites.attention.base import AttentionForm, attention_of, attention_shape
-from sdmobile.rewrites.attention.facts import AttentionShape
 from sdmobile.rewrites.rule import Match
 
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sdmobile.device_profiles.runtime_rules.attention_shape import AttentionShape
 from sdmobile.rewrites.attention.arithmetic import default_scale
 from sdmobile.rewrites.attention.base import AttentionForm
-from sdmobile.rewrites.attention.facts import AttentionShape
 
 
 @dataclass(frozen=True)

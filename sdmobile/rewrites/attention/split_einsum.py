@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.fx import Node
 from torch.nn import functional as F
 
+from sdmobile.device_profiles.runtime_rules.attention_shape import AttentionShape
 from sdmobile.rewrites.attention.arithmetic import added_mask, default_scale
 from sdmobile.rewrites.attention.base import AttentionForm
-from sdmobile.rewrites.attention.facts import AttentionShape
 from sdmobile.rewrites.attention.projections import source, target
 from sdmobile.rewrites.operators import arguments, shape_of
 from sdmobile.rewrites.pattern import between

@@ -10,9 +10,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from sdmobile.device_profiles.runtime_rules.attention_shape import AttentionShape
 from sdmobile.rewrites.attention.arithmetic import added_mask, default_scale, plain
 from sdmobile.rewrites.attention.base import AttentionForm, attention_of
-from sdmobile.rewrites.attention.facts import AttentionShape
 from sdmobile.rewrites.composites.builder import Composite
 from sdmobile.rewrites.operators import arguments, shape_of
 from sdmobile.rewrites.rule import Match

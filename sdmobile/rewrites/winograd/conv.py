@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sdmobile.rewrites.winograd.layer import ConvLayer
+from sdmobile.device_profiles.runtime_rules.conv_layer import KERNEL, ConvLayer
 from sdmobile.rewrites.winograd.strips import Strips
-from sdmobile.rewrites.winograd.transforms import KERNEL, Transforms, as_array, transforms
+from sdmobile.rewrites.winograd.transforms import Transforms, as_array, transforms
 
 # A whole row of tiles is one matrix product up to this many tiles: the product's cost grows with their number squared.
 _WHOLE_ROW = 24

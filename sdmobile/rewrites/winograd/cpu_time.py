@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sdmobile.rewrites.winograd.layer import ConvLayer
+from sdmobile.device_profiles.runtime_rules.conv_layer import ConvLayer
 
 
 @dataclass(frozen=True)

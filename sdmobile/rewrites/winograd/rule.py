@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from sdmobile.device_profiles.runtime_rules.conv_layer import ConvLayer
+from sdmobile.device_profiles.runtime_rules.winograd import RUNTIME_RULES, Gpu
 from sdmobile.rewrites.rule import UP_TO_ROUNDING, Match, OperatorRule
 from sdmobile.rewrites.winograd.conv import winograd_conv2d
-from sdmobile.rewrites.winograd.layer import ConvLayer
-from sdmobile.rewrites.winograd.runtimes import RUNTIME_RULES, Gpu
 from sdmobile.rewrites.winograd.selection import Policy, answers, choose
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from sdmobile.device_profiles.runtime_rules.conv_layer import ConvLayer
+from sdmobile.device_profiles.runtime_rules.winograd import RUNTIME_RULES, Gpu
 from sdmobile.rewrites.winograd.cpu_time import CpuTime
-from sdmobile.rewrites.winograd.layer import ConvLayer
-from sdmobile.rewrites.winograd.runtimes import RUNTIME_RULES, Gpu
 from sdmobile.rewrites.winograd.strips import Strips
 from sdmobile.rewrites.winograd.table import Rounding, error_db
 

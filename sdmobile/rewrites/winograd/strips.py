@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sdmobile.rewrites.winograd.layer import ConvLayer
-from sdmobile.rewrites.winograd.transforms import KERNEL
+from sdmobile.device_profiles.runtime_rules.conv_layer import KERNEL, ConvLayer
 
 _FLOAT = 4
 

@@ -8,7 +8,8 @@ from functools import cache
 
 import numpy as np
 
-from sdmobile.rewrites.winograd.transforms import KERNEL, ML_DRIFT, as_array, transforms
+from sdmobile.device_profiles.runtime_rules.conv_layer import KERNEL
+from sdmobile.rewrites.winograd.transforms import ML_DRIFT, as_array, transforms
 
 
 @dataclass(frozen=True)

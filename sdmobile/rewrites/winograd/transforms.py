@@ -16,13 +16,13 @@ from fractions import Fraction
 from functools import cache
 from typing import TYPE_CHECKING
 
+from sdmobile.device_profiles.runtime_rules.conv_layer import KERNEL
 from sdmobile.errors import UnsupportedError
 from sdmobile.rewrites.winograd.numbers import ONE, ZERO, Matrix, Surd, inverse
 
 if TYPE_CHECKING:
     import numpy as np
 
-KERNEL = 3
 TEXTBOOK, ML_DRIFT = "textbook", "ml-drift"
 Point = tuple[Surd, Surd]
 

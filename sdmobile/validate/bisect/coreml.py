@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdmobile.errors import MissingDependencyError
+from sdmobile.formats.mlprogram.package import open_package
 from sdmobile.formats.mlprogram.write import program_bytes
 from sdmobile.validate.bisect.blobs import BlobReader, BlobWriter
 from sdmobile.validate.bisect.graph import ExportedGraph, FileOp, Piece
-from sdmobile.validate.mlprogram.package import open_package
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from sdmobile.exporters.contracts import Contract
+    from sdmobile.formats.bundle.contracts import Contract
+    from sdmobile.runtimes.mlprogram.precision import Precision
     from sdmobile.validate.bisect.graph import Arrays
     from sdmobile.validate.bisect.naming import ModuleNames
-    from sdmobile.validate.mlprogram.precision import Precision
 
 # MIL.proto, DataType: FLOAT16 = 10, FLOAT32 = 11. FeatureTypes.proto, ArrayDataType: FLOAT16 = 65552, FLOAT32 = 65568.
 _FLOATS: dict[int, tuple[type[np.generic], int]] = {10: (np.float16, 65552), 11: (np.float32, 65568)}
@@ -97,7 +97,7 @@ class CoreMLGraph(ExportedGraph):
 
     def _run(self, path: Path, inputs: Arrays) -> Iterator[tuple[str, NDArray[Any]]]:
         """Yields floating-point values as the evaluator has them, in float32 whatever the file's type is."""
-        from sdmobile.validate.mlprogram import MLProgram
+        from sdmobile.runtimes.mlprogram import MLProgram
 
         program = MLProgram(path, precision=self._precision, cache_bytes=0)
         given = {name: array.astype(np.float32) if array.dtype.kind == "f" else array for name, array in inputs.items()}

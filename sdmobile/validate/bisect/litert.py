@@ -15,7 +15,7 @@ from sdmobile.validate.bisect.graph import ExportedGraph, FileOp, Piece
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from sdmobile.exporters.contracts import Contract
+    from sdmobile.formats.bundle.contracts import Contract
     from sdmobile.validate.bisect.graph import Arrays
     from sdmobile.validate.bisect.naming import ModuleNames
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdmobile.validate.metrics import psnr
+from sdmobile.basics.metrics import psnr
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

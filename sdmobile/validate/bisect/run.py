@@ -16,10 +16,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.basics.describe import describe
+from sdmobile.basics.metrics import json_number, psnr
 from sdmobile.errors import UnsupportedError
-from sdmobile.validate.metrics import json_number, psnr
-from sdmobile.validate.mlprogram.precision import EVALUATORS
-from sdmobile.validate.words import describe
+from sdmobile.runtimes.mlprogram.precision import EVALUATORS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from sdmobile.checkpoints import Checkpoint
+    from sdmobile.formats.bundle.reading import Bundle, BundleComponent
+    from sdmobile.reference.recording import RecordedSample, Recording
     from sdmobile.validate.bisect.graph import ExportedGraph, Piece
     from sdmobile.validate.bisect.match import Match
-    from sdmobile.validate.bundle import Bundle, BundleComponent
-    from sdmobile.validate.recording import RecordedSample, Recording
     from sdmobile.validate.results import ComponentCheck
 
 LEAST_DB, MOST_DB = 30.0, 60.0  # a part is held to its component's limit, within these
@@ -178,12 +178,13 @@ def worst_sample(check: ComponentCheck, recording: Recording) -> RecordedSample:
 
 def _case(component: BundleComponent, checkpoint: Checkpoint, check: ComponentCheck, sample: RecordedSample) -> Case:
     from sdmobile.checkpoints import load_component
-    from sdmobile.exporters.capture import capture
-    from sdmobile.exporters.contracts import module_name, wrap
+    from sdmobile.families.contracts import module_name
+    from sdmobile.families.wrappers import wrap
+    from sdmobile.reference.capture import capture
+    from sdmobile.reference.component_inputs import as_tensors
     from sdmobile.validate.bisect.match import Match, match_modules, name_by_content
     from sdmobile.validate.bisect.naming import ModuleNames
     from sdmobile.validate.bisect.reference import module_outputs, module_paths
-    from sdmobile.validate.component_inputs import as_tensors
 
     if component.chain:
         raise UnsupportedError(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sdmobile.basics.metrics import psnr
 from sdmobile.errors import OutputError
-from sdmobile.validate.metrics import psnr
 
 if TYPE_CHECKING:
     from sdmobile.validate.bisect.graph import ExportedGraph

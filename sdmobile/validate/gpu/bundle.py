@@ -14,8 +14,8 @@ from sdmobile.validate.gpu.verdict import GpuVerdict, Precision, Way
 from sdmobile.validate.thresholds import COMPONENT_DB
 
 if TYPE_CHECKING:
-    from sdmobile.validate.bundle import Bundle, BundleComponent
-    from sdmobile.validate.recording import RecordedSample, Recording
+    from sdmobile.formats.bundle.reading import Bundle, BundleComponent
+    from sdmobile.reference.recording import RecordedSample, Recording
 
 Combination = tuple[Way, Precision]
 Progress = Callable[[str, int, int], None]

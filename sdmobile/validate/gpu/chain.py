@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.reference.recording import RecordedSample
 from sdmobile.validate.gpu.check import DEFAULT_TIMEOUT, run_on_gpu
-from sdmobile.validate.recording import RecordedSample
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from sdmobile.validate.bundle import BundleComponent
+    from sdmobile.formats.bundle.reading import BundleComponent
     from sdmobile.validate.gpu.verdict import GpuVerdict, Precision, Way
 
 
@@ -103,6 +103,6 @@ def parts_of(file: BundleComponent, samples: Sequence[RecordedSample]) -> list[S
 
 def _on_cpu(part: BundleComponent, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Returns what LiteRT on the CPU makes of a part's inputs."""
-    from sdmobile.validate.runners.litert import LiteRTRunner
+    from sdmobile.runtimes.litert import LiteRTRunner
 
     return LiteRTRunner({part.name: part}).run(part.name, inputs)

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.basics.metrics import compare, worst
 from sdmobile.validate.gpu import verdict as is_
 from sdmobile.validate.gpu.acceptance import read_acceptance
 from sdmobile.validate.gpu.order import Answer, Order, load_answer, load_outputs
 from sdmobile.validate.gpu.process import Ending, run_order
 from sdmobile.validate.gpu.verdict import GpuVerdict, Precision, Way
-from sdmobile.validate.metrics import compare, worst
 from sdmobile.validate.thresholds import COMPONENT_DB, Limits
 
 if TYPE_CHECKING:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sdmobile.validate.recording import Recording, chosen_steps
+from sdmobile.reference.recording import Recording, chosen_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from sdmobile.validate.bundle import Bundle
+    from sdmobile.formats.bundle.reading import Bundle
 
     Progress = Callable[[str, int, int], None]
 
@@ -36,10 +36,10 @@ def record_inputs(
     Raises:
         CheckpointError: the reference is missing or another checkpoint.
     """
-    from sdmobile.validate.recording import DEFAULT_PROMPTS, record
-    from sdmobile.validate.reference import resolve_reference
-    from sdmobile.validate.runners import TorchRunner
-    from sdmobile.validate.sampling import PipelineSpec, SampleRequest
+    from sdmobile.reference.recording import DEFAULT_PROMPTS, record
+    from sdmobile.reference.resolve import resolve_reference
+    from sdmobile.reference.sampling import PipelineSpec, SampleRequest
+    from sdmobile.reference.torch_runner import TorchRunner
 
     spec = PipelineSpec.from_bundle(bundle)
     runner = TorchRunner(resolve_reference(bundle, reference), bundle.geometry)

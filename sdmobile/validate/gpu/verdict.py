@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from sdmobile.validate.metrics import Metrics
+    from sdmobile.basics.metrics import Metrics
 
 Way = Literal["browser", "wheel"]
 Precision = Literal["float32", "float16"]

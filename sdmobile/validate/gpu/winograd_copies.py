@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sdmobile.rewrites.winograd.layer import ConvLayer
-from sdmobile.rewrites.winograd.runtimes import ML_DRIFT, Gpu
+from sdmobile.device_profiles.runtime_rules.conv_layer import ConvLayer
+from sdmobile.device_profiles.runtime_rules.winograd import ML_DRIFT, Gpu
 
 _CONVOLUTION = "CONV_2D"
 

@@ -17,8 +17,8 @@ from sdmobile.validate.phone.benchmark import Benchmark, parse_benchmark
 from sdmobile.validate.results import ERROR, FAILED, NOT_RUN, PASSED
 
 if TYPE_CHECKING:
-    from sdmobile.validate.bundle import Bundle, BundleComponent
-    from sdmobile.validate.recording import Recording
+    from sdmobile.formats.bundle.reading import Bundle, BundleComponent
+    from sdmobile.reference.recording import Recording
 
 FOLDER = "/data/local/tmp/sdmobile"
 BACKENDS = {"cpu": ("--use_xnnpack=true",), "gpu": ("--use_gpu=true",)}

@@ -14,7 +14,7 @@ export function normalNumbers(seed) {
 
 /**
  * Returns the peak signal-to-noise ratio in dB, 20·log10((max|b| + 1e-5) / (RMSE + 1e-10)), of b against a; NaN where a
- * value is not finite. The same figure as sdmobile.validate.metrics.psnr.
+ * value is not finite. The same figure as sdmobile.basics.metrics.psnr.
  */
 export function psnr(a, b) {
   let peak = 0;

@@ -16,13 +16,13 @@ from sdmobile.device_profiles.calibration.adreno_fit import AdrenoFit, adreno_fi
 from sdmobile.device_profiles.calibration.delegate_2024 import cpu_macs, on_gpu
 from sdmobile.device_profiles.calibration.macs import graph_macs
 from sdmobile.device_profiles.calibration.profile_values import PROFILE, replace_between, write_page, write_profile
-from sdmobile.device_profiles.calibration.stored import stored_graph
 from sdmobile.device_profiles.calibration.tables import sections
-from sdmobile.device_profiles.graph import FileGraph, Operation, Tensor
-from sdmobile.device_profiles.kernels import kernels_of
-from sdmobile.device_profiles.latency import predict, unit_model
-from sdmobile.device_profiles.pipeline_time import end_to_end
 from sdmobile.errors import UnsupportedError
+from sdmobile.formats.graph import FileGraph, Operation, Tensor
+from sdmobile.prediction.calibration_stored import stored_graph
+from sdmobile.prediction.kernels import kernels_of
+from sdmobile.prediction.latency import predict, unit_model
+from sdmobile.prediction.pipeline_time import end_to_end
 
 PAGE = Path(__file__).resolve().parents[3] / "docs/latency-model.md"
 

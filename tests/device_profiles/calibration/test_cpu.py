@@ -28,13 +28,13 @@ from sdmobile.device_profiles.calibration.cpu_profile import (
 )
 from sdmobile.device_profiles.calibration.cpu_results import Caches, CpuResults, Machine, read_results, write_results
 from sdmobile.device_profiles.calibration.profile_values import replace_between
-from sdmobile.device_profiles.calibration.stored import stored_graph
 from sdmobile.device_profiles.fact import Fact
-from sdmobile.device_profiles.graph import FileGraph, read_graph
-from sdmobile.device_profiles.kernels import Kernel, kernels_of
-from sdmobile.device_profiles.kernels.xnnpack import xnnpack_kernels
-from sdmobile.device_profiles.latency import Parameters, UnitModel, predict, unit_model
 from sdmobile.errors import UnsupportedError
+from sdmobile.formats.graph import FileGraph, read_graph
+from sdmobile.prediction.calibration_stored import stored_graph
+from sdmobile.prediction.kernels import Kernel, kernels_of
+from sdmobile.prediction.kernels.xnnpack import xnnpack_kernels
+from sdmobile.prediction.latency import Parameters, UnitModel, predict, unit_model
 
 PAGE = Path(__file__).resolve().parents[3] / "docs/latency-model.md"
 CACHES = Caches(2**20, 32 * 2**20)

@@ -18,9 +18,9 @@ from sdmobile.device_profiles.calibration.iphone_rows import (
     phone_rows,
     published,
 )
-from sdmobile.device_profiles.kernels import kernels_of
-from sdmobile.device_profiles.kernels.core_ml_work import macs
-from sdmobile.device_profiles.latency import predict, unit_model
+from sdmobile.prediction.kernels import kernels_of
+from sdmobile.prediction.kernels.core_ml_work import macs
+from sdmobile.prediction.latency import predict, unit_model
 
 
 @pytest.fixture(scope="module")

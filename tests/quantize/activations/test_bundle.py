@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from sdmobile.basics.files import hash_of
 from sdmobile.errors import CheckpointError
 from sdmobile.exporters.bundle import export_bundle
 from sdmobile.exporters.cache import ComponentCache
-from sdmobile.exporters.lowering import hash_of
 from sdmobile.exporters.request import ExportRequest, make_plan
+from sdmobile.formats.bundle.reading import open_bundle
 from sdmobile.quantize.apply import apply_recipe
 from sdmobile.quantize.recipes import W8A8, Recipe
-from sdmobile.validate.bundle import open_bundle
 
 RECIPE = Recipe("w8a8", W8A8(-99.0, -99.0, -99.0), min_elements=64, components=("vae_encoder",))
 

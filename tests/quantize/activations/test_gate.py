@@ -10,13 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sdmobile.basics.metrics import psnr
 from sdmobile.quantize.activations.gate import Scales, calibrate, judge, scales_of, sharing
 from sdmobile.quantize.activations.joint import jointly, most
 from sdmobile.quantize.activations.layers import Layer, find_layers
 from sdmobile.quantize.activations.ranges import METHODS, Method
 from sdmobile.quantize.activations.simulate import Simulation, fake_quantized, rounded_weight
 from sdmobile.quantize.recipes import W8A8, Float16, Override, Recipe, parse_scheme
-from sdmobile.validate.metrics import psnr
 from tests.quantize.activations.conftest import Block, calls
 
 RECIPE = Recipe("all", W8A8(), min_elements=64)

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sdmobile.basics.metrics import psnr
 from sdmobile.errors import ComponentError, UnsupportedError
+from sdmobile.formats.mlprogram.read import read_program
 from sdmobile.quantize.activations.apply import quantize_package
 from sdmobile.quantize.activations.gate import calibrate
 from sdmobile.quantize.activations.layers import find_layers, value_types
@@ -19,9 +21,7 @@ from sdmobile.quantize.activations.ranges import scale_for
 from sdmobile.quantize.activations.simulate import Simulation
 from sdmobile.quantize.coreml.package import rewrite_weights
 from sdmobile.quantize.recipes import W8A8, Recipe
-from sdmobile.validate.metrics import psnr
-from sdmobile.validate.mlprogram import MLProgram
-from sdmobile.validate.mlprogram.program import read_program
+from sdmobile.runtimes.mlprogram import MLProgram
 from tests.quantize.activations.conftest import calls
 
 RECIPE = Recipe("all", W8A8(-99.0, -99.0, -99.0), min_elements=64)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.validate.mlprogram.support import convert_module
+from tests.runtimes.mlprogram.support import convert_module
 
 
 class Layers(nn.Module):

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sdmobile.formats.mlprogram.blob import BlobFile, unpack_bits
+from sdmobile.formats.mlprogram.types import TensorType
 from sdmobile.quantize.coreml.blobs import BlobWriter, pack_bits
-from sdmobile.validate.mlprogram.blob import BlobFile, unpack_bits
-from sdmobile.validate.mlprogram.types import TensorType
 
 
 @given(st.sampled_from([1, 2, 3, 4, 6, 8]), st.integers(1, 70), st.integers(0, 99))

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import nn
 
+from sdmobile.basics.metrics import psnr as output_psnr
 from sdmobile.quantize.coreml.apply import compress_package
 from sdmobile.quantize.coreml.corrections import correctable, scaled
 from sdmobile.quantize.correction_fit import FittedScales, choose_scales
 from sdmobile.quantize.encodings import encode
 from sdmobile.quantize.recipes import Palette, Recipe, named_recipe, parse_scheme
 from sdmobile.quantize.sensitivity_study import Study
-from sdmobile.validate.metrics import psnr as output_psnr
-from sdmobile.validate.mlprogram import MLProgram
+from sdmobile.runtimes.mlprogram import MLProgram
 from tests.quantize.coreml.conftest import IDS
-from tests.validate.mlprogram.support import convert_module, psnr
+from tests.runtimes.mlprogram.support import convert_module, psnr
 
 
 @pytest.mark.parametrize("name", ["palette4", "palette2g16", "int8c", "uint4b16"])

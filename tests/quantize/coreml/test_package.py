@@ -11,17 +11,17 @@ import pytest
 import torch
 
 from sdmobile.errors import ComponentError, OutputError, UnsupportedError
+from sdmobile.formats.mlprogram.constants import WeightReader, stored_constants, weight_constants
+from sdmobile.formats.mlprogram.read import read_program
 from sdmobile.quantize.coreml.apply import compress_package, modules
 from sdmobile.quantize.coreml.check import check_weights, digest
-from sdmobile.quantize.coreml.constants import WeightReader, stored_constants, weight_constants
 from sdmobile.quantize.coreml.forms import minimum_ios
 from sdmobile.quantize.coreml.package import rewrite_weights
 from sdmobile.quantize.encodings import Encoding, HalfEncoding, encode
 from sdmobile.quantize.recipes import Float16, Override, Palette, Recipe, named_recipe, parse_scheme
-from sdmobile.validate.mlprogram import MLProgram
-from sdmobile.validate.mlprogram.program import read_program
+from sdmobile.runtimes.mlprogram import MLProgram
 from tests.quantize.coreml.conftest import IDS, Layers
-from tests.validate.mlprogram.support import psnr
+from tests.runtimes.mlprogram.support import psnr
 
 SCHEMES = [f"palette{bits}" for bits in (1, 2, 3, 4, 6, 8)] + [
     *("palette4g16", "palette3g8", "int8c", "uint8c", "int4b16", "uint4b8", "int8b16", "int4c", "fp16")

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sdmobile.device_profiles.runtime_rules.attention_forms import AttentionRow
+from sdmobile.device_profiles.runtime_rules.attention_kernels import KernelRules
 from sdmobile.rewrites.attention.base import AttentionForm, AttentionTable
 from sdmobile.rewrites.attention.blocked import AttentionBlocked
-from sdmobile.rewrites.attention.choice import AttentionRow
-from sdmobile.rewrites.attention.kernels import KernelRules
 from sdmobile.rewrites.attention.partial_softmax import AttentionPartialSoftmax
 from sdmobile.rewrites.attention.plain import AttentionPlain
 from sdmobile.rewrites.attention.sdpa import AttentionSdpa

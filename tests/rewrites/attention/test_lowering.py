@@ -28,7 +28,7 @@ def core_ml(
     import coremltools as ct
 
     from sdmobile.exporters.coreml.lower import count_operators
-    from sdmobile.validate.mlprogram import MLProgram
+    from sdmobile.runtimes.mlprogram import MLProgram
 
     program = rewritten(module, inputs, *rules).program
     model: Any = ct.convert(
@@ -100,7 +100,7 @@ def test_litert_file(rule: Rule, rows: int, tmp_path: Path) -> None:
     import litert_torch
     from ai_edge_litert.interpreter import Interpreter
 
-    from sdmobile.exporters.litert.graph import read_facts
+    from sdmobile.formats.tflite.graph import read_facts
 
     module, inputs = Attend(is_causal=True), tuple(torch.randn(2, 3, n, 4) for n in (32, 40, 40))
     program = rewritten(module, inputs, rule).program

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sdmobile.exporters.litert.graph import read_facts
+from sdmobile.basics.metrics import psnr
+from sdmobile.formats.tflite.graph import read_facts
+from sdmobile.lint import lint_file
 from sdmobile.quantize.tflite_float16 import cast_weights
 from sdmobile.rewrites.composites.attention import AttentionComposite
 from sdmobile.rewrites.composites.group_norm import GroupNormComposite
 from sdmobile.rewrites.composites.layer_norm import LayerNormComposite
 from sdmobile.rewrites.engine import rewrite
-from sdmobile.validate.lint import lint_file
-from sdmobile.validate.metrics import psnr
 from tests.rewrites.litert_files import LitertFile, litert_file
 
 RULES = (GroupNormComposite(), LayerNormComposite(), AttentionComposite())

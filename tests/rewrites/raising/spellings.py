@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from sdmobile.basics.metrics import psnr
 from sdmobile.rewrites.engine import rewrite
 from sdmobile.rewrites.program import run
 from sdmobile.rewrites.rule import Rule
-from sdmobile.validate.metrics import psnr
 
 
 class Written(nn.Module):

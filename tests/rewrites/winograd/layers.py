@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from sdmobile.rewrites.winograd.layer import ConvLayer
+from sdmobile.device_profiles.runtime_rules.conv_layer import ConvLayer
 
 _AUTOENCODER: dict[str, Any] = {
     "down_block_types": ("DownEncoderBlock2D",) * 4,

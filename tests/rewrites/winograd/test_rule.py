@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sdmobile.basics.metrics import psnr
+from sdmobile.device_profiles.runtime_rules.winograd import Gpu
 from sdmobile.rewrites.engine import rewrite
 from sdmobile.rewrites.program import run
 from sdmobile.rewrites.winograd.rule import WinogradConv
-from sdmobile.rewrites.winograd.runtimes import Gpu
 from sdmobile.rewrites.winograd.selection import Policy
-from sdmobile.validate.metrics import psnr
 
 GENEROUS = Policy(weight_growth=10.0)
 FORCED = Policy(tiles=(4,), weight_growth=10.0, min_speedup=0.0)  # whatever the prediction for a small layer
@@ -128,7 +128,7 @@ def test_litert_file_is_small_of_rank_four_and_right(size: int, tmp_path: Path) 
     import litert_torch
     from ai_edge_litert.interpreter import Interpreter
 
-    from sdmobile.exporters.litert.graph import read_facts
+    from sdmobile.formats.tflite.graph import read_facts
     from sdmobile.quantize.tflite_float16 import cast_weights
 
     class ChannelsLast(nn.Module):

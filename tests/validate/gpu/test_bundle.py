@@ -12,12 +12,12 @@ import pytest
 
 from sdmobile.cli.app import run
 from sdmobile.errors import EXIT_BELOW_THRESHOLD, EXIT_MISSING, EXIT_OK, UnsupportedError
-from sdmobile.exporters.contracts import Contract, TensorSpec
-from sdmobile.validate.bundle import Bundle, BundleComponent
+from sdmobile.formats.bundle.contracts import Contract, TensorSpec
+from sdmobile.formats.bundle.reading import Bundle, BundleComponent
+from sdmobile.reference.recording import RecordedSample, Recording
 from sdmobile.validate.gpu.bundle import GpuCheck, GpuReport, check_bundle_gpu
 from sdmobile.validate.gpu.recorded import limited
 from sdmobile.validate.gpu.verdict import ACCEPTED, NOT_RUN, REJECTED, GpuVerdict, Way
-from sdmobile.validate.recording import RecordedSample, Recording
 from tests.validate.gpu.models import Case
 
 Needs = Callable[[Way], None]

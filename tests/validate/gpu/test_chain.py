@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sdmobile.exporters.contracts import OPAQUE, Contract, TensorSpec
 from sdmobile.exporters.litert.lower import lower
 from sdmobile.exporters.lowering import LoweringOptions, Provenance
-from sdmobile.validate.bundle import BundleComponent
+from sdmobile.formats.bundle.contracts import OPAQUE, Contract, TensorSpec
+from sdmobile.formats.bundle.reading import BundleComponent
+from sdmobile.reference.recording import RecordedSample
 from sdmobile.validate.gpu import chain as chain_module
 from sdmobile.validate.gpu.chain import parts_of, run_chain
 from sdmobile.validate.gpu.check import GpuRun
 from sdmobile.validate.gpu.verdict import ACCEPTED, CRASHED, GpuVerdict, Way
-from sdmobile.validate.recording import RecordedSample
 
 
 class First(nn.Module):

@@ -1,0 +1,21 @@
+"""Captions that training never saw."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sdmobile.checkpoints.shapes64.captions import Caption, caption
+from sdmobile.checkpoints.shapes64.scenes import sample_scene
+
+HELD_OUT_SEED = 7_000_000
+
+
+def held_out_captions(count: int, seed: int = HELD_OUT_SEED) -> list[Caption]:
+    """Returns prompts for combinations that training never saw.
+
+    Args:
+        count: how many.
+        seed: another seed gives other prompts.
+    """
+    rng = np.random.default_rng(seed)
+    return [caption(rng, sample_scene(rng, held_out=True)) for _ in range(count)]

@@ -1,0 +1,1 @@
+"""Model families: what a checkpoint consists of, how a prompt becomes arrays, how it is sampled, what phones call it."""

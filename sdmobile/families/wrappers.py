@@ -1,0 +1,104 @@
+"""Modules that give a component the interface that its target's contract asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sdmobile.errors import UnsupportedError
+
+
+class _Wrapper(nn.Module):
+    """Holds the component; layout changes are explicit permutes, which the converters cancel or fold."""
+
+    def __init__(self, component: nn.Module, channels_last: bool) -> None:
+        super().__init__()
+        self.component = component
+        self.channels_last = channels_last
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Returns the file's layout as (N, C, H, W)."""
+        return x.permute(0, 3, 1, 2) if self.channels_last else x
+
+    def leave(self, x: Tensor) -> Tensor:
+        """Returns (N, C, H, W) as the file's layout."""
+        return x.permute(0, 2, 3, 1) if self.channels_last else x
+
+
+class TextEncoder(_Wrapper):
+    """Token ids (1, S), int32 or float32 -> last hidden state (1, S, D)."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        if ids.is_floating_point():
+            ids = ids.to(torch.int32)
+        return self.component(input_ids=ids).last_hidden_state
+
+
+class UNet(_Wrapper):
+    """Latents, timestep (B,) and context -> prediction in the latents' layout."""
+
+    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
+        if encoder_hidden_states.ndim == 4:  # (B, D, 1, S) of the Neural Engine
+            encoder_hidden_states = encoder_hidden_states.squeeze(2).transpose(1, 2)
+        prediction = self.component(self.enter(sample), timestep, encoder_hidden_states, return_dict=False)[0]
+        return self.leave(prediction)
+
+
+class VaeDecoder(_Wrapper):
+    """Latents divided by the scaling factor -> image in [-1, 1]."""
+
+    def __init__(self, component: Any, channels_last: bool) -> None:
+        nn.Module.__init__(self)
+        self.channels_last = channels_last
+        # Only the decoding half is held, so that the other half's weights are not captured.
+        self.post_quant_conv = component.post_quant_conv or nn.Identity()
+        self.decoder = component.decoder
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return self.leave(self.decoder(self.post_quant_conv(self.enter(latent))))
+
+
+class VaeEncoder(_Wrapper):
+    """Image in [-1, 1] -> mean and log-variance, stacked along the channels."""
+
+    def __init__(self, component: Any, channels_last: bool) -> None:
+        nn.Module.__init__(self)
+        self.channels_last = channels_last
+        self.encoder = component.encoder
+        self.quant_conv = component.quant_conv or nn.Identity()
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.leave(self.quant_conv(self.encoder(self.enter(image))))
+
+
+_WRAPPERS: dict[str, type[_Wrapper]] = {
+    "text_encoder": TextEncoder,
+    "unet": UNet,
+    "vae_decoder": VaeDecoder,
+    "vae_encoder": VaeEncoder,
+}
+
+
+def wrap_component(target: str, component: str, module: nn.Module) -> nn.Module:
+    """Returns `module` behind the interface of `target`'s file for `component`.
+
+    Raises:
+        UnsupportedError: no such component.
+    """
+    if component not in _WRAPPERS:
+        raise UnsupportedError(f"the component must be one of {', '.join(_WRAPPERS)}", component)
+    return _WRAPPERS[component](module, target == "android").eval().requires_grad_(False)
+
+
+def wrap(target: str, component: str, module: torch.nn.Module) -> torch.nn.Module:
+    """Returns a module whose forward takes the target's inputs in order and returns its one output tensor.
+
+    Args:
+        target: "ios", "android" or "onnx".
+        component: one of `COMPONENTS`.
+        module: the text encoder, the UNet, or the whole autoencoder.
+    """
+
+    return wrap_component(target, component, module)

@@ -1,0 +1,1 @@
+"""The bundle folder: what it holds, how it is written and opened."""

@@ -1,0 +1,182 @@
+"""The model card of a bundle: what it is, how to use it on the phone, what was checked and what was not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sdmobile.basics import words
+
+_TARGETS = {"ios": "iPhone (Core ML)", "android": "Android (LiteRT)", "onnx": "ONNX Runtime"}
+_TAGS = {"ios": "coreml", "android": "litert", "onnx": "onnx"}
+
+_USE = {
+    "ios": """\
+1. On a Mac, run `compile.sh` in this folder: it turns each `.mlpackage` into the `.mlmodelc` that an app loads
+   (`xcrun coremlcompiler` is part of Xcode; there is no such tool for Linux).
+2. Give the folder with the compiled models, `vocab.json` and `merges.txt` to Apple's
+   [StableDiffusion Swift package](https://github.com/apple/ml-stable-diffusion) as its resources:
+
+   ```swift
+   var configuration = MLModelConfiguration()
+   configuration.computeUnits = .cpuAndNeuralEngine
+   let pipeline = try StableDiffusionPipeline(
+       resourcesAt: folder, controlNet: [], configuration: configuration, disableSafety: true)
+   try pipeline.loadResources()
+   var request = StableDiffusionPipeline.Configuration(prompt: "{prompt}")
+   request.seed = 0
+   request.stepCount = 20
+   request.guidanceScale = {guidance_scale}
+   request.decoderScaleFactor = {scaling_factor}
+   request.encoderScaleFactor = {scaling_factor}
+   let images = try pipeline.generateImages(configuration: request)
+   ```
+
+   Its default random source starts from the same noise as `sdmobile generate` with the same seed.""",
+    "android": """\
+1. Put the `.tflite` files and `tokenizer/` into the app's files (they are too large for its assets).
+2. Load each with LiteRT's `CompiledModel` or `Interpreter` and call it by its signature:
+
+{signatures}
+3. `scheduler.json` holds the tables of the sampling loop, `metadata.json` the shapes and names. The initial noise is
+   defined by `noise_golden.json`; an implementation is right when it gives those numbers.
+4. With guidance scale s, the prediction is uncond + s·(text − uncond); the latent is divided by {scaling_factor}
+   before decoding.""",
+    "onnx": """\
+Load each file with ONNX Runtime; inputs and outputs are named as below.
+
+{signatures}""",
+}
+
+
+def model_card(manifest: Mapping[str, Any], validation: Mapping[str, Any] | None = None) -> str:
+    """Writes the README.md of a bundle.
+
+    Args:
+        manifest: the bundle's manifest.json.
+        validation: `ValidationReport.to_json()`, or None if the bundle was not validated.
+
+    Returns:
+        Markdown with the front matter that model hubs read.
+    """
+    target = manifest["target"]
+    source = manifest["source"]
+    parts = [
+        _front_matter(target, source),
+        f"# {source['name']} for {_TARGETS[target]}",
+        _summary(manifest),
+        "## Use\n\n" + _use(manifest),
+        "## Files\n\n" + _files(manifest),
+        "## Evidence\n\n" + _evidence(validation),
+        "## Limits\n\n" + _limits(manifest),
+        "## Licence\n\n" + _licence(source),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(target: str, source: Mapping[str, Any]) -> str:
+    lines = ["---", "pipeline_tag: text-to-image", f"license: {source.get('license') or 'unknown'}"]
+    return "\n".join([*lines, "tags:", f"- {_TAGS[target]}", "- stable-diffusion", "- sdmobile", "---"])
+
+
+def _summary(manifest: Mapping[str, Any]) -> str:
+    source, g = manifest["source"], manifest["geometry"]
+    calls = "both guidance rows in one UNet call" if manifest["guidance"] == "batch2" else "one UNet call per row"
+    device = f" for {manifest['device']}" if manifest.get("device") else ""
+    return (
+        f"Exported{device} by sdmobile {manifest.get('sdmobile_version', '')} from `{source['name']}`, whose content "
+        f"hash is `{source['content_hash']}`. Pictures of {g['image_width']} × {g['image_height']} pixels; {calls}. "
+        "Every stage of the export is recorded in `manifest.json`."
+    )
+
+
+def _use(manifest: Mapping[str, Any]) -> str:
+    # Not str.format: Swift and Markdown have braces of their own.
+    text = _USE[manifest["target"]]
+    for name, value in {
+        "{scaling_factor}": str(manifest["pipeline"]["scaling_factor"]),
+        "{guidance_scale}": f"{manifest['pipeline'].get('guidance_scale') or 7.5:g}",
+        "{prompt}": "a large red circle in the center on a white background",
+        "{signatures}": _signatures(manifest),
+    }.items():
+        text = text.replace(name, value)
+    return text
+
+
+def _signatures(manifest: Mapping[str, Any]) -> str:
+    rows = ["   | file | signature | inputs | output |", "   |---|---|---|---|"]
+    for record in manifest["components"].values():
+        contract = record["contract"]
+        inputs = ", ".join(_tensor(spec) for spec in contract["inputs"])
+        outputs = ", ".join(_tensor(spec) for spec in contract["outputs"])
+        rows.append(f"   | `{record['file']}` | `{contract['signature']}` | {inputs} | {outputs} |")
+    return "\n".join(rows) + "\n"
+
+
+def _tensor(spec: Mapping[str, Any]) -> str:
+    return f"`{spec['name']}` {spec['dtype']} [{', '.join(map(str, spec['shape']))}]"
+
+
+def _files(manifest: Mapping[str, Any]) -> str:
+    rows = ["| component | file | parameters | weights | size |", "|---|---|---|---|---|"]
+    for name, record in manifest["components"].items():
+        parameters, size = words.count(record.get("parameters")), words.size(record.get("bytes"))
+        weights = _weights(record.get("compression"))
+        rows.append(f"| {words.title(name)} | `{record['file']}` | {parameters} | {weights} | {size} |")
+    return "\n".join(rows)
+
+
+def _weights(compression: Mapping[str, Any] | None) -> str:
+    """Returns how the weights of a file are stored, and the oldest system that loads it if that is not the device's."""
+    if compression is None:
+        return "not compressed"
+    raised = compression.get("details", {})
+    since = f", from {raised['deployment_target']} on" if "raised_from" in raised else ""
+    return f"{compression['recipe']}, {compression['bits_per_weight']:.2f} bits each{since}"
+
+
+def _evidence(validation: Mapping[str, Any] | None) -> str:
+    if validation is None:
+        return "This bundle was not validated. `sdmobile validate` on this folder does it."
+    limit = validation["thresholds"]
+    text = [
+        "Compared with float32 PyTorch on inputs recorded from a sampling run; needed were at least "
+        f"{limit['component_db']:g} dB PSNR per component and {limit['image_db']:g} dB for final images. **"
+        + ("All checks that were run passed." if validation["passed"] else "Not all checks passed.")
+        + "**",
+        "| what | run by | PSNR | result |\n|---|---|---|---|\n" + "\n".join(_evidence_rows(validation)),
+    ]
+    if not validation["complete"]:
+        text.append("Some checks were left out; they are marked `not run` and count for nothing.")
+    return "\n\n".join(text)
+
+
+def _evidence_rows(validation: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for check in validation["components"]:
+        level = words.decibels(check["worst"]["psnr_db"]) if check["worst"] else words.UNKNOWN
+        rows.append(f"| {words.title(check['component'])} | {check['runtime']} | {level} | {check['status']} |")
+    for check in validation["trajectories"]:
+        level = words.decibels(check["image_psnr_db"])
+        rows.append(f"| image, seed {check['seed']} | {check['runtime']} | {level} | {check['status']} |")
+    return rows
+
+
+def _limits(manifest: Mapping[str, Any]) -> str:
+    how = {
+        "ios": "The Core ML packages were run by sdmobile's own evaluator unless the table names `coreml`. It tells "
+        "that a file encodes the right arithmetic, not what the Neural Engine makes of it.",
+        "android": "The files were run by LiteRT on a CPU.",
+        "onnx": "The files were run by ONNX Runtime on a CPU.",
+    }[manifest["target"]]
+    return f"**Nothing was run on a phone**: neither speed nor memory on a device was measured. {how}"
+
+
+def _licence(source: Mapping[str, Any]) -> str:
+    licence = source.get("license")
+    if licence is None:
+        return (
+            "The source checkpoint does not state its licence. It governs these files too: find out before you "
+            "distribute them."
+        )
+    return f"The weights keep the licence of the source checkpoint: **{licence}**."

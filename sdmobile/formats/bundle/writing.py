@@ -1,0 +1,126 @@
+"""Writes a bundle: staging folder, model card, manifest, and the move to its place; whole or not at all."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import re
+import shutil
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdmobile.basics.files import files_of, hash_of
+from sdmobile.errors import OutputError, UsageError
+from sdmobile.formats.bundle.reading import MANIFEST
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Watch = Callable[[str, dict[str, Any]], None]
+
+
+_MEASURED = ("seconds", "peak_rss_bytes")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A finished component: the folder that holds its files, and its record."""
+
+    folder: Path
+    record: dict[str, Any]
+
+
+def check_output(out: Path, overwrite: bool) -> None:
+    """Checks that a bundle may be written to a folder.
+
+    Raises:
+        OutputError: it exists and `overwrite` is false, or it is not a bundle, or its parent cannot be written.
+    """
+    if out.exists():
+        if not overwrite:
+            raise OutputError("the output folder must not exist", out, "Pass --overwrite or choose another --output")
+        if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).is_file()):
+            raise OutputError(
+                "--overwrite replaces bundles only", f"{out} has no {MANIFEST}", "Choose another --output"
+            )
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError("the folder above the output must be writable", error) from error
+
+
+@contextmanager
+def staging(out: Path) -> Iterator[Path]:
+    """Yields a hidden folder beside the output, on the same file system, and removes it whatever happens."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.part-", dir=out.absolute().parent))
+    except OSError as error:
+        raise OutputError("the folder above the output must be writable", error) from error
+    (folder / "bundle").mkdir()
+    (folder / "work").mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def put_in_place(staged: Path, out: Path) -> None:
+    """Moves the finished bundle to its name; an old one is moved aside first and deleted last."""
+    staged.chmod(0o755)
+    old = staged.parent / "replaced"
+    if out.exists():
+        out.rename(old)
+    try:
+        staged.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
+
+
+def fixed_date() -> int | None:
+    """Returns `$SOURCE_DATE_EPOCH` in seconds since 1970, or None (reproducible-builds.org/specs/source-date-epoch).
+
+    Raises:
+        UsageError: it is no number of seconds.
+    """
+    stated = os.environ.get("SOURCE_DATE_EPOCH")
+    if not stated:
+        return None
+    if not re.fullmatch(r"[0-9]{1,11}", stated):
+        raise UsageError("SOURCE_DATE_EPOCH is a number of seconds since 1970", stated, "Correct or unset it")
+    return int(stated)
+
+
+def created() -> str:
+    """Returns the manifest's date: `$SOURCE_DATE_EPOCH` if it is set, else now."""
+    fixed, utc = fixed_date(), datetime.timezone.utc
+    moment = datetime.datetime.now(utc) if fixed is None else datetime.datetime.fromtimestamp(fixed, utc)
+    return moment.isoformat(timespec="seconds")
+
+
+def without_measurements(value: Any) -> Any:
+    """Returns JSON values without the time and memory that were measured: they differ from run to run."""
+    if isinstance(value, dict):
+        return {key: without_measurements(item) for key, item in value.items() if key not in _MEASURED}
+    return [without_measurements(item) for item in value] if isinstance(value, list) else value
+
+
+def seal(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Writes model card and manifest of a bundle under construction; returns the manifest with all files hashed."""
+    from sdmobile.formats.bundle.model_card import model_card
+
+    manifest = {key: value for key, value in manifest.items() if key != "files"}
+    if fixed_date() is not None:
+        manifest["components"] = without_measurements(manifest["components"])
+    (folder / "README.md").write_text(model_card(manifest), "utf-8")
+    manifest["files"] = {
+        file.relative_to(folder).as_posix(): {"sha256": hash_of([file]), "bytes": file.stat().st_size}
+        for file in files_of(folder)
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
+    return manifest

@@ -1,0 +1,5 @@
+"""Saved model files as one neutral graph."""
+
+from sdmobile.formats.graph.graph import FileGraph, Operation, Tensor, read_graph
+
+__all__ = ["FileGraph", "Operation", "Tensor", "read_graph"]

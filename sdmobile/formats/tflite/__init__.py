@@ -1,0 +1,1 @@
+"""TensorFlow Lite models (`.tflite`): what is stored in them, read and written."""

@@ -1,0 +1,149 @@
+"""Reads a `.tflite` file without its weights, and says what is wrong with one that is broken."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from pathlib import Path
+from typing import Any
+
+from sdmobile.formats.errors import LintInputError
+from sdmobile.formats.tflite.model import Composite, Graph, Node, Quantization, Tensor
+
+IDENTIFIER = b"TFL3"
+_SMALLEST = 8  # bytes: where the root table is, and the identifier
+_OPTIONAL = -1
+_BROKEN = (struct.error, IndexError, TypeError, ValueError, AttributeError, OverflowError, KeyError, MemoryError)
+_AGAIN = "Export it again, or copy it again and compare the sizes"
+
+
+def read_graph(path: Path) -> Graph:
+    """Reads the main subgraph of a file; files above 2 GB, whose weights lie behind the flatbuffer, too.
+
+    Args:
+        path: the `.tflite` file.
+
+    Returns:
+        Its operators and tensors.
+
+    Raises:
+        LintInputError: the file is missing, is no `.tflite` file, or is truncated.
+    """
+    if not path.is_file():
+        raise LintInputError("a file to lint must exist", path, "Give the path of a .tflite file")
+    size = path.stat().st_size
+    if size < _SMALLEST:
+        raise LintInputError("a .tflite file must hold a flatbuffer", f"{path} has {size} bytes", _AGAIN)
+    with path.open("rb") as file:
+        buffer = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    if bytes(buffer[4:8]) != IDENTIFIER:
+        raise LintInputError(
+            "a .tflite file must carry the identifier TFL3", f"{path} has {bytes(buffer[4:8])!r}", "Give a .tflite file"
+        )
+    try:
+        return _Reader(path, buffer).graph()
+    except _BROKEN as error:
+        raise LintInputError(
+            "a .tflite file must be whole", f"{path} ({size} bytes) breaks off: {type(error).__name__}: {error}", _AGAIN
+        ) from error
+
+
+class _Reader:
+    """Reads one file."""
+
+    def __init__(self, path: Path, buffer: memoryview) -> None:
+        from ai_edge_litert import schema_py_generated as schema
+
+        self._schema: Any = schema
+        self._path = path
+        self._buffer = buffer
+        self._model: Any = schema.Model.GetRootAs(buffer, 0)
+        self._operators = _names(schema.BuiltinOperator)
+        self._types = _names(schema.TensorType)
+
+    def graph(self) -> Graph:
+        """Returns the main subgraph."""
+        buffers = [self._stored(i) for i in range(self._model.BuffersLength())]
+        main = self._model.Subgraphs(0)
+        if main is None:
+            raise ValueError("no subgraph")
+        tensors = tuple(self._tensor(main.Tensors(i), i, buffers) for i in range(main.TensorsLength()))
+        nodes = tuple(self._node(main.Operators(i), i, tensors) for i in range(main.OperatorsLength()))
+        inputs = tuple(main.Inputs(i) for i in range(main.InputsLength()))
+        outputs = tuple(main.Outputs(i) for i in range(main.OutputsLength()))
+        return Graph(self._path, nodes, tensors, inputs, outputs, len(self._buffer))
+
+    def _stored(self, index: int) -> tuple[int, int] | None:
+        """Returns where the bytes of a buffer are, None where there are none; checks that the file holds them."""
+        buffer = self._model.Buffers(index)
+        if buffer.Size() > 1:  # stored behind the flatbuffer; 0 and 1 are placeholders
+            start, length = buffer.Offset(), buffer.Size()
+        elif buffer.DataLength():
+            field = buffer._tab.Offset(4)
+            start, length = buffer._tab.Vector(field), buffer.DataLength()
+        else:
+            return None
+        if start + length > len(self._buffer):
+            raise ValueError(f"buffer {index} ends at byte {start + length}")
+        return start, length
+
+    def _tensor(self, stored: Any, index: int, buffers: list[tuple[int, int] | None]) -> Tensor:
+        place = buffers[stored.Buffer()]
+        return Tensor(
+            index=index,
+            name=(stored.Name() or b"").decode("utf-8", "replace"),
+            shape=tuple(stored.Shape(i) for i in range(stored.ShapeLength())),
+            dtype=self._types.get(stored.Type(), f"type {stored.Type()}"),
+            constant=place is not None,
+            quantization=self._quantization(stored.Quantization()),
+            sparse=stored.Sparsity() is not None,
+            data=None if place is None else self._buffer[place[0] : place[0] + place[1]],
+        )
+
+    def _quantization(self, stored: Any) -> Quantization | None:
+        if stored is None:
+            return None
+        kind = stored.DetailsType()
+        if kind == self._schema.QuantizationDetails.BlockwiseQuantization:
+            return Quantization("blockwise", 0, 0)
+        if kind == self._schema.QuantizationDetails.CustomQuantization:
+            return Quantization("custom", 0, 0)
+        scales = stored.ScaleLength()
+        return Quantization("affine", scales, stored.QuantizedDimension()) if scales else None
+
+    def _node(self, stored: Any, index: int, tensors: tuple[Tensor, ...]) -> Node:
+        code = self._model.OperatorCodes(stored.OpcodeIndex())
+        number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+        op = self._operators.get(number, f"operator {number}")
+        unpacked = self._schema.OperatorT.InitFromObj(stored)
+        options = {}
+        for chosen in (unpacked.builtinOptions, unpacked.builtinOptions2):
+            options.update(vars(chosen) if chosen is not None else {})
+        custom = (code.CustomCode() or b"").decode("utf-8", "replace") if op == "CUSTOM" else None
+        return Node(
+            index=index,
+            op=op,
+            version=code.Version(),
+            inputs=tuple(None if i == _OPTIONAL else tensors[i] for i in map(int, _each(unpacked.inputs))),
+            outputs=tuple(tensors[i] for i in map(int, _each(unpacked.outputs))),
+            options=options,
+            custom=custom,
+            composite=_composite(options) if op == "STABLEHLO_COMPOSITE" else None,
+        )
+
+
+def _each(values: Any) -> Any:
+    return () if values is None else values
+
+
+def _composite(options: dict[str, Any]) -> Composite:
+    from flatbuffers import flexbuffers
+
+    name, packed = options.get("name") or b"", options.get("compositeAttributes")
+    attributes = flexbuffers.Loads(bytes(bytearray(packed))) if packed is not None and len(packed) else {}
+    return Composite(name.decode() if isinstance(name, bytes) else name, attributes)  # pyright: ignore
+
+
+def _names(enum: type) -> dict[int, str]:
+    """Returns the names of a flatbuffer enumeration by value."""
+    return {value: name for name, value in vars(enum).items() if isinstance(value, int)}

@@ -1,0 +1,111 @@
+"""Lints a Core ML package: its operations, its weights, and the iOS it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from sdmobile.errors import UnsupportedError
+from sdmobile.formats.errors import LintInputError
+from sdmobile.formats.mlprogram.errors import PackageError
+from sdmobile.formats.mlprogram.ir import Function
+from sdmobile.formats.mlprogram.package import Package
+from sdmobile.formats.mlprogram.read import read_program
+from sdmobile.formats.mlprogram.types import TensorType
+from sdmobile.formats.mlprogram.values import Constant
+from sdmobile.lint.coreml import sources
+from sdmobile.lint.coreml.operations import objections
+from sdmobile.lint.coreml.weights import stored_weights
+from sdmobile.lint.limits import Limits
+from sdmobile.lint.report import Finding, LintReport
+
+RUNTIME = "core-ml"
+CHUNK_BYTES = 1_000_000_000
+CHUNK_BITS = 6
+_PALETTES_FROM = 17
+
+
+def lint_package(path: Path, limits: Limits) -> LintReport:
+    """Predicts what an iPhone says to a Core ML package.
+
+    Args:
+        path: the `.mlpackage` folder.
+        limits: what the device can hold, and the oldest iOS that must load the package.
+
+    Returns:
+        The report. "refused" stands for what Core ML or Apple's own rules exclude; what may merely keep an operation
+        off the Neural Engine is a warning.
+
+    Raises:
+        LintInputError: the package is missing, incomplete or truncated.
+    """
+    try:
+        package, function = read_program(path)
+        findings = [*_operation_findings(function, limits), *_weight_findings(package, function, limits)]
+    except (PackageError, UnsupportedError) as error:
+        raise LintInputError(error.rule, error.value, error.fix) from error
+    computed = [operation for operation in function.operations if operation.type != "const"]
+    return LintReport(str(path), RUNTIME, sources.BASIS, len(computed), tuple(findings))
+
+
+def _operation_findings(function: Function, limits: Limits) -> Iterator[Finding]:
+    if limits.deployment_target is not None and function.ios > limits.deployment_target:
+        yield Finding(
+            "refused",
+            "deployment-target",
+            f"the program is written for iOS {function.ios}; the device must be served from iOS "
+            f"{limits.deployment_target}",
+            f"Export with the deployment target iOS {limits.deployment_target}",
+            limits.source or sources.OPERATIONS,
+        )
+        limits = replace(limits, deployment_target=None)  # said once for the program, not for every operation
+    names = {item.name: item.type for item in function.inputs}
+    names.update((item.name, item.type) for operation in function.operations for item in operation.outputs)
+    for operation in function.operations:
+        for found in objections(operation, function.ios, limits.deployment_target):
+            yield Finding(
+                found.severity,
+                found.rule,
+                found.detail,
+                found.fix,
+                found.source,
+                op=operation.type,
+                node=operation.name,
+                shapes={
+                    "inputs": [_shown(item, names) for bindings in operation.inputs.values() for item in bindings],
+                    "outputs": [str(item.type) for item in operation.outputs],
+                },
+            )
+
+
+def _shown(binding: str | Constant, names: dict[str, TensorType]) -> str:
+    return f"{binding.type} constant" if isinstance(binding, Constant) else str(names.get(binding, "unknown"))
+
+
+def _weight_findings(package: Package, function: Function, limits: Limits) -> Iterator[Finding]:
+    weights = stored_weights(package, function)
+    if weights.bytes >= CHUNK_BYTES and weights.bits > CHUNK_BITS:
+        yield Finding(
+            "refused",
+            "chunk-size",
+            f"{weights.bytes / 1e9:.2f} GB of weights at {weights.bits:.1f} bits each, in one package",
+            f"Export in chunks below {CHUNK_BYTES / 1e9:.0f} GB, or with palettes of at most {CHUNK_BITS} bits",
+            sources.CHUNKS,
+        )
+    if limits.file_bytes is not None and weights.bytes > limits.file_bytes:
+        yield Finding(
+            "refused",
+            "file-size",
+            f"{weights.bytes} bytes of weights; {limits.file_bytes} at most",
+            "Compress the weights, or export in chunks",
+            limits.source,
+        )
+    if weights.palettes and function.ios < _PALETTES_FROM:
+        yield Finding(
+            "warning",
+            "palettes-load-whole",
+            f"{weights.palettes} palettes in a program for iOS {function.ios}: decompressed when the model loads",
+            "Export with the deployment target iOS 17, from which on they are decompressed as needed",
+            sources.PALETTES,
+        )

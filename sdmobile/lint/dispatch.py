@@ -1,0 +1,138 @@
+"""One call for every kind of file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdmobile.errors import EXIT_USAGE, SdmobileError, UnsupportedError
+from sdmobile.formats.errors import LintInputError
+from sdmobile.lint.limits import Limits, limits_of
+from sdmobile.lint.report import Finding, LintReport
+
+if TYPE_CHECKING:
+    from sdmobile.formats.bundle.reading import BundleComponent
+
+RUNTIMES = ("ml-drift", "tflite-gpu", "core-ml")
+DEPLOYMENT_TARGET = "deployment-target"
+_DEFAULTS = {".tflite": "ml-drift", ".mlpackage": "core-ml"}
+_TARGETS = {".tflite": "android", ".mlpackage": "ios"}
+_SUFFIXES = {"ml-drift": ".tflite", "tflite-gpu": ".tflite", "core-ml": ".mlpackage"}
+
+
+class RuntimeNameError(SdmobileError):
+    """The runtime is unknown or does not go with the file."""
+
+    exit_code = EXIT_USAGE
+
+
+def lint_file(path: Path, runtime: str | None = None, limits: Limits | None = None) -> LintReport:
+    """Predicts what a runtime says to one file.
+
+    Args:
+        path: a `.tflite` file or an `.mlpackage` folder.
+        runtime: "ml-drift", "tflite-gpu" or "core-ml"; None for "ml-drift" or "core-ml" by the suffix.
+        limits: what the device can hold; None checks no sizes.
+
+    Returns:
+        Findings and verdict.
+
+    Raises:
+        LintInputError: the file is missing, truncated or of another format.
+        RuntimeNameError: the runtime is unknown or does not go with the file.
+    """
+    chosen = runtime or _DEFAULTS.get(path.suffix.lower())
+    if chosen is None:
+        raise LintInputError("a file to lint must be a .tflite file or an .mlpackage", path)
+    if chosen not in RUNTIMES:
+        raise RuntimeNameError("the runtime must be known", chosen, f"Choose one of {', '.join(RUNTIMES)}")
+    if path.suffix.lower() != _SUFFIXES[chosen]:
+        raise RuntimeNameError(f"{chosen} takes {_SUFFIXES[chosen]} files", path.name, "Choose another --runtime")
+    if chosen == "core-ml":
+        from sdmobile.lint.coreml import lint_package
+
+        return lint_package(path, limits or Limits())
+    from sdmobile.lint.tflite.delegate import lint_tflite
+
+    return lint_tflite(path, chosen, limits or Limits())  # pyright: ignore[reportArgumentType]
+
+
+def lint_bundle(folder: Path, runtime: str | None = None, device: str | None = None) -> list[LintReport]:
+    """Predicts what the default runtime of a bundle's target says to each of its files.
+
+    Args:
+        folder: the bundle.
+        runtime: another runtime than the target's default.
+        device: a device profile for the sizes; None for that of the bundle.
+
+    Returns:
+        One report per component, in the order of the pipeline.
+
+    Raises:
+        BundleError: the folder is no whole bundle.
+        UnsupportedError: the bundle's target has no lint.
+    """
+    from sdmobile.formats.bundle.reading import open_bundle
+
+    bundle = open_bundle(folder)
+    if bundle.target not in ("ios", "android"):
+        raise UnsupportedError("a lint exists for the targets ios and android", bundle.target)
+    limits = device_limits(bundle.target, device or bundle.device)
+    return [lint_component(component, runtime, limits) for component in bundle.components.values()]
+
+
+def lint_component(component: BundleComponent, runtime: str | None, limits: Limits) -> LintReport:
+    """Predicts what a runtime says to one component of a bundle; otherwise as `lint_file`.
+
+    A recipe that needs a newer iOS than the device profile serves has raised the deployment target of the file, and its
+    user was told so: the report warns of it and does not refuse the file.
+    """
+    profile, recipe = limits.deployment_target, component.record.get("compression") or {}
+    raised = _deployment_target(recipe)
+    if profile is None or raised is None or raised <= profile:
+        return lint_file(component.path, runtime, limits)
+    report = lint_file(component.path, runtime, replace(limits, deployment_target=raised))
+    warning = Finding(
+        "warning",
+        DEPLOYMENT_TARGET,
+        f"the recipe {recipe['recipe']} raised the deployment target to iOS {raised}; the device profile serves from "
+        f"iOS {profile}",
+        f"Compress with --deployment-target iOS{profile}, if phones with iOS {profile} must load it",
+        "the bundle's manifest",
+    )
+    return replace(report, findings=(warning, *report.findings))
+
+
+def _deployment_target(recipe: Mapping[str, Any]) -> int | None:
+    """Returns the iOS version that a component's record of compression says it needs; None if it says nothing."""
+    target = (recipe.get("details") or {}).get("deployment_target")
+    return None if target is None else int(target.removeprefix("iOS"))
+
+
+def device_limits(target: str, device: str | None) -> Limits:
+    """Returns the limits of a device, by default those of the target's default device.
+
+    Raises:
+        UnsupportedError: no such device.
+        RuntimeNameError: the device runs files of another target.
+    """
+    from sdmobile.device_profiles import default_profile, load_profile
+
+    profile = load_profile(device) if device else default_profile(target)
+    if profile.target != target:
+        raise RuntimeNameError(f"{device} must run files for {target}", profile.target, "Choose another --device")
+    return limits_of(profile)
+
+
+def target_of(path: Path) -> str:
+    """Returns the target that a file is for, by its suffix.
+
+    Raises:
+        LintInputError: the suffix is none of a file that can be linted.
+    """
+    target = _TARGETS.get(path.suffix.lower())
+    if target is None:
+        raise LintInputError("a file to lint must be a .tflite file or an .mlpackage", path)
+    return target

@@ -1,0 +1,124 @@
+"""Asks every rule about every node, in the order in which the runtime would."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+from sdmobile.formats.tflite.model import Graph, Node, Tensor
+from sdmobile.formats.tflite.names import module_of
+from sdmobile.formats.tflite.reader import read_graph
+from sdmobile.lint.limits import Limits
+from sdmobile.lint.report import Finding, LintReport
+from sdmobile.lint.tflite import classic, ml_drift
+from sdmobile.lint.tflite.element_types import check_element_types
+from sdmobile.lint.tflite.memory import memory_findings
+from sdmobile.lint.tflite.miscomputed import check_miscomputed
+from sdmobile.lint.tflite.operators import CUSTOM_OPERATORS, FIXES, GENERAL_FIX, SUPPORT, Runtime
+from sdmobile.lint.tflite.problem import CLASSIC, COMMIT, PARSERS, Problem, Problems
+from sdmobile.lint.tflite.shared import check_shared
+
+BASIS: dict[Runtime, str] = {
+    "ml-drift": f"rules read in {COMMIT}, compared with the accelerator of ai-edge-litert (docs/lint.md)",
+    "tflite-gpu": f"rules read in {COMMIT}; not compared with a run",
+}
+
+
+def lint_tflite(path: Path, runtime: Runtime, limits: Limits) -> LintReport:
+    """Predicts what a GPU runtime says to a `.tflite` file.
+
+    Args:
+        path: the file.
+        runtime: "ml-drift" (LiteRT's CompiledModel) or "tflite-gpu" (the delegate of TensorFlow Lite).
+        limits: what the device can hold.
+
+    Returns:
+        The report; every node that breaks a rule has one finding at least.
+
+    Raises:
+        LintInputError: the file is missing, truncated or no `.tflite` file.
+    """
+    graph = read_graph(path)
+    findings = [*_node_findings(graph, runtime), *memory_findings(graph, runtime, limits)]
+    return LintReport(str(path), runtime, BASIS[runtime], len(graph.nodes), tuple(findings))
+
+
+def _node_findings(graph: Graph, runtime: Runtime) -> Iterator[Finding]:
+    halves = _stored_halves(graph)
+    consumers: dict[int, list[Node]] = {}
+    for node in graph.nodes:
+        for tensor in node.inputs:
+            if tensor is not None:
+                consumers.setdefault(tensor.index, []).append(node)
+    for node in graph.nodes:
+        if node.op == "DEQUANTIZE" and node.outputs and node.outputs[0].index in halves:
+            continue
+        seen = dataclasses.replace(node, inputs=tuple(halves.get(t.index, t) if t else None for t in node.inputs))
+        for problem in _problems(seen, runtime, consumers):
+            yield _finding(node, problem)
+
+
+def _stored_halves(graph: Graph) -> dict[int, Tensor]:
+    """Returns, by the index of its dequantized form, every float16 constant; runtimes read those directly.
+
+    Source: FP16GraphPartitionHelper in LiteRT tflite/delegates/utils.cc.
+    """
+    found: dict[int, Tensor] = {}
+    for node in graph.nodes:
+        stored = node.input(0)
+        if node.op == "DEQUANTIZE" and stored is not None and stored.constant and stored.dtype == "FLOAT16":
+            found[node.outputs[0].index] = stored
+    return found
+
+
+def _problems(node: Node, runtime: Runtime, consumers: dict[int, list[Node]]) -> list[Problem]:
+    """Returns what the first rules that object say; later rules count on the earlier ones to hold."""
+    own = ml_drift if runtime == "ml-drift" else classic
+    steps: list[Problems] = [_known(node, runtime)]
+    if node.op not in own.NOT_SHARED:
+        steps.append(check_shared(node, "enhanced" if runtime == "ml-drift" else "standard"))
+    if runtime == "ml-drift":
+        steps += [ml_drift.check_ml_drift(node), check_element_types(node, runtime), check_miscomputed(node)]
+    else:
+        steps += [classic.check_classic(node, consumers), check_element_types(node, runtime)]
+    for step in steps:
+        problems = list(step)
+        if problems:
+            return problems
+    return []
+
+
+def _known(node: Node, runtime: Runtime) -> Problems:
+    source = PARSERS if runtime == "ml-drift" else CLASSIC
+    support = SUPPORT[runtime].get(node.op)
+    if support is None:
+        detail = f"{runtime} has no {node.op}"
+        yield Problem("no-such-operator", detail, FIXES.get(node.op, GENERAL_FIX), source)
+    elif node.op == "CUSTOM" and node.custom not in CUSTOM_OPERATORS[runtime]:
+        yield Problem("no-such-operator", f"{runtime} has no custom operator {node.custom}", GENERAL_FIX, source)
+    elif support.max_version is not None and node.version > support.max_version:
+        yield Problem(
+            "version",
+            f"version {node.version}; {runtime} takes {support.max_version} at most",
+            "Export for an older runtime, or without the feature that raised the version (often a quantised type)",
+            source,
+        )
+
+
+def _finding(node: Node, problem: Problem) -> Finding:
+    return Finding(
+        severity=problem.severity,
+        rule=problem.rule,
+        detail=problem.detail,
+        fix=problem.fix,
+        source=problem.source,
+        op=node.custom or (f"{node.op} {node.composite.name}" if node.composite else node.op),
+        node=str(node.index),
+        version=node.version,
+        shapes={
+            "inputs": ["none" if tensor is None else str(tensor) for tensor in node.inputs],
+            "outputs": [str(tensor) for tensor in node.outputs],
+        },
+        module=module_of(node),
+    )

@@ -1,0 +1,1 @@
+"""Latency, memory and kernels of a saved file, predicted."""

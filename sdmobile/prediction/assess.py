@@ -1,0 +1,334 @@
+"""What a bundle costs on a phone, from its files alone: latency, memory, size. Every number is predicted.
+
+bundle ─▶ graph of each file ─▶ kernels of the unit's runtime ─▶ seconds ─▶ image
+                                                             └─▶ memory ─▶ budget
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from sdmobile.errors import UnsupportedError
+from sdmobile.formats.graph import FileGraph, read_graph
+from sdmobile.prediction.assess_device import ChosenUnit, choose_unit, runs
+from sdmobile.prediction.assess_savings import Saving, savings
+from sdmobile.prediction.kernels import Kernel, kernels_of
+from sdmobile.prediction.latency import FirstRun, KernelTime, Prediction, predict
+from sdmobile.prediction.memory_budget import BudgetCheck, ComponentMemory, check_budget, component_memory
+from sdmobile.prediction.pipeline_time import Guidance, ImageTime, end_to_end
+
+if TYPE_CHECKING:
+    from sdmobile.formats.bundle.reading import Bundle, BundleComponent
+
+TEXT, UNET, DECODER = "text_encoder", "unet", "vae_decoder"
+GUIDANCE: dict[str, Guidance] = {"batch2": "batch2", "separate": "two_calls", "none": "none"}
+"""Options of the command line to the names of the arithmetic."""
+
+
+@dataclass(frozen=True)
+class ComponentCost:
+    """One component.
+
+    Args:
+        name: canonical name.
+        graphs: of its files, in order; a component in chunks has several.
+        kernels: of each file.
+        prediction: one call of all its files.
+        memory: of each file.
+        calls: in one image; 0 for a component that no image needs.
+        recipe: name of the recipe that compressed its weights, None for none.
+    """
+
+    name: str
+    graphs: tuple[FileGraph, ...]
+    kernels: tuple[tuple[Kernel, ...], ...]
+    prediction: Prediction
+    memory: tuple[ComponentMemory, ...]
+    calls: int
+    recipe: str | None = None
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of its files."""
+        return sum(graph.file_bytes for graph in self.graphs)
+
+    def to_json(self, count: int) -> dict[str, Any]:
+        """Returns a JSON object; all of it is predicted but the sizes of the files."""
+        return {
+            **self.prediction.to_json(count),
+            "calls_per_image": self.calls,
+            "files": [
+                {
+                    "bytes": graph.file_bytes,
+                    "weights_stored": memory.stored,
+                    "weights_in_memory": memory.resident,
+                    "arena": memory.activations.arena,
+                    "arena_naive": memory.activations.naive,
+                    "arena_lower_bound": memory.activations.lower_bound,
+                    "peak": memory.peak,
+                }
+                for graph, memory in zip(self.graphs, self.memory, strict=True)
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class CostlyKernel:
+    """A kernel with its share of the image.
+
+    Args:
+        component: whose.
+        time: of one call.
+        image_seconds: of all calls in one image.
+        share: of the image, as a fraction.
+    """
+
+    component: str
+    time: KernelTime
+    image_seconds: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What a bundle costs on one compute unit of a device.
+
+    Args:
+        name: of the checkpoint.
+        device: the device and its unit.
+        components: in pipeline order.
+        steps: denoising steps of an image.
+        guidance: as in `GUIDANCE`.
+        image: the whole image; None where a component of the pipeline is missing.
+        two_calls, batch2: seconds of one guided step in both ways, None where the files do not say.
+        budgets: need of memory when all is loaded at once, and one component at a time.
+        savings: what the runtime's choices and the recipe save.
+        notes: what could not be predicted and why.
+    """
+
+    name: str
+    device: ChosenUnit
+    components: tuple[ComponentCost, ...]
+    steps: int
+    guidance: str
+    image: ImageTime | None
+    two_calls: float | None
+    batch2: float | None
+    budgets: tuple[BudgetCheck, ...]
+    savings: tuple[Saving, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    def costliest(self, count: int) -> list[CostlyKernel]:
+        """Returns the kernels that take most of an image, each with all its calls."""
+        total = self.image.seconds if self.image else sum(c.prediction.seconds for c in self.components)
+        found = [
+            CostlyKernel(part.name, time, calls * time.seconds, calls * time.seconds / total)
+            for part in self.components
+            for calls in (part.calls if self.image else 1,)
+            for time in part.prediction.times
+        ]
+        return sorted(found, key=lambda each: -each.image_seconds)[:count]
+
+    def to_json(self, count: int = 15) -> dict[str, Any]:
+        """Returns a JSON object; measured values have no place in it.
+
+        Args:
+            count: of the costliest kernels listed.
+        """
+        return {
+            "predicted": True,
+            "bundle": self.name,
+            **self.device.to_json(),
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "image": None if self.image is None else self.image.to_json(),
+            "guided_step": {"two_calls_seconds": self.two_calls, "batch2_seconds": self.batch2},
+            "components": {part.name: part.to_json(count) for part in self.components},
+            "file_bytes": sum(part.file_bytes for part in self.components),
+            "memory": [check.to_json() for check in self.budgets],
+            "ram_bytes": self.device.ram_bytes,
+            "costliest": [
+                {
+                    "component": each.component,
+                    "module": each.time.kernel.name,
+                    "category": each.time.kernel.category,
+                    "bound": each.time.bound,
+                    "seconds": each.time.seconds,
+                    "image_seconds": each.image_seconds,
+                    "share": each.share,
+                    "note": each.time.kernel.note,
+                }
+                for each in self.costliest(count)
+            ],
+            "savings": [saving.to_json() for saving in self.savings],
+            "notes": list(self.notes),
+        }
+
+
+def assess(bundle: Bundle, device: ChosenUnit, steps: int = 20, guidance: str | None = None) -> Assessment:
+    """Predicts what a bundle costs on a compute unit.
+
+    Args:
+        bundle: its files must be those that the unit's runtime runs.
+        device: the device and its unit.
+        steps: denoising steps of an image.
+        guidance: "batch2", "separate" (two calls per step) or "none"; None for the bundle's own.
+
+    Raises:
+        UnsupportedError: unknown guidance, files for another runtime, or guidance that the files do not have.
+    """
+    way = bundle.guidance if guidance is None else guidance
+    if way not in GUIDANCE:
+        raise UnsupportedError(f"guidance must be one of {', '.join(GUIDANCE)}", way)
+    device.require(bundle.target)
+    graphs = {name: _graphs(component) for name, component in bundle.components.items()}
+    unet = graphs.get(UNET, ())
+    single, double, notes = _both_batches(unet, bundle.guidance)
+    if unet:
+        graphs[UNET] = _unet_for(way, single, double)
+    calls = {TEXT: 1 if way == "none" else 2, UNET: steps * (2 if way == "separate" else 1), DECODER: 1}
+    parts = tuple(
+        component_cost(name, found, device, calls.get(name, 0), _recipe(bundle.components[name]))
+        for name, found in graphs.items()
+    )
+    image, missing = _image(parts, steps, GUIDANCE[way])
+    return Assessment(
+        name=str(bundle.source.get("name", bundle.path.name)),
+        device=device,
+        components=parts,
+        steps=steps,
+        guidance=way,
+        image=image,
+        two_calls=2 * predict_files(single, device)[1].seconds if single else None,
+        batch2=predict_files(double, device)[1].seconds if double else None,
+        budgets=budgets(parts, device),
+        savings=savings(parts, device),
+        notes=(*notes, *missing),
+    )
+
+
+def component_cost(
+    name: str, graphs: tuple[FileGraph, ...], device: ChosenUnit, calls: int, recipe: str | None = None
+) -> ComponentCost:
+    """Returns the cost of one component.
+
+    Args:
+        name: canonical name.
+        graphs: of its files.
+        device: the device and its unit.
+        calls: in one image.
+        recipe: that compressed its weights.
+    """
+    kernels, prediction = predict_files(graphs, device)
+    names = [name] if len(graphs) == 1 else [f"{name} {i + 1}/{len(graphs)}" for i in range(len(graphs))]
+    held = [
+        component_memory(each, graph, device.storage, device.weights_held, files)
+        for each, graph, files in zip(names, graphs, kernels, strict=True)
+    ]
+    return ComponentCost(name, graphs, kernels, prediction, tuple(held), calls, recipe)
+
+
+def predict_files(graphs: Sequence[FileGraph], device: ChosenUnit) -> tuple[tuple[tuple[Kernel, ...], ...], Prediction]:
+    """Returns the kernels of files that run one after the other, and the prediction for all of them."""
+    kernels = tuple(kernels_of(graph, device.unit, device.rules) for graph in graphs)
+    return kernels, joined([predict(each, device.model) for each in kernels])
+
+
+def joined(predictions: Sequence[Prediction]) -> Prediction:
+    """Returns the prediction for calls one after the other; their errors are taken as common, so bounds add up."""
+
+    def total(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) if len(known) == len(values) else None
+
+    return Prediction(
+        unit=predictions[0].unit,
+        times=tuple(time for prediction in predictions for time in prediction.times),
+        seconds=sum(prediction.seconds for prediction in predictions),
+        low=sum(prediction.low for prediction in predictions),
+        high=sum(prediction.high for prediction in predictions),
+        fixed=sum(prediction.fixed for prediction in predictions),
+        first_run=FirstRun(
+            total([prediction.first_run.load for prediction in predictions]),
+            total([prediction.first_run.compile for prediction in predictions]),
+        ),
+    )
+
+
+def budgets(parts: Sequence[ComponentCost], device: ChosenUnit) -> tuple[BudgetCheck, ...]:
+    """Returns the need of memory for both ways to load, against what an app may use.
+
+    What an image does not need, such as the encoder of pictures, is left out where the rest makes an image.
+    """
+    chosen = [part for part in parts if part.calls] or parts
+    files = [memory for part in chosen for memory in part.memory]
+    allowed = device.profile.hardware.get("app_memory")
+    checks = (check_budget(files, allowed, way) for way in ("all at once", "one at a time"))
+    core_ml = runs(device.unit) == "ios"
+    return tuple(
+        replace(check, advice=tuple(advice for advice in check.advice if core_ml or not advice.core_ml))
+        for check in checks
+    )
+
+
+def bundle_memory(bundle: Bundle) -> tuple[BudgetCheck, ...]:
+    """Returns the need of memory of a bundle on its own device; empty where the device's units are not known.
+
+    Args:
+        bundle: what was exported.
+    """
+    from sdmobile.device_profiles import default_profile
+
+    try:
+        device = choose_unit(bundle.device or default_profile(bundle.target))
+        device.require(bundle.target)
+    except UnsupportedError:
+        return ()
+    image = {TEXT, UNET, DECODER} if {TEXT, UNET, DECODER} <= set(bundle.components) else set(bundle.components)
+    parts = [component_cost(name, _graphs(bundle.components[name]), device, 1) for name in image]
+    return budgets(parts, device)
+
+
+def _graphs(component: BundleComponent) -> tuple[FileGraph, ...]:
+    return tuple(read_graph(part.path) for part in component.chain or (component,))
+
+
+def _recipe(component: BundleComponent) -> str | None:
+    compression = component.record.get("compression")
+    return None if compression is None else str(compression.get("recipe") or "compressed")
+
+
+def _both_batches(
+    unet: tuple[FileGraph, ...], exported: str
+) -> tuple[tuple[FileGraph, ...], tuple[FileGraph, ...], list[str]]:
+    """The UNet's files for one image and for two, as far as the exported ones tell."""
+    from sdmobile.formats.graph.batch import half_batch
+
+    if exported != "batch2" or not unet:
+        return unet, (), []
+    try:
+        return tuple(half_batch(graph) for graph in unet), unet, []
+    except UnsupportedError as error:
+        return (), unet, [f"no prediction of the UNet at batch 1: {error.message()}"]
+
+
+def _unet_for(way: str, single: tuple[FileGraph, ...], double: tuple[FileGraph, ...]) -> tuple[FileGraph, ...]:
+    found = double if way == "batch2" else single
+    if not found:
+        has = "batch2" if double else "separate"
+        raise UnsupportedError(
+            "the bundle's UNet must have the batch of the guidance that is asked for",
+            f"{way}; the bundle was exported for {has}",
+            f"Leave --guidance out, or export with --guidance {'batch2' if way == 'batch2' else 'separate'}",
+        )
+    return found
+
+
+def _image(parts: Sequence[ComponentCost], steps: int, way: Guidance) -> tuple[ImageTime | None, list[str]]:
+    by_name = {part.name: part.prediction for part in parts}
+    missing = [name for name in (TEXT, UNET, DECODER) if name not in by_name]
+    if missing:
+        return None, [f"no prediction of an image: the bundle has no {', '.join(missing)}"]
+    return end_to_end(by_name[TEXT], by_name[UNET], by_name[DECODER], steps, way), []

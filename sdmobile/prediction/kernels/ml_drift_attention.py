@@ -1,0 +1,147 @@
+"""Attention in ML Drift: one fused kernel, a softmax that is part of the value product, or separate kernels.
+
+google-ai-edge/ml-drift: MakeScaledDotProductAttention in `ml_drift/common/selectors/operation_selector.cc` (transposes
+around it), BatchedMatMulSoftmaxBatchedMatMul in `gpu_model_builder.cc`@013b44b (the choice, tiles of heads).
+Method: Chen et al. 2023 (arXiv 2304.11267), section 3.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sdmobile.device_profiles.runtime_rules.attention_kernels import KernelRules, RuntimeKernel, runtime_kernel
+from sdmobile.device_profiles.runtime_rules.attention_shape import AttentionShape
+from sdmobile.formats.graph.graph import Operation
+from sdmobile.prediction.kernels.shared_lowering import Lowering
+from sdmobile.prediction.kernels.shared_nodes import Bhwc, Node, padded
+
+
+@dataclass
+class _Attention:
+    """One attention while it is lowered; heads are those of all images, as the engine counts them."""
+
+    low: Lowering
+    index: int
+    operation: Operation
+    shape: AttentionShape
+    kernel: RuntimeKernel
+
+    def value(self, rows: int, columns: int, heads: int | None = None) -> str:
+        """Adds a value with one matrix per head."""
+        return self.low.draft.fresh((1, heads or self.shape.heads, rows, columns))
+
+    def add(self, category: str, inputs: list[str], output: str, **fields: object) -> str:
+        """Adds a node and returns its output."""
+        operation = self.operation
+        self.low.add(Node(category, operation.name, (self.index,), inputs, [output], **fields))  # pyright: ignore
+        return output
+
+
+def attention(low: Lowering, index: int, operation: Operation, rules: KernelRules) -> None:
+    """odml.scaled_dot_product_attention of query, key, value (B, T, H, D) and perhaps a mask."""
+    query, key, value = operation.inputs[:3]
+    batch, queries, heads, size = low.draft.shape(query)
+    keys, value_size = low.draft.shape(key)[1], low.draft.shape(value)[3]
+    masked = len(operation.inputs) > 3
+    shape = AttentionShape(1, batch * heads, queries, keys, size, value_size, masked)
+    state = _Attention(low, index, operation, shape, runtime_kernel(shape, rules))
+    turned = [
+        state.add("copy", [name], state.value(rows, columns), reorder=True, note=f"transpose of the {what}")
+        for name, what, rows, columns in (
+            (query, "query", queries, size),
+            (key, "key", size, keys),
+            (value, "value", keys, value_size),
+        )
+    ]
+    mixed = _fused(state, turned) if state.kernel.name == "conv_softmax_conv" else _tiled(state, turned)
+    low.add(
+        Node(
+            "copy",
+            operation.name,
+            (index,),
+            [mixed],
+            list(operation.outputs),
+            reorder=True,
+            note="transpose of the result",
+        )
+    )
+
+
+def _macs(shape: AttentionShape, heads: int) -> tuple[int, int]:
+    """Returns the multiply-accumulates of the two products: as defined, and with sizes in fours."""
+    exact = heads * shape.queries * shape.keys * (shape.head_dim + shape.value_dim)
+    return exact, heads * shape.queries * padded(shape.keys) * (padded(shape.head_dim) + padded(shape.value_dim))
+
+
+def _fused(state: _Attention, turned: list[str]) -> str:
+    """Adds the one kernel of the three steps; no score leaves it."""
+    shape = state.shape
+    query, key, value = turned
+    key = state.add("copy", [key], state.value(shape.head_dim, shape.keys), note="key to the layout of weights")
+    value = state.add("copy", [value], state.value(shape.keys, shape.value_dim), note="value to the layout of weights")
+    exact, executed = _macs(shape, shape.heads)
+    result = state.value(shape.queries, shape.value_dim)
+    note = f"flash: {shape.heads} heads, {shape.queries} by {shape.keys}, {shape.head_dim} wide"
+    return state.add("attention", [query, key, value], result, macs=executed, operator_macs=exact, note=note)
+
+
+def _tiled(state: _Attention, turned: list[str]) -> str:
+    """Adds the separate kernels for as many heads at a time as the engine takes, split and joined around them."""
+    shape, tile = state.shape, state.kernel.heads_per_tile
+    if tile is None or shape.heads % tile:
+        return _separate(state, turned, shape.heads)
+    sizes = ((shape.queries, shape.head_dim), (shape.head_dim, shape.keys), (shape.keys, shape.value_dim))
+    tiles = [_split(state, name, rows, columns, tile) for name, (rows, columns) in zip(turned, sizes, strict=True)]
+    results = [_separate(state, list(parts), tile) for parts in zip(*tiles, strict=True)]
+    return state.add("copy", results, state.value(shape.queries, shape.value_dim), note="heads joined")
+
+
+def _split(state: _Attention, name: str, rows: int, columns: int, tile: int) -> list[str]:
+    low, operation = state.low, state.operation
+    parts = [state.value(rows, columns, tile) for _ in range(state.shape.heads // tile)]
+    low.add(Node("copy", operation.name, (state.index,), [name], parts, note=f"split into {tile} heads"))
+    return parts
+
+
+def _separate(state: _Attention, operands: list[str], heads: int) -> str:
+    """Adds scores, softmax and value product.
+
+    Partially fused, the scores are written once and read twice: by a reduction that keeps maximum and sum of
+    exponentials per row, and by the value product, which applies them. Otherwise the probabilities are written, too. A
+    row fits a cache, so that what the softmax reads again costs no memory traffic.
+    """
+    shape = state.shape
+    query, key, value = operands
+    exact = heads * shape.queries * shape.keys
+    executed = heads * shape.queries * padded(shape.keys)
+    note = f"{heads} heads, {shape.queries} by {shape.keys}, {shape.head_dim} wide: {state.kernel.name}"
+    key = state.add("copy", [key], state.value(shape.head_dim, shape.keys, heads), note="key to the layout of weights")
+    scores = _product(
+        state,
+        [query, key],
+        (1, heads, shape.queries, shape.keys),
+        exact * shape.head_dim,
+        executed * padded(shape.head_dim),
+        f"scores, {note}",
+    )
+    if shape.masked:
+        masked = state.value(shape.queries, shape.keys, heads)
+        scores = state.add("elementwise", [scores, state.operation.inputs[3]], masked, linkable=True, note="mask")
+    if state.kernel.name == "softmax_reduce":
+        weights = [
+            scores,
+            state.add("softmax", [scores], state.value(shape.queries, 2, heads), note=f"reduction, {note}"),
+        ]
+    else:
+        whole = state.value(shape.queries, shape.keys, heads)
+        weights = [state.add("softmax", [scores], whole, note=f"softmax, {note}")]
+    value = state.add(
+        "copy", [value], state.value(shape.keys, shape.value_dim, heads), note="value to the layout of weights"
+    )
+    result = (1, heads, shape.queries, shape.value_dim)
+    return _product(state, [*weights, value], result, exact * shape.value_dim, executed * padded(shape.value_dim), note)
+
+
+def _product(state: _Attention, inputs: list[str], result: Bhwc, exact: int, executed: int, note: str) -> str:
+    output = state.low.draft.fresh(result)
+    return state.add("matmul", inputs, output, macs=executed, operator_macs=exact, note=note)

@@ -1,0 +1,1 @@
+"""The float32 truth: capture, sampling loop, recorded inputs, PyTorch runner."""

@@ -1,0 +1,43 @@
+"""Captures a wrapped component as a graph, once, for all later stages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from sdmobile.rewrites.tidy import tidy
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+    from sdmobile.formats.bundle.contracts import Contract, TensorSpec
+
+
+def example_inputs(contract: Contract, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    """Returns inputs of the contract's shapes and types: normal noise, a middle timestep, small token ids."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(_example(spec, generator) for spec in contract.inputs)
+
+
+def _example(spec: TensorSpec, generator: torch.Generator) -> torch.Tensor:
+    dtype = getattr(torch, spec.dtype)
+    if spec.canonical == "input_ids":
+        return torch.randint(0, 8, spec.shape, generator=generator).to(dtype)
+    if spec.canonical == "timestep":
+        return torch.full(spec.shape, 500.0, dtype=dtype)
+    return torch.randn(spec.shape, generator=generator, dtype=dtype)
+
+
+def capture(module: torch.nn.Module, contract: Contract) -> tuple[ExportedProgram, dict[str, int]]:
+    """Returns the module's graph of ATen operators for the contract's shapes, without nodes that do nothing.
+
+    Args:
+        module: what `contracts.wrap` returned.
+        contract: gives the shapes.
+
+    Returns:
+        The program, and how many idle nodes of each operator were removed.
+    """
+    with torch.no_grad():
+        return tidy(torch.export.export(module, example_inputs(contract), strict=False))

@@ -1,0 +1,42 @@
+"""Calls of one component from a short real sampling run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from sdmobile.checkpoints import Checkpoint
+    from sdmobile.formats.bundle.contracts import Contract, Geometry
+    from sdmobile.reference.recording import RecordedSample
+
+STEPS = 2
+
+
+def recorded_samples(
+    checkpoint: Checkpoint, component: str, geometry: Geometry, guidance: str = "batch2", most: int = 2
+) -> list[RecordedSample]:
+    """Samples one picture with the float32 reference and returns calls of a component.
+
+    Args:
+        checkpoint: the checkpoint.
+        component: canonical name.
+        geometry: the sizes of the export.
+        guidance: "batch2" or "separate".
+        most: number of calls at most; of a UNet, those at the first and at the last timestep.
+    """
+    from sdmobile.reference.recording import DEFAULT_PROMPTS, record
+    from sdmobile.reference.sampling import PipelineSpec, SampleRequest
+    from sdmobile.reference.torch_runner import TorchRunner
+
+    spec = replace(PipelineSpec.from_checkpoint(checkpoint, guidance), geometry=geometry)
+    request = SampleRequest(DEFAULT_PROMPTS[1], steps=STEPS, guidance_scale=spec.guidance_scale)
+    found = record(TorchRunner(checkpoint, geometry), spec, [request], [component], most, whole_runs=False)
+    return found.samples[component]
+
+
+def as_tensors(contract: Contract, sample: RecordedSample) -> tuple[torch.Tensor, ...]:
+    """Returns a recorded call's inputs as the captured program takes them."""
+    return tuple(torch.from_numpy(array) for array in contract.to_target(sample.inputs).values())

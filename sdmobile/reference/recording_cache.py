@@ -1,0 +1,158 @@
+"""Recordings of the reference, kept under a key of everything that decides them: sampling is done once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sdmobile.basics.fingerprint import code_hash, library_closure
+from sdmobile.reference.recording import Recording, load_recording, save_arrays, write_json
+from sdmobile.reference.sampling import SampleResult
+
+if TYPE_CHECKING:
+    from sdmobile.reference.sampling import PipelineSpec, SampleRequest
+
+_LIBRARIES = ("torch", "diffusers", "transformers", "safetensors", "numpy")
+# The float32 reference knows no phone: these rooms have no part in it.
+LEFT_OUT = ("device_profiles/*", "quantize/*", "exporters/*", "validate/*", "lint/*")
+_HASHES = "sha256.json"
+
+
+def default_recordings_dir() -> Path:
+    """Returns where recordings are kept: beside finished components, `$SDMOBILE_CACHE` or the user's cache folder."""
+    chosen = os.environ.get("SDMOBILE_CACHE")
+    root = Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdmobile"
+    return root / "recordings"
+
+
+def recording_key(
+    source_hash: str,
+    spec: PipelineSpec,
+    requests: Sequence[SampleRequest],
+    components: Sequence[str],
+    max_samples: int,
+    whole_runs: bool,
+) -> str:
+    """Returns the SHA-256 over checkpoint, prompts, steps, seeds, guidance, scheduler, geometry, code and versions.
+
+    Args:
+        source_hash: content hash of the checkpoint, tokenizer included.
+        spec: the pipeline.
+        requests: the pictures.
+        components: what is recorded.
+        max_samples: most samples per component.
+        whole_runs: whether the runs are kept to the end.
+    """
+    facts = {
+        "source": source_hash,
+        "geometry": spec.geometry.to_json(),
+        "guidance": spec.guidance,
+        "scaling_factor": spec.scaling_factor,
+        "scheduler": dict(spec.scheduler_config),
+        "requests": [asdict(request) for request in requests],
+        "components": sorted(components),
+        "max_samples": max_samples,
+        "whole_runs": whole_runs,
+        "code": code_hash(LEFT_OUT),
+        "libraries": library_closure(_LIBRARIES),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class RecordingCache:
+    """A folder with one sub-folder per key.
+
+    Args:
+        root: the folder; None switches the cache off.
+    """
+
+    root: Path | None
+
+    def recorded(
+        self, key: str, requests: Sequence[SampleRequest], make: Callable[[], Recording]
+    ) -> tuple[Recording, bool]:
+        """Returns the recording of a key, made and kept if there is none.
+
+        Args:
+            key: what `recording_key` returned.
+            requests: the pictures, which the key covers.
+            make: samples with the reference.
+
+        Returns:
+            The recording, and whether it was found.
+        """
+        found = self.find(key, requests)
+        if found is not None:
+            return found, True
+        recording = make()
+        self.store(key, recording)
+        return recording, False
+
+    def find(self, key: str, requests: Sequence[SampleRequest]) -> Recording | None:
+        """Returns a recording, or None if it is missing or was damaged."""
+        if self.root is None:
+            return None
+        folder = self.root / key
+        try:
+            hashes = json.loads((folder / _HASHES).read_text("utf-8"))
+            if any(_sha256(folder / name) != digest for name, digest in hashes.items()):
+                return None
+            recording = load_recording(folder)
+            recording.runs = [_load_run(file, requests[i]) for i, file in enumerate(_runs(folder))]
+        except (OSError, ValueError, KeyError, IndexError):
+            return None
+        return recording
+
+    def store(self, key: str, recording: Recording) -> None:
+        """Keeps a recording; another process that keeps the same one at the same time does no harm."""
+        if self.root is None:
+            return
+        part = self.root / f".{key}.{os.getpid()}"
+        shutil.rmtree(part, ignore_errors=True)
+        recording.save(part)
+        for index, run in enumerate(recording.runs):
+            _save_run(part / f"run-{index:03d}.npz", run)
+        write_json(part / _HASHES, {file.name: _sha256(file) for file in sorted(part.iterdir())})
+        target = self.root / key
+        shutil.rmtree(target, ignore_errors=True)
+        try:
+            part.rename(target)
+        except OSError:  # somebody else was faster
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _runs(folder: Path) -> list[Path]:
+    return sorted(folder.glob("run-*.npz"))
+
+
+def _save_run(file: Path, run: SampleResult) -> None:
+    save_arrays(
+        file,
+        {
+            "latents": np.stack(run.latents),
+            "timesteps": np.array(run.timesteps),
+            "image": run.image,
+            "components": np.array(list(run.seconds)),
+            "seconds": np.array(list(run.seconds.values())),
+        },
+    )
+
+
+def _load_run(file: Path, request: SampleRequest) -> SampleResult:
+    with np.load(file, allow_pickle=False) as arrays:
+        seconds = zip(arrays["components"].tolist(), arrays["seconds"].tolist(), strict=True)
+        latents, timesteps = list(arrays["latents"]), arrays["timesteps"].tolist()
+        return SampleResult(request, latents, timesteps, arrays["image"], dict(seconds))
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,0 +1,48 @@
+"""What a user names to draw pictures with: a bundle or a checkpoint, as a runner with its pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sdmobile.reference.sampling import PipelineSpec
+    from sdmobile.runtimes import Runner
+
+
+def open_source(
+    source: Path | None, runtime: str, reference: Path | None = None, threads: int | None = None
+) -> tuple[Runner, PipelineSpec, str]:
+    """Opens a bundle or a checkpoint for sampling.
+
+    Args:
+        source: bundle or checkpoint, None for the checkpoint that sdmobile ships.
+        runtime: "auto", "torch", or a runtime of the bundle's target.
+        reference: the bundle's source checkpoint, for torch.
+        threads: CPU threads of the runtime.
+
+    Returns:
+        The runner, the pipeline and the content hash of the checkpoint.
+
+    Raises:
+        UnsupportedError: the runtime cannot run it.
+    """
+    from sdmobile.checkpoints import open_checkpoint
+    from sdmobile.errors import UnsupportedError
+    from sdmobile.formats.bundle.reading import is_bundle, open_bundle
+    from sdmobile.reference.resolve import resolve_reference
+    from sdmobile.reference.sampling import PipelineSpec
+    from sdmobile.reference.torch_runner import TorchRunner
+    from sdmobile.runtimes import bundle_runner
+
+    if source is not None and is_bundle(source):
+        bundle = open_bundle(source)
+        spec = PipelineSpec.from_bundle(bundle)
+        if runtime == "torch":
+            return TorchRunner(resolve_reference(bundle, reference), bundle.geometry), spec, bundle.source_hash
+        return bundle_runner(bundle, runtime, threads), spec, bundle.source_hash
+    if runtime not in ("auto", "torch"):
+        raise UnsupportedError("a checkpoint is run by torch", runtime, "Export it first: sdmobile export.")
+    checkpoint = open_checkpoint(source)
+    spec = PipelineSpec.from_checkpoint(checkpoint)
+    return TorchRunner(checkpoint, spec.geometry), spec, checkpoint.content_hash

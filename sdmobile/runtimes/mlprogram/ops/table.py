@@ -1,0 +1,24 @@
+"""All operations of the evaluator: importing a module of operations registers them."""
+
+from __future__ import annotations
+
+from sdmobile.runtimes.mlprogram.ops import (  # noqa: F401
+    activation,
+    attention,
+    convolution,
+    elementwise,
+    indexing,
+    normalization,
+    pooling,
+    quantization,
+    reduction,
+    resizing,
+    scattering,
+    shape,
+)
+from sdmobile.runtimes.mlprogram.ops.registry import Op, registered
+
+
+def operations() -> dict[str, Op]:
+    """Returns all operations by type."""
+    return registered()

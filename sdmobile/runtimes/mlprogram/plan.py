@@ -1,0 +1,191 @@
+"""Turns a function into steps whose operations and attributes are all known before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from sdmobile.formats.mlprogram.errors import PackageError, UnsupportedOpError
+from sdmobile.formats.mlprogram.ir import Binding, Function, Operation
+from sdmobile.formats.mlprogram.types import FLOATS, INTEGERS, NamedType
+from sdmobile.formats.mlprogram.values import Constant
+from sdmobile.runtimes.mlprogram.constexpr import decoder
+from sdmobile.runtimes.mlprogram.fusion import fuse_attention
+from sdmobile.runtimes.mlprogram.ops.registry import Context, Parameter
+from sdmobile.runtimes.mlprogram.ops.table import operations
+from sdmobile.runtimes.mlprogram.precision import Rounding
+from sdmobile.runtimes.mlprogram.steps import Plan, Source, Step
+from sdmobile.runtimes.mlprogram.weights import Compressed, CompressedOutput, Stored, Weights
+
+
+def make_plan(function: Function, weights: Weights, rounding: Rounding, fuse: bool = True) -> Plan:
+    """Checks and prepares every operation.
+
+    Args:
+        function: the program.
+        weights: its constants.
+        rounding: what is rounded to float16.
+        fuse: run attention that is written out as one step, if nothing is rounded.
+
+    Returns:
+        The plan.
+
+    Raises:
+        UnsupportedOpError: an operation or attribute that the evaluator does not implement.
+        PackageError: an operation uses a value that is not there.
+    """
+    builder = _Builder(function, weights, rounding)
+    for operation in function.operations:
+        builder.add(operation)
+    steps = builder.steps()
+    if fuse and not rounding.results:
+        steps = fuse_attention(steps, function.outputs)
+    return Plan(_with_releases(steps, function.outputs), builder.constant_outputs())
+
+
+class _Builder:
+    def __init__(self, function: Function, weights: Weights, rounding: Rounding) -> None:
+        self._function = function
+        self._weights = weights
+        self._rounding = rounding
+        self._ops = operations()
+        self._stored: dict[str, Stored] = {}
+        self._computed = {item.name for item in function.inputs}
+        self._drafts: list[Step] = []
+
+    def add(self, operation: Operation) -> None:
+        if operation.type == "const":
+            self._add_const(operation)
+        elif operation.type.startswith("constexpr_"):
+            self._add_compressed(operation)
+        else:
+            self._add_step(operation)
+
+    def steps(self) -> list[Step]:
+        """Returns the steps in order; raises PackageError if an output is missing."""
+        missing = {item.name for item in self._function.outputs} - self._computed - set(self._stored)
+        if missing:
+            raise PackageError("Every output must be computed", sorted(missing), "Export the model again")
+        return self._drafts
+
+    def constant_outputs(self) -> dict[str, Stored]:
+        """Returns the outputs of the program that are constants."""
+        return {o.name: self._stored[o.name] for o in self._function.outputs if o.name in self._stored}
+
+    def _add_const(self, operation: Operation) -> None:
+        if set(operation.attributes) != {"val"} or operation.inputs or len(operation.outputs) != 1:
+            raise _unsupported(operation, f"attributes {sorted(operation.attributes)} instead of val")
+        value = operation.attributes["val"]
+        if value.type != operation.outputs[0].type:
+            raise PackageError(
+                "A constant must have the declared type",
+                f"{operation.name}: {value.type}, {operation.outputs[0].type} declared",
+                "Export the model again",
+            )
+        self._weights.check(value)
+        self._stored[operation.outputs[0].name] = value
+
+    def _add_compressed(self, operation: Operation) -> None:
+        found = decoder(operation.type, self._function.ios)
+        if found is None:
+            raise _unsupported(operation, f"not an operation of iOS {self._function.ios}")
+        arguments: dict[str, Stored] = dict(operation.attributes)
+        for name, bindings in operation.inputs.items():
+            source = self._source(operation, name, bindings[0]) if len(bindings) == 1 else ""
+            if isinstance(source, str):
+                raise _unsupported(operation, f"{name} is not one constant")
+            arguments[name] = source
+        _check_names(operation, set(arguments), set(found.required), set(found.optional))
+        compressed = Compressed(operation, found, arguments)
+        for index, output in enumerate(operation.outputs):
+            stored = CompressedOutput(compressed, index)
+            self._weights.check(stored)
+            self._stored[output.name] = stored
+
+    def _add_step(self, operation: Operation) -> None:
+        op = self._ops.get(operation.type)
+        if op is None:
+            raise _unsupported(operation, "the operation is not implemented")
+        for output in operation.outputs:
+            if output.type.dtype not in (*FLOATS, *INTEGERS, "bool"):
+                raise _unsupported(operation, f"a result of type {output.type.dtype}")
+        if operation.attributes:
+            raise _unsupported(operation, f"attribute {', '.join(sorted(operation.attributes))}")
+        required = {name for name, parameter in op.parameters.items() if not parameter.optional}
+        _check_names(operation, set(operation.inputs), required, set(op.parameters) - required)
+        fixed: dict[str, Any] = {}
+        sources: dict[str, tuple[Source, ...]] = {}
+        for name, bindings in operation.inputs.items():
+            resolved = tuple(self._source(operation, name, binding) for binding in bindings)
+            parameter = op.parameters[name]
+            if parameter.kind != "list[Tensor]" and len(resolved) != 1:
+                raise _unsupported(operation, f"{len(resolved)} values for {name}")
+            if "Tensor" in parameter.kind or isinstance(resolved[0], str):
+                sources[name] = resolved
+            else:
+                fixed[name] = self._fixed(operation, name, parameter, resolved[0])
+        context = Context(operation.type, operation.name, self._function.ios, self._rounding, operation.outputs)
+        self._drafts.append(Step(operation, op, context, fixed, sources, ()))
+        self._computed.update(output.name for output in operation.outputs)
+
+    def _source(self, operation: Operation, parameter: str, binding: Binding) -> Source:
+        if isinstance(binding, Constant):
+            self._weights.check(binding)
+            return binding
+        if binding in self._stored:
+            return self._stored[binding]
+        if binding not in self._computed:
+            raise PackageError(
+                "An operation must use values that were computed before it",
+                f"{operation.type} '{operation.name}': {parameter} = {binding}",
+                "Export the model again",
+            )
+        return binding
+
+    def _fixed(self, operation: Operation, name: str, parameter: Parameter, stored: Stored) -> Any:
+        if isinstance(stored, Constant) and isinstance(stored.value, str):
+            if parameter.kind != "str":
+                raise _unsupported(operation, f"{name} = '{stored.value}'")
+            return stored.value
+        return python_value(operation, name, parameter.kind, self._weights.array(stored))
+
+
+def _with_releases(steps: list[Step], outputs: tuple[NamedType, ...]) -> tuple[Step, ...]:
+    """Returns the steps, each with the values that it is the last to use."""
+    needed = {item.name for item in outputs}
+    result = []
+    for step in reversed(steps):
+        used = step.used()
+        results = {output.name for output in step.operation.outputs}
+        result.append(replace(step, release=tuple(sorted((used | results) - needed))))
+        needed |= used
+    return tuple(reversed(result))
+
+
+def python_value(operation: Operation, name: str, kind: str, array: np.ndarray) -> Any:
+    """Returns a parameter that is not a tensor as a Python value of its kind."""
+    if kind.startswith("list"):
+        expected = "b" if kind == "list[bool]" else "iu"
+        if array.dtype.kind in expected and array.ndim <= 1:
+            return array.reshape(-1).tolist()
+    elif array.size == 1 and kind != "str":
+        value = array.reshape(-1)[0].item()
+        if kind == "float" or (kind == "bool" and isinstance(value, bool)):
+            return value
+        if kind == "int" and isinstance(value, int) and not isinstance(value, bool):
+            return value
+    raise _unsupported(operation, f"{name} is {array.dtype}{list(array.shape)} instead of {kind}")
+
+
+def _check_names(operation: Operation, given: set[str], required: set[str], optional: set[str]) -> None:
+    unknown = given - required - optional
+    if unknown:
+        raise _unsupported(operation, f"attribute {', '.join(sorted(unknown))}")
+    if required - given:
+        raise _unsupported(operation, f"{', '.join(sorted(required - given))} is missing")
+
+
+def _unsupported(operation: Operation, reason: str) -> UnsupportedOpError:
+    return UnsupportedOpError(operation.type, operation.name, reason)

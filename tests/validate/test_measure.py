@@ -1,0 +1,76 @@
+"""Measuring on this machine: what is timed, what is reported, what is not run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdmobile.formats.bundle.reading import Bundle
+from sdmobile.validate import measure
+from sdmobile.validate.extras import ExtraCheck
+from sdmobile.validate.measure import MeasureOptions, measure_bundle, timed
+from sdmobile.validate.phone import checker
+from tests.prediction.assessed import sd15_bundle
+
+
+class _Clock:
+    """A clock that a fake runner moves: each run takes a millisecond more than the one before."""
+
+    def __init__(self) -> None:
+        self.now, self.runs = 0.0, 0
+
+    def run(self, component: str, inputs: Any) -> dict[str, Any]:
+        self.runs += 1
+        self.now += 1e-3 * self.runs
+        return {}
+
+
+def test_the_warm_up_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = _Clock()
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock.now)
+    found = timed(clock, "unet", {}, MeasureOptions(repeats=3, warmup=2))  # pyright: ignore[reportArgumentType]
+    assert clock.runs == 5
+    assert found == pytest.approx([3e-3, 4e-3, 5e-3])
+
+
+def test_median_and_spread() -> None:
+    row = measure._row("unet", "litert", [0.4, 0.1, 0.2, 0.3, 10.0], 2, "")
+    assert row.seconds == 0.3
+    assert (row.low, row.high) == pytest.approx((0.14, 6.16))  # 10th and 90th percentile
+    assert (row.runs, row.runtime) == (5, "LiteRT, XNNPACK, 2 threads")
+    assert row.to_json()["measured"] is True
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="Core ML runs here")
+def test_core_ml_is_not_run_elsewhere() -> None:
+    found = measure_bundle(sd15_bundle(target="ios"), MeasureOptions(), lambda _: None)
+    assert found.rows == ()
+    assert [line.split(":")[0] for line in found.not_run] == ["coreml-cpu", "coreml-gpu", "coreml-ne"]
+
+
+def test_what_a_phone_measured_and_what_it_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = [
+        ExtraCheck("adb gpu", "unet", "passed", "Phone", figures={"average_ms": 500.0, "best_ms": 480.0, "runs": 5.0}),
+        ExtraCheck(
+            "adb gpu", "vae_decoder", "failed", "Phone", "the GPU took 3 of 9 nodes", figures={"average_ms": 90.0}
+        ),
+        ExtraCheck("adb cpu", "unet", "error", "Phone", "no room"),
+    ]
+    monkeypatch.setattr(checker, "phone_checker", lambda program, serial: lambda *_: checks)
+    monkeypatch.setattr(measure, "_by_runtime", lambda *_: iter(()))
+    options = MeasureOptions(benchmark_model=Path("benchmark_model"))
+    found = measure_bundle(_android(), options, lambda _: None)
+    assert [(row.component, row.seconds, row.place, row.runs) for row in found.rows] == [
+        ("unet", pytest.approx(0.5), "Phone", 5),
+        ("vae_decoder", pytest.approx(0.09), "Phone", None),
+    ]
+    assert found.rows[0].remark == "mean; best 480.0 ms"
+    assert "3 of 9" in found.rows[1].remark
+    assert found.not_run == ("unet, adb cpu: no room",)
+
+
+def _android() -> Bundle:
+    return sd15_bundle()
