@@ -46,9 +46,10 @@ test-all: $(STAMP)  ## the slow tests too
 	$(MAKE) lint type
 	$(BIN)/python -m pytest
 
-lint: $(STAMP)  ## ruff
+lint: $(STAMP)  ## ruff, and the rule that a room imports only from rooms below it
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 
 type: $(STAMP)  ## pyright
 	$(BIN)/pyright
