@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from sdmobile.basics.files import size_of
-from sdmobile.checkpoints.synthetic import write_checkpoint
 from sdmobile.exporters.job import ExportJob
 from sdmobile.exporters.process import run_component
 from sdmobile.families.contracts import COMPONENTS
+from tests.synthetic import write_checkpoint
 
 GIB = 2**30
 

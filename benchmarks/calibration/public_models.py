@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-GRAPHS = Path(__file__).resolve().parents[2] / "sdmobile/device_profiles/data/graphs"
+GRAPHS = Path(__file__).resolve().parent / "data/graphs"
 
 
 def stub_torchvision() -> None:
@@ -221,8 +221,8 @@ def export(name: str, work: Path) -> Path:
 
 def store(source: Path, out: Path) -> None:
     """Reads a `.tflite` and writes its graph without weights."""
+    from benchmarks.calibration.stored import write_graph
     from sdmobile.formats.graph import read_graph
-    from sdmobile.prediction.calibration_stored import write_graph
 
     write_graph(read_graph(source), out)
     print(f"{out.name}: {out.stat().st_size} bytes", file=sys.stderr)

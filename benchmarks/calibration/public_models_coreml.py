@@ -20,7 +20,7 @@ import torch
 from public_models import MODELS, PublicModel, stub_torchvision
 from torch import Tensor, nn
 
-GRAPHS = Path(__file__).resolve().parents[2] / "sdmobile/device_profiles/data/iphone/graphs"
+GRAPHS = Path(__file__).resolve().parent / "data/iphone/graphs"
 _TABLE = ("mobilenet_v2_050", "mobilenet_v2_100", "mobilenet_v2_200", "mobileone_s0", "mobilenet_v4_conv_s")
 _TABLE += ("mobilenet_v4_conv_l", "efficientvit_b1", "efficientvit_b3", "fastvit_t8", "fastvit_sa12", "fastvit_sa24")
 
@@ -80,8 +80,8 @@ def export(name: str, work: Path) -> Path:
 
 def store(source: Path, name: str) -> None:
     """Reads a package and writes its graph without weights."""
+    from benchmarks.calibration.stored import write_graph
     from sdmobile.formats.graph import read_graph
-    from sdmobile.prediction.calibration_stored import write_graph
 
     GRAPHS.mkdir(parents=True, exist_ok=True)
     out = GRAPHS / f"{name}.json.gz"

@@ -18,8 +18,6 @@ DECIDES_NO_BYTE = {
     "web/*": "pages that run finished files",
     "data/*": "checkpoints and recipes, which are hashed by their content",
     "prediction/*": "says what a finished file will cost",
-    "device_profiles/calibration/*": "fits the numbers that predict",
-    "device_profiles/data/*": "measurements that were fitted",
     "device_profiles/*.toml": "each device's deciding part is in the key itself (`profile_hash`)",
     "*__pycache__*": "made from the code",
 }

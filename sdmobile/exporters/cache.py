@@ -31,8 +31,6 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdmobile" / "components"
 
 
-
-
 def component_key(plan: ExportPlan, component: str) -> str:
     """Returns the SHA-256 over all that decides a component's files and record.
 

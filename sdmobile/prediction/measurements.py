@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sdmobile.device_profiles.costs_schema import Runtime
 from sdmobile.errors import EXIT_CHECKPOINT, SdmobileError, UnsupportedError
 from sdmobile.formats.graph import FileGraph, read_graph
-from sdmobile.prediction.calibration_stored import decode, encode
+from sdmobile.prediction.graph_json import decode, encode
 
 if TYPE_CHECKING:
     from sdmobile.formats.bundle.reading import Bundle

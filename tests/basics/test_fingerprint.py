@@ -7,10 +7,10 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from sdmobile.reference.recording_cache import LEFT_OUT
 
 import sdmobile
 from sdmobile.basics.fingerprint import code_hash, deciding_files, library_closure
-from sdmobile.validate.recording_cache import LEFT_OUT
 
 _PACKAGE = Path(sdmobile.__file__).parent
 
@@ -65,7 +65,6 @@ def test_a_changed_byte_of_what_decides_is_another_hash(package: Path, name: str
         "web/index.html",
         "prediction/latency.py",
         "device_profiles/galaxy-s23-ultra.toml",
-        "device_profiles/data/adreno_740.csv",
         "quantize/__pycache__/apply.cpython-311.pyc",
     ],
 )

@@ -11,12 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 import sdmobile.formats.bundle.reading as bundle_module
+from benchmarks.calibration.stable_diffusion import image_time, phones
 from sdmobile.cli import app as cli
 from sdmobile.cli.app import app
 from sdmobile.cli.profile import unit_for
 from sdmobile.cli.profile_view import seconds
 from sdmobile.device_profiles import list_profiles, profile_path
-from sdmobile.device_profiles.calibration.stable_diffusion import image_time, phones
 from sdmobile.errors import UnsupportedError
 from sdmobile.formats.bundle.reading import Bundle, open_bundle
 from sdmobile.validate.measure import MeasureOptions, measure_bundle, sample_inputs

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sdmobile.reference.recording_cache import LEFT_OUT
 
 from sdmobile.basics.fingerprint import DECIDES_NO_BYTE
 from sdmobile.device_profiles import list_profiles, load_profile, profile_hash, profile_path
@@ -19,7 +20,6 @@ from sdmobile.exporters.request import ExportPlan, ExportRequest, make_plan
 from sdmobile.quantize.recipes import named_recipe
 from sdmobile.rewrites.options import RewriteOptions
 from sdmobile.rewrites.registry import rules_for
-from sdmobile.validate.recording_cache import LEFT_OUT
 
 # Text of the S23 Ultra's profile, what takes its place, and whether that decides bytes.
 _CHANGES = {

@@ -8,12 +8,12 @@ from typing import Any, cast
 
 import pytest
 
+from benchmarks.calibration.stored import stored_graph
 from sdmobile.families.contracts import COMPONENTS
 from sdmobile.formats.bundle.reading import Bundle, BundleComponent
 from sdmobile.formats.graph import FileGraph
 from sdmobile.prediction import assess as assess_module
 from sdmobile.prediction import measurements
-from sdmobile.prediction.calibration_stored import stored_graph
 
 
 def sd15_graph(path: Path) -> FileGraph:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sdmobile.device_profiles.calibration.cpu_graphs import GraphDraft
+from benchmarks.calibration.cpu_graphs import GraphDraft
 
 
 class Small(GraphDraft):

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.calibration.stable_diffusion import image_time, phones
 from sdmobile.device_profiles import load_profile
-from sdmobile.device_profiles.calibration.stable_diffusion import image_time, phones
 from sdmobile.errors import UnsupportedError
 from sdmobile.formats.bundle.reading import Bundle
 from sdmobile.formats.graph import FileGraph, Operation, Tensor

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sdmobile.device_profiles.calibration.adreno import EFFICIENCY, PEAK_MACS, model_parameters
+from benchmarks.calibration.adreno import EFFICIENCY, PEAK_MACS, model_parameters
 from sdmobile.prediction.fit import Parameter, Problem, Vector, fit, leave_one_out, quality
 from sdmobile.prediction.latency import Features, concatenate, totals
 

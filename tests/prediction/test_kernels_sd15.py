@@ -11,12 +11,12 @@ from functools import cache
 
 import pytest
 
+from benchmarks.calibration.stored import stored_graph
 from sdmobile.device_profiles.runtime_rules.attention_kernels import KernelRules
 from sdmobile.device_profiles.runtime_rules.kernel import Kernel
 from sdmobile.device_profiles.runtime_rules.winograd import Gpu
 from sdmobile.errors import UnsupportedError
 from sdmobile.formats.graph.batch import half_batch
-from sdmobile.prediction.calibration_stored import stored_graph
 from sdmobile.prediction.kernels.ml_drift import ml_drift_kernels
 from sdmobile.prediction.kernels.tflite_gpu import tflite_gpu_kernels
 

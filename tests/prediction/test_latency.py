@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from benchmarks.calibration.stored import stored_graph
 from sdmobile.device_profiles.costs_schema import Latency, Unit
 from sdmobile.device_profiles.fact import Fact
 from sdmobile.device_profiles.runtime_rules.kernel import CATEGORIES, Category, Kernel
 from sdmobile.errors import UnsupportedError
 from sdmobile.formats.graph.batch import half_batch
-from sdmobile.prediction.calibration_stored import stored_graph
 from sdmobile.prediction.latency import (
     FirstRun,
     Parameters,

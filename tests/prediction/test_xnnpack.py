@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.calibration.macs import graph_macs
+from benchmarks.calibration.stored import stored_graph
 from sdmobile.device_profiles import load_profile
-from sdmobile.device_profiles.calibration.macs import graph_macs
 from sdmobile.device_profiles.costs_schema import Unit
 from sdmobile.formats.graph import FileGraph
-from sdmobile.prediction.calibration_stored import stored_graph
 from sdmobile.prediction.kernels import Kernel, kernels_of
 from sdmobile.prediction.kernels.xnnpack import xnnpack_kernels
 from sdmobile.prediction.kernels.xnnpack_cache import missed

@@ -203,7 +203,7 @@ def test_the_second_validation_samples_no_more(onnx_bundle: Path, tiny_checkpoin
 
 
 def test_another_checkpoint_is_an_error(onnx_bundle: Path, tmp_path: Path) -> None:
-    from sdmobile.checkpoints.synthetic import write_checkpoint
+    from tests.synthetic import write_checkpoint
 
     other = write_checkpoint(tmp_path / "other", "tiny", seed=1)
     with pytest.raises(CheckpointError, match="must be the checkpoint that the bundle was exported from"):

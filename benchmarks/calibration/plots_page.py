@@ -1,6 +1,6 @@
 """The tables and pictures of docs/device-profiles.md, made from the packaged graphs and profiles.
 
-python -m sdmobile.device_profiles.plots_page docs
+python -m benchmarks.calibration.plots_page docs
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from benchmarks.calibration.ablation import PUBLISHED_REDUCTION, AblationRow
+from benchmarks.calibration.profile_values import write_page
+from benchmarks.calibration.stable_diffusion import published_ablation
+from benchmarks.calibration.stored import stored_graph
 from sdmobile.device_profiles import load_profile
-from sdmobile.device_profiles.calibration.ablation import PUBLISHED_REDUCTION, AblationRow
-from sdmobile.device_profiles.calibration.profile_values import write_page
-from sdmobile.device_profiles.calibration.stable_diffusion import published_ablation
 from sdmobile.prediction.assess import DECODER, TEXT, UNET, Assessment, budgets, component_cost
 from sdmobile.prediction.assess_device import choose_unit
 from sdmobile.prediction.assess_savings import savings
-from sdmobile.prediction.calibration_stored import stored_graph
 from sdmobile.prediction.pipeline_time import end_to_end
 from sdmobile.prediction.plots import roofline_svg, waterfall_svg
 

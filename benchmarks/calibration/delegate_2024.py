@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sdmobile.device_profiles.calibration.macs import graph_macs
+from benchmarks.calibration.macs import graph_macs
 from sdmobile.formats.graph import FileGraph, Operation
 
 REFUSED = frozenset({"gelu"})

@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdmobile.device_profiles import load_profile
-from sdmobile.device_profiles.calibration import cpu, cpu_measure, cpu_models
-from sdmobile.device_profiles.calibration.cpu_file import tflite_file
-from sdmobile.device_profiles.calibration.cpu_fit import EFFICIENCIES, cpu_fit
-from sdmobile.device_profiles.calibration.cpu_graphs import benchmarks
-from sdmobile.device_profiles.calibration.cpu_measure import Plan, Runnable, this_caches, thread_counts
-from sdmobile.device_profiles.calibration.cpu_models import bundle_models, model_graph, rebuilt_models
-from sdmobile.device_profiles.calibration.cpu_profile import (
+from benchmarks.calibration import cpu, cpu_measure, cpu_models
+from benchmarks.calibration.cpu_file import tflite_file
+from benchmarks.calibration.cpu_fit import EFFICIENCIES, cpu_fit
+from benchmarks.calibration.cpu_graphs import benchmarks
+from benchmarks.calibration.cpu_measure import Plan, Runnable, this_caches, thread_counts
+from benchmarks.calibration.cpu_models import bundle_models, model_graph, rebuilt_models
+from benchmarks.calibration.cpu_profile import (
     PROFILE,
     FittedUnit,
     fitted_units,
@@ -26,12 +25,13 @@ from sdmobile.device_profiles.calibration.cpu_profile import (
     sections,
     write_cpu_profile,
 )
-from sdmobile.device_profiles.calibration.cpu_results import Caches, CpuResults, Machine, read_results, write_results
-from sdmobile.device_profiles.calibration.profile_values import replace_between
+from benchmarks.calibration.cpu_results import Caches, CpuResults, Machine, read_results, write_results
+from benchmarks.calibration.profile_values import replace_between
+from benchmarks.calibration.stored import stored_graph
+from sdmobile.device_profiles import load_profile
 from sdmobile.device_profiles.fact import Fact
 from sdmobile.errors import UnsupportedError
 from sdmobile.formats.graph import FileGraph, read_graph
-from sdmobile.prediction.calibration_stored import stored_graph
 from sdmobile.prediction.kernels import Kernel, kernels_of
 from sdmobile.prediction.kernels.xnnpack import xnnpack_kernels
 from sdmobile.prediction.latency import Parameters, UnitModel, predict, unit_model

@@ -7,8 +7,8 @@ from functools import cache
 
 import numpy as np
 
-from sdmobile.device_profiles.calibration import adreno
-from sdmobile.device_profiles.calibration.rows import PublishedRow, published_rows
+from benchmarks.calibration import adreno
+from benchmarks.calibration.rows import PublishedRow, published_rows
 from sdmobile.prediction.fit import Quality, fit, leave_one_out, quality
 
 DIGITS = 4  # of a fitted value; more would only say which machine ran the search

@@ -8,9 +8,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from sdmobile.device_profiles.calibration.adreno_fit import rounded
-from sdmobile.device_profiles.calibration.cpu_graphs import benchmarks
-from sdmobile.device_profiles.calibration.cpu_results import Caches
+from benchmarks.calibration.adreno_fit import rounded
+from benchmarks.calibration.cpu_graphs import benchmarks
+from benchmarks.calibration.cpu_results import Caches
 from sdmobile.formats.graph import FileGraph
 from sdmobile.prediction.fit import Parameter, Problem, Quality, Vector, fit, quality
 from sdmobile.prediction.kernels import Kernel

@@ -7,10 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sdmobile.device_profiles import load_profile
-from sdmobile.device_profiles.calibration import iphone_metal
-from sdmobile.device_profiles.calibration.iphone import PhoneFit, fitted, parameters, predict_row
-from sdmobile.device_profiles.calibration.iphone_rows import (
+from benchmarks.calibration import iphone_metal
+from benchmarks.calibration.iphone import PhoneFit, fitted, parameters, predict_row
+from benchmarks.calibration.iphone_rows import (
     CHIPS,
     kernels,
     phone_graph,
@@ -18,6 +17,7 @@ from sdmobile.device_profiles.calibration.iphone_rows import (
     phone_rows,
     published,
 )
+from sdmobile.device_profiles import load_profile
 from sdmobile.prediction.kernels import kernels_of
 from sdmobile.prediction.kernels.core_ml_work import macs
 from sdmobile.prediction.latency import predict, unit_model

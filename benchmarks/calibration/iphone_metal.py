@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sdmobile.device_profiles.calibration.ablation import AblationRow, ablation
-from sdmobile.device_profiles.calibration.iphone_rows import CHIPS, Chip, gpu_macs
+from benchmarks.calibration.ablation import AblationRow, ablation
+from benchmarks.calibration.iphone_rows import CHIPS, Chip, gpu_macs
+from benchmarks.calibration.stored import stored_graph
 from sdmobile.device_profiles.runtime_rules.winograd import Gpu
-from sdmobile.prediction.calibration_stored import stored_graph
 from sdmobile.prediction.kernels.ml_drift import ml_drift_kernels
 from sdmobile.prediction.latency import Parameters, UnitModel, predict
 from sdmobile.prediction.pipeline_time import end_to_end

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 Use = Literal["fit", "check"]
-_DATA = Path(__file__).resolve().parents[1] / "data"
+_DATA = Path(__file__).resolve().parent / "data"
 
 
 @dataclass(frozen=True)

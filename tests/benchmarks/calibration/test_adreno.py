@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.calibration import adreno, stable_diffusion
+from benchmarks.calibration.__main__ import main
+from benchmarks.calibration.ablation import PUBLISHED_REDUCTION
+from benchmarks.calibration.adreno_fit import AdrenoFit, adreno_fit
+from benchmarks.calibration.delegate_2024 import cpu_macs, on_gpu
+from benchmarks.calibration.macs import graph_macs
+from benchmarks.calibration.profile_values import PROFILE, replace_between, write_page, write_profile
+from benchmarks.calibration.stored import stored_graph
+from benchmarks.calibration.tables import sections
 from sdmobile.device_profiles import load_profile
-from sdmobile.device_profiles.calibration import adreno, stable_diffusion
-from sdmobile.device_profiles.calibration.__main__ import main
-from sdmobile.device_profiles.calibration.ablation import PUBLISHED_REDUCTION
-from sdmobile.device_profiles.calibration.adreno_fit import AdrenoFit, adreno_fit
-from sdmobile.device_profiles.calibration.delegate_2024 import cpu_macs, on_gpu
-from sdmobile.device_profiles.calibration.macs import graph_macs
-from sdmobile.device_profiles.calibration.profile_values import PROFILE, replace_between, write_page, write_profile
-from sdmobile.device_profiles.calibration.tables import sections
 from sdmobile.errors import UnsupportedError
 from sdmobile.formats.graph import FileGraph, Operation, Tensor
-from sdmobile.prediction.calibration_stored import stored_graph
 from sdmobile.prediction.kernels import kernels_of
 from sdmobile.prediction.latency import predict, unit_model
 from sdmobile.prediction.pipeline_time import end_to_end
@@ -91,7 +91,7 @@ def test_the_page_says_what_the_code_computes(result: AdrenoFit, tmp_path: Path)
 
     write_page(sections(result), page)
 
-    assert page.read_text() == PAGE.read_text(), "run python -m sdmobile.device_profiles.calibration --page"
+    assert page.read_text() == PAGE.read_text(), "run python -m benchmarks.calibration --page"
 
 
 def test_the_profile_says_what_the_code_computes(result: AdrenoFit, tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_the_profile_says_what_the_code_computes(result: AdrenoFit, tmp_path: Pa
 
     write_profile(result, profile)
 
-    assert profile.read_text() == PROFILE.read_text(), "run python -m sdmobile.device_profiles.calibration --write"
+    assert profile.read_text() == PROFILE.read_text(), "run python -m benchmarks.calibration --write"
 
 
 def test_peaks_are_those_of_the_profile() -> None:

@@ -1,6 +1,6 @@
 """Fits the units of the iPhones to published Core ML times.
 
-    python -m sdmobile.device_profiles.calibration.iphone
+    python -m benchmarks.calibration.iphone
 
 All chips share one set of parameters: fractions of a chip's peak, a share of its memory's peak, and seconds per kernel
 and inference. A new chip thus needs its two peaks only, which is also how far the prediction for it can be trusted.
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sdmobile.device_profiles.calibration.iphone_rows import CHIPS, PhoneRow, kernels, phone_rows
+from benchmarks.calibration.iphone_rows import CHIPS, PhoneRow, kernels, phone_rows
 from sdmobile.prediction.fit import Parameter, Problem, Quality, fit, leave_one_out, quality
 from sdmobile.prediction.kernels.core_ml import Engine
 from sdmobile.prediction.latency import Features, Parameters, features, seconds

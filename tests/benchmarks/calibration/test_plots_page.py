@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import sdmobile
-from sdmobile.device_profiles.calibration.stable_diffusion import published_ablation
-from sdmobile.device_profiles.plots_page import PAGE, pictures, stable_diffusion, tables
+from benchmarks.calibration.plots_page import PAGE, pictures, stable_diffusion, tables
+from benchmarks.calibration.stable_diffusion import published_ablation
 
 _DOCS = Path(sdmobile.__file__).parent.parent / "docs"
 
@@ -18,7 +18,7 @@ _DOCS = Path(sdmobile.__file__).parent.parent / "docs"
 def test_the_tables_are_those_of_the_code(name: str) -> None:
     page = (_DOCS / PAGE).read_text("utf-8")
     between = page.split(f"<!-- {name} -->")[1].split(f"<!-- end {name} -->")[0]
-    assert between.strip() == tables()[name], "run `python -m sdmobile.device_profiles.plots_page docs`"
+    assert between.strip() == tables()[name], "run `python -m benchmarks.calibration.plots_page docs`"
 
 
 def test_the_pictures_are_those_of_the_code() -> None:

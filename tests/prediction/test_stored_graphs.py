@@ -6,10 +6,11 @@ import json
 
 import pytest
 
-from sdmobile.device_profiles.calibration.macs import graph_macs
-from sdmobile.device_profiles.calibration.rows import published_rows
+from benchmarks.calibration.macs import graph_macs
+from benchmarks.calibration.rows import published_rows
+from benchmarks.calibration.stored import GRAPHS, stored_graph, stored_graphs, write_graph
 from sdmobile.errors import UnsupportedError
-from sdmobile.prediction.calibration_stored import GRAPHS, decode, encode, stored_graph, stored_graphs, write_graph
+from sdmobile.prediction.graph_json import decode, encode
 
 # Relative differences from the published multiply-accumulates beyond their rounding; docs/latency-model.md names them.
 DISAGREE = {"mobilenet_v4_conv_l": 0.09, "mobilenet_v4_hybrid_m": 0.06, "multi_hardware_avg_150": 0.06}

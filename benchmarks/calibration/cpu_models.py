@@ -7,12 +7,13 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from sdmobile.device_profiles.calibration.cpu_file import tflite_file
-from sdmobile.device_profiles.calibration.cpu_measure import Plan, measure_model
-from sdmobile.device_profiles.calibration.cpu_results import STORED
+from benchmarks.calibration.cpu_file import tflite_file
+from benchmarks.calibration.cpu_measure import Plan, measure_model
+from benchmarks.calibration.cpu_results import STORED
+from benchmarks.calibration.stored import stored_graph, stored_graphs, write_graph
 from sdmobile.errors import UnsupportedError
 from sdmobile.formats.graph import FileGraph, read_graph
-from sdmobile.prediction.calibration_stored import decode, encode, stored_graph, stored_graphs, write_graph
+from sdmobile.prediction.graph_json import decode, encode
 
 GRAPHS = STORED.parent / "graphs"
 _SUFFIX = ".json.gz"

@@ -9,18 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-from sdmobile.device_profiles.calibration.adreno_fit import rounded
-from sdmobile.device_profiles.calibration.cpu_fit import PARAMETERS, CpuFit, cpu_fit, predicted_seconds
-from sdmobile.device_profiles.calibration.cpu_models import model_graph
-from sdmobile.device_profiles.calibration.cpu_results import CpuResults, Machine
-from sdmobile.device_profiles.calibration.profile_values import replace_between, toml
-from sdmobile.device_profiles.calibration.tables import table
+from benchmarks.calibration.adreno_fit import rounded
+from benchmarks.calibration.cpu_fit import PARAMETERS, CpuFit, cpu_fit, predicted_seconds
+from benchmarks.calibration.cpu_models import model_graph
+from benchmarks.calibration.cpu_results import CpuResults, Machine
+from benchmarks.calibration.profile_values import replace_between, toml
+from benchmarks.calibration.tables import table
+from sdmobile.device_profiles import profile_path
 from sdmobile.device_profiles.fact import Fact
 from sdmobile.formats.graph import FileGraph
 from sdmobile.prediction.fit import Quality, quality
 
-PROFILE = Path(__file__).resolve().parents[1] / "cpu.toml"
-START = "# fitted: python -m sdmobile.device_profiles.calibration.cpu --write"
+PROFILE = profile_path("cpu")
+START = "# fitted: python -m benchmarks.calibration.cpu --write"
 END = "# end of the fitted values"
 
 

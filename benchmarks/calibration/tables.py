@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sdmobile.device_profiles.calibration import stable_diffusion
-from sdmobile.device_profiles.calibration.ablation import PUBLISHED_REDUCTION, AblationRow
-from sdmobile.device_profiles.calibration.adreno import PARAMETERS, work_of
-from sdmobile.device_profiles.calibration.adreno_fit import AdrenoFit, RowResult
+from benchmarks.calibration import stable_diffusion
+from benchmarks.calibration.ablation import PUBLISHED_REDUCTION, AblationRow
+from benchmarks.calibration.adreno import PARAMETERS, work_of
+from benchmarks.calibration.adreno_fit import AdrenoFit, RowResult
 from sdmobile.prediction.fit import Quality
 
 _UNITS = {

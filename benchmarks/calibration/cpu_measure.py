@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from sdmobile.device_profiles.calibration.cpu_file import tflite_file
-from sdmobile.device_profiles.calibration.cpu_results import Caches, Machine
+from benchmarks.calibration.cpu_file import tflite_file
+from benchmarks.calibration.cpu_results import Caches, Machine
 from sdmobile.formats.graph import FileGraph
 
 Clock = Callable[[], float]

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-STORED = Path(__file__).resolve().parents[1] / "data/cpu/reference.json"
+STORED = Path(__file__).resolve().parent / "data/cpu/reference.json"
 
 
 @dataclass(frozen=True)

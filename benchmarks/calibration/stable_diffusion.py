@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from benchmarks.calibration.ablation import AblationRow, ablations
+from benchmarks.calibration.adreno import PEAK_MACS, model_parameters
+from benchmarks.calibration.stored import stored_graph
 from sdmobile.device_profiles import load_profile
-from sdmobile.device_profiles.calibration.ablation import AblationRow, ablations
-from sdmobile.device_profiles.calibration.adreno import PEAK_MACS, model_parameters
 from sdmobile.device_profiles.runtime_rules.winograd import Gpu
 from sdmobile.formats.graph import FileGraph
-from sdmobile.prediction.calibration_stored import stored_graph
 from sdmobile.prediction.kernels.ml_drift import ml_drift_kernels
 from sdmobile.prediction.latency import Parameters, UnitModel, predict, unit_model
 from sdmobile.prediction.pipeline_time import ImageTime, end_to_end

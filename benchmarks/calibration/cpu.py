@@ -1,6 +1,6 @@
 """Calibrates the CPU of this computer and says how well that predicts models.
 
-python -m sdmobile.device_profiles.calibration.cpu --output my-cpu.toml [--threads 1 2]
+python -m benchmarks.calibration.cpu --output my-cpu.toml [--threads 1 2]
                                                    [--evaluate [NAME=BUNDLE ...]] [--page docs/latency-model.md]
 """
 
@@ -12,17 +12,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from sdmobile.device_profiles.calibration.cpu_graphs import benchmarks
-from sdmobile.device_profiles.calibration.cpu_measure import (
+from benchmarks.calibration.cpu_graphs import benchmarks
+from benchmarks.calibration.cpu_measure import (
     Plan,
     measure_benchmarks,
     this_machine,
     thread_counts,
 )
-from sdmobile.device_profiles.calibration.cpu_models import bundle_models, keep_graph, measure_models
-from sdmobile.device_profiles.calibration.cpu_profile import fitted_units, sections, write_cpu_profile
-from sdmobile.device_profiles.calibration.cpu_results import STORED, CpuResults, read_results, rounded, write_results
-from sdmobile.device_profiles.calibration.profile_values import write_page
+from benchmarks.calibration.cpu_models import bundle_models, keep_graph, measure_models
+from benchmarks.calibration.cpu_profile import fitted_units, sections, write_cpu_profile
+from benchmarks.calibration.cpu_results import STORED, CpuResults, read_results, rounded, write_results
+from benchmarks.calibration.profile_values import write_page
 from sdmobile.errors import MissingDependencyError, OutputError, SdmobileError
 from sdmobile.formats.graph import FileGraph
 

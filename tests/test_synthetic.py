@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sdmobile.checkpoints import load_component, open_checkpoint
-from sdmobile.checkpoints.synthetic import _SD15, SD15_PARAMETERS, write_checkpoint
+from tests.synthetic import _SD15, SD15_PARAMETERS, write_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +54,7 @@ def test_sd15_shapes_count_as_stable_diffusion() -> None:
 
 def test_importing_the_package_is_light() -> None:
     code = (
-        "import sys, sdmobile.checkpoints, sdmobile.checkpoints.single_file, sdmobile.checkpoints.synthetic; "
+        "import sys, sdmobile.checkpoints, sdmobile.checkpoints.single_file, tests.synthetic; "
         "print([name for name in ('torch', 'diffusers', 'transformers', 'numpy') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdmobile.device_profiles.calibration.delegate_2024 import cpu_macs, on_gpu
-from sdmobile.device_profiles.calibration.rows import PublishedRow, published_rows
+from benchmarks.calibration.delegate_2024 import cpu_macs, on_gpu
+from benchmarks.calibration.rows import PublishedRow, published_rows
+from benchmarks.calibration.stored import stored_graph
 from sdmobile.device_profiles.runtime_rules.kernel import Kernel
 from sdmobile.formats.graph import FileGraph
-from sdmobile.prediction.calibration_stored import stored_graph
 from sdmobile.prediction.fit import Parameter, Problem, Vector
 from sdmobile.prediction.kernels.tflite_gpu import tflite_gpu_kernels
 from sdmobile.prediction.latency import Features, Parameters, concatenate, features, totals

@@ -1,7 +1,7 @@
 """The tables [units.NAME] and [latency.NAME] of the iPhones' profiles as TOML, from the fits.
 
-python -m sdmobile.device_profiles.calibration.iphone_tables A16
-python -m sdmobile.device_profiles.calibration.iphone_tables "A17 Pro"
+python -m benchmarks.calibration.iphone_tables A16
+python -m benchmarks.calibration.iphone_tables "A17 Pro"
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from sdmobile.device_profiles.calibration import iphone_metal
-from sdmobile.device_profiles.calibration.iphone import PhoneFit, fitted, parameters
-from sdmobile.device_profiles.calibration.iphone_rows import CHIPS
+from benchmarks.calibration import iphone_metal
+from benchmarks.calibration.iphone import PhoneFit, fitted, parameters
+from benchmarks.calibration.iphone_rows import CHIPS
 from sdmobile.prediction.kernels.core_ml import Engine
 from sdmobile.prediction.latency import Parameters
 

@@ -6,14 +6,15 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from sdmobile.device_profiles.calibration import adreno, stable_diffusion
-from sdmobile.device_profiles.calibration.adreno_fit import AdrenoFit, rounded
+from benchmarks.calibration import adreno, stable_diffusion
+from benchmarks.calibration.adreno_fit import AdrenoFit, rounded
+from sdmobile.device_profiles import profile_path
 from sdmobile.device_profiles.fact import Fact
 from sdmobile.errors import UnsupportedError
 from sdmobile.prediction.latency import Parameters
 
-PROFILE = Path(__file__).resolve().parents[1] / "galaxy-s23-ultra.toml"
-START, END = "# fitted: python -m sdmobile.device_profiles.calibration --write", "# end of the fitted values"
+PROFILE = profile_path("galaxy-s23-ultra")
+START, END = "# fitted: python -m benchmarks.calibration --write", "# end of the fitted values"
 Tables = Mapping[str, Mapping[str, str | int | Fact]]
 
 

@@ -1,6 +1,6 @@
 """Fits the Adreno 740's parameters again.
 
-python -m sdmobile.device_profiles.calibration [--write] [--page docs/latency-model.md] [--predict MODEL.tflite ...]
+python -m benchmarks.calibration [--write] [--page docs/latency-model.md] [--predict MODEL.tflite ...]
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sdmobile.device_profiles.calibration.adreno import RUNTIME_2024, seconds
-from sdmobile.device_profiles.calibration.adreno_fit import AdrenoFit, adreno_fit
-from sdmobile.device_profiles.calibration.profile_values import write_page, write_profile
-from sdmobile.device_profiles.calibration.tables import sections, table
+from benchmarks.calibration.adreno import RUNTIME_2024, seconds
+from benchmarks.calibration.adreno_fit import AdrenoFit, adreno_fit
+from benchmarks.calibration.profile_values import write_page, write_profile
+from benchmarks.calibration.tables import sections, table
 from sdmobile.formats.graph import read_graph
 
 RUNTIMES = ("tflite-gpu", RUNTIME_2024)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Literal, cast
 
 from sdmobile.formats.graph import FileGraph
-from sdmobile.prediction.calibration_stored import decode
+from sdmobile.prediction.graph_json import decode
 from sdmobile.prediction.kernels import Kernel
 from sdmobile.prediction.kernels.core_ml import Engine, core_ml_kernels
 
-_DATA = Path(__file__).resolve().parents[1] / "data/iphone"
+_DATA = Path(__file__).resolve().parent / "data/iphone"
 _IMAGE = {"text_encoder": 2, "unet": 0, "vae_decoder": 1}
 """Components of an image by the end of their graph's name, and their calls; 0 stands for the number of steps."""
 
