@@ -7,10 +7,10 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from sdmobile.reference.recording_cache import LEFT_OUT
 
 import sdmobile
 from sdmobile.basics.fingerprint import code_hash, deciding_files, library_closure
+from sdmobile.reference.recording_cache import LEFT_OUT
 
 _PACKAGE = Path(sdmobile.__file__).parent
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sdmobile.reference.recording_cache import LEFT_OUT
 
 from sdmobile.basics.fingerprint import DECIDES_NO_BYTE
 from sdmobile.device_profiles import list_profiles, load_profile, profile_hash, profile_path
 from sdmobile.exporters.cache import component_key, compressed_key
 from sdmobile.exporters.request import ExportPlan, ExportRequest, make_plan
 from sdmobile.quantize.recipes import named_recipe
+from sdmobile.reference.recording_cache import LEFT_OUT
 from sdmobile.rewrites.options import RewriteOptions
 from sdmobile.rewrites.registry import rules_for
 
