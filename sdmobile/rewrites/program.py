@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, InputSpec, TensorArgument
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
+from torch.utils._pytree import tree_leaves
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,9 +71,7 @@ class Draft:
         with self.graph.inserting_before(first):
             node = self.graph.placeholder(name)
         node.target = node.name  # the generated code names its arguments after the targets
-        with self.fake_mode:
-            fake = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
-        node.meta["val"] = fake
+        node.meta["val"] = fresh_value(value, self.fake_mode)
         position = [n.name for n in self.graph.find_nodes(op="placeholder")].index(node.name)
         spec = InputSpec(InputKind.CONSTANT_TENSOR, TensorArgument(name=node.name), node.name, persistent=None)
         self.signature.input_specs.insert(position, spec)
@@ -97,13 +96,14 @@ class Draft:
         """Removes nodes and weights that nothing uses, and checks the graph.
 
         Raises:
-            RuntimeError: the graph is malformed: a fault of a rule.
+            RuntimeError: the graph is malformed, or two values are one fake tensor: a fault of a rule.
         """
         self.graph.eliminate_dead_code(_has_effect)
         for node in self.graph.find_nodes(op="placeholder"):
             if not node.users and not self._is_input(node):
                 self._drop(node)
         self.graph.lint()
+        _check_identities(self.graph)
 
     def _drop(self, node: Node) -> None:
         """Removes the placeholder of a weight; the tensor too, if no other placeholder has it."""
@@ -130,6 +130,21 @@ class Draft:
             constants=self._constants,
             verifiers=self._program.verifiers,  # captured graphs may hold operators that change a tensor in place
         )
+
+
+def fresh_value(value: Tensor, mode: FakeTensorMode) -> Tensor:
+    """Returns a fake tensor of the same layout and type that is no other node's: tracing tells values by identity."""
+    with mode:
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
+
+
+def _check_identities(graph: Graph) -> None:
+    """Checks that no two values are one fake tensor: a tracer that takes both as operands would exchange them."""
+    owners: dict[int, Node] = {}
+    for node in graph.nodes:
+        for value in tree_leaves(node.meta.get("val")):
+            if isinstance(value, torch.Tensor) and owners.setdefault(id(value), node) is not node:
+                raise RuntimeError(f"{owners[id(value)].name} and {node.name} have one fake tensor for two values")
 
 
 def _has_effect(node: Node) -> bool:

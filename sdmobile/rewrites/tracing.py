@@ -10,6 +10,7 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import tree_map
 
 from sdmobile.rewrites.ownership import Owners
+from sdmobile.rewrites.program import fresh_value
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
@@ -41,15 +42,15 @@ class Tracer:
 
 
 def _key(match: Match) -> str:
-    """Returns what the traced graph depends on: shapes, types, which operands are the same, options."""
+    """Returns what the traced graph depends on: shapes, strides, types, which operands are the same, options."""
     distinct = operands(match)
-    tensors = [(distinct.index(t), _shape(t)) if t is not None else None for t in match.tensors]
+    tensors = [(distinct.index(t), _layout(t)) if t is not None else None for t in match.tensors]
     return f"{tensors} {sorted(match.options.items())}"
 
 
-def _shape(node: Node) -> tuple[Any, ...]:
+def _layout(node: Node) -> tuple[Any, ...]:
     value = node.meta["val"]
-    return tuple(value.shape), value.dtype
+    return tuple(value.shape), value.stride(), value.dtype
 
 
 def operands(match: Match) -> list[Node]:
@@ -107,15 +108,12 @@ def splice(draft: Draft, match: Match, body: GraphModule, name: str) -> tuple[No
 
 
 def _copy_node(draft: Draft, inner: Node, mapped: dict[Node, Node]) -> Node:
-    """Copies one node of a traced body into the graph."""
+    """Copies one node of a traced body into the graph, with fake tensors of its own: a body is copied many times."""
     new = draft.graph.node_copy(inner, lambda n: mapped[n])
     mode = draft.fake_mode
 
     def adopt(value: Any) -> Any:
-        if not isinstance(value, torch.Tensor) or getattr(value, "fake_mode", None) is mode:
-            return value
-        with mode:
-            return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
+        return fresh_value(value, mode) if isinstance(value, torch.Tensor) else value
 
     new.meta = {"val": tree_map(adopt, inner.meta["val"])}
     return new

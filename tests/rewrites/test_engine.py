@@ -14,6 +14,7 @@ from sdmobile.device_profiles import default_profile
 from sdmobile.errors import ParityError
 from sdmobile.rewrites.engine import rewrite
 from sdmobile.rewrites.group_norm import GroupNormInstanceNorm, GroupNormNhwcAmax
+from sdmobile.rewrites.program import Draft
 from sdmobile.rewrites.registry import rules_for
 from sdmobile.rewrites.rule import EXACT, UP_TO_ROUNDING, OperatorRule, RewriteRecord, Rule
 from sdmobile.rewrites.tidy import tidy
@@ -217,3 +218,34 @@ def test_a_match_sees_what_came_in_the_place_of_its_operands() -> None:
     rewritten, records = rewrite_(program, [ScaledLinear()])
     assert [r.module for r in records] == ["0", "1", "2", "3"]
     torch.testing.assert_close(rewritten.module()(x), program.module()(x))
+
+
+def test_copies_of_one_traced_replacement_have_values_of_their_own() -> None:
+    """What takes two of them as operands is traced by the identity of their fake tensors."""
+    program, x = captured(nn.Sequential(*(nn.ReLU() for _ in range(3))), 2, 4)
+    rewritten, _ = rewrite_(program, [ReluAsClamp()])
+    values = [node.meta["val"] for node in rewritten.graph.nodes if node.op == "call_function"]
+    assert len({id(value) for value in values}) == 3
+    assert {value.fake_mode for value in values} == {
+        program.graph.find_nodes(op="placeholder")[0].meta["val"].fake_mode
+    }
+
+
+def test_a_replacement_is_traced_anew_for_another_layout() -> None:
+    class Both(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x) + torch.relu(x.T)
+
+    program, x = captured(Both(), 4, 4)
+    rewritten, _ = rewrite_(program, [ReluAsClamp()])
+    strides = [n.meta["val"].stride() for n in rewritten.graph.nodes if str(n.target) == "aten.clamp.default"]
+    assert strides == [(4, 1), (1, 4)]
+
+
+def test_two_values_with_one_fake_tensor_are_a_fault_of_a_rule() -> None:
+    program, _ = captured(nn.Sequential(nn.ReLU(), nn.ReLU()), 2, 4)
+    draft = Draft(program)
+    first, second = draft.graph.find_nodes(op="call_function", target=torch.ops.aten.relu.default)
+    second.meta["val"] = first.meta["val"]
+    with pytest.raises(RuntimeError, match="relu and relu_1 have one fake tensor"):
+        draft.finish()
