@@ -42,15 +42,15 @@ class Tracer:
 
 
 def _key(match: Match) -> str:
-    """Returns what the traced graph depends on: shapes, strides, types, which operands are the same, options."""
+    """Returns what the traced graph depends on: shapes, types, which operands are the same, options."""
     distinct = operands(match)
-    tensors = [(distinct.index(t), _layout(t)) if t is not None else None for t in match.tensors]
+    tensors = [(distinct.index(t), _shape(t)) if t is not None else None for t in match.tensors]
     return f"{tensors} {sorted(match.options.items())}"
 
 
-def _layout(node: Node) -> tuple[Any, ...]:
+def _shape(node: Node) -> tuple[Any, ...]:
     value = node.meta["val"]
-    return tuple(value.shape), value.stride(), value.dtype
+    return tuple(value.shape), value.dtype
 
 
 def operands(match: Match) -> list[Node]:
