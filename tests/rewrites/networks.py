@@ -91,6 +91,8 @@ networks = st.builds(
 
 
 class _Attention(nn.Module):
+    context: Tensor
+
     def __init__(self, part: Attention) -> None:
         super().__init__()
         width = CHANNELS // part.heads
@@ -149,9 +151,7 @@ class _Residual(nn.Module):
         super().__init__()
         self.written_out = part.written_out
         self.first, self.second = (nn.GroupNorm(part.groups, CHANNELS) for _ in range(2))
-        self.convs = nn.ModuleList(
-            nn.Conv2d(CHANNELS, CHANNELS, kernel, padding=kernel // 2) for kernel in (part.kernel, 3)
-        )
+        self.conv_in, self.conv_out = (nn.Conv2d(CHANNELS, CHANNELS, k, padding=k // 2) for k in (part.kernel, 3))
         self.time = nn.Linear(_EMBEDDING, CHANNELS)
 
     def _norm(self, norm: nn.GroupNorm, x: Tensor) -> Tensor:
@@ -166,9 +166,9 @@ class _Residual(nn.Module):
         return x * torch.sigmoid(x) if self.written_out else F.silu(x)
 
     def forward(self, image: Tensor, time: Tensor) -> Tensor:
-        y = self.convs[0](self._silu(self._norm(self.first, image)))
+        y = self.conv_in(self._silu(self._norm(self.first, image)))
         y = y + self.time(self._silu(time))[:, :, None, None]
-        return image + self.convs[1](self._silu(self._norm(self.second, y)))
+        return image + self.conv_out(self._silu(self._norm(self.second, y)))
 
 
 class Built(nn.Module):
