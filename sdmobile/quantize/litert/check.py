@@ -48,17 +48,25 @@ def _compare(
 ) -> tuple[int, float]:
     data = np.asarray(model.buffers[tensor.buffer].data).view(np.uint8)
     scale = _scales(model, subgraph, tensor.quantization)
-    rows = len(weight.values)
-    # A step per row, or per block of a row.
-    original = weight.values.reshape(rows, -1)
-    steps = np.repeat(scale.reshape(rows, -1), original.shape[1] // (scale.size // rows), axis=1)
-    integers = (data.view(np.int8) if scheme.bits == 8 else _unpacked(data, original.size)).reshape(original.shape)
+    shape, axis = weight.values.shape, int(tensor.quantization.quantizedDimension)
+    if scale.size % shape[axis]:
+        raise _error(path, weight, f"has {scale.size} scales for the {shape[axis]} channels of its axis {axis}")
+    # A step per channel, or per block of one. Depthwise convolutions have their channels on the last axis.
+    original = _by_channel(weight.values, axis)
+    steps = np.repeat(scale.reshape(len(original), -1), original.size // scale.size, axis=1)
+    stored = data.view(np.int8) if scheme.bits == 8 else _unpacked(data, original.size)
+    integers = _by_channel(stored.reshape(shape), axis)
     error = np.abs(integers * steps - original.astype(np.float32))
     # Rounding of the scale to float16 moves the largest integers by up to 2^-11 of their value.
     slack = np.abs(original.astype(np.float32)) * 2.0**-10 if scheme.block_size else 0.0
     if not np.all(error <= steps * (_HALF_STEP if scheme.bits == 8 else 1.001) + slack):
         raise _error(path, weight, "differs from its original by more than rounding")
     return data.nbytes + 4 * scale.size, float(np.mean(np.square(error, dtype=np.float64)))
+
+
+def _by_channel(values: NDArray[Any], axis: int) -> NDArray[Any]:
+    """Returns a weight as a matrix with a row per channel."""
+    return np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
 
 
 def _scales(model: Any, subgraph: Any, quantization: Any) -> NDArray[np.float32]:

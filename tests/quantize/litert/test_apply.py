@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 
 from sdmobile.errors import ComponentError, OutputError, UnsupportedError
 from sdmobile.quantize.litert import engine
@@ -146,6 +147,41 @@ def test_expanded_weights_compute_the_same(small_tflite: Path, tmp_path: Path) -
     (tmp_path / "wide.tflite").write_bytes(flatbuffer_utils.convert_object_to_bytearray(model))
     assert float16_weights(read_model(tmp_path / "wide.tflite")) == ()
     np.testing.assert_allclose(_outputs(tmp_path / "wide.tflite"), _outputs(small_tflite), rtol=1e-5, atol=1e-6)
+
+
+class Grouped(torch.nn.Module):
+    """Convolutions with a channel per group, two channels per group, and four groups: two of them are depthwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depth = torch.nn.Conv2d(64, 64, 7, padding=3, groups=64)
+        self.pairs = torch.nn.Conv2d(64, 128, 5, padding=2, groups=64)
+        self.grouped = torch.nn.Conv2d(128, 64, 3, padding=1, groups=4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.grouped(torch.relu(self.pairs(torch.relu(self.depth(x)))))
+
+
+@pytest.mark.parametrize("name", ["int8c", "int8d"])
+def test_depthwise_and_grouped_weights_are_read_along_their_own_axis(tmp_path: Path, name: str) -> None:
+    import litert_torch
+
+    from sdmobile.quantize.tflite_float16 import cast_weights
+
+    torch.manual_seed(0)
+    source, out = tmp_path / "float16.tflite", tmp_path / "out.tflite"
+    litert_torch.convert(Grouped().eval(), (torch.zeros(1, 64, 8, 8),)).export(str(tmp_path / "float32.tflite"))
+    cast_weights(tmp_path / "float32.tflite", source)
+    weights = float16_weights(read_model(source))
+    assert [w.operator for w in weights] == ["DEPTHWISE_CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D"]
+    record = compress_tflite(source, out, named_recipe(name), "unet")
+    assert record.checked == 3
+    for weight, tensor in zip(weights, record.tensors, strict=True):
+        axis = 3 if weight.operator == "DEPTHWISE_CONV_2D" else 0
+        others = tuple(other for other in range(4) if other != axis)
+        steps = np.abs(weight.values.astype(np.float64)).max(axis=others) / 127
+        assert tensor.mse == pytest.approx(float(np.mean(steps**2) / 12), rel=0.15)
+    assert 35 < _psnr(_outputs(source), _outputs(out)) < 80
 
 
 def test_large_weights_are_quantised_like_small_ones() -> None:
