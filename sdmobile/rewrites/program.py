@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -139,11 +140,17 @@ def fresh_value(value: Tensor, mode: FakeTensorMode) -> Tensor:
 
 
 def _check_identities(graph: Graph) -> None:
-    """Checks that no two values are one fake tensor: a tracer that takes both as operands would exchange them."""
+    """Checks that no two values are one fake tensor: a tracer that takes both as operands would exchange them.
+
+    What is taken out of a tuple is the tuple's value, so that it may be the tuple's fake tensor too.
+    """
     owners: dict[int, Node] = {}
     for node in graph.nodes:
+        source = node
+        while source.target is operator.getitem:
+            source = source.args[0]
         for value in tree_leaves(node.meta.get("val")):
-            if isinstance(value, torch.Tensor) and owners.setdefault(id(value), node) is not node:
+            if isinstance(value, torch.Tensor) and owners.setdefault(id(value), source) is not source:
                 raise RuntimeError(f"{owners[id(value)].name} and {node.name} have one fake tensor for two values")
 
 

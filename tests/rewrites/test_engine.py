@@ -238,3 +238,15 @@ def test_two_values_with_one_fake_tensor_are_a_fault_of_a_rule() -> None:
     second.meta["val"] = first.meta["val"]
     with pytest.raises(RuntimeError, match="relu and relu_1 have one fake tensor"):
         draft.finish()
+
+
+def test_what_is_taken_out_of_a_tuple_may_be_its_fake_tensor() -> None:
+    class Region(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", enabled=False):
+                y = x.sin() * 2
+            return y + x
+
+    program, x = captured(Region(), 2, 4)
+    tidied, _ = tidy(program)
+    assert torch.equal(tidied.module()(x), program.module()(x))
