@@ -78,6 +78,9 @@ class Rule(ABC):
         """Returns why the rule cannot be used on a match, or None if it can."""
         return None
 
+    def prepare(self) -> None:  # noqa: B027 (most rules import nothing)
+        """Imports what `replacement` needs; called outside tracing, which would record what an import computes."""
+
     @abstractmethod
     def replacement(self, *tensors: Any, **options: Any) -> Tensor:
         """Returns the value of the match's root, computed the rule's way."""

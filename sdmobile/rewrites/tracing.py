@@ -61,6 +61,7 @@ def operands(match: Match) -> list[Node]:
 def _trace(rule: Rule, match: Match) -> GraphModule:
     from torch.fx.experimental.proxy_tensor import make_fx
 
+    rule.prepare()
     distinct = operands(match)
 
     def call(*values: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from sdmobile.device_profiles.runtime_rules.attention_shape import AttentionShape
 from sdmobile.rewrites.attention.arithmetic import added_mask, default_scale, plain
 from sdmobile.rewrites.attention.base import AttentionForm, attention_of
-from sdmobile.rewrites.composites.builder import Composite
+from sdmobile.rewrites.composites.builder import Composite, load_marks
 from sdmobile.rewrites.operators import arguments, shape_of
 from sdmobile.rewrites.rule import Match
 
@@ -44,6 +44,9 @@ class AttentionComposite(AttentionForm):
 
     def written_scores(self, shape: AttentionShape, element_bytes: int) -> int:
         return 0
+
+    def prepare(self) -> None:
+        load_marks()
 
     def replacement(
         self,

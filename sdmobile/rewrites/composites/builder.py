@@ -8,6 +8,11 @@ from typing import Any
 from torch import Tensor
 
 
+def load_marks() -> None:
+    """Imports the marks' library, which draws random tensors when it is imported."""
+    import litert_torch.hlfb  # noqa: F401
+
+
 class Composite:
     """The borders of one composite: `enter` its operands, compute the decomposition with them, `leave` with its value.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdmobile.rewrites.composites.builder import Composite
+from sdmobile.rewrites.composites.builder import Composite, load_marks
 from sdmobile.rewrites.group_norm import GroupNormRule, group_norm_nhwc_amax
 
 NAME = "odml.group_norm"
@@ -25,6 +25,9 @@ class GroupNormComposite(GroupNormRule):
     title = "GroupNorm as one composite node with a plain decomposition"
     source = "google-ai-edge/LiteRT@f67457790c, ml_drift_delegate/tflite/model_builder.cc, odml.group_norm"
     unique = True
+
+    def prepare(self) -> None:
+        load_marks()
 
     def replacement(
         self, input: Tensor, weight: Tensor | None, bias: Tensor | None, *, num_groups: int, eps: float, **_: object

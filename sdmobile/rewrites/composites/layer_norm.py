@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdmobile.rewrites.composites.builder import Composite
+from sdmobile.rewrites.composites.builder import Composite, load_marks
 from sdmobile.rewrites.layer_norm import LayerNormRule, layer_norm_plain
 
 # The engine knows LayerNorm as a GroupNorm without reduction axes.
@@ -24,6 +24,9 @@ class LayerNormComposite(LayerNormRule):
     title = "LayerNorm as one composite node with a plain decomposition"
     source = "google-ai-edge/LiteRT@f67457790c, ml_drift_delegate/tflite/model_builder.cc, odml.group_norm"
     unique = True
+
+    def prepare(self) -> None:
+        load_marks()
 
     def replacement(
         self, input: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: float, **_: object

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,3 +184,19 @@ def test_what_the_kernel_cannot_take_is_refused_with_the_value() -> None:
     reasons = [record.reason or "" for record in rewrite(program, [AttentionComposite()]).records]
     assert "(1, 2, 4, 16) differ" in reasons[0]
     assert "rank 3" in reasons[1]
+
+
+def test_the_first_composite_of_a_process_brings_nothing_of_its_library_into_the_graph() -> None:
+    """litert_torch draws random tensors when it is imported; inside tracing they would become nodes."""
+    code = """
+import torch
+from sdmobile.rewrites.composites.layer_norm import LayerNormComposite
+from sdmobile.rewrites.engine import rewrite
+import sys
+assert "litert_torch" not in sys.modules
+program = torch.export.export(torch.nn.LayerNorm(8), (torch.zeros(2, 8),))
+print(sorted({str(n.target) for n in rewrite(program, [LayerNormComposite()]).program.graph.nodes}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "mark_tensor" in done.stdout
+    assert "rand" not in done.stdout
