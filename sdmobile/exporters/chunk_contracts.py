@@ -43,14 +43,19 @@ def part_contracts(contract: Contract, program: ExportedProgram, parts: Sequence
         contract: the whole component's.
         program: the whole program: its inputs and outputs are the contract's, in order.
         parts: what it was cut into.
+
+    Raises:
+        UnsupportedError: a value crosses that a target's files cannot pass on.
     """
     names = list(program.graph_signature.user_inputs)
     inputs = {str(name): spec for name, spec in zip(names, contract.inputs, strict=True)}
     outputs = {str(n): s for n, s in zip(program.graph_signature.user_outputs, contract.outputs, strict=True)}
-    shapes = {node.name: tuple(node.meta["val"].shape) for p in parts for node in _made(p)}
+    values = {node.name: node.meta["val"] for p in parts for node in _made(p)}
 
     def crossing(name: str) -> TensorSpec:
-        return TensorSpec(name, shapes[name], "float32", "Value between two parts of the component", name, OPAQUE)
+        kind = _interface_type(contract.target, name, str(values[name].dtype).removeprefix("torch."))
+        shape = tuple(values[name].shape)
+        return TensorSpec(name, shape, kind, "Value between two parts of the component", name, OPAQUE)
 
     return tuple(
         replace(
@@ -61,6 +66,21 @@ def part_contracts(contract: Contract, program: ExportedProgram, parts: Sequence
             outputs=tuple(outputs.get(name) or crossing(name) for name in part.outputs),
         )
         for number, part in enumerate(parts, start=1)
+    )
+
+
+def _interface_type(target: str, name: str, kind: str) -> str:
+    """Returns the type at a file's interface of a value that crosses: its own, but 32 bits for a phone's integers.
+
+    Raises:
+        UnsupportedError: the target's files cannot pass such a value on.
+    """
+    if target != "onnx" and kind == "int64":  # Core ML has no other, litert_torch narrows them
+        return "int32"
+    if kind in ("float32", "int32", "int64") or (kind == "bool" and target != "ios"):
+        return kind
+    raise UnsupportedError(
+        f"a value between two parts must be of a type that {target} files pass on", f"{name}: {kind}", "Use --chunks 1"
     )
 
 

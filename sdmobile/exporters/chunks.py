@@ -8,6 +8,7 @@ bytes that cross all of them, under the condition that no part has more than `SL
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,6 +28,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_structure
 
 from sdmobile.errors import UnsupportedError
+from sdmobile.rewrites.operators import arguments
 from sdmobile.rewrites.program import Draft
 
 SLACK = 1.25
@@ -79,7 +81,7 @@ def split(program: ExportedProgram, parts: int) -> tuple[Part, ...]:
 
 
 def _steps(nodes: Sequence[Node], weights: dict[Node, torch.Tensor]) -> list[_Step]:
-    """Returns what crosses after each operator; places inside a tuple of results are left out."""
+    """Returns what crosses after each operator; places inside a tuple of results, or `_torn`, are left out."""
     last = {source: i for i, node in enumerate(nodes) for source in node.all_input_nodes}
     final = len(nodes)
     for node in nodes:
@@ -87,7 +89,7 @@ def _steps(nodes: Sequence[Node], weights: dict[Node, torch.Tensor]) -> list[_St
             last[node] = final
     seen: set[Node] = set()
     alive: dict[Node, int] = {}
-    steps, used = [], 0
+    steps, used, torn = [], 0, _torn(nodes)
     for index, node in enumerate(nodes):
         for source in node.all_input_nodes:
             if source in weights and source not in seen:
@@ -95,10 +97,34 @@ def _steps(nodes: Sequence[Node], weights: dict[Node, torch.Tensor]) -> list[_St
                 used += weights[source].numel() * 4
         alive[node] = last.get(node, index)
         alive = {value: end for value, end in alive.items() if end > index}
-        if all(isinstance(value.meta["val"], torch.Tensor) for value in alive):
+        if index not in torn and all(isinstance(value.meta["val"], torch.Tensor) for value in alive):
             crossing = sum(value.meta["val"].numel() * _INTERFACE_BYTES for value in alive)
             steps.append(_Step(index, crossing, used))
     return steps
+
+
+def _torn(nodes: Sequence[Node]) -> set[int]:
+    """Returns the operators after which no cut may be: a later one changes a value in place that was made before.
+
+    A part gets a copy of what crosses, so that the value, its views and all that changes them belong in one part.
+    """
+    index = {node: i for i, node in enumerate(nodes)}
+    owner: dict[Node, Node] = {}  # of a view: whose memory it is
+    torn: set[int] = set()
+    for position, node in enumerate(nodes):
+        schema = getattr(node.target, "_schema", None)
+        shared = [a for a in schema.arguments if a.alias_info is not None] if schema is not None else []
+        for argument in shared:
+            operand = arguments(node)[argument.name]
+            if not isinstance(operand, Node):
+                continue
+            source = owner.get(operand, operand)
+            if argument.alias_info.is_write:
+                torn.update(range(index[source], position) if source in index else range(len(nodes)))
+            owner[node] = source
+        if node.target is operator.getitem and isinstance(node.args[0], Node):
+            owner[node] = owner.get(node.args[0], node.args[0])
+    return torn
 
 
 def choose_cuts(steps: Sequence[_Step], parts: int) -> tuple[int, ...]:
@@ -150,7 +176,8 @@ def _part(program: ExportedProgram, nodes: Sequence[Node], weights: dict[Node, t
     inside = set(nodes)
     sources = list(dict.fromkeys(s for node in nodes for s in node.all_input_nodes if s not in inside))
     held = [source for source in sources if source in weights]
-    taken = [source for source in sources if source not in weights]
+    regions = [source for source in sources if source.op == "get_attr"]  # graphs of their own, as those of autocast
+    taken = [source for source in sources if source not in weights and source.op != "get_attr"]
     taken.sort(key=lambda node: node.op != "placeholder")  # original inputs first
     given = [node for node in nodes if any(user not in inside for user in node.users)]
     graph, mapped = Graph(), {}
@@ -158,7 +185,7 @@ def _part(program: ExportedProgram, nodes: Sequence[Node], weights: dict[Node, t
         mapped[source] = graph.placeholder(source.name)
         mapped[source].meta = dict(source.meta) if source in weights else {"val": _plain(source)}
         mapped[source].name = source.name
-    for node in nodes:
+    for node in (*regions, *nodes):
         mapped[node] = graph.node_copy(node, lambda n: mapped[n])
         mapped[node].name = node.name
     graph.output(tuple(mapped[node] for node in given))
@@ -171,7 +198,7 @@ def _part(program: ExportedProgram, nodes: Sequence[Node], weights: dict[Node, t
         [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(name=node.name), None) for node in given],
     )
     tensors = {str(specs[node.name].target): weights[node] for node in held}
-    piece = _program(program, graph, signature, tensors, taken)
+    piece = _program(program, GraphModule(program.graph_module, graph), signature, tensors, taken)
     size = sum(tensor.numel() * 4 for tensor in tensors.values())
     return Part(piece, tuple(n.name for n in taken), tuple(n.name for n in given), size)
 
@@ -185,13 +212,15 @@ def _plain(node: Node) -> torch.Tensor:
 
 def _program(
     program: ExportedProgram,
-    graph: Graph,
+    root: GraphModule,
     signature: ExportGraphSignature,
     tensors: dict[str, torch.Tensor],
     taken: Sequence[Node],
 ) -> ExportedProgram:
     """Returns a program that takes and returns flat tuples of tensors."""
-    buffers = {spec.target for spec in signature.input_specs if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER)}
+    specs = signature.input_specs
+    # As torch.export keeps them: a buffer that a checkpoint does not hold is a constant.
+    state = {s.target for s in specs if s.kind is InputKind.PARAMETER or (s.kind is InputKind.BUFFER and s.persistent)}
     call = ModuleCallSignature(
         inputs=[],
         outputs=[],
@@ -200,12 +229,13 @@ def _program(
         forward_arg_names=[node.name for node in taken],
     )
     return ExportedProgram(
-        root=GraphModule({}, graph),
-        graph=graph,
+        root=root,
+        graph=root.graph,
         graph_signature=signature,
-        state_dict={name: tensor for name, tensor in tensors.items() if name in buffers},
+        state_dict={name: tensor for name, tensor in tensors.items() if name in state},
         range_constraints=program.range_constraints,
         module_call_graph=[ModuleCallEntry(fqn="", signature=call)],
         example_inputs=(tuple(torch.zeros(n.meta["val"].shape, dtype=n.meta["val"].dtype) for n in taken), {}),
-        constants={name: tensor for name, tensor in tensors.items() if name not in buffers},
+        constants={name: tensor for name, tensor in tensors.items() if name not in state},
+        verifiers=program.verifiers,  # captured graphs may hold operators that change a tensor in place
     )

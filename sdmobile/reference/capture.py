@@ -26,6 +26,8 @@ def _example(spec: TensorSpec, generator: torch.Generator) -> torch.Tensor:
         return torch.randint(0, 8, spec.shape, generator=generator).to(dtype)
     if spec.canonical == "timestep":
         return torch.full(spec.shape, 500.0, dtype=dtype)
+    if not dtype.is_floating_point:  # a mask or indices that cross between two parts
+        return torch.randint(0, 2, spec.shape, generator=generator).to(dtype)
     return torch.randn(spec.shape, generator=generator, dtype=dtype)
 
 

@@ -48,8 +48,8 @@ def lower(program: ExportedProgram, contract: Contract, out: Path, options: Lowe
     model: Any = ct.convert(
         named,
         convert_to="mlprogram",
-        inputs=[ct.TensorType(name=spec.name, shape=spec.shape, dtype=np.float32) for spec in contract.inputs],
-        outputs=[ct.TensorType(name=spec.name, dtype=np.float32) for spec in contract.outputs],
+        inputs=[ct.TensorType(spec.name, spec.shape, np.dtype(spec.dtype).type) for spec in contract.inputs],
+        outputs=[ct.TensorType(spec.name, dtype=np.dtype(spec.dtype).type) for spec in contract.outputs],
         minimum_deployment_target=deployment_target(target),
         compute_precision=ct.transform.FP16ComputePrecision(op_selector=islands.selector()),
         compute_units=ct.ComputeUnit.CPU_AND_NE,

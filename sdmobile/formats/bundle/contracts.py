@@ -61,7 +61,7 @@ class TensorSpec:
     Args:
         name: the name in the file.
         shape: the shape in the file.
-        dtype: "float32", "int32" or "int64", the element type at the file's interface.
+        dtype: "float32", "int32", "int64" or, between two parts, "bool": the element type at the file's interface.
         description: one sentence for the model card and the package's metadata.
         canonical: the name of the canonical array.
         layout: how the canonical axes lie in the file.
