@@ -13,7 +13,6 @@ import json
 import multiprocessing
 import shutil
 import statistics
-import struct
 import sys
 import tempfile
 import time
@@ -144,29 +143,6 @@ def measure(runners: dict[str, Path], given: dict[str, np.ndarray], rounds: int,
     }
 
 
-class BlobWriter:
-    """Writes a weight file of the format that `sdmobile.formats.mlprogram.blob` describes."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
-        self._file.write(bytes(64))
-        self._count = 0
-
-    def add(self, number: int, data: bytes) -> int:
-        """Appends one blob of whole bytes and returns its offset."""
-        offset = self._file.tell()
-        self._file.write(struct.pack("<IIQQQ", 0xDEADBEEF, number, len(data), offset + 64, 0).ljust(64, b"\0"))
-        self._file.write(data.ljust(-(-len(data) // 64) * 64, b"\0"))
-        self._count += 1
-        return offset
-
-    def close(self) -> None:
-        """Completes the header."""
-        self._file.seek(0)
-        self._file.write(struct.pack("<II", self._count, 2))
-        self._file.close()
-
-
 def palette(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns a uniform palette of 64 float16 values and the indices, four of them packed into three bytes."""
     low, high = float(weight.min()), float(weight.max())
@@ -182,46 +158,45 @@ def palettise(source: Path, target: Path) -> None:
     """Writes a package with 6-bit `constexpr_lut_to_dense` of iOS 16 in place of each large float16 weight."""
     from coremltools.proto import MIL_pb2, Model_pb2
 
-    from sdmobile.formats.mlprogram.blob import BlobFile
+    from sdmobile.formats.mlprogram.blob_writer import BlobWriter
+    from sdmobile.formats.mlprogram.constants import WeightReader
     from sdmobile.formats.mlprogram.package import open_package
-    from sdmobile.formats.mlprogram.types import TensorType
+    from sdmobile.formats.mlprogram.write import BlobCopier, stored_type
 
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("weight.bin"))
     model_path = open_package(target).model
     model: Any = Model_pb2.Model()  # type: ignore[attr-defined]
     model.ParseFromString(model_path.read_bytes())
-    blobs = BlobFile(open_package(source).model.parent / WEIGHTS)
+    reader = WeightReader(source)
     (model_path.parent / WEIGHTS).parent.mkdir(exist_ok=True)
-    writer = BlobWriter(model_path.parent / WEIGHTS)
     types: Any = MIL_pb2  # generated at run time
-    dtypes = {types.FLOAT16: ("float16", 1), types.FLOAT32: ("float32", 2), types.INT32: ("int32", 14)}
 
-    def add_value(op: Any, name: str, dtype: int, number: int, array: np.ndarray) -> None:
+    def add_value(op: Any, name: str, array: np.ndarray, writer: BlobWriter) -> None:
         tensor = op.attributes[name].type.tensorType
-        tensor.dataType, tensor.rank = dtype, array.ndim
+        tensor.dataType, tensor.rank = types.DataType.Value(array.dtype.name.upper()), array.ndim
         for size in array.shape:
             tensor.dimensions.add().constant.size = size
         blob = op.attributes[name].blobFileValue
-        blob.fileName, blob.offset = "@model_path/weights/weight.bin", writer.add(number, array.tobytes())
+        blob.fileName, blob.offset = "@model_path/weights/weight.bin", writer.add(array, array.dtype.name)
 
-    for function in model.mlProgram.functions.values():
-        for op in function.block_specializations[function.opset].operations:
-            if op.type != "const" or not op.attributes["val"].HasField("blobFileValue"):
-                continue
-            blob, tensor = op.attributes["val"].blobFileValue, op.attributes["val"].type.tensorType
-            dtype, number = dtypes[tensor.dataType]
-            shape = tuple(each.constant.size for each in tensor.dimensions)
-            weight = blobs.read(blob.offset, TensorType(dtype, shape))
-            if dtype != "float16" or weight.size < SMALLEST or weight.min() == weight.max():
-                blob.offset = writer.add(number, weight.tobytes())
-                continue
-            lut, indices = palette(weight)
-            op.type = "constexpr_lut_to_dense"
-            del op.attributes["val"]
-            add_value(op, "indices", types.UINT8, 3, indices)
-            add_value(op, "lut", types.FLOAT16, 1, lut)
-            add_value(op, "shape", types.UINT32, 15, np.array(shape, np.uint32))
-    writer.close()
+    with BlobWriter(model_path.parent / WEIGHTS) as writer:
+        copier = BlobCopier(reader, writer)
+        for function in model.mlProgram.functions.values():
+            for op in function.block_specializations[function.opset].operations:
+                if op.type != "const" or not op.attributes["val"].HasField("blobFileValue"):
+                    continue
+                value = op.attributes["val"]
+                stored = stored_type(value)
+                weight = reader.read_blob(value.blobFileValue.fileName, value.blobFileValue.offset, stored)
+                if stored.dtype != "float16" or weight.size < SMALLEST or weight.min() == weight.max():
+                    copier.move(value)
+                    continue
+                lut, indices = palette(weight)
+                op.type = "constexpr_lut_to_dense"
+                del op.attributes["val"]
+                add_value(op, "indices", indices, writer)
+                add_value(op, "lut", lut, writer)
+                add_value(op, "shape", np.array(stored.sizes, np.uint32), writer)
     model_path.write_bytes(model.SerializeToString())
 
 

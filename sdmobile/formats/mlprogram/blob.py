@@ -2,7 +2,7 @@
 
 Format ("blob storage v2"): a header of 64 bytes (count, version), then per blob 64 bytes of metadata (sentinel,
 element type, size and offset of the data in bytes, unused bits at its end) and the data. Elements of fewer than eight
-bits are packed from the least significant bit upwards.
+bits are packed from the least significant bit upwards. Nothing is taken from `blob_writer.py`, nor the other way round.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Writes the two files of a package that are otherwise different each time: the program and the list of items.
+"""Writes the files of a package: program and list of items, and weights that lie in another package.
 
 Protocol buffers store the entries of a map in no fixed order (protobuf.dev, "Serialization is not canonical"), and
 coremltools names the items of a package by random identifiers (`modelpackage/src/ModelPackage.cpp`). Both are settled
@@ -10,8 +10,16 @@ from __future__ import annotations
 import json
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from sdmobile.formats.mlprogram.types import DATA_TYPES, TensorType
+
+if TYPE_CHECKING:
+    from sdmobile.formats.mlprogram.blob_writer import BlobWriter
+    from sdmobile.formats.mlprogram.constants import Blob, WeightReader
+
+WEIGHT_FILE = "@model_path/weights/weight.bin"
+"""How a program names its weight file."""
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:sdmobile:mlpackage-item")
 
 
@@ -43,3 +51,39 @@ def settle(package: Path) -> None:
     }
     manifest["rootModelIdentifier"] = identifiers[root]
     (package / "Manifest.json").write_text(json.dumps(manifest, indent=4) + "\n", "utf-8")
+
+
+class BlobCopier:
+    """Copies arrays that lie in weight files to a new one, each once.
+
+    Args:
+        reader: of the package in which they lie.
+        writer: of the new file.
+    """
+
+    def __init__(self, reader: WeightReader, writer: BlobWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._offsets: dict[Blob, int] = {}
+
+    def move(self, value: Any) -> None:
+        """Copies the array of a Value message, if it lies in a file, and makes the message name the copy.
+
+        Raises:
+            PackageError: the array is not there, or is another than the message says.
+        """
+        if not value.HasField("blobFileValue"):
+            return
+        place = value.blobFileValue
+        blob = (place.fileName, place.offset)
+        if blob not in self._offsets:
+            stored = stored_type(value)
+            array = self._reader.read_blob(*blob, stored)
+            self._offsets[blob] = self._writer.add(array, "uint8" if stored.dtype == "bool" else stored.dtype)
+        place.fileName, place.offset = WEIGHT_FILE, self._offsets[blob]
+
+
+def stored_type(value: Any) -> TensorType:
+    """Returns the element type and shape that a Value message declares."""
+    tensor = value.type.tensorType
+    return TensorType(DATA_TYPES[tensor.dataType], tuple(size.constant.size for size in tensor.dimensions))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdmobile.errors import UnsupportedError
-from sdmobile.quantize.coreml.blobs import pack_bits
+from sdmobile.formats.mlprogram.blob_writer import pack_bits
 from sdmobile.quantize.encodings import HalfEncoding
 from sdmobile.quantize.linear import LinearEncoding
 

@@ -6,18 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdmobile.formats.mlprogram.types import BITS, DATA_TYPES
-from sdmobile.quantize.coreml.blobs import pack_bits
+from sdmobile.formats.mlprogram.blob_writer import PACKED_BITS, pack_bits
+from sdmobile.formats.mlprogram.write import WEIGHT_FILE
 
 if TYPE_CHECKING:
-    from sdmobile.quantize.coreml.blobs import BlobWriter
+    from sdmobile.formats.mlprogram.blob_writer import BlobWriter
     from sdmobile.quantize.coreml.forms import Form, Parameter
 
-WEIGHT_FILE = "@model_path/weights/weight.bin"
 _IN_PROGRAM = 10
 """Arrays of fewer elements are written into the program, as coremltools does."""
 _LISTS = {"float32": "floats", "int32": "ints", "bool": "bools"}
-_NUMBERS = {name: number for number, name in DATA_TYPES.items()}
 
 Values = dict[str, Any]
 """Parameter name to Value message, with the arrays already in the weight file."""
@@ -49,10 +47,11 @@ def fill(operation: Any, form: Form, values: Values, ios: int) -> None:
 def _value(parameter: Parameter, writer: BlobWriter) -> Any:
     from coremltools.proto import MIL_pb2
 
+    types: Any = MIL_pb2
     array, dtype = parameter.array, parameter.dtype
-    message: Any = MIL_pb2.Value()  # pyright: ignore[reportAttributeAccessIssue]
+    message: Any = types.Value()
     kind = message.type.tensorType
-    kind.dataType, kind.rank = _NUMBERS[dtype], array.ndim
+    kind.dataType, kind.rank = types.DataType.Value(dtype.upper()), array.ndim
     for size in array.shape:
         kind.dimensions.add().constant.size = size
     if array.size >= _IN_PROGRAM:
@@ -61,6 +60,6 @@ def _value(parameter: Parameter, writer: BlobWriter) -> Any:
     elif dtype in _LISTS:
         getattr(message.immediateValue.tensor, _LISTS[dtype]).values.extend(array.reshape(-1).tolist())
     else:
-        packed = pack_bits(array, BITS[dtype]) if dtype in BITS else np.ascontiguousarray(array)
+        packed = pack_bits(array, PACKED_BITS[dtype]) if dtype in PACKED_BITS else np.ascontiguousarray(array)
         message.immediateValue.tensor.bytes.values = packed.tobytes()
     return message

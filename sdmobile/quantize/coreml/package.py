@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import UnsupportedError
+from sdmobile.formats.mlprogram.blob_writer import BlobWriter
 from sdmobile.formats.mlprogram.constants import (
     Blob,
     WeightConstant,
@@ -25,11 +26,9 @@ from sdmobile.formats.mlprogram.constants import (
 )
 from sdmobile.formats.mlprogram.opsets import ios_of, raise_to
 from sdmobile.formats.mlprogram.package import open_package
-from sdmobile.formats.mlprogram.types import DATA_TYPES, TensorType
-from sdmobile.formats.mlprogram.write import program_bytes
-from sdmobile.quantize.coreml.blobs import BlobWriter
+from sdmobile.formats.mlprogram.write import BlobCopier, program_bytes
 from sdmobile.quantize.coreml.forms import Form, form_of, minimum_ios
-from sdmobile.quantize.coreml.messages import WEIGHT_FILE, Values, fill, store
+from sdmobile.quantize.coreml.messages import Values, fill, store
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -127,7 +126,7 @@ class _Rewriter:
         self._reader = reader
         self._writer = writer
         self._ios = ios
-        self._offsets: dict[Blob, int] = {}
+        self._copier = BlobCopier(reader, writer)
         self._forms: dict[Blob, tuple[Form, Values]] = {}
 
     def run(
@@ -148,8 +147,8 @@ class _Rewriter:
             if blob in self._forms:
                 fill(operation, *self._forms[blob], self._ios)
                 continue
-            for each in _values_of(operation):
-                self._move(each)
+            for stored in _values_of(operation):
+                self._copier.move(stored)
         return [constant.name for constant in constants if constant.blob in self._forms]
 
     def _encoded(
@@ -168,20 +167,6 @@ class _Rewriter:
 
     def _encode(self, constant: WeightConstant, encoder: Encoder) -> Encoding | None:
         return encoder(constant, self._reader.read(constant))
-
-    def _move(self, value: Any) -> None:
-        """Copies the array of a Value message to the new file, if it lies in a file, and renews the reference."""
-        if not value.HasField("blobFileValue"):
-            return
-        place = value.blobFileValue
-        blob = (place.fileName, place.offset)
-        if blob not in self._offsets:
-            kind = value.type.tensorType
-            dtype = DATA_TYPES[kind.dataType]
-            shape = tuple(dimension.constant.size for dimension in kind.dimensions)
-            array = self._reader.read_blob(*blob, TensorType(dtype, shape))
-            self._offsets[blob] = self._writer.add(array, "uint8" if dtype == "bool" else dtype)
-        place.fileName, place.offset = WEIGHT_FILE, self._offsets[blob]
 
 
 def blocks(spec: Any) -> list[Any]:

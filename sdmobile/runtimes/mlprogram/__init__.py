@@ -1,4 +1,7 @@
-"""An evaluator of Core ML ML Programs that shares no code with the converter that wrote them."""
+"""An evaluator of Core ML ML Programs that shares no code with coremltools, which wrote them.
+
+Compressed weights are written by this project; their file is read with numbers and code of the reader's own.
+"""
 
 from __future__ import annotations
 

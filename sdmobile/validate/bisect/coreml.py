@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdmobile.errors import MissingDependencyError
+from sdmobile.formats.mlprogram.blob_writer import BlobWriter
+from sdmobile.formats.mlprogram.constants import WeightReader
 from sdmobile.formats.mlprogram.package import open_package
-from sdmobile.formats.mlprogram.write import program_bytes
-from sdmobile.validate.bisect.blobs import BlobReader, BlobWriter
+from sdmobile.formats.mlprogram.types import ARRAY_TYPES, DATA_TYPES, FLOATS
+from sdmobile.formats.mlprogram.write import BlobCopier, program_bytes, stored_type
 from sdmobile.validate.bisect.graph import ExportedGraph, FileOp, Piece
 
 if TYPE_CHECKING:
@@ -23,9 +25,7 @@ if TYPE_CHECKING:
     from sdmobile.validate.bisect.graph import Arrays
     from sdmobile.validate.bisect.naming import ModuleNames
 
-# MIL.proto, DataType: FLOAT16 = 10, FLOAT32 = 11. FeatureTypes.proto, ArrayDataType: FLOAT16 = 65552, FLOAT32 = 65568.
-_FLOATS: dict[int, tuple[type[np.generic], int]] = {10: (np.float16, 65552), 11: (np.float32, 65568)}
-_INPUT_INT32 = (23, 131104)  # MIL's INT32 and the array type of the same name
+_ARRAY_NUMBERS = {name: number for number, name in ARRAY_TYPES.items()}
 
 
 class CoreMLGraph(ExportedGraph):
@@ -40,6 +40,7 @@ class CoreMLGraph(ExportedGraph):
 
     def __init__(self, path: Path, contract: Contract, modules: ModuleNames, precision: Precision) -> None:
         self._package = open_package(path)
+        self._weights = WeightReader(path)
         self._precision: Precision = precision
         self._model = _read(self._package.model)
         self._function = next(iter(self._model.mlProgram.functions.values()))
@@ -63,13 +64,16 @@ class CoreMLGraph(ExportedGraph):
         model = _read(self._package.model)
         block = self._block_of(model)
         del block.operations[:]
-        blobs = BlobWriter()
-        for message in self._needed(piece):
-            kept = block.operations.add()
-            kept.CopyFrom(message)
-            _move_blobs(kept, self._package.resolve, blobs)
+        block.operations.extend(self._needed(piece))
+        stored = [value for operation in block.operations for value in _stored_values(operation)]
+        if stored:
+            target = _place_of(weights, self._package.path, path)
+            target.mkdir()
+            with BlobWriter(target / "weight.bin") as writer:
+                copier = BlobCopier(self._weights, writer)
+                for value in stored:
+                    copier.move(value)
         self._save(self._with_interface(model, self._named(piece.inputs), [piece.output]), path)
-        blobs.write(_place_of(weights, self._package.path, path) / "weight.bin")
         return path
 
     def run_part(self, file: Path, piece: Piece, inputs: Arrays) -> NDArray[Any]:
@@ -92,8 +96,8 @@ class CoreMLGraph(ExportedGraph):
 
     def dtype_of(self, name: str) -> type[np.generic]:
         """Returns the element type that the file has for a value."""
-        code = self._types[name].tensorType.dataType
-        return _FLOATS[code][0] if code in _FLOATS else np.int32
+        dtype = DATA_TYPES[self._types[name].tensorType.dataType]
+        return np.dtype(dtype).type if dtype in FLOATS else np.int32
 
     def _run(self, path: Path, inputs: Arrays) -> Iterator[tuple[str, NDArray[Any]]]:
         """Yields floating-point values as the evaluator has them, in float32 whatever the file's type is."""
@@ -109,12 +113,6 @@ class CoreMLGraph(ExportedGraph):
     def _block_of(self, model: Any) -> Any:
         function = next(iter(model.mlProgram.functions.values()))
         return function.block_specializations[function.opset]
-
-    def _array_type(self, name: str) -> int | None:
-        """Returns the array type of a value that can be an interface, None if it cannot."""
-        tensor = self._types[name].tensorType
-        known = {code: array for code, (_, array) in _FLOATS.items()} | dict([_INPUT_INT32])
-        return known.get(tensor.dataType) if tensor.rank > 0 else None
 
     def _named(self, names: Iterable[str]) -> list[Any]:
         from coremltools.proto import MIL_pb2
@@ -141,7 +139,7 @@ class CoreMLGraph(ExportedGraph):
     def _describe(self, feature: Any, name: str) -> None:
         array, tensor = feature.type.multiArrayType, self._types[name].tensorType
         feature.name = name
-        array.dataType = self._array_type(name)
+        array.dataType = _ARRAY_NUMBERS[DATA_TYPES[tensor.dataType]]
         array.shape.extend(dimension.constant.size for dimension in tensor.dimensions)
 
     def _save(self, model: Any, path: Path) -> None:
@@ -171,14 +169,12 @@ class CoreMLGraph(ExportedGraph):
         return op.attributes["val"] if op is not None and op.type == "const" else None
 
     def _array(self, value: Any) -> NDArray[Any] | None:
-        tensor = value.type.tensorType
-        if tensor.dataType not in _FLOATS:
+        declared = stored_type(value)
+        if declared.dtype not in FLOATS:
             return None
-        dtype, shape = _FLOATS[tensor.dataType][0], [item.constant.size for item in tensor.dimensions]
         if value.WhichOneof("value") == "blobFileValue":
-            blob = value.blobFileValue
-            data = BlobReader(self._package.resolve(blob.fileName)).data(blob.offset)
-            return np.frombuffer(data, dtype).reshape(shape)
+            return self._weights.read_blob(value.blobFileValue.fileName, value.blobFileValue.offset, declared)
+        dtype, shape = np.dtype(declared.dtype), declared.sizes
         stored = value.immediateValue.tensor
         data = stored.bytes.values if stored.WhichOneof("value") == "bytes" else None
         array = np.frombuffer(data, dtype) if data is not None else np.array(stored.floats.values, dtype)
@@ -209,14 +205,10 @@ def _file_op(op: Any, constants: set[str], modules: ModuleNames) -> FileOp:
     return FileOp(outputs[0], op.type, tuple(name for name in bound if name not in constants), outputs, module)
 
 
-def _move_blobs(op: Any, resolve: Any, blobs: BlobWriter) -> None:
-    """Copies the blobs that a constant refers to and makes it refer to the copies."""
+def _stored_values(op: Any) -> list[Any]:
+    """Returns the Value messages of an operation whose arrays lie in a weight file."""
     arguments = [binding.value for argument in op.inputs.values() for binding in argument.arguments]
-    for value in (*op.attributes.values(), *arguments):
-        if value.WhichOneof("value") == "blobFileValue":
-            blob = value.blobFileValue
-            blob.offset = blobs.add(BlobReader(resolve(blob.fileName)), blob.offset)
-            blob.fileName = "@model_path/weights/weight.bin"
+    return [value for value in (*op.attributes.values(), *arguments) if value.HasField("blobFileValue")]
 
 
 def _place_of(file: Path, package: Path, copy: Path) -> Path:

@@ -1,4 +1,13 @@
-"""Writes the weight file of an ML package, one blob after the other; `formats/mlprogram/blob.py` tells the format."""
+"""Writes the weight file of an ML package, one blob after the other.
+
+The layout is coremltools' `mlmodel/src/MILBlob/Blob/StorageFormat.hpp` and `BlobDataType.hpp`: a header of 64 bytes
+(number of blobs, version 2), then for each blob 64 bytes of metadata (sentinel 0xDEADBEEF, element type, bytes and
+offset of the data, unused bits at its end) and the data; both begin at multiples of 64. A program refers to a blob by
+the offset of its metadata.
+
+The numbers stand here once more on purpose: what `blob.py` reads back with its own is evidence about the file only as
+long as the two share nothing, which a contract in `pyproject.toml` keeps so.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdmobile.formats.mlprogram.blob import BLOB_TYPES, HEADER_BYTES, METADATA_BYTES, SENTINEL, VERSION
-from sdmobile.formats.mlprogram.types import BITS
-
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
@@ -17,7 +23,29 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ALIGNMENT = 64
-_NUMBERS = {name: number for number, name in BLOB_TYPES.items()}
+_HEADER = struct.Struct("<II56x")
+_METADATA = struct.Struct("<IIQQQ32x")
+_SENTINEL = 0xDEADBEEF
+_VERSION = 2
+_NUMBERS = {
+    "float16": 1,
+    "float32": 2,
+    "uint8": 3,
+    "int8": 4,
+    "int16": 6,
+    "uint16": 7,
+    "int4": 8,
+    "uint1": 9,
+    "uint2": 10,
+    "uint4": 11,
+    "uint3": 12,
+    "uint6": 13,
+    "int32": 14,
+    "uint32": 15,
+}
+"""Element types of `BlobDataType.hpp` that numpy can hold."""
+PACKED_BITS = {"uint1": 1, "uint2": 2, "uint3": 3, "uint4": 4, "int4": 4, "uint6": 6}
+"""Bits of the elements of which several share a byte."""
 _PER_WORD = {1: 8, 2: 4, 3: 8, 4: 2, 6: 4}
 """Elements that fill whole bytes: a word of 8 or 24 bits."""
 
@@ -31,7 +59,7 @@ class BlobWriter:
 
     def __init__(self, path: Path) -> None:
         self._stream = path.open("wb")
-        self._stream.write(bytes(HEADER_BYTES))
+        self._stream.write(bytes(_HEADER.size))
         self._count = 0
 
     def __enter__(self) -> BlobWriter:
@@ -42,7 +70,7 @@ class BlobWriter:
     ) -> None:
         if kind is None:
             self._stream.seek(0)
-            self._stream.write(struct.pack("<II", self._count, VERSION))
+            self._stream.write(_HEADER.pack(self._count, _VERSION))
         self._stream.close()
 
     def add(self, array: NDArray[Any], dtype: str) -> int:
@@ -55,13 +83,12 @@ class BlobWriter:
         Returns:
             Position of the blob's metadata in bytes, by which a program refers to it.
         """
-        bits = BITS.get(dtype, 8)
-        packed = pack_bits(array, bits) if bits < 8 else np.ascontiguousarray(array)
-        unused = packed.size * 8 - array.size * bits if bits < 8 else 0
+        bits = PACKED_BITS.get(dtype)
+        packed = np.ascontiguousarray(array) if bits is None else pack_bits(array, bits)
+        unused = 0 if bits is None else packed.size * 8 - array.size * bits
         offset = self._stream.tell()
-        start = offset + METADATA_BYTES
-        head = struct.pack("<IIQQQ", SENTINEL, _NUMBERS[dtype], packed.nbytes, start, unused)
-        self._stream.write(head.ljust(METADATA_BYTES, b"\0"))
+        start = offset + _METADATA.size
+        self._stream.write(_METADATA.pack(_SENTINEL, _NUMBERS[dtype], packed.nbytes, start, unused))
         self._stream.write(packed.reshape(-1).view(np.uint8).data)
         self._stream.write(bytes(-packed.nbytes % _ALIGNMENT))
         self._count += 1
@@ -69,7 +96,7 @@ class BlobWriter:
 
 
 def pack_bits(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
-    """Packs numbers one after the other from the least significant bit upwards; `unpack_bits` is the inverse.
+    """Packs numbers one after the other from the least significant bit upwards.
 
     Args:
         values: int8 or uint8; only the lowest `bits` of each count.
