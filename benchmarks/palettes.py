@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from sdmobile.quantize.palettes import palettize
-from sdmobile.quantize.recipes import MIN_ELEMENTS, Palette
+from sdmobile.quantize.recipes import MIN_ELEMENTS
+from sdmobile.quantize.schemes import Palette
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -58,7 +58,8 @@ def _run(side: str, work: Path) -> dict[str, float]:
 
 def _ours(work: Path, plan: dict[str, Any]) -> None:
     from sdmobile.quantize.coreml.apply import compress_package
-    from sdmobile.quantize.recipes import Palette, Recipe
+    from sdmobile.quantize.recipes import Recipe
+    from sdmobile.quantize.schemes import Palette
 
     recipe = Recipe("largest", Palette(plan["bits"]), min_elements=plan["least"])
     compress_package(Path(plan["package"]), work / "ours.mlpackage", recipe, "unet")

@@ -27,8 +27,7 @@ quantize_app = typer.Typer(
 @quantize_app.command()
 def recipes(json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False) -> None:
     """List the named recipes and which runtime takes which number format, with the sources."""
-    from sdmobile.quantize.recipes import NAMED, named_recipe
-    from sdmobile.quantize.shipped import SHIPPED
+    from sdmobile.quantize.recipes import NAMED, SHIPPED, named_recipe
     from sdmobile.quantize.support import TABLE
 
     named = [named_recipe(name) for name in (*NAMED, *SHIPPED)]
@@ -100,8 +99,8 @@ def _sizes(result: AppliedRecipe) -> Table:
 def _names() -> Table:
     from rich.table import Table
 
-    from sdmobile.quantize.recipes import NAMED, named_recipe, parse_scheme
-    from sdmobile.quantize.shipped import ELSEWHERE, SHIPPED
+    from sdmobile.quantize.recipes import ELSEWHERE, NAMED, SHIPPED, named_recipe
+    from sdmobile.quantize.schemes import parse_scheme
     from sdmobile.quantize.support import minimum_ios
 
     table = Table("recipe", "bits", "oldest iOS", title="recipes", caption=f"mixed-…: {ELSEWHERE}")

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from sdmobile.basics.files import hash_of, link_or_copy, size_of
 from sdmobile.errors import OutputError, UnsupportedError
 from sdmobile.formats.bundle.writing import Part, check_output, put_in_place, seal, staging
-from sdmobile.quantize.recipes import W8A8, Float16, Recipe
+from sdmobile.quantize.recipes import Recipe, hint_for
 from sdmobile.quantize.records import CompressionRecord
-from sdmobile.quantize.shipped import hint_for
+from sdmobile.quantize.schemes import W8A8, Float16
 from sdmobile.quantize.support import require_components, require_recipe
 
 if TYPE_CHECKING:

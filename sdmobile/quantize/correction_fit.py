@@ -16,7 +16,8 @@ import numpy as np
 
 from sdmobile.quantize.correction import corrected
 from sdmobile.quantize.encodings import encode, misfit
-from sdmobile.quantize.recipes import Float16, Recipe, flat_path
+from sdmobile.quantize.recipes import Recipe, flat_path
+from sdmobile.quantize.schemes import Float16
 from sdmobile.quantize.sensitivity_study import Study, open_study, recorded, rows_of
 from sdmobile.quantize.sensitivity_work import silent
 

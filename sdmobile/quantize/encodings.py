@@ -9,12 +9,12 @@ import numpy as np
 
 from sdmobile.errors import UnsupportedError
 from sdmobile.quantize.linear import quantize_linear, scale_shape
-from sdmobile.quantize.recipes import Float16, Linear, Palette
+from sdmobile.quantize.schemes import Float16, Linear, Palette
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from sdmobile.quantize.recipes import Scheme
+    from sdmobile.quantize.schemes import Scheme
 
 
 class Encoding(Protocol):

@@ -12,7 +12,7 @@ from sdmobile.errors import UnsupportedError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from sdmobile.quantize.recipes import Linear
+    from sdmobile.quantize.schemes import Linear
 
 _AT_ONCE = 1 << 22
 _SMALLEST_SCALE = np.float16(2.0**-24)

@@ -14,7 +14,7 @@ from sdmobile.quantize.kmeans1d import optimal_clusters
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from sdmobile.quantize.recipes import Palette
+    from sdmobile.quantize.schemes import Palette
 
 
 @dataclass(frozen=True, eq=False)

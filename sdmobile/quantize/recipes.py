@@ -6,132 +6,17 @@ import difflib
 import fnmatch
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 from sdmobile.errors import UnsupportedError
-from sdmobile.quantize.shipped import SHIPPED, shipped_recipe
+from sdmobile.quantize.schemes import Float16, Scheme, parse_scheme
 
 RECIPE_SCHEMA = 1
 MIN_ELEMENTS = 2048
 """Weights of fewer elements stay float16: a table or scales would eat the gain (coremltools' threshold)."""
-
-
-@dataclass(frozen=True)
-class Float16:
-    """Half precision: what an exported bundle holds already."""
-
-    @property
-    def name(self) -> str:
-        """The name that `parse_scheme` reads."""
-        return "fp16"
-
-    @property
-    def bits(self) -> int:
-        """Bits of an element."""
-        return 16
-
-
-@dataclass(frozen=True)
-class Palette:
-    """A table of 2**bits float16 values and an index per element.
-
-    Args:
-        bits: width of an index.
-        group_size: output channels that share a table; 0 for one table per tensor.
-    """
-
-    bits: Literal[1, 2, 3, 4, 6, 8]
-    group_size: int = 0
-
-    @property
-    def name(self) -> str:
-        """The name that `parse_scheme` reads."""
-        return f"palette{self.bits}" + (f"g{self.group_size}" if self.group_size else "")
-
-
-@dataclass(frozen=True)
-class Linear:
-    """Integers with a scale.
-
-    Args:
-        bits: width of an integer.
-        block_size: input channels that share a scale; 0 for one scale per output channel.
-        symmetric: no offset; otherwise the smallest value of a channel or block becomes the lowest integer.
-        dynamic: activations are quantised too, at run time (LiteRT on the CPU).
-    """
-
-    bits: Literal[4, 8]
-    block_size: int = 0
-    symmetric: bool = True
-    dynamic: bool = False
-
-    @property
-    def name(self) -> str:
-        """The name that `parse_scheme` reads."""
-        kind = f"b{self.block_size}" if self.block_size else "d" if self.dynamic else "c"
-        return f"{'' if self.symmetric else 'u'}int{self.bits}{kind}" + ("d" if self.dynamic and kind != "d" else "")
-
-
-@dataclass(frozen=True)
-class W8A8:
-    """Eight-bit weights and activations where a layer keeps enough precision.
-
-    Args:
-        conv_psnr: least PSNR in dB of a convolution's output.
-        attention_psnr: least PSNR in dB of an attention's output.
-        output_psnr: least PSNR in dB of a component's output with all its chosen layers quantised. Other prompts came
-            out up to seven decibels lower on `shapes-64`, and a compressed component needs 35 dB.
-    """
-
-    conv_psnr: float = 38.0
-    attention_psnr: float = 26.0
-    output_psnr: float = 45.0
-
-    @property
-    def name(self) -> str:
-        """The name that `parse_scheme` reads."""
-        if self == W8A8():
-            return "w8a8"
-        gates = f"w8a8-{self.conv_psnr:g}-{self.attention_psnr:g}"
-        return gates if self.output_psnr == W8A8().output_psnr else f"{gates}-{self.output_psnr:g}"
-
-    @property
-    def bits(self) -> int:
-        """Bits of an element."""
-        return 8
-
-
-Scheme = Float16 | Palette | Linear | W8A8
-
-_PALETTE = re.compile(r"palette(1|2|3|4|6|8)(?:g([1-9]\d*))?")
-_LINEAR = re.compile(r"(u?)int(4|8)(?:c|b([1-9]\d*))?(d?)")
-_W8A8 = re.compile(r"w8a8(?:-({0})-({0})(?:-({0}))?)?".format(r"\d+(?:\.\d+)?"))
-
-
-def parse_scheme(name: str) -> Scheme:
-    """Returns the scheme that a name says: fp16, palette4, palette4g16, int8c, uint8c, int4b32, int8d, w8a8.
-
-    Raises:
-        UnsupportedError: no scheme has this name.
-    """
-    if name == "fp16":
-        return Float16()
-    if match := _PALETTE.fullmatch(name):
-        return Palette(cast("Any", int(match[1])), int(match[2] or 0))
-    match = _LINEAR.fullmatch(name)
-    if match and name[-1] in "cd0123456789" and name != f"{match[1]}int{match[2]}":
-        return Linear(cast("Any", int(match[2])), int(match[3] or 0), not match[1], bool(match[4]))
-    if match := _W8A8.fullmatch(name):
-        return W8A8(*(float(gate) for gate in match.groups() if gate is not None))
-    raise UnsupportedError(
-        "a scheme is fp16, palette{1,2,3,4,6,8}, palette4g16 (16 channels per table), int8c, int4c, uint8c "
-        "(per channel), int4b32 (32 inputs per scale), int8d (LiteRT, dynamic) or w8a8",
-        repr(name),
-    )
 
 
 @dataclass(frozen=True)
@@ -260,6 +145,9 @@ NAMED = (
     "w8a8",
 )
 """The uniform recipes listed to users; any other scheme's name is a recipe too."""
+SHIPPED = ("mixed-6.0", "mixed-4.0", "mixed-3.0", "mixed-2.0")
+"""Searched on shapes-64 by the error of the final latents; the number is the average bits per weight of the UNet."""
+ELSEWHERE = "made for the architecture of shapes-64; for another: `sdmobile quantize analyze` and `search`"
 
 
 def named_recipe(name: str) -> Recipe:
@@ -268,8 +156,8 @@ def named_recipe(name: str) -> Recipe:
     Raises:
         UnsupportedError: neither has the name; near names are listed.
     """
-    if (shipped := shipped_recipe(name)) is not None:
-        return shipped
+    if name in SHIPPED:
+        return _shipped(name)
     try:
         return Recipe(name, parse_scheme(name))
     except UnsupportedError as error:
@@ -278,6 +166,19 @@ def named_recipe(name: str) -> Recipe:
         raise UnsupportedError(
             "a recipe is a known name or a JSON file", repr(name), f"Known names: {', '.join(near)}"
         ) from error
+
+
+def _shipped(name: str) -> Recipe:
+    """Returns one of the recipes beside the bundled checkpoint; they fit every fine-tune of its architecture."""
+    from sdmobile.checkpoints.recognise import bundled_checkpoint
+
+    file = bundled_checkpoint() / "recipes" / f"{name}.json"
+    return Recipe.from_json(json.loads(file.read_text("utf-8")))
+
+
+def hint_for(recipe_name: str) -> str:
+    """Returns what to do where a recipe of this name fits no module of a bundle; "" where nothing is known."""
+    return f"{recipe_name} is {ELSEWHERE}" if recipe_name in SHIPPED else ""
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:

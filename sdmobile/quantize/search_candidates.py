@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdmobile.quantize.recipes import Float16, Override, Recipe, parse_scheme
+from sdmobile.quantize.recipes import Override, Recipe
+from sdmobile.quantize.schemes import Float16, parse_scheme
 from sdmobile.quantize.search import Chosen, least_bytes, least_error, total
 from sdmobile.quantize.sensitivity import DIRECT, PROBES, Sensitivity, rank_correlation
 

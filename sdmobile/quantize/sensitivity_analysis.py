@@ -13,7 +13,7 @@ import numpy as np
 
 from sdmobile.errors import UnsupportedError
 from sdmobile.quantize.probe import estimate, projections
-from sdmobile.quantize.recipes import parse_scheme
+from sdmobile.quantize.schemes import parse_scheme
 from sdmobile.quantize.sensitivity import DEFAULT_SCHEMES, DIRECT, PROBES, Sensitivity
 from sdmobile.quantize.sensitivity_study import EncodedWeights, Study, open_study, weights_key
 from sdmobile.quantize.sensitivity_work import computed, is_main, silent, wait_for_all, world

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdmobile.basics.metrics import psnr
-from sdmobile.quantize.recipes import MIN_ELEMENTS, parse_scheme
+from sdmobile.quantize.recipes import MIN_ELEMENTS
+from sdmobile.quantize.schemes import parse_scheme
 
 if TYPE_CHECKING:
     import torch

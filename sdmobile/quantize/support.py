@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from sdmobile.errors import UnsupportedError
-from sdmobile.quantize.recipes import W8A8, Float16, Linear, Palette, Recipe, Scheme
+from sdmobile.quantize.recipes import Recipe
+from sdmobile.quantize.schemes import W8A8, Float16, Linear, Palette, Scheme
 
 Verdict = Literal["yes", "no", "unmeasured"]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from sdmobile.basics.metrics import image_psnr, json_number, psnr
 from sdmobile.checkpoints.shapes64.obedience import CAPTIONED, has_captions, read_caption
-from sdmobile.quantize.recipes import Float16
+from sdmobile.quantize.schemes import Float16
 from sdmobile.quantize.tradeoff_runner import StudyRunner
 
 if TYPE_CHECKING:

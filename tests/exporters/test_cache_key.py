@@ -88,7 +88,8 @@ from sdmobile.exporters.component import export_component
 from sdmobile.exporters.job import ExportJob, geometry_for
 from sdmobile.quantize.activations.recorded import RecordedInputs
 from sdmobile.quantize.apply import Destination, compress_part
-from sdmobile.quantize.recipes import W8A8, Recipe, named_recipe
+from sdmobile.quantize.recipes import Recipe, named_recipe
+from sdmobile.quantize.schemes import W8A8
 
 checkpoint, out, target, device = Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]
 opened = open_checkpoint(checkpoint)

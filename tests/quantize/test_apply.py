@@ -19,7 +19,8 @@ from sdmobile.exporters.cache import ComponentCache
 from sdmobile.exporters.request import ExportRequest, make_plan
 from sdmobile.formats.bundle.reading import open_bundle
 from sdmobile.quantize.apply import apply_recipe
-from sdmobile.quantize.recipes import Override, Palette, Recipe, named_recipe, save_recipe
+from sdmobile.quantize.recipes import Override, Recipe, named_recipe, save_recipe
+from sdmobile.quantize.schemes import Palette
 
 COMPONENTS = ("vae_decoder", "vae_encoder")
 Export = Callable[..., ExportResult]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sdmobile.errors import UnsupportedError
 from sdmobile.quantize.encodings import encode, misfit
 from sdmobile.quantize.linear import LinearEncoding, quantize_linear
-from sdmobile.quantize.recipes import Linear, Palette, parse_scheme
+from sdmobile.quantize.schemes import Linear, Palette, parse_scheme
 
 SHAPES = st.sampled_from([(1, 8), (6, 8), (4, 16, 3, 3), (5, 8, 1, 1)])
 

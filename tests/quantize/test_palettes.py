@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.quantize.palettes import palettize
-from sdmobile.quantize.recipes import Palette
+from sdmobile.quantize.schemes import Palette
 
 WEIGHTS = hnp.arrays(
     np.float16, st.tuples(st.sampled_from([2, 4]), st.integers(1, 12)), elements=st.floats(-8, 8, width=16)

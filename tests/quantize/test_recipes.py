@@ -11,20 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdmobile.errors import UnsupportedError
-from sdmobile.quantize.recipes import (
-    NAMED,
-    W8A8,
-    Float16,
-    Linear,
-    Override,
-    Palette,
-    Recipe,
-    Scheme,
-    load_recipe,
-    named_recipe,
-    parse_scheme,
-    save_recipe,
-)
+from sdmobile.quantize.recipes import NAMED, Override, Recipe, load_recipe, named_recipe, save_recipe
+from sdmobile.quantize.schemes import W8A8, Float16, Linear, Palette, Scheme, parse_scheme
 
 SCHEMES: st.SearchStrategy[Scheme] = st.one_of(
     st.just(Float16()),

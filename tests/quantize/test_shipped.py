@@ -15,8 +15,8 @@ from sdmobile.quantize import apply
 from sdmobile.quantize.apply import Destination, check_recipe
 from sdmobile.quantize.coreml import apply as backend
 from sdmobile.quantize.encodings import misfit
-from sdmobile.quantize.recipes import Linear, Palette, Scheme, load_recipe, named_recipe
-from sdmobile.quantize.shipped import SHIPPED, shipped_recipe
+from sdmobile.quantize.recipes import SHIPPED, load_recipe, named_recipe, shipped_recipe
+from sdmobile.quantize.schemes import Linear, Palette, Scheme
 
 
 def stored_bits(shape: tuple[int, ...], scheme: Scheme) -> float:

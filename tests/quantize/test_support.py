@@ -9,7 +9,8 @@ import pytest
 from sdmobile.device_profiles import profile_path
 from sdmobile.errors import UnsupportedError
 from sdmobile.exporters.request import ExportRequest, make_plan
-from sdmobile.quantize.recipes import Override, Palette, Recipe, named_recipe, parse_scheme
+from sdmobile.quantize.recipes import Override, Recipe, named_recipe
+from sdmobile.quantize.schemes import Palette, parse_scheme
 from sdmobile.quantize.support import TABLE, minimum_ios, require_components, require_recipe, require_supported
 
 IOS16 = ["palette1", "palette2", "palette4", "palette6", "palette8", "int8c", "uint8c"]

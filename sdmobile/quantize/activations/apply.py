@@ -24,8 +24,8 @@ from sdmobile.quantize.activations.ranges import METHODS
 from sdmobile.quantize.activations.recorded import RecordedInputs, file_inputs
 from sdmobile.quantize.activations.simulate import Simulation
 from sdmobile.quantize.coreml.apply import compress_package
-from sdmobile.quantize.recipes import W8A8
 from sdmobile.quantize.records import CompressionRecord
+from sdmobile.quantize.schemes import W8A8
 
 if TYPE_CHECKING:
     from sdmobile.quantize.activations.gate import Scales

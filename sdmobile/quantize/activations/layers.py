@@ -10,7 +10,8 @@ from sdmobile.formats.mlprogram.constants import WeightConstant, weight_constant
 from sdmobile.formats.mlprogram.modules import module_near
 from sdmobile.formats.mlprogram.read import read_program
 from sdmobile.formats.mlprogram.types import FLOATS
-from sdmobile.quantize.recipes import W8A8, Recipe
+from sdmobile.quantize.recipes import Recipe
+from sdmobile.quantize.schemes import W8A8
 
 if TYPE_CHECKING:
     from sdmobile.formats.mlprogram.ir import Function, Operation

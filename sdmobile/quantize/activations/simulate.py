@@ -14,7 +14,7 @@ from sdmobile.formats.mlprogram.read import read_program
 from sdmobile.quantize.activations.layers import Layer
 from sdmobile.quantize.activations.ranges import LEVELS
 from sdmobile.quantize.linear import quantize_linear
-from sdmobile.quantize.recipes import Linear
+from sdmobile.quantize.schemes import Linear
 from sdmobile.runtimes.mlprogram.execution import run, run_steps
 from sdmobile.runtimes.mlprogram.plan import make_plan
 from sdmobile.runtimes.mlprogram.precision import rounding

@@ -17,8 +17,9 @@ from sdmobile.formats.mlprogram.opsets import ios_of_package
 from sdmobile.quantize.coreml.check import check_weights, digest
 from sdmobile.quantize.coreml.package import Written, rewrite_weights
 from sdmobile.quantize.encodings import Encoding, encode, misfit
-from sdmobile.quantize.recipes import W8A8, Float16, Linear, Recipe, Scheme
+from sdmobile.quantize.recipes import Recipe
 from sdmobile.quantize.records import CompressionRecord, TensorRecord
+from sdmobile.quantize.schemes import W8A8, Float16, Linear, Scheme
 from sdmobile.quantize.support import minimum_ios, require_supported
 
 if TYPE_CHECKING:

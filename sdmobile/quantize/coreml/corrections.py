@@ -15,7 +15,7 @@ from sdmobile.formats.mlprogram.constants import weight_constants
 from sdmobile.quantize.correction_fit import FittedScales, fit_scales
 from sdmobile.quantize.linear import LinearEncoding
 from sdmobile.quantize.palettes import PaletteEncoding
-from sdmobile.quantize.recipes import W8A8
+from sdmobile.quantize.schemes import W8A8
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

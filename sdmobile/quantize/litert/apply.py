@@ -10,8 +10,9 @@ from sdmobile.errors import OutputError, UnsupportedError
 from sdmobile.quantize.litert.check import check_integers
 from sdmobile.quantize.litert.constants import TFLiteWeight, float16_weights, read_model
 from sdmobile.quantize.litert.engine import quantize_file, reason_against
-from sdmobile.quantize.recipes import Float16, Linear, Recipe
+from sdmobile.quantize.recipes import Recipe
 from sdmobile.quantize.records import CompressionRecord, TensorRecord
+from sdmobile.quantize.schemes import Float16, Linear
 from sdmobile.quantize.support import require_supported
 
 if TYPE_CHECKING:

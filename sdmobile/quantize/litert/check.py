@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from sdmobile.quantize.recipes import Linear
+    from sdmobile.quantize.schemes import Linear
 
 _INT8, _INT4 = 9, 17  # TensorType of the TFLite schema
 _HALF_STEP = 0.501

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sdmobile.quantize.litert.constants import TFLiteWeight
-    from sdmobile.quantize.recipes import Linear
+    from sdmobile.quantize.schemes import Linear
 
 _BLOCKS = (32, 64, 128, 256)
 _AEQ_PIECE = 32 << 20

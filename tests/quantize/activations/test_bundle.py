@@ -13,7 +13,8 @@ from sdmobile.exporters.cache import ComponentCache
 from sdmobile.exporters.request import ExportRequest, make_plan
 from sdmobile.formats.bundle.reading import open_bundle
 from sdmobile.quantize.apply import apply_recipe
-from sdmobile.quantize.recipes import W8A8, Recipe
+from sdmobile.quantize.recipes import Recipe
+from sdmobile.quantize.schemes import W8A8
 
 RECIPE = Recipe("w8a8", W8A8(-99.0, -99.0, -99.0), min_elements=64, components=("vae_encoder",))
 

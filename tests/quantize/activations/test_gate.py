@@ -16,7 +16,8 @@ from sdmobile.quantize.activations.joint import jointly, most
 from sdmobile.quantize.activations.layers import Layer, find_layers
 from sdmobile.quantize.activations.ranges import METHODS, Method
 from sdmobile.quantize.activations.simulate import Simulation, fake_quantized, rounded_weight
-from sdmobile.quantize.recipes import W8A8, Float16, Override, Recipe, parse_scheme
+from sdmobile.quantize.recipes import Override, Recipe
+from sdmobile.quantize.schemes import W8A8, Float16, parse_scheme
 from tests.quantize.activations.conftest import Block, calls
 
 RECIPE = Recipe("all", W8A8(), min_elements=64)

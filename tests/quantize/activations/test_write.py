@@ -20,7 +20,8 @@ from sdmobile.quantize.activations.pairs import check_pairs, insert_pairs, pairs
 from sdmobile.quantize.activations.ranges import scale_for
 from sdmobile.quantize.activations.simulate import Simulation
 from sdmobile.quantize.coreml.package import rewrite_weights
-from sdmobile.quantize.recipes import W8A8, Recipe
+from sdmobile.quantize.recipes import Recipe
+from sdmobile.quantize.schemes import W8A8
 from sdmobile.runtimes.mlprogram import MLProgram
 from tests.quantize.activations.conftest import calls
 

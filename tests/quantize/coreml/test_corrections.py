@@ -14,7 +14,8 @@ from sdmobile.quantize.coreml.apply import compress_package
 from sdmobile.quantize.coreml.corrections import correctable, scaled
 from sdmobile.quantize.correction_fit import FittedScales, choose_scales
 from sdmobile.quantize.encodings import encode
-from sdmobile.quantize.recipes import Palette, Recipe, named_recipe, parse_scheme
+from sdmobile.quantize.recipes import Recipe, named_recipe
+from sdmobile.quantize.schemes import Palette, parse_scheme
 from sdmobile.quantize.sensitivity_study import Study
 from sdmobile.runtimes.mlprogram import MLProgram
 from tests.quantize.coreml.conftest import IDS

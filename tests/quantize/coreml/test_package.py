@@ -18,7 +18,8 @@ from sdmobile.quantize.coreml.check import check_weights, digest
 from sdmobile.quantize.coreml.forms import minimum_ios
 from sdmobile.quantize.coreml.package import rewrite_weights
 from sdmobile.quantize.encodings import Encoding, HalfEncoding, encode
-from sdmobile.quantize.recipes import Float16, Override, Palette, Recipe, named_recipe, parse_scheme
+from sdmobile.quantize.recipes import Override, Recipe, named_recipe
+from sdmobile.quantize.schemes import Float16, Palette, parse_scheme
 from sdmobile.runtimes.mlprogram import MLProgram
 from tests.quantize.coreml.conftest import IDS, Layers
 from tests.runtimes.mlprogram.support import psnr
