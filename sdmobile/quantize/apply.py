@@ -6,44 +6,23 @@ bundle ─▶ check recipe against target and modules ─▶ per component: comp
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics.files import hash_of, link_or_copy, size_of
 from sdmobile.errors import OutputError, UnsupportedError
 from sdmobile.formats.bundle.writing import Part, check_output, put_in_place, seal, staging
+from sdmobile.quantize.backends import CompressionJob, Destination, backend_for
 from sdmobile.quantize.recipes import Recipe, hint_for
-from sdmobile.quantize.records import CompressionRecord
-from sdmobile.quantize.schemes import W8A8, Float16
+from sdmobile.quantize.records import CompressionRecord, Watch, joined, told
 from sdmobile.quantize.support import require_components, require_recipe
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from sdmobile.formats.bundle.reading import Bundle
     from sdmobile.quantize.activations.recorded import RecordedInputs
-    from sdmobile.quantize.correction_fit import FittedScales
-
-    Watch = Callable[[str, dict[str, Any]], None]
-
-_SUFFIXES = {"ios": ".mlpackage", "android": ".tflite"}
-
-
-@dataclass(frozen=True)
-class Destination:
-    """What a bundle is for.
-
-    Args:
-        target: "ios" or "android".
-        device: name of the device profile.
-        deployment_target: oldest system that must load the files ("iOS17"); None to raise it where a scheme needs it.
-    """
-
-    target: str
-    device: str | None = None
-    deployment_target: str | None = None
+    from sdmobile.quantize.correction import FittedScales
 
 
 @dataclass(frozen=True)
@@ -95,7 +74,7 @@ def apply_recipe(
     destination = Destination(source.target, source.device, deployment_target)
     parts = {name: Part(bundle, component.record) for name, component in source.components.items()}
     check_recipe(recipe, destination, parts)
-    inputs = _inputs_of(source, reference) if needs_inputs(recipe) else None
+    inputs = _inputs_of(source, reference) if recipe.quantises_activations else None
     fitted = _fitted(source, parts, recipe, reference, watch) if correct else {}
     with staging(out) as folder:
         new = folder / "bundle"
@@ -123,22 +102,24 @@ def check_recipe(recipe: Recipe, destination: Destination, parts: Mapping[str, P
         raise UnsupportedError(
             "a bundle is compressed once", f"{', '.join(done)} already compressed", "Use the uncompressed bundle"
         )
-    if not recipe.overrides:
-        return
-    backend = _backend(destination.target)
+    if recipe.overrides:
+        _require_modules(recipe, destination.target, parts)
+
+
+def _require_modules(recipe: Recipe, target: str, parts: Mapping[str, Part]) -> None:
+    """Raises UnsupportedError if a pattern of a recipe matches no module of the components' files."""
+    backend = backend_for(target)
     modules = {
-        (name, module) for name, part in parts.items() for path in _models(part) for module in backend.modules(path)
+        (name, module)
+        for name, part in parts.items()
+        for file in _model_files(part, target)
+        for module in backend.modules(part.folder / file)
     }
     unmatched = recipe.unmatched(modules)
     if unmatched:
         known = ", ".join(sorted(module for _, module in modules)[:3])
         fix = hint_for(recipe.name) or f"Modules: {known}, …"
         raise UnsupportedError("every pattern of a recipe must match a module", unmatched[0], fix)
-
-
-def needs_inputs(recipe: Recipe) -> bool:
-    """Returns whether a recipe quantises activations, whose ranges come from recorded inputs."""
-    return any(isinstance(scheme, W8A8) for scheme in recipe.schemes())
 
 
 def _inputs_of(bundle: Bundle, reference: Path | None) -> RecordedInputs:
@@ -153,9 +134,19 @@ def _inputs_of(bundle: Bundle, reference: Path | None) -> RecordedInputs:
 def _fitted(
     bundle: Bundle, parts: Mapping[str, Part], recipe: Recipe, reference: Path | None, watch: Watch
 ) -> dict[str, FittedScales]:
-    from sdmobile.quantize.coreml.corrections import fit_bundle
+    """Returns the factors of every component that a recipe compresses."""
+    from sdmobile.quantize.correction import fit_components
+    from sdmobile.reference.resolve import resolve_reference
 
-    return fit_bundle(bundle, {name: _models(part) for name, part in parts.items()}, recipe, reference, watch)
+    if recipe.quantises_activations:
+        raise UnsupportedError("a correction is for weights alone", recipe.name, "Leave --correct out")
+    backend = backend_for(bundle.target)
+    correctable = {
+        name: backend.correctable(part.folder / file for file in _model_files(part, bundle.target))
+        for name, part in parts.items()
+        if recipe.covers(name)
+    }
+    return fit_components(resolve_reference(bundle, reference), correctable, recipe, watch)
 
 
 def compress_part(
@@ -181,109 +172,41 @@ def compress_part(
     Returns:
         The component's record with `compression`, one entry per model file, and the new size and hash.
     """
-    record = {**part.record, "warnings": list(part.record["warnings"])}
-    name = record["component"]
-    models = _models(part) if recipe.covers(name) and recipe.schemes() != (Float16(),) else []
-    compressed: list[CompressionRecord] = []
-    started = time.perf_counter()
-    if models:
-        watch(name, {"stage": "compress", "event": "start", "seconds": 0.0, "peak_rss_bytes": 0})
-    for file in record["files"]:
-        source = part.folder / file
-        if source not in models:
-            link_or_copy(source, out / file)
-            continue
-        if inputs is not None and needs_inputs(recipe):
-            from sdmobile.quantize.activations.apply import compress_with_activations
-
-            compressed.append(compress_with_activations(part, file, out, recipe, inputs, destination.deployment_target))
-            continue
-        if fitted is not None:
-            from sdmobile.quantize.coreml.apply import compress_package
-
-            target = destination.deployment_target
-            compressed.append(compress_package(source, out / file, recipe, name, target, fitted=fitted))
-            continue
-        backend = _backend(destination.target)
-        compressed.append(
-            backend.compress(source, out / file, recipe, name, destination.device, destination.deployment_target)
-        )
+    job = CompressionJob(part, recipe, destination, out, inputs, fitted)
+    models = _model_files(part, destination.target) if recipe.changes(job.component) else []
+    for file in part.record["files"]:
+        if file not in models:
+            link_or_copy(part.folder / file, out / file)
     if not models:
-        return record
-    _check_smaller(name, compressed)
-    joined = _joined(compressed)
-    seconds = time.perf_counter() - started
-    peak = joined.peak_rss_bytes
-    watch(name, {"stage": "compress", "event": "end", "seconds": round(seconds, 3), "peak_rss_bytes": peak})
-    files = [out / file for file in record["files"]]
-    record.update(compression=joined.to_json(), bytes=size_of(files), sha256=hash_of(files))
-    record["warnings"] += _warnings(name, joined)
-    return record
+        return {**part.record, "warnings": list(part.record["warnings"])}
+    backend = backend_for(destination.target)
+    with told(watch, job.component, "compress"):
+        compression = joined([backend.compress(job, file) for file in models])
+        _require_smaller(job.component, compression)
+    return _record(job, compression)
 
 
-def _backend(target: str) -> ModuleType:
-    """Returns the module that compresses a target's files: `compress` and `modules`."""
-    if target == "ios":
-        from sdmobile.quantize.coreml import apply as backend
-    else:
-        from sdmobile.quantize.litert import apply as backend
-    return backend
+def _model_files(part: Part, target: str) -> list[str]:
+    """Returns the names of a component's files that hold weights."""
+    return [file for file in part.record["files"] if Path(file).suffix == backend_for(target).suffix]
 
 
-def _models(part: Part) -> list[Path]:
-    return [part.folder / file for file in part.record["files"] if Path(file).suffix in _SUFFIXES.values()]
-
-
-def _check_smaller(component: str, records: list[CompressionRecord]) -> None:
-    before, after = sum(r.bytes_before for r in records), sum(r.bytes_after for r in records)
+def _require_smaller(component: str, compression: CompressionRecord) -> None:
+    before, after = compression.bytes_before, compression.bytes_after
     if after >= before:
         raise OutputError("a compressed file must be smaller", f"{component}: {before} to {after} bytes", "Use fp16")
 
 
-def _joined(records: list[CompressionRecord]) -> CompressionRecord:
-    """Returns the record of a component in one or several files."""
-    return replace(
-        records[0],
-        tensors=tuple(tensor for record in records for tensor in record.tensors),
-        bytes_before=sum(record.bytes_before for record in records),
-        bytes_after=sum(record.bytes_after for record in records),
-        seconds=sum(record.seconds for record in records),
-        peak_rss_bytes=max(record.peak_rss_bytes for record in records),
-        checked=sum(record.checked for record in records),
-        details=_joined_details([record.details or {} for record in records]),
-    )
-
-
-def _joined_details(details: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the facts of the file that needs the newest system, and the layers of all of them."""
-    newest = max(details, key=lambda d: d.get("deployment_target", ""))
-    found = [d["activations"] for d in details if "activations" in d]
-    if not found:
-        return newest
-    layers = [line for each in found for line in each["layers"]]
-    return {**newest, "activations": {**found[-1], "layers": layers}}
-
-
-def _warnings(component: str, record: CompressionRecord) -> list[str]:
-    details = record.details or {}
-    kept = [tensor for tensor in record.tensors if tensor.reason]
-    lines = []
-    if "raised_from" in details:
-        needs, had = details["deployment_target"], details["raised_from"]
-        lines.append(f"{component}: {record.recipe} needs {needs}; the uncompressed file loads from {had} on")
-    if "activations" in details:
-        found = details["activations"]
-        quantized = sum(line["decision"] == "w8a8" for line in found["layers"])
-        lines.append(f"{component}: {quantized} of {len(found['layers'])} layers passed their gate and compute in int8")
-    if "correction" in details:
-        found = details["correction"]
-        kept_of = f"{found['kept']} of {found['tried']} factors kept"
-        gain = f"{found['held_out_before_db']} to {found['held_out_after_db']} dB on held-out inputs with them"
-        lines.append(f"{component}: {kept_of}, {gain}")
-    if kept:
-        share = sum(tensor.elements for tensor in kept) / sum(tensor.elements for tensor in record.tensors)
-        lines.append(f"{component}: {len(kept)} weights ({share:.1%}) stay fp16, the first as {kept[0].reason}")
-    return lines
+def _record(job: CompressionJob, compression: CompressionRecord) -> dict[str, Any]:
+    """Returns a component's record with what was done to it."""
+    files = [job.out / file for file in job.part.record["files"]]
+    return {
+        **job.part.record,
+        "warnings": [*job.part.record["warnings"], *compression.warnings(job.component)],
+        "compression": compression.to_json(),
+        "bytes": size_of(files),
+        "sha256": hash_of(files),
+    }
 
 
 def _copy_others(bundle: Path, manifest: Mapping[str, Any], parts: Mapping[str, Part], out: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from sdmobile.errors import UnsupportedError
-from sdmobile.quantize.linear import quantize_linear, scale_shape
+from sdmobile.quantize.linear import LinearEncoding, quantize_linear, scale_shape
+from sdmobile.quantize.palettes import PaletteEncoding, palettize
 from sdmobile.quantize.schemes import Float16, Linear, Palette
 
 if TYPE_CHECKING:
@@ -72,8 +73,6 @@ def encode(weight: NDArray[Any], scheme: Scheme) -> Encoding:
         difference = np.asarray(weight, np.float32) - half.astype(np.float32)
         return HalfEncoding(half, float(np.mean(np.square(difference))) if weight.dtype != np.float16 else 0.0)
     if isinstance(scheme, Palette):
-        from sdmobile.quantize.palettes import palettize
-
         return palettize(weight, scheme)
     if isinstance(scheme, Linear):
         return quantize_linear(weight, scheme)
@@ -92,3 +91,27 @@ def misfit(shape: tuple[int, ...], scheme: Scheme) -> str | None:
         except UnsupportedError as error:
             return f"{error.rule}: {error.value}"
     return None
+
+
+def scaled(encoding: Encoding, factor: float, weight: NDArray[Any]) -> Encoding:
+    """Returns an encoding whose decoded weight is multiplied by a factor, up to the rounding of tables or scales.
+
+    A number that a converter folded into the weight does not matter, because the factor commutes with it.
+
+    Args:
+        encoding: of the weight; other kinds than palettes and integers stay as they are.
+        factor: on the decoded weight.
+        weight: the exact weight, for the new `mse`. This may grow: the factor serves the layer's output.
+    """
+    if isinstance(encoding, PaletteEncoding):
+        changed = replace(encoding, lut=_multiplied(encoding.lut, factor))
+    elif isinstance(encoding, LinearEncoding):
+        changed = replace(encoding, scale=_multiplied(encoding.scale, factor))
+    else:
+        return encoding
+    difference = np.asarray(weight, np.float32) - changed.decode().astype(np.float32)
+    return replace(changed, mse=float(np.mean(np.square(difference), dtype=np.float64)))
+
+
+def _multiplied(values: NDArray[np.float16], factor: float) -> NDArray[np.float16]:
+    return (values.astype(np.float32) * np.float32(factor)).astype(np.float16)

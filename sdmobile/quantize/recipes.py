@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sdmobile.errors import UnsupportedError
-from sdmobile.quantize.schemes import Float16, Scheme, parse_scheme
+from sdmobile.quantize.schemes import W8A8, Float16, Scheme, parse_scheme
 
 RECIPE_SCHEMA = 1
 MIN_ELEMENTS = 2048
@@ -78,6 +78,15 @@ class Recipe:
     def schemes(self) -> tuple[Scheme, ...]:
         """Returns every scheme that the recipe mentions, each once."""
         return tuple(dict.fromkeys([self.default, *(override.scheme for override in self.overrides)]))
+
+    @property
+    def quantises_activations(self) -> bool:
+        """Whether a scheme is W8A8, whose ranges come from recorded inputs."""
+        return any(isinstance(scheme, W8A8) for scheme in self.schemes())
+
+    def changes(self, component: str) -> bool:
+        """Returns whether a weight of a component may become anything but float16."""
+        return self.covers(component) and self.schemes() != (Float16(),)
 
     def unmatched(self, modules: Iterable[tuple[str, str]]) -> tuple[str, ...]:
         """Returns the patterns that match none of the (component, module) pairs."""

@@ -1,10 +1,28 @@
-"""What was compressed, as the manifest of a bundle keeps it."""
+"""What was compressed, as the manifest of a bundle keeps it, and what is told while it happens."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
+
+from sdmobile.basics.memory import peak_resident_bytes
+
+Watch = Callable[[str, dict[str, Any]], None]
+"""Sees the name of a component and an event."""
+
+
+@contextmanager
+def told(watch: Watch, component: str, stage: str) -> Iterator[None]:
+    """Tells that a stage of a component starts, and when it is done how long it took and the largest memory so far."""
+    started = time.perf_counter()
+    watch(component, {"stage": stage, "event": "start", "seconds": 0.0, "peak_rss_bytes": 0})
+    yield
+    seconds = round(time.perf_counter() - started, 3)
+    watch(component, {"stage": stage, "event": "end", "seconds": seconds, "peak_rss_bytes": peak_resident_bytes()})
 
 
 @dataclass(frozen=True)
@@ -88,3 +106,48 @@ class CompressionRecord:
             **({"details": self.details} if self.details else {}),
             "tensors": [tensor.to_json() for tensor in self.tensors],
         }
+
+    def warnings(self, component: str) -> list[str]:
+        """Returns what a user of the component should know: a newer system, layers and factors kept, weights left."""
+        details, lines = self.details or {}, list[str]()
+        if "raised_from" in details:
+            needs, had = details["deployment_target"], details["raised_from"]
+            lines.append(f"{component}: {self.recipe} needs {needs}; the uncompressed file loads from {had} on")
+        if "activations" in details:
+            layers = details["activations"]["layers"]
+            quantized = sum(layer["decision"] == "w8a8" for layer in layers)
+            lines.append(f"{component}: {quantized} of {len(layers)} layers passed their gate and compute in int8")
+        if "correction" in details:
+            factors = details["correction"]
+            kept = f"{factors['kept']} of {factors['tried']} factors kept"
+            gain = f"{factors['held_out_before_db']} to {factors['held_out_after_db']} dB on held-out inputs with them"
+            lines.append(f"{component}: {kept}, {gain}")
+        if misfits := [tensor for tensor in self.tensors if tensor.reason]:
+            share = sum(tensor.elements for tensor in misfits) / sum(tensor.elements for tensor in self.tensors)
+            first = misfits[0].reason
+            lines.append(f"{component}: {len(misfits)} weights ({share:.1%}) stay fp16, the first as {first}")
+        return lines
+
+
+def joined(records: Sequence[CompressionRecord]) -> CompressionRecord:
+    """Returns the record of a component that lies in one or several files."""
+    return replace(
+        records[0],
+        tensors=tuple(tensor for record in records for tensor in record.tensors),
+        bytes_before=sum(record.bytes_before for record in records),
+        bytes_after=sum(record.bytes_after for record in records),
+        seconds=sum(record.seconds for record in records),
+        peak_rss_bytes=max(record.peak_rss_bytes for record in records),
+        checked=sum(record.checked for record in records),
+        details=_joined_details([record.details or {} for record in records]),
+    )
+
+
+def _joined_details(details: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the facts of the file that needs the newest system, and the layers of all of them."""
+    newest = max(details, key=lambda facts: facts.get("deployment_target", ""))
+    activations = [facts["activations"] for facts in details if "activations" in facts]
+    if not activations:
+        return newest
+    layers = [layer for facts in activations for layer in facts["layers"]]
+    return {**newest, "activations": {**activations[-1], "layers": layers}}

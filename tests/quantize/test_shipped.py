@@ -11,11 +11,10 @@ import pytest
 from sdmobile.checkpoints import open_checkpoint
 from sdmobile.errors import UnsupportedError
 from sdmobile.formats.bundle.writing import Part
-from sdmobile.quantize import apply
 from sdmobile.quantize.apply import Destination, check_recipe
-from sdmobile.quantize.coreml import apply as backend
+from sdmobile.quantize.backends import CoreMLBackend
 from sdmobile.quantize.encodings import misfit
-from sdmobile.quantize.recipes import SHIPPED, load_recipe, named_recipe, shipped_recipe
+from sdmobile.quantize.recipes import SHIPPED, load_recipe, named_recipe
 from sdmobile.quantize.schemes import Linear, Palette, Scheme
 
 
@@ -61,14 +60,13 @@ def test_each_fits_the_unet_of_shapes_64_at_the_bits_of_its_name(name: str) -> N
 def test_names_are_recipes_and_other_numbers_are_not() -> None:
     assert named_recipe("mixed-4.0").name == "mixed-4.0"
     assert named_recipe("mixed-4.0").components == ("unet",)
-    assert shipped_recipe("palette4") is None
+    assert named_recipe("palette4").components is None
     with pytest.raises(UnsupportedError, match=r"mixed-4\.0"):
         named_recipe("mixed-4.5")
 
 
 def test_another_architecture_is_told_to_search_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apply, "_models", lambda part: [part.folder])
-    monkeypatch.setattr(backend, "modules", lambda path: ("some_other_layer",))
-    parts = {"unet": Part(Path("x"), {"component": "unet", "files": []})}
+    monkeypatch.setattr(CoreMLBackend, "modules", lambda self, path: ("some_other_layer",))
+    parts = {"unet": Part(Path("x"), {"component": "unet", "files": ["Unet.mlpackage"]})}
     with pytest.raises(UnsupportedError, match="quantize analyze"):
         check_recipe(named_recipe("mixed-4.0"), Destination("ios"), parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
@@ -16,18 +17,18 @@ from sdmobile.formats.mlprogram.constants import WeightConstant, weight_constant
 from sdmobile.formats.mlprogram.opsets import ios_of_package
 from sdmobile.quantize.coreml.check import check_weights, digest
 from sdmobile.quantize.coreml.package import Written, rewrite_weights
-from sdmobile.quantize.encodings import Encoding, encode, misfit
+from sdmobile.quantize.encodings import Encoding, encode, misfit, scaled
 from sdmobile.quantize.recipes import Recipe
 from sdmobile.quantize.records import CompressionRecord, TensorRecord
 from sdmobile.quantize.schemes import W8A8, Float16, Linear, Scheme
 from sdmobile.quantize.support import minimum_ios, require_supported
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
 
-    from sdmobile.quantize.correction_fit import FittedScales
+    from sdmobile.quantize.correction import FittedScales
 
 
 @dataclass
@@ -52,8 +53,6 @@ class _Encoder:
             return self._keep(replace(kept, reason=f"{scheme.name}: {reason}"))
         encoding = encode(weight, scheme)
         if constant.module in self.scales:
-            from sdmobile.quantize.coreml.corrections import scaled
-
             encoding = scaled(encoding, self.scales[constant.module], weight)
         if encoding.stored_bytes >= weight.nbytes:
             reason = f"{scheme.name}: {encoding.stored_bytes} bytes would be stored"
@@ -140,13 +139,12 @@ def _details(written: Written) -> dict[str, Any]:
     return {"deployment_target": f"iOS{written.ios}", **raised}
 
 
-def compress(
-    source: Path, out: Path, recipe: Recipe, component: str, device: str | None, deployment_target: str | None
-) -> CompressionRecord:
-    """What `quantize.apply` calls for a package; the device does not matter, the rest as `compress_package`."""
-    return compress_package(source, out, recipe, component, deployment_target)
-
-
 def modules(path: Path) -> tuple[str, ...]:
     """Returns the modules of a package that have weights, with underscores for dots."""
     return tuple(dict.fromkeys(constant.module for constant in weight_constants(path)))
+
+
+def correctable(packages: Iterable[Path]) -> set[str]:
+    """Returns the modules, with underscores for dots, that exactly one weight of the packages is known to belong to."""
+    counts = Counter(constant.module for path in packages for constant in weight_constants(path))
+    return {module for module, count in counts.items() if module and count == 1}

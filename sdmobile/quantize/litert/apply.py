@@ -73,13 +73,6 @@ def compress_tflite(
     )
 
 
-def compress(
-    source: Path, out: Path, recipe: Recipe, component: str, device: str | None, deployment_target: str | None
-) -> CompressionRecord:
-    """What `quantize.apply` calls for a file; the deployment target is an iOS matter, the rest as `compress_tflite`."""
-    return compress_tflite(source, out, recipe, component, device)
-
-
 def modules(path: Path) -> tuple[str, ...]:
     """Returns the modules of a file that have float16 weights."""
     return tuple(dict.fromkeys(weight.module for weight in float16_weights(read_model(path))))

@@ -10,10 +10,9 @@ import torch
 from torch import nn
 
 from sdmobile.basics.metrics import psnr as output_psnr
-from sdmobile.quantize.coreml.apply import compress_package
-from sdmobile.quantize.coreml.corrections import correctable, scaled
-from sdmobile.quantize.correction_fit import FittedScales, choose_scales
-from sdmobile.quantize.encodings import encode
+from sdmobile.quantize.coreml.apply import compress_package, correctable
+from sdmobile.quantize.correction import FittedScales, choose_scales
+from sdmobile.quantize.encodings import encode, scaled
 from sdmobile.quantize.recipes import Recipe, named_recipe
 from sdmobile.quantize.schemes import Palette, parse_scheme
 from sdmobile.quantize.sensitivity_study import Study
