@@ -62,7 +62,7 @@ def analyze(
     from sdmobile.cli.validate import read_prompts
     from sdmobile.quantize.sensitivity import DEFAULT_SCHEMES
     from sdmobile.quantize.sensitivity_analysis import AnalysisPlan, analyse
-    from sdmobile.quantize.sensitivity_prompts import ANALYSIS_PROMPTS, requests_for
+    from sdmobile.quantize.sensitivity_study import ANALYSIS_PROMPTS, requests_for
     from sdmobile.quantize.sensitivity_work import is_main
 
     opened = open_checkpoint(checkpoint)
@@ -105,10 +105,10 @@ def search(
     from dataclasses import replace
 
     from sdmobile.quantize.recipes import save_recipe
-    from sdmobile.quantize.search_candidates import Goal
-    from sdmobile.quantize.search_candidates import search as find
+    from sdmobile.quantize.search import Goal
+    from sdmobile.quantize.search import search as find
     from sdmobile.quantize.sensitivity import load_sensitivity
-    from sdmobile.quantize.sensitivity_prompts import SELECTION_PROMPTS, SELECTION_SEED, requests_for
+    from sdmobile.quantize.sensitivity_study import SELECTION_PROMPTS, SELECTION_SEED, requests_for
 
     if (bits is None) == (psnr is None):
         raise typer.BadParameter("give either --bits or --psnr")
@@ -149,10 +149,10 @@ def curve(
 ) -> None:
     """Draw the size-quality curve: uniform and mixed recipes on prompts that no search has seen."""
     from sdmobile.quantize.recipes import named_recipe, save_recipe
-    from sdmobile.quantize.search_candidates import Goal
-    from sdmobile.quantize.search_candidates import search as find
+    from sdmobile.quantize.search import Goal
+    from sdmobile.quantize.search import search as find
     from sdmobile.quantize.sensitivity import load_sensitivity
-    from sdmobile.quantize.sensitivity_prompts import (
+    from sdmobile.quantize.sensitivity_study import (
         JUDGING_PROMPTS,
         JUDGING_SEED,
         SELECTION_PROMPTS,
@@ -160,8 +160,7 @@ def curve(
         judging_requests,
         requests_for,
     )
-    from sdmobile.quantize.tradeoff import exact_pictures, markdown, measure_point
-    from sdmobile.quantize.tradeoff_plot import curve_svg
+    from sdmobile.quantize.tradeoff import curve_svg, exact_pictures, markdown, measure_point
 
     table = load_sensitivity(sensitivities)
     opened = _opened(table, checkpoint)

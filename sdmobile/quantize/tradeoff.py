@@ -10,18 +10,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdmobile.basics.metrics import image_psnr, json_number, psnr
+from sdmobile.basics.svg import Axis, Canvas, round_ticks
 from sdmobile.checkpoints.shapes64.obedience import CAPTIONED, has_captions, read_caption
 from sdmobile.quantize.schemes import Float16
-from sdmobile.quantize.tradeoff_runner import StudyRunner
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sdmobile.checkpoints import Checkpoint
+    from sdmobile.formats.bundle.contracts import Geometry
     from sdmobile.quantize.recipes import Recipe
     from sdmobile.quantize.sensitivity_study import EncodedWeights, Quality, Study
     from sdmobile.quantize.sensitivity_work import Tell
     from sdmobile.reference.sampling import SampleRequest, SampleResult
+    from sdmobile.runtimes.base import Arrays
+
+_COLOURS = {"uniform": "#b3541e", "mixed": "#1f5fa8"}
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,53 @@ class Pictures:
     checkpoint: Checkpoint
     requests: tuple[SampleRequest, ...]
     runs: tuple[SampleResult, ...]
+
+
+class StudyRunner:
+    """A runner of float32 torch with one component replaced by the one under study.
+
+    Args:
+        checkpoint: computes the others.
+        study: its module runs with the weights that it has when called.
+        geometry: sizes of the pipeline.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, study: Study, geometry: Geometry) -> None:
+        from sdmobile.reference.torch_runner import TorchRunner
+
+        self._exact = TorchRunner(checkpoint, geometry)
+        self._study, self._output = study, output_name(study.component, geometry)
+
+    @property
+    def name(self) -> str:
+        """`torch`, with compressed weights."""
+        return "torch, compressed weights"
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Every canonical component."""
+        return self._exact.components
+
+    def run(self, component: str, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Returns the canonical outputs of one component."""
+        if component != self._study.component:
+            return self._exact.run(component, inputs)
+        import torch
+
+        tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in inputs.values()]
+        with torch.inference_mode():
+            return {self._output: self._study.module(*tensors).numpy()}
+
+    def release(self, component: str | None = None) -> None:
+        """Frees the others' modules."""
+        self._exact.release(component)
+
+
+def output_name(component: str, geometry: Geometry) -> str:
+    """Returns the canonical name of a component's only output, which is that of the contracts of every target."""
+    from sdmobile.families.contracts import contract_for
+
+    return contract_for("onnx", component, geometry).outputs[0].canonical
 
 
 def exact_pictures(
@@ -195,3 +246,24 @@ def markdown(points: Sequence[Point]) -> str:
 
 def _decibels(value: float | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:.1f}"
+
+
+def curve_svg(points: Sequence[Point], title: str) -> str:
+    """Returns the plot of output PSNR over size; lines join palettes of one table per tensor, and mixed recipes."""
+    known = [point for point in points if math.isfinite(point.output_db) and point.kind in _COLOURS]
+    sizes, levels = [p.megabytes for p in known] or [0.0], [p.output_db for p in known] or [0.0]
+    across = Axis(round_ticks(0.0, max(sizes)), "weights of the component, MB")
+    canvas = Canvas(title, across, Axis(round_ticks(min(levels), max(levels)), "PSNR, dB"))
+    for kind, colour in _COLOURS.items():
+        line = sorted((p for p in known if _joined(p) and p.kind == kind), key=lambda p: p.megabytes)
+        canvas.line([(p.megabytes, p.output_db) for p in line], colour)
+        for point in (p for p in known if p.kind == kind):
+            tip = f"{point.name}: {point.megabytes:.2f} MB, {point.bits:.2f} bits, {point.output_db:.1f} dB"
+            canvas.mark(point.megabytes, point.output_db, 3.5, colour, tip)
+            canvas.text(point.megabytes, point.output_db, point.name, above=8 if kind == "mixed" else -16)
+    return canvas.svg()
+
+
+def _joined(point: Point) -> bool:
+    """Whether a line leads through the point: other families, such as linear ones, are marks alone."""
+    return point.kind == "mixed" or (point.name.startswith("palette") and point.name[len("palette") :].isdigit())

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from sdmobile.quantize.probe import estimate, projections
 from sdmobile.quantize.sensitivity import Sensitivity
+from sdmobile.quantize.sensitivity_analysis import estimate, projections
 from sdmobile.quantize.sensitivity_study import EncodedWeights, Study
 
 if TYPE_CHECKING:

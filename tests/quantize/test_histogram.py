@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sdmobile.errors import CheckpointError
-from sdmobile.quantize.histogram import bit_patterns, histogram
+from sdmobile.quantize.palettes import bit_patterns, histogram
 
 FINITE = hnp.arrays(
     np.float16, hnp.array_shapes(max_dims=3), elements=st.floats(width=16, allow_nan=False).filter(np.isfinite)

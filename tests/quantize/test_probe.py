@@ -8,7 +8,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from sdmobile.quantize.probe import probe_gradients, projections
+from sdmobile.quantize.sensitivity_analysis import probe_gradients, projections
 from tests.quantize.small_studies import WIDTH, deep_network, encoded, estimated, measured, study_of
 
 SCHEMES = ("palette2", "palette4", "int8c")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sdmobile.quantize.recipes import Recipe, load_recipe, named_recipe, save_recipe
-from sdmobile.quantize.search_candidates import Goal, search
+from sdmobile.quantize.search import Goal, search
 from sdmobile.quantize.sensitivity import DEFAULT_SCHEMES, Sensitivity
 from sdmobile.quantize.sensitivity_study import EncodedWeights, Study
 from tests.quantize.small_studies import deep_network, encoded, sensitivity_of, study_of

@@ -7,10 +7,8 @@ import pytest
 
 from sdmobile.checkpoints import open_checkpoint
 from sdmobile.errors import UnsupportedError
-from sdmobile.quantize.probe import probe_gradients
-from sdmobile.quantize.sensitivity_analysis import AnalysisPlan
-from sdmobile.quantize.sensitivity_prompts import requests_for
-from sdmobile.quantize.sensitivity_study import compressible
+from sdmobile.quantize.sensitivity_analysis import AnalysisPlan, probe_gradients
+from sdmobile.quantize.sensitivity_study import compressible, requests_for
 from sdmobile.quantize.sensitivity_trajectory import open_trajectories
 from sdmobile.reference.sampling import PipelineSpec, sample_all
 from sdmobile.reference.torch_runner import TorchRunner

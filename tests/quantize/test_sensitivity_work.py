@@ -11,7 +11,7 @@ import pytest
 
 from sdmobile.checkpoints import open_checkpoint
 from sdmobile.quantize.sensitivity_analysis import AnalysisPlan, analyse
-from sdmobile.quantize.sensitivity_prompts import (
+from sdmobile.quantize.sensitivity_study import (
     ANALYSIS_PROMPTS,
     JUDGING_PROMPTS,
     SELECTION_PROMPTS,

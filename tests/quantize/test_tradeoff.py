@@ -8,8 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from sdmobile.cli.app import run
-from sdmobile.quantize.tradeoff import Point, gain_over_uniform, markdown
-from sdmobile.quantize.tradeoff_plot import curve_svg
+from sdmobile.quantize.tradeoff import Point, curve_svg, gain_over_uniform, markdown
 
 
 def point(name: str, kind: str, megabytes: float, level: float) -> Point:

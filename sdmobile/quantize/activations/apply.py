@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 from sdmobile.basics.metrics import psnr
 from sdmobile.errors import SdmobileError
 from sdmobile.formats.bundle.writing import Part
-from sdmobile.quantize.activations.gate import Verdict, calibrate, judge, scales_of
-from sdmobile.quantize.activations.joint import jointly
+from sdmobile.quantize.activations.gate import Verdict, calibrate, jointly, judge, scales_of
 from sdmobile.quantize.activations.layers import find_layers, operands, value_types
 from sdmobile.quantize.activations.pairs import check_pairs, insert_pairs
 from sdmobile.quantize.activations.ranges import METHODS
@@ -75,8 +74,8 @@ def quantize_package(
 ) -> CompressionRecord:
     """Writes a package whose layers compute in int8 where each alone keeps the component's output above its gate.
 
-    Layers that are below their gate, or too many when all are quantised together (`joint.py`), keep float16 activations
-    and get int8 weights, as in Apple's recipe.
+    Layers that are below their gate, or too many when all are quantised together (`gate.jointly`), keep float16
+    activations and get int8 weights, as in Apple's recipe.
 
     Args:
         source: the `.mlpackage` folder.

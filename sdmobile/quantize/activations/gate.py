@@ -1,10 +1,13 @@
-"""Which layers keep enough precision in eight bits: each is quantised alone and judged by the component's output."""
+"""Which layers keep enough precision in eight bits: each is quantised alone and judged by the component's output.
+
+Errors of layers that pass one by one add up, so that some are dropped until all others together are good enough.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -142,3 +145,46 @@ def _verdict(
     }
     db = worst[chosen[key]]
     return Verdict(layer, worst, chosen[key], not math.isnan(db) and db >= layer.gate_db)
+
+
+def jointly(
+    simulation: Simulation,
+    calls: Sequence[Inputs],
+    verdicts: Sequence[Verdict],
+    scales: Mapping[Method, Scales],
+    floor_db: float,
+) -> tuple[Verdict, ...]:
+    """Drops the layers with the lowest PSNR of their own until the output of all others together reaches a floor.
+
+    Args:
+        simulation: the uncompressed program.
+        calls: the judged inputs, by name in the file.
+        verdicts: of the layers one by one.
+        scales: by method.
+        floor_db: least PSNR in dB of the worst call.
+
+    Returns:
+        The verdicts, with `passed` false for what was dropped.
+    """
+    order = sorted((v for v in verdicts if v.passed), key=lambda v: v.psnr_db[v.method], reverse=True)
+    exact = [simulation.outputs(call, (), {}) for call in calls]
+
+    def worst(count: int) -> float:
+        layers = [verdict.layer for verdict in order[:count]]
+        merged = {name: scales[v.method][name] for v in order[:count] for name in v.layer.activations}
+        found = (simulation.outputs(call, layers, merged) for call in calls)
+        return min(psnr(one, other) for one, other in zip(exact, found, strict=True))
+
+    kept = {id(verdict) for verdict in order[: most(len(order), lambda count: worst(count) >= floor_db)]}
+    return tuple(replace(verdict, passed=id(verdict) in kept) for verdict in verdicts)
+
+
+def most(limit: int, holds: Callable[[int], bool]) -> int:
+    """Returns the largest count up to a limit for which a condition holds; more can only break it, 0 always holds."""
+    if holds(limit):
+        return limit
+    low, high = 0, limit  # holds(low), not holds(high)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low

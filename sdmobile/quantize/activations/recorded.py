@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile.families.contracts import COMPONENTS
 from sdmobile.formats.bundle.contracts import Contract, Geometry
-from sdmobile.quantize.sensitivity_prompts import ANALYSIS_PROMPTS, SELECTION_PROMPTS, SELECTION_SEED, requests_for
+from sdmobile.quantize.sensitivity_study import ANALYSIS_PROMPTS, SELECTION_PROMPTS, SELECTION_SEED, requests_for
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,4 +1,7 @@
-"""How an encoding is written down in an ML Program: the `constexpr_*` operation and its stored arrays."""
+"""How an encoding is written down in an ML Program: the `constexpr_*` operation and the messages of its stored arrays.
+
+Importing coremltools' generated classes takes seconds, so late.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdmobile.errors import UnsupportedError
-from sdmobile.formats.mlprogram.blob_writer import pack_bits
+from sdmobile.formats.mlprogram.blob_writer import PACKED_BITS, pack_bits
+from sdmobile.formats.mlprogram.write import WEIGHT_FILE
 from sdmobile.quantize.encodings import HalfEncoding
 from sdmobile.quantize.linear import LinearEncoding
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from sdmobile.formats.mlprogram.blob_writer import BlobWriter
     from sdmobile.quantize.encodings import Encoding
+
+_IN_PROGRAM = 10
+"""Arrays of fewer elements are written into the program, as coremltools does."""
+_LISTS = {"float32": "floats", "int32": "ints", "bool": "bools"}
+
+Values = dict[str, Any]
+"""Parameter name to Value message, with the arrays already in the weight file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,3 +133,47 @@ def _per_channel(encoding: LinearEncoding) -> bool:
 def _lut(encoding: Any) -> NDArray[np.float16]:
     """Returns the tables of a palette [groups, 2**bits]."""
     return encoding.lut
+
+
+def store(form: Form, writer: BlobWriter) -> Values:
+    """Writes the arrays of a form and returns the messages that name them."""
+    return {name: _value(parameter, writer) for name, parameter in form.parameters.items()}
+
+
+def fill(operation: Any, form: Form, values: Values, ios: int) -> None:
+    """Turns a "const" operation message into the one that decodes the stored arrays; its result keeps name and type.
+
+    Args:
+        operation: the Operation message, changed in place.
+        form: what it becomes.
+        values: what `store` returned.
+        ios: version of the operation set; before 18 the parameters are attributes, then inputs.
+    """
+    operation.type = form.type
+    del operation.attributes["val"]
+    for name, value in values.items():
+        if ios >= 18 and form.type != "const":
+            operation.inputs[name].arguments.add().value.CopyFrom(value)
+        else:
+            operation.attributes[name].CopyFrom(value)
+
+
+def _value(parameter: Parameter, writer: BlobWriter) -> Any:
+    from coremltools.proto import MIL_pb2
+
+    types: Any = MIL_pb2
+    array, dtype = parameter.array, parameter.dtype
+    message: Any = types.Value()
+    kind = message.type.tensorType
+    kind.dataType, kind.rank = types.DataType.Value(dtype.upper()), array.ndim
+    for size in array.shape:
+        kind.dimensions.add().constant.size = size
+    if array.size >= _IN_PROGRAM:
+        message.blobFileValue.fileName = WEIGHT_FILE
+        message.blobFileValue.offset = writer.add(array, dtype)
+    elif dtype in _LISTS:
+        getattr(message.immediateValue.tensor, _LISTS[dtype]).values.extend(array.reshape(-1).tolist())
+    else:
+        packed = pack_bits(array, PACKED_BITS[dtype]) if dtype in PACKED_BITS else np.ascontiguousarray(array)
+        message.immediateValue.tensor.bytes.values = packed.tobytes()
+    return message

@@ -27,8 +27,7 @@ from sdmobile.formats.mlprogram.constants import (
 from sdmobile.formats.mlprogram.opsets import ios_of, raise_to
 from sdmobile.formats.mlprogram.package import open_package
 from sdmobile.formats.mlprogram.write import BlobCopier, program_bytes
-from sdmobile.quantize.coreml.forms import Form, form_of, minimum_ios
-from sdmobile.quantize.coreml.messages import Values, fill, store
+from sdmobile.quantize.coreml.forms import Form, Values, fill, form_of, minimum_ios, store
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from sdmobile.basics.memory import peak_resident_bytes
 from sdmobile.errors import OutputError, UnsupportedError
 from sdmobile.quantize.litert.check import check_integers
-from sdmobile.quantize.litert.constants import TFLiteWeight, float16_weights, read_model
-from sdmobile.quantize.litert.engine import quantize_file, reason_against
+from sdmobile.quantize.litert.engine import TFLiteWeight, float16_weights, quantize_file, read_model, reason_against
 from sdmobile.quantize.recipes import Recipe
 from sdmobile.quantize.records import CompressionRecord, TensorRecord
 from sdmobile.quantize.schemes import Float16, Linear

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdmobile.errors import ComponentError
-from sdmobile.quantize.litert.constants import TFLiteWeight, read_model
+from sdmobile.quantize.litert.engine import TFLiteWeight, read_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

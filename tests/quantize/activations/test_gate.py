@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdmobile.basics.metrics import psnr
-from sdmobile.quantize.activations.gate import Scales, calibrate, judge, scales_of, sharing
-from sdmobile.quantize.activations.joint import jointly, most
+from sdmobile.quantize.activations.gate import Scales, calibrate, jointly, judge, most, scales_of, sharing
 from sdmobile.quantize.activations.layers import Layer, find_layers
 from sdmobile.quantize.activations.ranges import METHODS, Method
 from sdmobile.quantize.activations.simulate import Simulation, fake_quantized, rounded_weight

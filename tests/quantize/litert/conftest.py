@@ -40,7 +40,7 @@ def _name_by_module(path: Path, modules: tuple[str, ...]) -> None:
     """Gives operators and weights the names that sdmobile's exporter gives them."""
     from ai_edge_litert.tools import flatbuffer_utils
 
-    from sdmobile.quantize.litert.constants import float16_weights, read_model
+    from sdmobile.quantize.litert.engine import float16_weights, read_model
 
     model = read_model(path)
     graph = model.subgraphs[0]
