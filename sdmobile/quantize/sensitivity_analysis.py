@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 
 CALL, TRAJECTORY = "call", "trajectory"
-_CODE = ("probe.py", "sensitivity_study.py", "sensitivity_trajectory.py")
 
 
 @dataclass(frozen=True)
@@ -191,7 +190,7 @@ def _sampling(plan: AnalysisPlan) -> list[Any]:
 
 
 def _key(study: Study, plan: AnalysisPlan, code: str) -> str:
-    """Returns the hash that names finished pieces: inputs, encoders, schemes, seed, and the code that measures.
+    """Returns the hash that names finished pieces: inputs, schemes, seed, and `code`, which the package's is part of.
 
     How many probes and direct measurements were asked for is not in it: more of them use those that are there.
     """
@@ -201,9 +200,6 @@ def _key(study: Study, plan: AnalysisPlan, code: str) -> str:
     for row in study.rows:
         for tensor in row:
             digest.update(tensor.numpy().tobytes())
-    root = Path(__file__).resolve().parent
-    for name in _CODE:
-        digest.update((root / name).read_bytes())
     return digest.hexdigest()[:32]
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdmobile.basics.fingerprint import code_hash, library_closure
 from sdmobile.basics.metrics import psnr
 from sdmobile.checkpoints.shapes64.obedience import CAPTIONED
 from sdmobile.quantize.recipes import MIN_ELEMENTS
@@ -45,7 +46,9 @@ SELECTION_SEED, JUDGING_SEED = 1_000, 2_000
 
 Row = tuple["torch.Tensor", ...]
 _ROWS_PER_CALL = 4
-_ENCODERS = ("encodings.py", "linear.py", "palettes.py", "kmeans1d.py", "histogram.py")
+_LIBRARIES = ("torch", "diffusers", "transformers", "safetensors", "numpy")
+LEFT_OUT = ("device_profiles/*", "rewrites/*", "lint/*", "exporters/*", "validate/*")
+"""Rooms that have no part in what is measured and kept; all others count (`basics.fingerprint`)."""
 
 
 def requests_for(
@@ -270,11 +273,6 @@ class EncodedWeights:
 
 
 def weights_key(source_hash: str, component: str) -> str:
-    """Returns the hash that names encoded weights: of the checkpoint, the component and the code of the encoders."""
-    root = Path(__file__).resolve().parent
-    code = hashlib.sha256()
-    for name in _ENCODERS:
-        file = root / name
-        code.update(name.encode() + (file.read_bytes() if file.is_file() else b""))
-    facts = json.dumps([source_hash, component, code.hexdigest()])
-    return hashlib.sha256(facts.encode()).hexdigest()[:32]
+    """Returns the hash that names what is kept of a component: of the checkpoint, the package's code and libraries."""
+    facts = [source_hash, component, code_hash(LEFT_OUT), library_closure(_LIBRARIES)]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]

@@ -6,17 +6,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grimp
 import numpy as np
 import pytest
 
+from sdmobile.basics.fingerprint import deciding_files
 from sdmobile.checkpoints import open_checkpoint
 from sdmobile.quantize.sensitivity_analysis import AnalysisPlan, analyse
 from sdmobile.quantize.sensitivity_study import (
     ANALYSIS_PROMPTS,
     JUDGING_PROMPTS,
+    LEFT_OUT,
     SELECTION_PROMPTS,
     judging_requests,
     requests_for,
+    weights_key,
 )
 from sdmobile.quantize.sensitivity_work import computed
 
@@ -64,6 +68,25 @@ def test_an_analysis_does_not_depend_on_what_was_kept_of_it(tiny_checkpoint: Pat
     for method in ("probes", "direct"):
         np.testing.assert_array_equal(kept[method], fresh[method])
     assert int(np.isfinite(fresh["direct"]).any(axis=1).sum()) == 3
+
+
+def test_what_is_kept_is_of_all_code_that_takes_part() -> None:
+    """Every module that an analysis imports, at the top or in a function, is in the hash of what is kept."""
+    imported = grimp.build_graph("sdmobile", cache_dir=None).find_upstream_modules(
+        "sdmobile.quantize.sensitivity_analysis"
+    )
+    covered = {name.removesuffix(".py").removesuffix("/__init__") for name in deciding_files(LEFT_OUT)}
+    names = {name.removeprefix("sdmobile.").replace(".", "/") for name in imported if name != "sdmobile"}
+    assert {"checkpoints/schedulers", "quantize/schemes", "reference/sampling"} <= names
+    assert names <= covered
+
+
+def test_another_library_or_code_has_other_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {weights_key("source", "unet")}
+    for name in ("code_hash", "library_closure"):
+        monkeypatch.setattr(f"sdmobile.quantize.sensitivity_study.{name}", lambda _, name=name: f"another {name}")
+        keys.add(weights_key("source", "unet"))
+    assert len(keys) == 3
 
 
 @pytest.mark.slow
