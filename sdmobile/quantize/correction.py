@@ -106,14 +106,14 @@ def moments(study: Study, weights: Mapping[str, NDArray[Any]]) -> dict[str, Mome
         changed = torch.from_numpy(np.asarray(weights[name], np.float32))
 
         def see(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            found = applied(module, inputs[0], changed)
+            compressed = applied(module, inputs[0], changed)
             exact = applied(module, inputs[0], module.weight)  # pyright: ignore[reportArgumentType]
             axes = (0, 2, 3) if output.ndim == 4 else tuple(range(output.ndim - 1))
             entry = sums.setdefault(name, [0.0, 0, 0.0, 0.0])
-            entry[0] = entry[0] + (exact - found).double().sum(axes).numpy()
+            entry[0] = entry[0] + (exact - compressed).double().sum(axes).numpy()
             entry[1] += output.numel() // len(entry[0])
-            entry[2] += float((exact.double() * found.double()).sum())
-            entry[3] += float(found.double().square().sum())
+            entry[2] += float((exact.double() * compressed.double()).sum())
+            entry[3] += float(compressed.double().square().sum())
 
         return see
 
@@ -130,9 +130,9 @@ def layer_modules(module: nn.Module, names: Mapping[str, Any]) -> dict[str, Any]
     """Returns convolutions and linear layers by the names that recipes know them by."""
     import torch
 
-    found = {path.removeprefix("component."): child for path, child in module.named_modules()}
+    modules = {path.removeprefix("component."): child for path, child in module.named_modules()}
     kinds = (torch.nn.Conv2d, torch.nn.Linear)
-    return {name: found[name] for name in names if isinstance(found.get(name), kinds)}
+    return {name: modules[name] for name in names if isinstance(modules.get(name), kinds)}
 
 
 def applied(module: nn.Module, value: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -178,13 +178,13 @@ def corrected(
         bias = owners[name].bias if biases_too else None
         if bias is not None:
             trial = biases | {name: (bias.detach().numpy() + fitted[name].shift).astype(np.float32)}
-            found = _quality(judge, exact, owners, kept, trial)
-            if found.mse < best.mse:
-                best, biases = found, trial
+            measured = _quality(judge, exact, owners, kept, trial)
+            if measured.mse < best.mse:
+                best, biases = measured, trial
         scaled = kept | {name: np.asarray(kept[name], np.float32) * np.float32(fitted[name].scale)}
-        found = _quality(judge, exact, owners, scaled, biases)
-        if found.mse < best.mse:
-            best, kept, scales = found, scaled, scales | {name: fitted[name].scale}
+        measured = _quality(judge, exact, owners, scaled, biases)
+        if measured.mse < best.mse:
+            best, kept, scales = measured, scaled, scales | {name: fitted[name].scale}
     tried = len(names) + (sum(owners[name].bias is not None for name in names) if biases_too else 0)
     return Correction(biases, scales, before.psnr_db, best.psnr_db, tried)
 
@@ -327,13 +327,13 @@ def choose_scales(
     known = None if names is None else {flat_path(name) for name in names}
     weights = compressed_weights(fit, recipe)
     layers = [name for name in weights if known is None or flat_path(name) in known]
-    found = corrected(fit, decide, weights, layers, tell, biases_too=False)
+    correction = corrected(fit, decide, weights, layers, tell, biases_too=False)
     exact = held_out.outputs()
     before = held_out.quality(exact, weights).psnr_db
-    scaled = {name: np.asarray(weights[name], np.float32) * np.float32(s) for name, s in found.scales.items()}
+    scaled = {name: np.asarray(weights[name], np.float32) * np.float32(s) for name, s in correction.scales.items()}
     after = held_out.quality(exact, {**weights, **scaled}).psnr_db
-    kept = found.scales if after > before else {}
-    return FittedScales(kept, found.tried, before, after, settings or {})
+    kept = correction.scales if after > before else {}
+    return FittedScales(kept, correction.tried, before, after, settings or {})
 
 
 def compressed_weights(study: Study, recipe: Recipe) -> dict[str, NDArray[np.float16]]:

@@ -91,11 +91,11 @@ def error_models(sensitivity: Sensitivity) -> Iterator[tuple[str, NDArray[np.flo
 def candidates(sensitivity: Sensitivity, bits: float) -> list[Candidate]:
     """Returns the optimal allocation for a size under each model of the errors, each different one once."""
     budget = bits * sensitivity.total_elements / 8.0
-    found: dict[Chosen, Candidate] = {}
+    different: dict[Chosen, Candidate] = {}
     for model, errors in error_models(sensitivity):
         chosen = least_error(errors, sensitivity.stored_bytes, budget)
-        found.setdefault(chosen, _candidate(sensitivity, model, chosen))
-    return list(found.values())
+        different.setdefault(chosen, _candidate(sensitivity, model, chosen))
+    return list(different.values())
 
 
 def _candidate(sensitivity: Sensitivity, model: str, chosen: Chosen) -> Candidate:

@@ -21,6 +21,11 @@ DEFAULT_SCHEMES = ("palette1", "palette2", "palette3", "palette4", "palette6", "
 DIRECT, PROBES = "direct", "probes"
 
 
+def denoiser() -> str:
+    """Returns the component that is called at every step, so that its errors may be those of the final latents."""
+    return "unet"
+
+
 @dataclass(frozen=True, eq=False)
 class Sensitivity:
     """The table that a recipe is searched in.
@@ -108,7 +113,7 @@ class Sensitivity:
         try:
             if data["schema_version"] != SENSITIVITY_SCHEMA:
                 raise ValueError(f"schema_version {data['schema_version']}")
-            found = cls(
+            sensitivity = cls(
                 component=data["component"],
                 source_hash=data["source_hash"],
                 schemes=tuple(data["schemes"]),
@@ -120,14 +125,14 @@ class Sensitivity:
                 peak=float(data["peak"]),
                 settings=dict(data["settings"]),
             )
-            shape = (len(found.layers), len(found.schemes))
-            if {found.stored_bytes.shape, *(table.shape for table in found.errors.values())} != {shape}:
+            shape = (len(sensitivity.layers), len(sensitivity.schemes))
+            if {sensitivity.stored_bytes.shape, *(table.shape for table in sensitivity.errors.values())} != {shape}:
                 raise ValueError(f"tables must have {shape[0]} rows of {shape[1]}")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UnsupportedError(
                 "sensitivities are what `sdmobile quantize analyze` wrote", error, "Run it again."
             ) from error
-        return found
+        return sensitivity
 
 
 def load_sensitivity(path: Path) -> Sensitivity:

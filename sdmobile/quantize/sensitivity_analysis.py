@@ -16,7 +16,7 @@ import numpy as np
 
 from sdmobile.errors import UnsupportedError
 from sdmobile.quantize.schemes import parse_scheme
-from sdmobile.quantize.sensitivity import DEFAULT_SCHEMES, DIRECT, PROBES, Sensitivity
+from sdmobile.quantize.sensitivity import DEFAULT_SCHEMES, DIRECT, PROBES, Sensitivity, denoiser
 from sdmobile.quantize.sensitivity_study import EncodedWeights, Row, Study, open_study, weights_key
 from sdmobile.quantize.sensitivity_work import computed, is_main, silent, wait_for_all, world
 
@@ -59,7 +59,7 @@ class AnalysisPlan:
     def __post_init__(self) -> None:
         if self.probes == 0 and self.direct == 0:
             raise UnsupportedError("an analysis needs probes or direct measurements", "0 of both")
-        if self.through not in (CALL, TRAJECTORY) or (self.through == TRAJECTORY and self.component != "unet"):
+        if self.through not in (CALL, TRAJECTORY) or (self.through == TRAJECTORY and self.component != denoiser()):
             raise UnsupportedError("errors are those of a call, or of a UNet's trajectory", self.through)
         for scheme in self.schemes:
             parse_scheme(scheme)
@@ -136,9 +136,9 @@ def _encode_all(study: Study, encoded: EncodedWeights, schemes: Sequence[str], t
         tell("encoding", turn, len(layers))
         i = (turn + rank * len(layers) // size) % len(layers)
         for j, scheme in enumerate(schemes):
-            found = encoded.get(layers[i], scheme)
-            if found is not None:
-                sizes[i, j] = found[1]
+            fitting = encoded.get(layers[i], scheme)
+            if fitting is not None:
+                sizes[i, j] = fitting[1]
     return sizes
 
 
@@ -166,8 +166,8 @@ def _direct(
 
     def piece(index: int) -> NDArray[np.float64]:
         row, column = divmod(index, len(plan.schemes))
-        found = encoded.get(names[row], plan.schemes[column])
-        return np.array(np.nan if found is None else study.quality(exact, {names[row]: found[0]}).mse)
+        fitting = encoded.get(names[row], plan.schemes[column])
+        return np.array(np.nan if fitting is None else study.quality(exact, {names[row]: fitting[0]}).mse)
 
     table = np.full((len(names), len(plan.schemes)), np.nan)
     cells = [row * len(plan.schemes) + column for row in chosen for column in range(len(plan.schemes))]
@@ -222,11 +222,11 @@ def probe_gradients(study: Study, row: Row, seed: Sequence[int]) -> dict[str, to
         output = study.module(*row)
         signs = np.random.default_rng(seed).integers(0, 2, output.numel(), dtype=np.int8) * 2 - 1
         direction = torch.from_numpy((signs / np.sqrt(output.numel())).astype(np.float32)).reshape(output.shape)
-        found = torch.autograd.grad(output, list(layers.values()), direction, allow_unused=True)
+        gradients = torch.autograd.grad(output, list(layers.values()), direction, allow_unused=True)
     finally:
         for weight in layers.values():
             weight.requires_grad_(False)
-    zeros = (torch.zeros_like(w) if g is None else g for w, g in zip(layers.values(), found, strict=True))
+    zeros = (torch.zeros_like(w) if g is None else g for w, g in zip(layers.values(), gradients, strict=True))
     return dict(zip(layers, zeros, strict=True))
 
 
@@ -261,9 +261,9 @@ def projections(
     for i, (layer, gradient) in enumerate(gradients.items()):
         exact, flat = study.layers[layer].detach(), gradient.reshape(-1)
         for j, scheme in enumerate(schemes):
-            found = encoded.get(layer, scheme)
-            if found is not None:
-                change = torch.from_numpy(found[0].astype(np.float32)) - exact
+            fitting = encoded.get(layer, scheme)
+            if fitting is not None:
+                change = torch.from_numpy(fitting[0].astype(np.float32)) - exact
                 table[i, j] = float(torch.dot(flat, change.reshape(-1)))
     return table
 

@@ -114,13 +114,12 @@ class Study:
         """Returns the module's output for each row, as its weights are now."""
         import torch
 
-        found: list[NDArray[np.float32]] = []
+        outputs: list[NDArray[np.float32]] = []
         with torch.inference_mode():
             for start in range(0, len(self.rows), _ROWS_PER_CALL):
                 chunk = self.rows[start : start + _ROWS_PER_CALL]
-                output = self.module(*(torch.cat(column) for column in zip(*chunk, strict=True)))
-                found += list(output.numpy())
-        return found
+                outputs += list(self.module(*(torch.cat(column) for column in zip(*chunk, strict=True))).numpy())
+        return outputs
 
     @contextmanager
     def replaced(self, weights: Mapping[str, NDArray[Any]]) -> Iterator[None]:
@@ -145,27 +144,26 @@ class Study:
             weights: by layer.
         """
         with self.replaced(weights):
-            found = self.outputs()
-        return quality(exact, found)
+            return quality(exact, self.outputs())
 
 
-def quality(exact: Sequence[NDArray[np.float32]], found: Sequence[NDArray[np.float32]]) -> Quality:
+def quality(exact: Sequence[NDArray[np.float32]], compressed: Sequence[NDArray[np.float32]]) -> Quality:
     """Compares outputs row by row and all together."""
-    difference = np.stack(exact).astype(np.float64) - np.stack(found)
-    worst = min(psnr(a, b) for a, b in zip(exact, found, strict=True))
-    return Quality(psnr(np.stack(exact), np.stack(found)), worst, float(np.mean(np.square(difference))))
+    difference = np.stack(exact).astype(np.float64) - np.stack(compressed)
+    worst = min(psnr(a, b) for a, b in zip(exact, compressed, strict=True))
+    return Quality(psnr(np.stack(exact), np.stack(compressed)), worst, float(np.mean(np.square(difference))))
 
 
 def compressible(module: nn.Module, least: int = MIN_ELEMENTS) -> dict[str, nn.Parameter]:
     """Returns weight matrices and kernels of at least `least` elements by module path, as exported nodes name it."""
     import torch
 
-    found: dict[str, nn.Parameter] = {}
+    weights: dict[str, nn.Parameter] = {}
     for path, child in module.named_modules():
         weight = getattr(child, "weight", None)
         if isinstance(weight, torch.nn.Parameter) and weight.ndim >= 2 and weight.numel() >= least:
-            found[path.removeprefix("component.")] = weight
-    return found
+            weights[path.removeprefix("component.")] = weight
+    return weights
 
 
 def open_study(
@@ -209,10 +207,10 @@ def recorded(
     spec = PipelineSpec.from_checkpoint(checkpoint)
     key = recording_key(checkpoint.content_hash, spec, requests, (component,), max_samples, False)
     runner = TorchRunner(checkpoint, spec.geometry)
-    found, _ = RecordingCache(recordings).recorded(
+    recording, _ = RecordingCache(recordings).recorded(
         key, requests, lambda: record(runner, spec, requests, (component,), max_samples, whole_runs=False)
     )
-    return found.samples[component]
+    return recording.samples[component]
 
 
 def rows_of(samples: Sequence[RecordedSample]) -> tuple[Row, ...]:
@@ -265,9 +263,9 @@ class EncodedWeights:
         total = 0
         for layer, exact in self.study.layers.items():
             scheme = recipe.scheme_for(self.study.component, layer, exact.numel()).name
-            found = self.get(layer, scheme) or self.get(layer, "fp16")
-            assert found is not None
-            weights[layer], size = found
+            fitting = self.get(layer, scheme) or self.get(layer, "fp16")
+            assert fitting is not None
+            weights[layer], size = fitting
             total += size
         return weights, total
 

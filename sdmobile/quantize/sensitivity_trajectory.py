@@ -61,9 +61,9 @@ class Trajectory(nn.Module):
             return self.component(sample, times, context, return_dict=False)[0]
 
         # With gradients only the latents of the steps are kept, and one call's intermediate values at a time.
-        found = recomputed(call, latent, use_reentrant=False) if torch.is_grad_enabled() else call(latent)
-        assert isinstance(found, Tensor)
-        return found
+        predicted = recomputed(call, latent, use_reentrant=False) if torch.is_grad_enabled() else call(latent)
+        assert isinstance(predicted, Tensor)
+        return predicted
 
 
 def open_trajectories(checkpoint: Checkpoint, requests: Sequence[SampleRequest]) -> Study:
@@ -74,6 +74,8 @@ def open_trajectories(checkpoint: Checkpoint, requests: Sequence[SampleRequest])
         requests: pictures of one number of steps, guidance scale and scheduler.
     """
     from sdmobile.checkpoints import load_component
+    from sdmobile.families.contracts import module_name
+    from sdmobile.quantize.sensitivity import denoiser
     from sdmobile.quantize.sensitivity_study import Study
     from sdmobile.reference.noise import initial_latent
     from sdmobile.reference.sampling import PipelineSpec, Sampler
@@ -90,6 +92,6 @@ def open_trajectories(checkpoint: Checkpoint, requests: Sequence[SampleRequest])
         for request in requests
     )
     first = requests[0]
-    unet = load_component(checkpoint, "unet")
+    unet = load_component(checkpoint, module_name(denoiser()))
     loop = Trajectory(unet, spec.scheduler_config, first.steps, first.guidance_scale, first.scheduler)
-    return Study("unet", loop.eval().requires_grad_(False), rows)
+    return Study(denoiser(), loop.eval().requires_grad_(False), rows)

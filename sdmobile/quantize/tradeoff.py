@@ -182,7 +182,7 @@ def _drawn(checkpoint: Checkpoint, study: Study, requests: Sequence[SampleReques
 def _picture_figures(pictures: Pictures, runs: Sequence[SampleResult]) -> dict[str, Any]:
     pairs = list(zip(pictures.runs, runs, strict=True))
     latents = [np.stack([run[side].latents[-1] for run in pairs]) for side in (0, 1)]
-    levels = [image_psnr(exact.image, found.image) for exact, found in pairs]
+    levels = [image_psnr(exact.image, compressed.image) for exact, compressed in pairs]
     return {
         "latent_db": psnr(latents[0], latents[1]),
         "image_db": math.nan if any(map(math.isnan, levels)) else float(np.mean(levels)),

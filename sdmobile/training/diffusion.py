@@ -123,7 +123,7 @@ def train_unet(
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         chosen = rng.choice(len(latents.scenes), config.unet.batch, replace=False)
         texts = [caption(rng, latents.scenes[index]).text for index in chosen]
-        texts = ["" if rng.random() < config.dropout else one for one in texts]
+        texts = ["" if rng.random() < config.dropout else words for words in texts]
         clean = latents.values[torch.from_numpy(chosen)]
         noise = torch.randn(clean.shape, generator=generator)
         timesteps = _stratified_timesteps(generator, len(clean), len(weights))

@@ -37,11 +37,11 @@ class Obedience:
     @property
     def obeyed(self) -> int:
         """Number of prompts whose claims all hold."""
-        return sum(not one.wrong for one in self.judged)
+        return sum(not picture.wrong for picture in self.judged)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the figure, the settings and every prompt with its complaints."""
-        prompts = [{"prompt": one.caption.text, "wrong": one.wrong} for one in self.judged]
+        prompts = [{"prompt": picture.caption.text, "wrong": picture.wrong} for picture in self.judged]
         total = len(self.judged)
         return {"obeyed": self.obeyed, "prompts": total, "share": self.obeyed / total, **self.settings, "all": prompts}
 
@@ -61,9 +61,9 @@ def measure_obedience(
         The share of prompts obeyed, with pictures and complaints.
     """
     judged: list[Judged] = []
-    for seed, one in enumerate(held_out_captions(count)):
-        image = draw(one.text, seed)
-        judged.append(Judged(one, image, complaints(image, one.claims)))
+    for seed, caption in enumerate(held_out_captions(count)):
+        image = draw(caption.text, seed)
+        judged.append(Judged(caption, image, complaints(image, caption.claims)))
         progress(len(judged), count)
     return Obedience(judged, settings)
 
@@ -108,9 +108,9 @@ def picture_grid(judged: list[Judged], columns: int = 8, scale: int = 2) -> np.n
         scale: enlargement by repetition.
     """
     tiles: list[np.ndarray] = []
-    for one in judged:
-        tile = np.kron(one.image, np.ones((scale, scale, 1), np.uint8))
-        colour = (200, 0, 0) if one.wrong else (255, 255, 255)
+    for picture in judged:
+        tile = np.kron(picture.image, np.ones((scale, scale, 1), np.uint8))
+        colour = (200, 0, 0) if picture.wrong else (255, 255, 255)
         tiles.append(_framed(tile, colour))
     while len(tiles) % columns:
         tiles.append(np.full_like(tiles[0], 255))

@@ -125,8 +125,8 @@ def train_text(config: TrainConfig, progress: Progress) -> CLIPTextModel:
     def loss_at(step: int) -> torch.Tensor:
         rng = np.random.default_rng([config.seed, 2, step])
         said = [caption(rng, scene) for scene in scene_batch(config.seed + 10, step, config.text.batch)]
-        ids = tokenize(tokenizer, [one.text for one in said])
-        targets = torch.tensor([labels(one.claims) for one in said])
+        ids = tokenize(tokenizer, [sentence.text for sentence in said])
+        targets = torch.tensor([labels(sentence.claims) for sentence in said])
         positions = _positions(rng, ids, tokenizer.eos_token_id)
         return parse_loss(trainer.module(ids.to(device), positions.to(device)), targets.to(device))
 

@@ -71,20 +71,20 @@ def calibrate(simulation: Simulation, calls: Iterable[Inputs], layers: Sequence[
         UnsupportedError: an activation is not finite.
     """
     wanted = {name for layer in layers for name in layer.activations}
-    found = {name: Magnitudes() for name in wanted}
+    magnitudes = {name: Magnitudes() for name in wanted}
     inputs = {item.name for item in simulation.function.inputs} & wanted
     for call in calls:
         for index, (step, values) in enumerate(simulation.exact(call)):
             made = {output.name for output in step.operation.outputs} & wanted
             for name in made | (inputs if index == 0 else set()):
-                found[name].add(values[name])
-    return found
+                magnitudes[name].add(values[name])
+    return magnitudes
 
 
 def scales_of(simulation: Simulation, magnitudes: Mapping[str, Magnitudes], method: Method) -> dict[str, float]:
     """Returns the scale of every activation for one method of clipping."""
     types = value_types(simulation.function)
-    return {name: scale_for(found.clip(method), types[name]) for name, found in magnitudes.items()}
+    return {name: scale_for(counted.clip(method), types[name]) for name, counted in magnitudes.items()}
 
 
 def judge(
@@ -112,9 +112,9 @@ def judge(
     squares = {layer.operations[0]: np.zeros(len(methods)) for layer in layers}
     for call in calls:
         exact = simulation.outputs(call, (), {})
-        for layer, number, found in simulation.one_at_a_time(call, layers, alternatives):
-            decibels[layer.operations[0]][number].append(psnr(exact, found))
-            squares[layer.operations[0]][number] += float(np.mean(np.square(exact.astype(np.float64) - found)))
+        for layer, number, output in simulation.one_at_a_time(call, layers, alternatives):
+            decibels[layer.operations[0]][number].append(psnr(exact, output))
+            squares[layer.operations[0]][number] += float(np.mean(np.square(exact.astype(np.float64) - output)))
     chosen: dict[str, Method] = {}
     for group in sharing(layers):
         best = int(np.argmin(np.sum([squares[layer.operations[0]] for layer in group], axis=0)))
@@ -172,8 +172,8 @@ def jointly(
     def worst(count: int) -> float:
         layers = [verdict.layer for verdict in order[:count]]
         merged = {name: scales[v.method][name] for v in order[:count] for name in v.layer.activations}
-        found = (simulation.outputs(call, layers, merged) for call in calls)
-        return min(psnr(one, other) for one, other in zip(exact, found, strict=True))
+        outputs = (simulation.outputs(call, layers, merged) for call in calls)
+        return min(psnr(before, after) for before, after in zip(exact, outputs, strict=True))
 
     kept = {id(verdict) for verdict in order[: most(len(order), lambda count: worst(count) >= floor_db)]}
     return tuple(replace(verdict, passed=id(verdict) in kept) for verdict in verdicts)

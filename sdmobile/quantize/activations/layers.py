@@ -59,21 +59,21 @@ def find_layers(path: Path, recipe: Recipe, component: str) -> tuple[Layer, ...]
     program = read_program(path)[1]
     constants = {c.name: c for c in weight_constants(path)}
     floats = _float_values(program)
-    found: list[Layer] = []
+    layers: list[Layer] = []
     products: dict[str, list[Operation]] = {}
     for index, operation in enumerate(program.operations):
         if operation.type in _WITH_WEIGHTS:
             layer = _with_weights(operation, constants, floats, recipe, component)
-            found += [layer] if layer else []
+            layers += [layer] if layer else []
         elif operation.type in _PRODUCTS and set(operands(operation)) <= floats and len(operands(operation)) == 2:
             module = module_near(program.operations, index) or operation.name
             products.setdefault(module, []).append(operation)
     for module, group in products.items():
         scheme = recipe.scheme_for(component, module, recipe.min_elements)
         if isinstance(scheme, W8A8):
-            found.append(_attention(module, group, scheme))
+            layers.append(_attention(module, group, scheme))
     order = {operation.name: index for index, operation in enumerate(program.operations)}
-    return tuple(sorted(found, key=lambda layer: order[layer.operations[0]]))
+    return tuple(sorted(layers, key=lambda layer: order[layer.operations[0]]))
 
 
 def operands(operation: Operation) -> tuple[str, ...]:

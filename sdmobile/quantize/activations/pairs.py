@@ -43,10 +43,10 @@ def insert_pairs(spec: Any, uses: Uses) -> int:
     Raises:
         UnsupportedError: several functions, an operation that is not there, or two scales for a value.
     """
-    found = blocks(spec)
-    if len(found) != 1:
-        raise UnsupportedError("activations are quantised in a package of one function", f"{len(found)} functions")
-    block = found[0]
+    functions = blocks(spec)
+    if len(functions) != 1:
+        raise UnsupportedError("activations are quantised in a package of one function", f"{len(functions)} functions")
+    block = functions[0]
     scales = _one_scale_each(uses)
     types = {item.name: item.type for item in spec.mlProgram.functions[next(iter(spec.mlProgram.functions))].inputs}
     operations = list(block.operations)
@@ -106,8 +106,8 @@ def check_pairs(path: Path, uses: Uses, dtypes: Mapping[str, str]) -> int:
 def pairs_of(program: Function) -> dict[str, float]:
     """Returns the values of a program that are quantised per tensor, with their scales."""
     made = {output.name: operation for operation in program.operations for output in operation.outputs}
-    found = [_quantized_source(op.outputs[0].name, made) for op in program.operations if op.type == "dequantize"]
-    return dict(pair for pair in found if pair is not None)
+    pairs = [_quantized_source(op.outputs[0].name, made) for op in program.operations if op.type == "dequantize"]
+    return dict(pair for pair in pairs if pair is not None)
 
 
 def _operands(operation: Operation) -> Iterator[Any]:
@@ -135,12 +135,12 @@ def _scale(operation: Operation, made: Mapping[str, Operation]) -> float:
 
 
 def _one_scale_each(uses: Uses) -> dict[str, float]:
-    found: dict[str, float] = {}
+    scale_of: dict[str, float] = {}
     for scales in uses.values():
         for value, scale in scales.items():
-            if found.setdefault(value, scale) != scale:
-                raise UnsupportedError("an activation has one scale", f"{value}: {found[value]} and {scale}")
-    return found
+            if scale_of.setdefault(value, scale) != scale:
+                raise UnsupportedError("an activation has one scale", f"{value}: {scale_of[value]} and {scale}")
+    return scale_of
 
 
 def _fresh_names(taken: set[str]) -> Iterator[int]:
@@ -181,9 +181,9 @@ def _operation(kind: str, name: str, output: Any) -> Any:
 
 
 def _constant(name: str, value: float | str, dtype: str) -> Any:
-    given = _value(value, dtype)
-    message = _operation("const", name, given.type)
-    message.attributes["val"].CopyFrom(given)
+    scalar = _value(value, dtype)
+    message = _operation("const", name, scalar.type)
+    message.attributes["val"].CopyFrom(scalar)
     return message
 
 

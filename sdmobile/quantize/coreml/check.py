@@ -28,9 +28,9 @@ _THREADS = 2
 def digest(weight: NDArray[Any]) -> bytes:
     """Returns a hash of a weight's shape and its float16 values, so that whole weights need not be kept."""
     half = np.ascontiguousarray(weight, np.float16)
-    found = hashlib.sha256(repr(half.shape).encode())
-    found.update(half.reshape(-1).view(np.uint8).data)
-    return found.digest()
+    hashed = hashlib.sha256(repr(half.shape).encode())
+    hashed.update(half.reshape(-1).view(np.uint8).data)
+    return hashed.digest()
 
 
 def check_weights(path: Path, expected: Mapping[str, bytes]) -> int:
@@ -46,22 +46,22 @@ def check_weights(path: Path, expected: Mapping[str, bytes]) -> int:
     Raises:
         ComponentError: a weight is missing or another than expected.
     """
-    found: set[str] = set()
+    compared: set[str] = set()
     for function in function_names(path):
         package, program = read_program(path, function)
         weights = _weights(package)
-        named = ((name if name not in found else f"{function}/{name}", stored) for name, stored in _stored(program))
+        named = ((name if name not in compared else f"{function}/{name}", stored) for name, stored in _stored(program))
         wanted = {key: stored for key, stored in named if key in expected}
         with ThreadPoolExecutor(_THREADS) as pool:
             digests = pool.map(lambda stored, weights=weights: digest(weights.array(stored)), wanted.values())
             for key, decoded in zip(wanted, digests, strict=True):
                 if decoded != expected[key]:
                     raise ComponentError("a compressed weight must decode to what was encoded", f"{key} in {path.name}")
-        found |= set(wanted)
-    missing = sorted(set(expected) - found)
+        compared |= set(wanted)
+    missing = sorted(set(expected) - compared)
     if missing:
         raise ComponentError("every compressed weight must be in the file", f"{missing[:3]} not in {path.name}")
-    return len(found)
+    return len(compared)
 
 
 def decoded_weights(path: Path, names: Collection[str]) -> Iterator[tuple[str, NDArray[Any]]]:
@@ -96,9 +96,9 @@ def _stored(program: Function) -> Iterator[tuple[str, Stored]]:
         if operation.type == "const":
             yield operation.outputs[0].name, operation.attributes["val"]
             continue
-        found = decoder(operation.type, program.ios)
-        if found is not None:
-            given = {name: bindings[0] for name, bindings in operation.inputs.items()}
-            arguments = {name: value for name, value in given.items() if isinstance(value, Constant)}
-            compressed = Compressed(operation, found, {**operation.attributes, **arguments})
+        decode = decoder(operation.type, program.ios)
+        if decode is not None:
+            inputs = {name: bindings[0] for name, bindings in operation.inputs.items()}
+            arguments = {name: value for name, value in inputs.items() if isinstance(value, Constant)}
+            compressed = Compressed(operation, decode, {**operation.attributes, **arguments})
             yield operation.outputs[0].name, CompressedOutput(compressed, 0)

@@ -30,7 +30,7 @@ def check_integers(
         ComponentError: a weight is missing, of another type, or further from its original than half a step.
     """
     model = read_model(path)
-    found: dict[str, tuple[int, float]] = {}
+    facts: dict[str, tuple[int, float]] = {}
     for weight in weights:
         if weight.name not in schemes:
             continue
@@ -39,8 +39,8 @@ def check_integers(
         expected = _INT8 if schemes[weight.name].bits == 8 else _INT4
         if tensor is None or tensor.type != expected or list(tensor.shape) != list(weight.values.shape):
             raise _error(path, weight, "is not stored as the recipe says")
-        found[weight.name] = _compare(path, model, subgraph, tensor, weight, schemes[weight.name])
-    return found
+        facts[weight.name] = _compare(path, model, subgraph, tensor, weight, schemes[weight.name])
+    return facts
 
 
 def _compare(

@@ -102,7 +102,7 @@ def _of_subgraph(model: Any, index: int) -> list[TFLiteWeight]:
     for op in subgraph.operators:
         for position, tensor in enumerate(op.inputs):
             users.setdefault(int(tensor), []).append((op, position))
-    found = []
+    weights: list[TFLiteWeight] = []
     for op in subgraph.operators:
         if _code(model, op) != _DEQUANTIZE:
             continue
@@ -118,8 +118,8 @@ def _of_subgraph(model: Any, index: int) -> list[TFLiteWeight]:
         values = np.frombuffer(data, np.float16).reshape([int(size) for size in tensor.shape])
         scopes = tuple(dict.fromkeys(get_op_scope(user, subgraph.tensors) for user, _ in uses))
         name = tensor.name.decode()
-        found.append(TFLiteWeight(name, module_of(scopes[0]), known[0][0], scopes, values, index, narrow, wide))
-    return found
+        weights.append(TFLiteWeight(name, module_of(scopes[0]), known[0][0], scopes, values, index, narrow, wide))
+    return weights
 
 
 def module_of(scope: str) -> str:

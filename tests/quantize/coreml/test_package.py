@@ -13,6 +13,7 @@ import torch
 from sdmobile.errors import ComponentError, OutputError, UnsupportedError
 from sdmobile.formats.mlprogram.constants import WeightReader, stored_constants, weight_constants
 from sdmobile.formats.mlprogram.read import read_program
+from sdmobile.quantize import support
 from sdmobile.quantize.coreml.apply import compress_package, modules
 from sdmobile.quantize.coreml.check import check_weights, digest
 from sdmobile.quantize.coreml.forms import minimum_ios
@@ -32,6 +33,12 @@ SCHEMES = [f"palette{bits}" for bits in (1, 2, 3, 4, 6, 8)] + [
 def _encodings(package: Path, scheme: str) -> dict[str, Encoding]:
     reader = WeightReader(package)
     return {c.name: encode(reader.read(c), parse_scheme(scheme)) for c in weight_constants(package)}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_system_of_an_encoding_is_that_of_its_scheme(scheme: str) -> None:
+    weight = np.random.default_rng(0).normal(size=(64, 48, 1, 1)).astype(np.float16)
+    assert minimum_ios(encode(weight, parse_scheme(scheme))) == support.minimum_ios(parse_scheme(scheme))
 
 
 def _with_weights(layers: Layers, encodings: dict[str, Encoding]) -> Layers:
