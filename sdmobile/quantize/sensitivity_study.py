@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from sdmobile.checkpoints import Checkpoint
     from sdmobile.quantize.recipes import Recipe
-    from sdmobile.reference.recording import RecordedSample
-    from sdmobile.reference.sampling import SampleRequest
+    from sdmobile.reference.recording import RecordedSample, Recording
+    from sdmobile.reference.sampling import PipelineSpec, SampleRequest
 
 # Three sets of prompts and seeds that do not meet: to analyse with, to choose with, and to judge with.
 ANALYSIS_PROMPTS = DEFAULT_PROMPTS
@@ -199,18 +199,32 @@ def recorded(
     recordings: Path | None,
 ) -> list[RecordedSample]:
     """Returns recorded calls of a component, from the cache if it has them."""
-    from sdmobile.reference.recording import record
-    from sdmobile.reference.recording_cache import RecordingCache, recording_key
     from sdmobile.reference.sampling import PipelineSpec
-    from sdmobile.reference.torch_runner import TorchRunner
 
     spec = PipelineSpec.from_checkpoint(checkpoint)
-    key = recording_key(checkpoint.content_hash, spec, requests, (component,), max_samples, False)
-    runner = TorchRunner(checkpoint, spec.geometry)
-    recording, _ = RecordingCache(recordings).recorded(
-        key, requests, lambda: record(runner, spec, requests, (component,), max_samples, whole_runs=False)
-    )
+    recording = recording_of(checkpoint, spec, requests, (component,), max_samples, recordings, whole_runs=False)
     return recording.samples[component]
+
+
+def recording_of(
+    checkpoint: Checkpoint,
+    spec: PipelineSpec,
+    requests: Sequence[SampleRequest],
+    components: Sequence[str],
+    max_samples: int,
+    recordings: Path | None,
+    whole_runs: bool = True,
+) -> Recording:
+    """Returns calls of several components, recorded on runs of the float32 reference or taken from the cache."""
+    from sdmobile.reference.recording import record
+    from sdmobile.reference.recording_cache import RecordingCache, recording_key
+    from sdmobile.reference.torch_runner import TorchRunner
+
+    key = recording_key(checkpoint.content_hash, spec, requests, components, max_samples, whole_runs)
+    runner = TorchRunner(checkpoint, spec.geometry)
+    return RecordingCache(recordings).recorded(
+        key, requests, lambda: record(runner, spec, requests, components, max_samples, whole_runs=whole_runs)
+    )[0]
 
 
 def rows_of(samples: Sequence[RecordedSample]) -> tuple[Row, ...]:

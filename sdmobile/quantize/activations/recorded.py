@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile.families.contracts import COMPONENTS
 from sdmobile.formats.bundle.contracts import Contract, Geometry
-from sdmobile.quantize.sensitivity_study import ANALYSIS_PROMPTS, SELECTION_PROMPTS, SELECTION_SEED, requests_for
+from sdmobile.quantize.sensitivity_study import (
+    ANALYSIS_PROMPTS,
+    SELECTION_PROMPTS,
+    SELECTION_SEED,
+    recording_of,
+    requests_for,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,17 +66,11 @@ class RecordedInputs:
         return self._made[prompts[0]]
 
     def _record(self, prompts: Sequence[str], seed: int, most: int) -> Recording:
-        from sdmobile.reference.recording import record
-        from sdmobile.reference.recording_cache import RecordingCache, recording_key
         from sdmobile.reference.sampling import PipelineSpec
-        from sdmobile.reference.torch_runner import TorchRunner
 
         spec = replace(PipelineSpec.from_checkpoint(self.checkpoint, self.guidance), geometry=self.geometry)
         requests = requests_for(self.checkpoint, prompts, STEPS, seed)
-        key = recording_key(self.checkpoint.content_hash, spec, requests, COMPONENTS, most, True)
-        runner = TorchRunner(self.checkpoint, self.geometry)
-        cache = RecordingCache(self.folder)
-        return cache.recorded(key, requests, lambda: record(runner, spec, requests, COMPONENTS, most))[0]
+        return recording_of(self.checkpoint, spec, requests, COMPONENTS, most, self.folder)
 
 
 def file_inputs(

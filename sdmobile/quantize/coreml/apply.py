@@ -16,7 +16,7 @@ from sdmobile.errors import OutputError, SdmobileError, UnsupportedError
 from sdmobile.formats.mlprogram.constants import WeightConstant, weight_constants
 from sdmobile.formats.mlprogram.opsets import ios_of_package
 from sdmobile.quantize.coreml.check import check_weights, digest
-from sdmobile.quantize.coreml.package import Written, rewrite_weights
+from sdmobile.quantize.coreml.package import RewrittenPackage, rewrite_weights
 from sdmobile.quantize.encodings import Encoding, encode, misfit, scaled
 from sdmobile.quantize.recipes import Recipe
 from sdmobile.quantize.records import CompressionRecord, TensorRecord
@@ -134,7 +134,7 @@ def compress_package(
     )
 
 
-def _details(written: Written) -> dict[str, Any]:
+def _details(written: RewrittenPackage) -> dict[str, Any]:
     raised = {} if written.raised_from is None else {"raised_from": f"iOS{written.raised_from}"}
     return {"deployment_target": f"iOS{written.ios}", **raised}
 

@@ -22,7 +22,6 @@ from sdmobile.formats.mlprogram.constants import (
     WeightConstant,
     WeightReader,
     stored_constants,
-    weight_constants,
 )
 from sdmobile.formats.mlprogram.opsets import ios_of, raise_to
 from sdmobile.formats.mlprogram.package import open_package
@@ -36,15 +35,13 @@ if TYPE_CHECKING:
 
     Encoder = Callable[[WeightConstant, NDArray[Any]], "Encoding | None"]
 
-__all__ = ["WeightConstant", "WeightReader", "Written", "rewrite_weights", "stored_constants", "weight_constants"]
-
 _THREADS = 2
 _AHEAD = 2
 """Weights that are encoded before they can be written; bounds the memory."""
 
 
 @dataclass(frozen=True)
-class Written:
+class RewrittenPackage:
     """What `rewrite_weights` wrote.
 
     Args:
@@ -67,7 +64,7 @@ def rewrite_weights(
     ios: int | None = None,
     metadata: Mapping[str, str] | None = None,
     edit: Callable[[Any], object] | None = None,
-) -> Written:
+) -> RewrittenPackage:
     """Writes a package with other encodings of its weights.
 
     Args:
@@ -115,7 +112,7 @@ def rewrite_weights(
         if target.exists():
             shutil.rmtree(target)
         copied.rename(target)
-    return Written(target, after, before if after != before else None, tuple(encoded))
+    return RewrittenPackage(target, after, before if after != before else None, tuple(encoded))
 
 
 class _Rewriter:

@@ -1,6 +1,7 @@
 """The float16 weights of a `.tflite` file, and how ai-edge-quantizer (AEQ) makes integers of them.
 
-AEQ takes float32 constants only, has no way to hand in a model, and crashes on large weights; see what is done below.
+AEQ takes float32 constants only and crashes on large ones, so that its copy of the model is changed in memory, and one
+of its functions is replaced meanwhile.
 """
 
 from __future__ import annotations
