@@ -21,7 +21,18 @@ from sdmobile.quantize.encodings import encode, misfit
 from sdmobile.quantize.recipes import Recipe, flat_path
 from sdmobile.quantize.records import Watch, told
 from sdmobile.quantize.schemes import Float16
-from sdmobile.quantize.sensitivity_study import Study, open_study, recorded, rows_of
+from sdmobile.quantize.sensitivity_study import (
+    ANALYSIS_PROMPTS,
+    JUDGING_PROMPTS,
+    JUDGING_SEED,
+    SELECTION_PROMPTS,
+    SELECTION_SEED,
+    Study,
+    open_study,
+    recorded,
+    requests_for,
+    rows_of,
+)
 from sdmobile.quantize.sensitivity_work import silent
 
 if TYPE_CHECKING:
@@ -282,14 +293,13 @@ def fit_scales(
         recordings: cache of recordings, None for none.
         tell: sees (what, finished, all).
     """
-    from sdmobile.quantize import sensitivity_prompts as sets
 
     def requests(prompts: tuple[str, ...], seed: int) -> Any:
-        return sets.requests_for(checkpoint, prompts, STEPS, seed)
+        return requests_for(checkpoint, prompts, STEPS, seed)
 
-    fit = open_study(checkpoint, component, requests(sets.ANALYSIS_PROMPTS, 0), MAX_SAMPLES, recordings)
+    fit = open_study(checkpoint, component, requests(ANALYSIS_PROMPTS, 0), MAX_SAMPLES, recordings)
     others: list[Study] = []
-    for prompts, seed in ((sets.SELECTION_PROMPTS, sets.SELECTION_SEED), (sets.JUDGING_PROMPTS, sets.JUDGING_SEED)):
+    for prompts, seed in ((SELECTION_PROMPTS, SELECTION_SEED), (JUDGING_PROMPTS, JUDGING_SEED)):
         samples = recorded(checkpoint, component, requests(prompts, seed), MAX_SAMPLES, recordings)
         others.append(Study(component, fit.module, rows_of(samples)))
     decide, held_out = others
@@ -297,9 +307,9 @@ def fit_scales(
     decide = Study(component, fit.module, decide.rows[::stride])
     settings = {
         "steps": STEPS,
-        "fit": {"prompts": list(sets.ANALYSIS_PROMPTS), "seed": 0, "rows": len(fit.rows)},
-        "decide": {"prompts": list(sets.SELECTION_PROMPTS), "seed": sets.SELECTION_SEED, "rows": len(decide.rows)},
-        "held_out": {"prompts": list(sets.JUDGING_PROMPTS), "seed": sets.JUDGING_SEED, "rows": len(held_out.rows)},
+        "fit": {"prompts": list(ANALYSIS_PROMPTS), "seed": 0, "rows": len(fit.rows)},
+        "decide": {"prompts": list(SELECTION_PROMPTS), "seed": SELECTION_SEED, "rows": len(decide.rows)},
+        "held_out": {"prompts": list(JUDGING_PROMPTS), "seed": JUDGING_SEED, "rows": len(held_out.rows)},
     }
     return choose_scales(fit, decide, held_out, recipe, names, settings, tell)
 
