@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sdmobile.device_profiles.runtime_rules.winograd import Gpu
+
 if TYPE_CHECKING:
     from sdmobile.device_profiles import DeviceProfile
 
@@ -19,6 +21,7 @@ class Limits:
         float_bytes: bytes per float at run time; 2 at the default precision of a phone's GPU.
         deployment_target: oldest iOS version that must load the file.
         source: where the figures come from.
+        gpu: the family of GPUs; it decides which weights Google's engines transform.
     """
 
     buffer_bytes: int | None = None
@@ -26,14 +29,17 @@ class Limits:
     float_bytes: int = 2
     deployment_target: int | None = None
     source: str = ""
+    gpu: Gpu = Gpu.OTHER
 
 
 def limits_of(profile: DeviceProfile) -> Limits:
     """Returns the limits of a device profile."""
     target = profile.deployment_target
+    families = [unit.gpu for unit in profile.units.values() if unit.gpu is not None]
     return Limits(
         buffer_bytes=profile.max_buffer_bytes,
         file_bytes=profile.max_file_bytes,
         deployment_target=None if target is None else int(target.removeprefix("iOS")),
         source=f"device profile {profile.name}: {profile.limits.buffer_bytes.source}",
+        gpu=Gpu(families[0]) if families else Gpu.OTHER,
     )

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sdmobile.formats.graph import FileGraph, Operation, Tensor
+from sdmobile.formats.tflite.gpu_bytes import gpu_bytes
 from sdmobile.prediction.kernels import Kernel
 
 VIEWS = frozenset({"reshape", "squeeze", "expand_dims"})
@@ -28,33 +29,31 @@ class Storage:
 
     Args:
         float_bytes: of one floating-point number.
-        channels: the last axis is padded to a multiple of this (4 for the PHWC4 layout of Google's GPU engines).
+        gpu: whether it is one of Google's GPU engines, which hold tensors in slices of four channels.
         views: operations whose result shares the memory of their first input.
         alignment: of every tensor, in bytes.
         inputs_stay: whether inputs keep their memory until the end, as in TFLite's interpreter.
     """
 
     float_bytes: int = 2
-    channels: int = 1
+    gpu: bool = False
     views: frozenset[str] = VIEWS
     alignment: int = 64
     inputs_stay: bool = True
 
     def bytes_of(self, tensor: Tensor) -> int:
         """Returns the bytes of a tensor at run time, without alignment."""
+        if self.gpu:
+            return gpu_bytes(
+                tensor.shape, tensor.dtype, self.float_bytes, constant=tensor.constant, quantized=tensor.quantized
+            )
         if tensor.dtype.startswith(("float", "bfloat")):
-            per_element = self.float_bytes
-        else:
-            per_element = 1 if tensor.dtype in _ONE_BYTE else _BYTES.get(tensor.dtype, 4)
-        elements = tensor.elements
-        if self.channels > 1 and tensor.shape:
-            padded = -(-tensor.shape[-1] // self.channels) * self.channels
-            elements = math.prod(tensor.shape[:-1]) * padded
-        return elements * per_element
+            return tensor.elements * self.float_bytes
+        return tensor.elements * (1 if tensor.dtype in _ONE_BYTE else _BYTES.get(tensor.dtype, 4))
 
 
 CORE_ML = Storage()
-ML_DRIFT = Storage(channels=4, views=frozenset())
+ML_DRIFT = Storage(gpu=True, views=frozenset())
 XNNPACK = Storage(float_bytes=4)
 
 

@@ -12,12 +12,14 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import flexbuffers
 
+from sdmobile.device_profiles.runtime_rules.winograd import Gpu
 from sdmobile.errors import UnsupportedError
 from sdmobile.formats.tflite.model import Tensor
 from sdmobile.formats.tflite.reader import read_graph
 from sdmobile.lint import Limits, LintInputError, LintReport, lint_bundle, lint_file, worst
 from sdmobile.lint.dispatch import RuntimeNameError
-from sdmobile.lint.tflite.memory import gpu_bytes
+from sdmobile.lint.tflite.memory import tensor_bytes
+from sdmobile.validate.gpu.model_facts import read_model
 from tests.lint.corpus.graph import Graph, Shape, options
 
 _SHAPE = (1, 4, 4, 8)
@@ -166,7 +168,7 @@ def test_a_comparison_alone_is_nothing_for_the_classic_delegate(tmp_path: Path) 
     ("shape", "expected"), [((1, 8, 8, 1), 1024), ((1, 8, 8, 5), 2048), ((3,), 48), ((2, 3, 4), 96)]
 )
 def test_gpu_tensors_hold_channels_in_fours(shape: Shape, expected: int) -> None:
-    assert gpu_bytes(Tensor(0, "", shape, "FLOAT32", False), 4) == expected
+    assert tensor_bytes(Tensor(0, "", shape, "FLOAT32", False), 4) == expected
 
 
 def test_a_tensor_above_the_buffer_limit_is_named_at_the_device_precision(tmp_path: Path) -> None:
@@ -178,6 +180,55 @@ def test_a_tensor_above_the_buffer_limit_is_named_at_the_device_precision(tmp_pa
     report = lint_file(path, limits=Limits(buffer_bytes=half - 1))
     assert (report.verdict, report.rules()) == ("miscomputed", {"buffer-size": 2})
     assert lint_file(path, limits=Limits(buffer_bytes=half, float_bytes=4)).verdict == "miscomputed"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(
+    ("size", "runtime", "gpu", "counted"),
+    [
+        (24, "ml-drift", Gpu.OTHER, True),
+        (24, "tflite-gpu", Gpu.OTHER, True),
+        (20, "ml-drift", Gpu.OTHER, False),  # 25 tiles of 32
+        (24, "ml-drift", Gpu.ADRENO_7XX, False),  # 64 channels of 128
+    ],
+)
+def test_weights_transformed_for_winograd_need_a_buffer(
+    tmp_path: Path, dtype: str, size: int, runtime: str, gpu: Gpu, counted: bool
+) -> None:
+    """What the GPU check counts of a file, the lint counts of it, stored float16 included."""
+    graph = Graph()
+    weights = graph.weights(72, 3, 3, 64, dtype=dtype)
+    if dtype == "float16":
+        (weights,) = graph.op("DEQUANTIZE", [weights], (72, 3, 3, 64), version=2)
+    stride = options("Conv2D", strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1)
+    inputs = [graph.input((1, size, size, 64)), weights, graph.weights(72)]
+    path = _saved(tmp_path, graph, *graph.op("CONV_2D", inputs, (1, size, size, 72), options=stride))
+    transformed = 36 * 64 * 72 * 2
+    copies = [copy.bytes_on_gpu("float16") for copy in read_model(path).copies]
+    assert copies == ([transformed] if size == 24 else [])
+    largest = max(tensor_bytes(tensor, 2) for tensor in read_graph(path).tensors)
+    assert lint_file(path, runtime, Limits(buffer_bytes=transformed, gpu=gpu)).verdict == "accepted"
+    report = lint_file(path, runtime, Limits(buffer_bytes=largest, gpu=gpu))
+    assert report.rules() == ({"buffer-size": 1} if counted else {})
+    assert all(f"takes {transformed} bytes" in finding.detail for finding in report.findings)
+
+
+def test_computed_weights_are_not_transformed(tmp_path: Path) -> None:
+    graph = Graph()
+    stride = options("Conv2D", strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1)
+    inputs = [graph.input((1, 24, 24, 64)), graph.input((72, 3, 3, 64)), graph.weights(72)]
+    path = _saved(tmp_path, graph, *graph.op("CONV_2D", inputs, (1, 24, 24, 72), options=stride))
+    assert "buffer-size" not in lint_file(path, limits=Limits(buffer_bytes=36 * 64 * 72 * 2 - 1)).rules()
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("int8", 2 * 9 * 8), ("float32", 2 * 9 * 8), ("int32", 4 * 9 * 8)])
+def test_a_table_to_gather_from_is_read_as_floats(tmp_path: Path, dtype: str, expected: int) -> None:
+    graph = Graph()
+    table, index = graph.weights(9, 8, dtype=dtype), graph.input((2,), "int32")
+    (result,) = graph.op("GATHER", [table, index], (2, 8), dtype=dtype, options=options("Gather"))
+    path = _saved(tmp_path, graph, result)
+    assert "buffer-size" not in lint_file(path, limits=Limits(buffer_bytes=expected)).rules()
+    assert lint_file(path, limits=Limits(buffer_bytes=expected - 1)).rules()["buffer-size"] == 1
 
 
 def test_weights_behind_the_flatbuffer_are_found(tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from sdmobile.device_profiles.runtime_rules.conv_layer import ConvLayer
+from sdmobile.device_profiles.runtime_rules.conv_layer import KERNEL, ConvLayer
 
 _CHANNELS_PER_SLICE = 4
+_ADRENO_IMAGE_ROWS = 16_384  # tallest image by clinfo of an Adreno 630 (KhronosGroup/OpenCL-ICD-Loader#265)
 
 
 class Gpu(Enum):
@@ -50,6 +51,25 @@ class RuntimeRule:
         if tiles < self.min_tiles[gpu]:
             return f"{tiles} tiles; {self.name} wants {self.min_tiles[gpu]} on {gpu.value}"
         return None
+
+    def weight_buffer(self, layer: ConvLayer, gpu: Gpu) -> tuple[int, int] | None:
+        """Returns the shape of the buffer that holds a layer's transformed weights, ((m+2)² · ⌈C/4⌉ · 4, O).
+
+        They are four times as large as those of the file, and so often a GPU's largest tensor. Adreno holds them as
+        four textures instead while their (m+2)² · ⌈C/4⌉ rows are not too many for an image.
+
+        Returns:
+            None where there is no such buffer.
+
+        Source:
+            google-ai-edge/ml-drift ml_drift/common/kernels/conv_generic.cc, GetKernelParamsAdreno.
+        """
+        if self.objection(layer, gpu) is not None:
+            return None
+        rows = (self.tile + KERNEL - 1) ** 2 * -(-layer.channels[0] // _CHANNELS_PER_SLICE)
+        if gpu is not Gpu.OTHER and rows <= _ADRENO_IMAGE_ROWS:
+            return None
+        return rows * _CHANNELS_PER_SLICE, layer.channels[1]
 
 
 _SLICES = {Gpu.ADRENO_6XX: 32, Gpu.ADRENO_7XX: 32, Gpu.OTHER: 16}

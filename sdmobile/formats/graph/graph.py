@@ -21,6 +21,7 @@ class Tensor:
         dtype: lower-case element type, such as "float16".
         constant: whether the file holds its values.
         stored_bytes: bytes in the file if it is a constant (as compressed there), else 0.
+        quantized: whether integers stand for numbers by a scale and a zero point.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Tensor:
     dtype: str
     constant: bool
     stored_bytes: int = 0
+    quantized: bool = False
 
     @property
     def elements(self) -> int:

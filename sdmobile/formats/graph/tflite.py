@@ -81,7 +81,8 @@ def _unique_names(tensors: Iterable[Stored]) -> dict[int, str]:
 
 
 def _tensor(name: str, stored: Stored, seen: set[int]) -> Tensor:
-    return Tensor(name, stored.shape, stored.dtype.lower(), stored.constant, _stored_bytes(stored, seen))
+    affine = stored.quantization is not None and stored.quantization.kind == "affine"
+    return Tensor(name, stored.shape, stored.dtype.lower(), stored.constant, _stored_bytes(stored, seen), affine)
 
 
 def _stored_bytes(tensor: Stored, seen: set[int]) -> int:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sdmobile.formats.tflite.gpu_bytes import bhwc
+
 Shape = tuple[int, ...]
 QuantizationKind = Literal["affine", "blockwise", "custom"]
 
@@ -151,17 +153,6 @@ class Graph:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     file_bytes: int
-
-
-def bhwc(shape: Shape) -> tuple[int, int, int, int]:
-    """Returns a shape as (batch, height, width, channels), as ExtractTensorShape of both GPU runtimes does."""
-    if len(shape) < 2:
-        return (shape[0] if shape else 1, 1, 1, 1)
-    if len(shape) == 2:
-        return (shape[0], 1, 1, shape[1])
-    if len(shape) == 3:
-        return (shape[0], 1, shape[1], shape[2])
-    return (shape[0], shape[1], shape[2], shape[3])
 
 
 def words(text: str) -> tuple[str, ...]:

@@ -1,10 +1,13 @@
-"""Whether the tensors of a graph fit the buffers of a GPU, and the file its limit."""
+"""Whether what a graph keeps on a GPU fits its buffers, and the file its limit."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
+from sdmobile.device_profiles.runtime_rules.conv_layer import ConvLayer
+from sdmobile.device_profiles.runtime_rules.winograd import LITERT_DELEGATE, ML_DRIFT
+from sdmobile.formats.tflite.gpu_bytes import gpu_bytes
 from sdmobile.formats.tflite.model import Graph, Node, Tensor
 from sdmobile.formats.tflite.names import module_of
 from sdmobile.lint.limits import Limits
@@ -12,20 +15,33 @@ from sdmobile.lint.report import Finding
 from sdmobile.lint.tflite.operators import Runtime
 from sdmobile.lint.tflite.problem import MEASURED
 
-_CHANNELS = 4  # a GPU tensor holds its channels in groups of four
-_FLOATS = frozenset({"FLOAT32", "FLOAT16", "BFLOAT16"})
-_READ_WHOLE = frozenset({"EMBEDDING_LOOKUP", "GATHER"})  # their stored table is one buffer
+_TABLE, _LOOKED_UP = "EMBEDDING_LOOKUP", "GATHER"  # their stored table is one buffer
+_READ_AS_FLOATS = frozenset({"INT8", "UINT8", "INT4", "INT2"})  # by AddConstInput, for GATHER
+_FIX = "Compute it in blocks (attention: the rewrite rule for blocked attention), at a smaller size, or in chunks"
+_FIX_WINOGRAD = (
+    "Split the convolution's channels, or export for a batch or size at which the runtime computes it directly"
+)
+_WINOGRAD = {"ml-drift": ML_DRIFT, "tflite-gpu": LITERT_DELEGATE}
 
 
-def gpu_bytes(tensor: Tensor, float_bytes: int) -> int:
-    """Returns the bytes of a tensor on the GPU: batch · height · width · ⌈channels / 4⌉ · 4 elements."""
-    batch, height, width, channels = tensor.bhwc
-    size = float_bytes if tensor.dtype in _FLOATS else 4
-    return batch * height * width * math.ceil(channels / _CHANNELS) * _CHANNELS * size
+@dataclass(frozen=True)
+class _Buffer:
+    """Memory that an operator needs as one buffer: a tensor of the file, or weights as the engine transforms them."""
+
+    node: Node
+    what: str
+    size: int
+    fix: str = _FIX
+
+
+def tensor_bytes(tensor: Tensor, float_bytes: int) -> int:
+    """Returns the bytes of a tensor of the file on the GPU, at so many bytes per float."""
+    quantized = tensor.quantization is not None and tensor.quantization.kind == "affine"
+    return gpu_bytes(tensor.shape, tensor.dtype, float_bytes, constant=tensor.constant, quantized=quantized)
 
 
 def memory_findings(graph: Graph, runtime: Runtime, limits: Limits) -> Iterator[Finding]:
-    """Yields the tensors that are too large for one buffer, largest first, and a file that is too large."""
+    """Yields what is too large for one buffer, largest first, and a file that is too large."""
     if limits.file_bytes is not None and graph.file_bytes > limits.file_bytes:
         yield Finding(
             "refused",
@@ -36,23 +52,71 @@ def memory_findings(graph: Graph, runtime: Runtime, limits: Limits) -> Iterator[
         )
     if limits.buffer_bytes is None:
         return
-    found: dict[int, tuple[Node, Tensor]] = {}
+    buffers = (*_tensors(graph, limits.float_bytes), *_transformed_weights(graph, runtime, limits))
+    for buffer in sorted(buffers, key=lambda item: -item.size):
+        if buffer.size > limits.buffer_bytes:
+            yield _too_large(buffer, limits)
+
+
+def _tensors(graph: Graph, float_bytes: int) -> Iterator[_Buffer]:
+    """Yields the computed tensors and the tables that are read whole, each with the first node that has it."""
+    seen: set[int] = set()
     for node in graph.nodes:
-        tables = node.constants if node.op in _READ_WHOLE else ()
-        for tensor in (*node.outputs, *node.runtime, *tables):
-            if tensor.rank <= 4 and gpu_bytes(tensor, limits.float_bytes) > limits.buffer_bytes:
-                found.setdefault(tensor.index, (node, tensor))
-    for node, tensor in sorted(found.values(), key=lambda pair: -gpu_bytes(pair[1], limits.float_bytes)):
-        yield _too_large(node, tensor, limits)
+        for tensor in (*node.outputs, *node.runtime, *(node.constants if node.op in (_TABLE, _LOOKED_UP) else ())):
+            if tensor.rank <= 4 and tensor.index not in seen:
+                seen.add(tensor.index)
+                yield _Buffer(node, str(tensor), _held_bytes(node, tensor, float_bytes))
 
 
-def _too_large(node: Node, tensor: Tensor, limits: Limits) -> Finding:
+def _held_bytes(node: Node, tensor: Tensor, float_bytes: int) -> int:
+    """Returns the bytes of a node's tensor; GATHER's table is laid out like a computed one, its integers as floats."""
+    if node.op == _LOOKED_UP and tensor.constant:
+        dtype = "FLOAT32" if tensor.dtype in _READ_AS_FLOATS else tensor.dtype
+        return gpu_bytes(tensor.shape, dtype, float_bytes)
+    return tensor_bytes(tensor, float_bytes)
+
+
+def _transformed_weights(graph: Graph, runtime: Runtime, limits: Limits) -> Iterator[_Buffer]:
+    """Yields the weights of convolutions that the runtime computes by Winograd's method in a buffer."""
+    stored = {tensor.index for tensor in graph.tensors if tensor.constant}
+    stored |= {
+        node.outputs[0].index for node in graph.nodes if node.op == "DEQUANTIZE" and len(node.constants) == 1
+    }  # the runtime reads through these
+    for node in graph.nodes:
+        layer = _layer(node, stored) if node.op == "CONV_2D" else None
+        shape = None if layer is None else _WINOGRAD[runtime].weight_buffer(layer, limits.gpu)
+        if shape is not None:
+            size = gpu_bytes(shape, "FLOAT32", limits.float_bytes)
+            yield _Buffer(node, f"{node.inputs[1]} transformed for Winograd's method", size, _FIX_WINOGRAD)
+
+
+def _layer(node: Node, stored: set[int]) -> ConvLayer | None:
+    """Returns the facts of a convolution with stored weights, None for another or an incomplete one."""
+    image, weights = node.input(0), node.input(1)
+    if image is None or weights is None or weights.rank != 4 or weights.index not in stored:
+        return None
+    batch, height, width, _ = node.outputs[0].bhwc
+    out_channels, rows, columns, group_channels = weights.shape
+    channels = image.bhwc[3]
+    return ConvLayer(
+        batch=batch,
+        channels=(channels, out_channels),
+        size=(height, width),
+        kernel=(rows, columns),
+        stride=(node.options.get("strideH", 1), node.options.get("strideW", 1)),
+        dilation=(node.options.get("dilationHFactor", 1), node.options.get("dilationWFactor", 1)),
+        groups=max(1, channels // max(1, group_channels)),
+    )
+
+
+def _too_large(buffer: _Buffer, limits: Limits) -> Finding:
+    node = buffer.node
     return Finding(
         "miscomputed",
         "buffer-size",
-        f"{tensor} takes {gpu_bytes(tensor, limits.float_bytes)} bytes on the GPU at {limits.float_bytes} bytes per "
+        f"{buffer.what} takes {buffer.size} bytes on the GPU at {limits.float_bytes} bytes per "
         f"float; {limits.buffer_bytes} at most: running fails, or gives wrong numbers without an error",
-        "Compute it in blocks (attention: the rewrite rule for blocked attention), at a smaller size, or in chunks",
+        buffer.fix,
         f"{MEASURED}; limit: {limits.source or 'given'}",
         op=node.op,
         node=str(node.index),

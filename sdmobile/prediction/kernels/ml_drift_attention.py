@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from sdmobile.device_profiles.runtime_rules.attention_kernels import KernelRules, RuntimeKernel, runtime_kernel
 from sdmobile.device_profiles.runtime_rules.attention_shape import AttentionShape
 from sdmobile.formats.graph.graph import Operation
+from sdmobile.formats.tflite.gpu_bytes import Bhwc, padded
 from sdmobile.prediction.kernels.shared_lowering import Lowering
-from sdmobile.prediction.kernels.shared_nodes import Bhwc, Node, padded
+from sdmobile.prediction.kernels.shared_nodes import Node
 
 
 @dataclass

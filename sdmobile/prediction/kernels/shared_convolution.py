@@ -7,8 +7,9 @@ import math
 from sdmobile.device_profiles.runtime_rules.conv_layer import ConvLayer
 from sdmobile.device_profiles.runtime_rules.kernel import Category
 from sdmobile.formats.graph.graph import Operation, Tensor
+from sdmobile.formats.tflite.gpu_bytes import padded
 from sdmobile.prediction.kernels.shared_lowering import Lowering
-from sdmobile.prediction.kernels.shared_nodes import Node, padded
+from sdmobile.prediction.kernels.shared_nodes import Node
 
 _TILE, _TAPS = 4, 36  # F(4×4, 3×3): 4×4 outputs from 6×6 products
 

@@ -13,7 +13,8 @@ from sdmobile.device_profiles.runtime_rules.kernel import Category
 from sdmobile.device_profiles.runtime_rules.winograd import Gpu, RuntimeRule
 from sdmobile.formats.graph.graph import FileGraph, Operation, Tensor
 from sdmobile.formats.graph.tflite import CONSTANT_INPUTS
-from sdmobile.prediction.kernels.shared_nodes import Draft, Node, padded
+from sdmobile.formats.tflite.gpu_bytes import padded
+from sdmobile.prediction.kernels.shared_nodes import Draft, Node
 
 Lower = Callable[["Lowering", int, Operation], None]
 _COMMUTATIVE = frozenset({"add", "mul"})

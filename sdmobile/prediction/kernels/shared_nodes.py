@@ -3,33 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from sdmobile.device_profiles.runtime_rules.kernel import Category, Kernel
 from sdmobile.formats.graph.graph import Tensor
-
-Bhwc = tuple[int, int, int, int]
-SLICE = 4  # channels are stored and computed in groups of four (PHWC4)
-_FLOATS = frozenset({"float32", "float16", "bfloat16", "float64"})
-
-
-def padded(channels: int) -> int:
-    """Returns the channels that are stored and computed, ⌈C/4⌉·4."""
-    return -(-channels // SLICE) * SLICE
-
-
-def bhwc(shape: Sequence[int]) -> Bhwc:
-    """Returns a shape as (batch, height, width, channels), as ExtractTensorShape of both engines does."""
-    if len(shape) == 0:
-        return (1, 1, 1, 1)
-    if len(shape) == 1:
-        return (shape[0], 1, 1, 1)
-    if len(shape) == 2:
-        return (shape[0], 1, 1, shape[1])
-    if len(shape) == 3:
-        return (shape[0], 1, shape[1], shape[2])
-    return (math.prod(shape[:-3]), shape[-3], shape[-2], shape[-1])
+from sdmobile.formats.tflite.gpu_bytes import Bhwc, bhwc, gpu_bytes
 
 
 @dataclass
@@ -83,18 +62,20 @@ class Draft:
         self.inputs: tuple[str, ...] = ()
         self.outputs: tuple[str, ...] = ()
         self._shapes: dict[str, Bhwc] = {}
-        self._sizes: dict[str, int] = {}
+        self._bytes: dict[str, int] = {}
         self._same: dict[str, str] = {}
 
     def declare(self, tensor: Tensor) -> None:
         """Adds a value of the file."""
         self._shapes[tensor.name] = bhwc(tensor.shape)
-        self._sizes[tensor.name] = self.element_bytes if tensor.dtype in _FLOATS else 4
+        self._bytes[tensor.name] = gpu_bytes(
+            tensor.shape, tensor.dtype, self.element_bytes, constant=tensor.constant, quantized=tensor.quantized
+        )
 
     def fresh(self, shape: Bhwc) -> str:
         """Adds a value that the file does not have."""
         name = f"%{len(self._shapes)}"
-        self._shapes[name], self._sizes[name] = shape, self.element_bytes
+        self._shapes[name], self._bytes[name] = shape, gpu_bytes(shape, "float32", self.element_bytes)
         return name
 
     def alias(self, name: str, source: str) -> None:
@@ -110,9 +91,8 @@ class Draft:
         return self._shapes[name]
 
     def bytes(self, name: str) -> int:
-        """Returns the size of a value in memory: B·H·W·⌈C/4⌉·4 elements."""
-        batch, height, width, channels = self._shapes[name]
-        return batch * height * width * padded(channels) * self._sizes[name]
+        """Returns the size of a value in the engine's memory."""
+        return self._bytes[name]
 
     def add(self, node: Node) -> Node:
         """Appends a node; its inputs are resolved."""

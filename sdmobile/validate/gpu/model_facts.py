@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import UnsupportedError
+from sdmobile.formats.tflite.gpu_bytes import gpu_bytes
 from sdmobile.validate.gpu.verdict import LargestTensor, RefusedOperator
 from sdmobile.validate.gpu.winograd_copies import transformed_weights
 
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from sdmobile.validate.gpu.acceptance import Acceptance
 
 COMPOSITE = "STABLEHLO_COMPOSITE"
-_CHANNELS = 4  # ML Drift stores channels in groups of four
-_FLOAT = {"FLOAT32", "FLOAT16"}
-_WIDTH = {"INT64": 8, "FLOAT64": 8, "INT32": 4, "UINT32": 4, "INT16": 2, "UINT16": 2}
 _MANY = 6
 _DEQUANTIZED = "_dequant"  # ends the name of a float16 weight behind its DEQUANTIZE
 
@@ -33,22 +31,19 @@ class TensorFacts:
         shape: sizes; the batch first.
         dtype: of the flatbuffer's enumeration, as FLOAT32.
         constant: its values are in the file.
+        quantized: integers stand for numbers by a scale and a zero point.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     constant: bool
+    quantized: bool = False
 
     def bytes_on_gpu(self, precision: str) -> int:
-        """Returns its size in a GPU buffer, the last axis padded to a multiple of four."""
-        float_width = 2 if precision == "float16" else 4
-        width = float_width if self.dtype in _FLOAT else _WIDTH.get(self.dtype, 1)
-        *outer, last = self.shape or (1,)
-        count = -(-last // _CHANNELS) * _CHANNELS
-        for size in outer:
-            count *= size
-        return count * width
+        """Returns its size in a GPU buffer."""
+        float_bytes = 2 if precision == "float16" else 4
+        return gpu_bytes(self.shape, self.dtype, float_bytes, constant=self.constant, quantized=self.quantized)
 
 
 @dataclass(frozen=True)
@@ -144,7 +139,9 @@ def _tensor(model: Any, tensor: Any, schema: Any) -> TensorFacts:
     buffer = model.Buffers(tensor.Buffer())
     shape = tuple(tensor.Shape(i) for i in range(tensor.ShapeLength()))
     constant = buffer.DataLength() > 0 or buffer.Offset() > 1
-    return TensorFacts(tensor.Name().decode(), shape, _names(schema.TensorType)[tensor.Type()], constant)
+    quantization = tensor.Quantization()
+    quantized = quantization is not None and quantization.ScaleLength() > 0
+    return TensorFacts(tensor.Name().decode(), shape, _names(schema.TensorType)[tensor.Type()], constant, quantized)
 
 
 def _operator(model: Any, operator: Any, names: list[str], schema: Any) -> tuple[str, tuple[str, ...]]:

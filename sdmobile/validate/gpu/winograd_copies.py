@@ -11,7 +11,7 @@ _CONVOLUTION = "CONV_2D"
 
 
 def transformed_weights(model: Any, operator: Any, name: str, schema: Any) -> tuple[int, ...] | None:
-    """Returns the shape of the transformed weights (36 · input channels, output channels), None without any.
+    """Returns the shape of the buffer of transformed weights, None without one.
 
     A software GPU is of the family `Gpu.OTHER`. Measured with float32 weights of 1920 to 640 channels at 32×32, 177 MB
     transformed: on lavapipe, whose buffers hold 134 MB, the result is wrong without a word; on SwiftShader, where they
@@ -38,6 +38,4 @@ def transformed_weights(model: Any, operator: Any, name: str, schema: Any) -> tu
         stride=(options.StrideH(), options.StrideW()),
         dilation=(options.DilationHFactor(), options.DilationWFactor()),
     )
-    if ML_DRIFT.objection(layer, Gpu.OTHER) is not None:
-        return None
-    return layer.transformed_weights(ML_DRIFT.tile) // layer.channels[1], layer.channels[1]
+    return ML_DRIFT.weight_buffer(layer, Gpu.OTHER)
