@@ -19,7 +19,7 @@ from typing import Any
 from sdmobile.basics.files import size_of
 from sdmobile.exporters.job import ExportJob
 from sdmobile.exporters.process import run_component
-from sdmobile.families.contracts import COMPONENTS
+from sdmobile.families import component_names
 from tests.synthetic import write_checkpoint
 
 GIB = 2**30
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="SD1.5-shaped checkpoint; without it, one is written")
     parser.add_argument("--work", type=Path, default=Path("build/full-size"))
     parser.add_argument("--targets", default="ios,android")
-    parser.add_argument("--components", default=",".join(COMPONENTS))
+    parser.add_argument("--components", default=",".join(component_names()))
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     checkpoint = arguments.checkpoint or arguments.work / "sd15"

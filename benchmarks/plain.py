@@ -23,16 +23,15 @@ def main(checkpoint: Path, component: str, target: str, output: Path) -> None:
     import torch
 
     from sdmobile.basics.memory import peak_resident_bytes
-    from sdmobile.checkpoints import load_component, open_checkpoint
+    from sdmobile.checkpoints import open_checkpoint
     from sdmobile.families.contracts import contract_for
-    from sdmobile.families.wrappers import wrap
     from sdmobile.reference.geometry import geometry_for
+    from sdmobile.reference.subject import wrapped_component
 
     started = time.perf_counter()
     opened = open_checkpoint(checkpoint)
-    module = load_component(opened, "vae" if component.startswith("vae") else component)  # pyright: ignore
-    contract = contract_for(target, component, geometry_for(opened, "batch2"))
-    wrapped = wrap(target, component, module).eval()
+    contract = contract_for(opened.family, target, component, geometry_for(opened, "batch2"))
+    wrapped = wrapped_component(opened, target, component)
     inputs = tuple(torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in contract.inputs)
     loaded = time.perf_counter()
     with torch.no_grad():

@@ -101,15 +101,15 @@ def plain_file(checkpoint: Path, component: str, output: Path) -> None:
     import litert_torch
     import torch
 
-    from sdmobile.checkpoints import load_component, open_checkpoint
-    from sdmobile.families.contracts import contract_for, module_name
-    from sdmobile.families.wrappers import wrap
+    from sdmobile.checkpoints import open_checkpoint
+    from sdmobile.families.contracts import contract_for
     from sdmobile.reference.capture import example_inputs
     from sdmobile.reference.geometry import geometry_for
+    from sdmobile.reference.subject import wrapped_component
 
     opened = open_checkpoint(checkpoint)
-    contract = contract_for("onnx", component, geometry_for(opened, "batch2"))  # the canonical layout
-    module = wrap("onnx", component, load_component(opened, module_name(component)))
+    contract = contract_for(opened.family, "onnx", component, geometry_for(opened, "batch2"))  # the canonical layout
+    module = wrapped_component(opened, "onnx", component)
     with torch.no_grad():
         litert_torch.convert(module, example_inputs(contract)).export(str(output))
 
@@ -129,7 +129,9 @@ def prepare(checkpoint: Path | None, component: str, work: Path) -> tuple[dict[s
     for name, target, device in (("sdmobile, android-cpu", "android", "android-cpu"), ("ONNX Runtime", "onnx", "cpu")):
         folder = work / device
         folder.mkdir(parents=True, exist_ok=True)
-        contract = contract_for(target, component, geometry_for(open_checkpoint(source), "batch2"))
+        contract = contract_for(
+            open_checkpoint(source).family, target, component, geometry_for(open_checkpoint(source), "batch2")
+        )
         path = folder / contract.file_name
         if not path.exists():
             run_component(ExportJob(source, component, target, device, "batch2", None, folder), folder, lambda _: None)

@@ -166,14 +166,14 @@ def _component(name: str) -> tuple[str, torch.nn.Module, Geometry]:
     """Returns a component's name, a module with random weights (the bundled ones for -shapes), and its geometry."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    from sdmobile.checkpoints import load_component, open_checkpoint
+    from sdmobile.checkpoints import load_model, open_checkpoint
     from sdmobile.formats.bundle.contracts import Geometry
     from sdmobile.reference.geometry import geometry_for
 
     if name.endswith("-shapes"):
         checkpoint = open_checkpoint(None)
         component = "unet" if name.startswith("unet") else "vae_decoder"
-        module = load_component(checkpoint, "unet" if component == "unet" else "vae")
+        module = load_model(checkpoint, "unet" if component == "unet" else "vae")
         return component, module, geometry_for(checkpoint, "batch2")
     if name == "unet-mid":
         module = UNet2DConditionModel(**_UNET)
@@ -223,8 +223,8 @@ def _captured(name: str) -> tuple[ExportedProgram, tuple[torch.Tensor, ...]]:
     """Returns a model's program as the Android target takes it, and inputs for it."""
     import torch
 
-    from sdmobile.families.contracts import contract_for
-    from sdmobile.families.wrappers import wrap
+    from sdmobile.families import family_named
+    from sdmobile.families.contracts import contract_for, wrap
     from sdmobile.reference.capture import capture, example_inputs
 
     torch.manual_seed(0)
@@ -233,8 +233,10 @@ def _captured(name: str) -> tuple[ExportedProgram, tuple[torch.Tensor, ...]]:
         with torch.no_grad():
             return torch.export.export(_blocks().eval(), inputs), inputs
     component, module, geometry = _component(name)
-    contract = contract_for("android", component, geometry)
-    program, _ = capture(wrap("android", component, module.eval()), contract)
+    contract = contract_for(family_named("stable-diffusion"), "android", component, geometry)
+    program, _ = capture(
+        wrap("android", family_named("stable-diffusion").component(component), module.eval()), contract
+    )
     return program, example_inputs(contract)
 
 

@@ -10,8 +10,9 @@ import zlib
 from typing import TYPE_CHECKING, Any, Literal
 
 from sdmobile.checkpoints.bpe import write_clip_tokenizer
-from sdmobile.checkpoints.modules import CLASSES, empty_module
-from sdmobile.checkpoints.schedulers import STABLE_DIFFUSION
+from sdmobile.checkpoints.modules import empty_module
+from sdmobile.families.schedulers import STABLE_DIFFUSION
+from tests.families import SD
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,11 +53,11 @@ def write_checkpoint(folder: Path, preset: Preset = "tiny", seed: int = 0) -> Pa
     vocab_size = None if preset == "tiny" else 49408
     tokens = write_clip_tokenizer(folder / "tokenizer", CORPUS, vocab_size)
     for component, config in configs.items():
-        config = {"_class_name": CLASSES[component][0], **config}
+        config = {"_class_name": SD.model(component).classes[0], **config}
         if component == "text_encoder":
             config |= {"architectures": [config.pop("_class_name")], "model_type": "clip_text_model"}
             config |= {"vocab_size": tokens, "bos_token_id": tokens - 2, "eos_token_id": tokens - 1, "pad_token_id": 1}
-        module = empty_module(component, config)
+        module = empty_module(SD.model(component), config)
         count = sum(parameter.numel() for parameter in module.parameters())
         if preset == "sd15" and count != SD15_PARAMETERS[component]:
             raise AssertionError(f"{component} has {count} parameters, SD 1.5 has {SD15_PARAMETERS[component]}")

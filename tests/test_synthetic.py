@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from sdmobile.checkpoints import load_component, open_checkpoint
+from sdmobile.checkpoints import load_model, open_checkpoint
+from tests.families import SD
 from tests.synthetic import _SD15, SD15_PARAMETERS, write_checkpoint
 
 if TYPE_CHECKING:
@@ -25,14 +26,14 @@ def test_seed_decides_the_bytes(tiny_checkpoint: Path, tmp_path: Path) -> None:
 def test_activations_are_sane(tiny_checkpoint: Path) -> None:
     checkpoint = open_checkpoint(tiny_checkpoint)
     with torch.no_grad():
-        context = load_component(checkpoint, "text_encoder")(torch.arange(77)[None]).last_hidden_state
-        noise = load_component(checkpoint, "unet")(torch.randn(1, 4, 16, 16), torch.tensor([500.0]), context).sample
+        context = load_model(checkpoint, "text_encoder")(torch.arange(77)[None]).last_hidden_state
+        noise = load_model(checkpoint, "unet")(torch.randn(1, 4, 16, 16), torch.tensor([500.0]), context).sample
     assert 0.5 < float(context.std()) < 2
     assert 0.05 < float(noise.std()) < 5
 
 
 def test_norms_are_not_identities(tiny_checkpoint: Path) -> None:
-    unet = load_component(open_checkpoint(tiny_checkpoint), "unet")
+    unet = load_model(open_checkpoint(tiny_checkpoint), "unet")
     norm = unet.get_submodule("conv_norm_out")
     assert float(norm.get_parameter("weight").std()) > 0.05
     assert float(norm.get_parameter("bias").std()) > 0.02
@@ -42,7 +43,7 @@ def test_sd15_shapes_count_as_stable_diffusion() -> None:
     from sdmobile.checkpoints.modules import empty_module
 
     for component, expected in SD15_PARAMETERS.items():
-        module = empty_module(component, _SD15[component])
+        module = empty_module(SD.model(component), _SD15[component])
         assert sum(parameter.numel() for parameter in module.parameters()) == expected
         if component == "vae":
             decoder = [
@@ -65,4 +66,4 @@ def test_sd15_can_be_written_and_loaded(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_checkpoint(tmp_path / "sd15", "sd15"))
     assert {name: info.parameters for name, info in checkpoint.components.items()} == SD15_PARAMETERS
     assert (checkpoint.latent_size, checkpoint.image_size, checkpoint.context_dim) == (64, 512, 768)
-    load_component(checkpoint, "text_encoder")
+    load_model(checkpoint, "text_encoder")

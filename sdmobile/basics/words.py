@@ -6,12 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-COMPONENT_TITLES = {
-    "text_encoder": "Text encoder",
-    "unet": "UNet",
-    "vae_decoder": "VAE decoder",
-    "vae_encoder": "VAE encoder",
-}
+_SPELLINGS = {"unet": "UNet", "vae": "VAE", "controlnet": "ControlNet", "clip": "CLIP", "t5": "T5"}
 UNKNOWN = "–"
 
 
@@ -92,8 +87,9 @@ def count(value: int | None) -> str:
 
 
 def title(component: str) -> str:
-    """Returns a component's name for people."""
-    return COMPONENT_TITLES.get(component, component)
+    """Returns a component's name as a heading: "vae_decoder" is "VAE decoder"."""
+    words = [_SPELLINGS.get(word, word) for word in component.split("_")]
+    return " ".join([words[0][:1].upper() + words[0][1:], *words[1:]])
 
 
 def grouped_rewrites(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

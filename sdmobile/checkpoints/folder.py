@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 from sdmobile.checkpoints.assemble import Parts, assemble, component_info
 from sdmobile.checkpoints.headers import check_readable
 from sdmobile.checkpoints.jsonfile import read_json
-from sdmobile.checkpoints.supported import check_pipeline
 from sdmobile.checkpoints.weights import find_weights, read_headers
 from sdmobile.errors import CheckpointError
-from sdmobile.families.components import COMPONENTS
+from sdmobile.families import FAMILIES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from sdmobile.checkpoints.types import Checkpoint, ComponentInfo
-    from sdmobile.families.components import ComponentName
+    from sdmobile.families.family import Model
 
 _TOKENIZER_FILES = ("vocab.json", "merges.txt")
+_MODELS = tuple(dict.fromkeys(model.name for family in FAMILIES for model in family.models))
 
 
 def open_folder(path: Path, tokenizer_dir: Path | None = None) -> Checkpoint:
@@ -39,14 +39,16 @@ def open_folder(path: Path, tokenizer_dir: Path | None = None) -> Checkpoint:
             "a checkpoint folder must hold model_index.json", path, "Give the top folder of a Diffusers checkpoint."
         )
     index = read_json(index_file)
-    check_pipeline(index, path)
+    configs = {name: config for name in _MODELS if (config := _config(path, name)) is not None}
+    family = next(family for family in FAMILIES if family.claims(index, configs))
+    family.check_index(index, path)
     notes: list[str] = []
     components: dict[str, ComponentInfo] = {}
     hashed = [index_file]
-    for name in COMPONENTS:
-        info, found_notes = _component(path, name, index)
-        components[name] = info
-        notes += found_notes
+    for model in family.models:
+        info, corrections = _component(path, model, index)
+        components[model.name] = info
+        notes += corrections
         hashed += [info.path / "config.json", *info.weight_files]
     scheduler_file = path / "scheduler" / "scheduler_config.json"
     hashed.append(scheduler_file)
@@ -57,6 +59,7 @@ def open_folder(path: Path, tokenizer_dir: Path | None = None) -> Checkpoint:
     # Where model cards on the Hugging Face Hub put it: inference: parameters: guidance_scale.
     guidance = _stated(card, r"^\s+guidance_scale:\s*(\d+(?:\.\d+)?)\s*$")
     parts = Parts(
+        family=family,
         path=path,
         name=path.resolve().name,
         format="diffusers",
@@ -71,14 +74,20 @@ def open_folder(path: Path, tokenizer_dir: Path | None = None) -> Checkpoint:
     return assemble(parts)
 
 
-def _component(path: Path, name: ComponentName, index: dict[str, Any]) -> tuple[ComponentInfo, list[str]]:
-    folder = path / name
+def _config(path: Path, name: str) -> dict[str, Any] | None:
+    """Returns the configuration of a model, None where there is none to read."""
+    file = path / name / "config.json"
+    return read_json(file) if file.is_file() else None
+
+
+def _component(path: Path, model: Model, index: dict[str, Any]) -> tuple[ComponentInfo, list[str]]:
+    folder = path / model.name
     if not folder.is_dir():
         raise CheckpointError("the folder of every component must be present", folder, "Download it completely.")
     config = read_json(folder / "config.json")
     files = find_weights(folder)
     tensors = read_headers(files)
-    return component_info(name, folder, str(index[name][1]), config, tensors, files)
+    return component_info(model, folder, str(index[model.name][1]), config, tensors, files)
 
 
 def _front_matter(readme: Path) -> str:

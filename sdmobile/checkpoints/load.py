@@ -13,19 +13,18 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sdmobile.checkpoints.types import Checkpoint
-    from sdmobile.families.components import ComponentName
 
 _SHOWN = 5
 
 
-def load_component(checkpoint: Checkpoint, component: ComponentName) -> nn.Module:
-    """Loads one component in float32, ready for inference, and checks every weight.
+def load_model(checkpoint: Checkpoint, name: str) -> nn.Module:
+    """Loads one model in float32, ready for inference, and checks every weight.
 
     Peak memory is the float32 module plus one tensor.
 
     Args:
         checkpoint: from open_checkpoint.
-        component: text_encoder, unet or vae.
+        name: of the family's model, such as "unet".
 
     Returns:
         The Diffusers or Transformers module in eval mode without gradients.
@@ -34,22 +33,22 @@ def load_component(checkpoint: Checkpoint, component: ComponentName) -> nn.Modul
         CheckpointError: a weight is missing, has the wrong shape, or is not finite; or a file is corrupt.
         UnsupportedError: the configuration does not make a model.
     """
-    info = checkpoint.components[component]
-    module = empty_module(component, info.config)
-    wanted = {name: tuple(parameter.shape) for name, parameter in module.state_dict().items()}
+    info = checkpoint.components[name]
+    module = empty_module(checkpoint.family.model(name), info.config)
+    wanted = {key: tuple(parameter.shape) for key, parameter in module.state_dict().items()}
     loaded: dict[str, torch.Tensor] = {}
     unknown: list[str] = []
-    for name, tensor in component_tensors(checkpoint, component):
-        if name not in wanted:
-            unknown.append(name)
+    for key, tensor in component_tensors(checkpoint, name):
+        if key not in wanted:
+            unknown.append(key)
             continue
-        if tuple(tensor.shape) != wanted[name]:
+        if tuple(tensor.shape) != wanted[key]:
             raise CheckpointError(
-                f"the weights of {component} must have the shapes of its architecture",
-                f"{name} is {tuple(tensor.shape)}, expected {wanted[name]}",
+                f"the weights of {name} must have the shapes of its architecture",
+                f"{key} is {tuple(tensor.shape)}, expected {wanted[key]}",
             )
-        loaded[name] = _checked_float32(component, name, tensor)
-    _check_complete(component, set(wanted) - set(loaded), unknown)
+        loaded[key] = _checked_float32(name, key, tensor)
+    _check_complete(name, set(wanted) - set(loaded), unknown)
     module.load_state_dict(loaded, strict=True, assign=True)
     _fill_buffers(module)
     return module.eval().requires_grad_(False)

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from sdmobile.checkpoints.schedulers import STABLE_DIFFUSION
-
 if TYPE_CHECKING:
     from sdmobile.checkpoints.types import Checkpoint
 
@@ -19,10 +17,6 @@ _MODULES = {
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
 }
 _HALF = 2  # bytes of a float16 weight
-# What Apple's `StableDiffusion` Swift package has built in (apple/ml-stable-diffusion, Scheduler, Decoder, Encoder).
-_APPLE_SCALING = 0.18215
-_APPLE_LATENT_CHANNELS = 4
-_APPLE_SCHEDULE = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
 
 
 @dataclass(frozen=True)
@@ -53,13 +47,11 @@ def judge(checkpoint: Checkpoint, target: str) -> Verdict:
         target: ios, android or onnx.
     """
     problems = [_missing(target)] if not all(find_spec(name) for name in _MODULES[target]) else []
-    warnings: list[str] = []
     if checkpoint.tokenizer_dir is None:
         problems.append("no tokenizer: put a folder `tokenizer` with vocab.json and merges.txt beside the checkpoint")
     if target == "android":
         problems += _too_large(checkpoint)
-    if target == "ios":
-        warnings += _apple_differences(checkpoint)
+    warnings = checkpoint.family.app_differences(target, checkpoint)
     return Verdict(target, tuple(problems), tuple(warnings))
 
 
@@ -77,27 +69,3 @@ def _too_large(checkpoint: Checkpoint) -> list[str]:
         for name, info in checkpoint.components.items()
         if limit is not None and _HALF * info.parameters > limit
     ]
-
-
-def _apple_differences(checkpoint: Checkpoint) -> list[str]:
-    """Returns where Apple's Swift package, as it is, would compute something else."""
-    found: list[str] = []
-    if checkpoint.prediction_type != "epsilon":
-        found.append(
-            f"the UNet predicts {checkpoint.prediction_type}; the schedulers of Apple's Swift package read epsilon"
-        )
-    for key in _APPLE_SCHEDULE:
-        stated, built_in = checkpoint.scheduler_config.get(key, STABLE_DIFFUSION[key]), STABLE_DIFFUSION[key]
-        if stated != built_in:
-            found.append(f"scheduler {key} is {stated}; Apple's Swift package has {built_in} built in")
-    if checkpoint.scaling_factor != _APPLE_SCALING:
-        found.append(
-            f"the latent scaling factor is {checkpoint.scaling_factor:g}; Apple's Swift package defaults to "
-            f"{_APPLE_SCALING}: set it in the pipeline's configuration"
-        )
-    if checkpoint.latent_channels != _APPLE_LATENT_CHANNELS:
-        found.append(
-            f"latents have {checkpoint.latent_channels} channels; the image encoder of Apple's Swift package assumes "
-            f"{_APPLE_LATENT_CHANNELS} (text to image is not affected)"
-        )
-    return found

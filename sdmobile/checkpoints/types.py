@@ -7,10 +7,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from sdmobile.checkpoints.hashing import hash_files
-from sdmobile.families.components import ComponentName
+from sdmobile.families.family import Facts
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from sdmobile.families.family import Family
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class ComponentInfo:
     """One model of a checkpoint.
 
     Args:
-        name: text_encoder, unet or vae.
+        name: of the family's model, such as "unet".
         path: its folder, or the single file that holds all components.
         class_name: the Diffusers or Transformers class that runs it.
         config: that class's configuration, corrected where the tensors say otherwise.
@@ -28,7 +30,7 @@ class ComponentInfo:
         weight_files: the files that hold them.
     """
 
-    name: ComponentName
+    name: str
     path: Path
     class_name: str
     config: dict[str, Any]
@@ -38,43 +40,29 @@ class ComponentInfo:
     weight_files: tuple[Path, ...] = ()
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A text-to-image checkpoint of the Stable Diffusion 1.x/2.x shape.
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(Facts):
+    """A checkpoint of a known family; the further fields are those of `Facts`.
 
     Args:
+        family: what kind of model it is.
         path: the Diffusers folder or the single file.
         name: name for people.
         format: "diffusers" or "single_file".
-        components: by name.
+        components: its models by name.
         tokenizer_dir: folder of the CLIPTokenizer, if there is one.
-        scheduler_config: configuration of the Diffusers scheduler that the checkpoint was trained for.
-        latent_channels: C of a latent [C, h, w].
-        latent_size: h = w that the checkpoint was trained on, in latent cells.
-        vae_scale_factor: pixels per latent cell along one axis.
-        scaling_factor: latents are multiplied by it after encoding and divided by it before decoding.
-        context_length: tokens per prompt.
-        context_dim: features per token.
-        prediction_type: what the UNet predicts: "epsilon", "v_prediction" or "sample".
         license: SPDX identifier or name, None where the checkpoint does not say.
-        guidance_scale: classifier-free guidance scale that the model card recommends, None where it does not.
+        guidance_scale: guidance scale that the model card recommends, None where it does not.
         notes: where configuration and tensors disagree, and what was assumed.
         hashed_files: files that make the checkpoint what it is, relative to `path` (or its parent).
     """
 
+    family: Family
     path: Path
     name: str
     format: Literal["diffusers", "single_file"]
     components: dict[str, ComponentInfo]
     tokenizer_dir: Path | None
-    scheduler_config: dict[str, Any]
-    latent_channels: int
-    latent_size: int
-    vae_scale_factor: int
-    scaling_factor: float
-    context_length: int
-    context_dim: int
-    prediction_type: str
     license: str | None
     guidance_scale: float | None = None
     notes: tuple[str, ...] = ()

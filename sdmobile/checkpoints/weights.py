@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import torch
 
     from sdmobile.checkpoints.types import Checkpoint
-    from sdmobile.families.components import ComponentName
 
 _STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
@@ -84,23 +83,22 @@ def normalise(name: str) -> str | None:
     return name
 
 
-def component_tensors(checkpoint: Checkpoint, component: ComponentName) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yields a component's stored tensors under the names that its module uses.
+def component_tensors(checkpoint: Checkpoint, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yields a model's stored tensors under the names that its module uses.
 
     Raises:
         CheckpointError: a file cannot be read.
     """
-    files = checkpoint.components[component].weight_files
+    files = checkpoint.components[name].weight_files
     if checkpoint.format == "single_file":
-        from sdmobile.checkpoints import ldm
-
-        renamed = ldm.convert(component, dict(stored_tensors(files, lambda name: ldm.belongs(component, name))))
+        model = checkpoint.family.model(name)
+        renamed = model.convert(dict(stored_tensors(files, lambda stored: stored.startswith(model.prefixes))))
         # Each tensor is let go as soon as it was used: the stored copy shrinks while the loaded one grows.
-        tensors = ((name, renamed.pop(name)) for name in list(renamed))
+        tensors = ((renewed, renamed.pop(renewed)) for renewed in list(renamed))
     else:
         tensors = stored_tensors(files)
-    for name, tensor in tensors:
-        key = normalise(name)
+    for stored, tensor in tensors:
+        key = normalise(stored)
         if key is None:
             continue
         # The old VAE stored its attention's matrices as 1×1 convolutions.

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sdmobile.cli.arguments import COMPONENTS
+
 if TYPE_CHECKING:
     from sdmobile.exporters.bundle import ExportResult
     from sdmobile.exporters.request import ExportPlan
@@ -17,7 +19,8 @@ _ISLANDS = (
     "time and memory of the sampling."
 )
 _QUANTIZE = "Store the weights as a recipe says: a name of `sdmobile quantize recipes`, or a JSON file."
-_COMPONENTS = "Export only these, separated by commas: text_encoder, unet, vae_decoder, vae_encoder."
+_COMPONENTS = f"Export only these, separated by commas: {COMPONENTS}."
+_GUIDANCE = "batch2 (both guidance rows in one UNet call) or separate; without it, the default of the family."
 
 
 def export(
@@ -31,7 +34,7 @@ def export(
     ] = None,
     components: Annotated[str | None, typer.Option(help=_COMPONENTS)] = None,
     resolution: Annotated[int | None, typer.Option(help="Height = width of the picture, in pixels.")] = None,
-    guidance: Annotated[str, typer.Option(help="batch2 (both guidance rows in one UNet call) or separate.")] = "batch2",
+    guidance: Annotated[str | None, typer.Option(help=_GUIDANCE)] = None,
     plain_ops: Annotated[
         bool, typer.Option("--plain-ops", help="Use no composite operators, for runtimes that do not know them.")
     ] = False,
@@ -117,7 +120,7 @@ def _show_plan(plan: ExportPlan, json_output: bool) -> None:
 
     memory, disk = plan.memory_bytes / 2**30, plan.disk_bytes / 1e9
     console = Console(stderr=True, highlight=False)
-    console.print(f"{plan.checkpoint.name} -> {plan.request.target} ({plan.device}), {plan.request.guidance} guidance")
+    console.print(f"{plan.checkpoint.name} -> {plan.request.target} ({plan.device}), {plan.guidance} guidance")
     for part in plan.components:
         estimate = f"about {part.memory_bytes / 2**30:.1f} GiB of memory, {part.kept_bytes / 1e6:.1f} MB file"
         console.print(f"  {part.name:13} {part.parameters / 1e6:8.2f} M parameters   {estimate}")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sdmobile.cli.arguments import Steps
+
 if TYPE_CHECKING:
     from sdmobile.reference.sampling import PipelineSpec, SampleRequest
 
@@ -20,7 +22,7 @@ def generate(
     *,
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="What to draw.", show_default=False)],
     negative: Annotated[str, typer.Option(help="What to stay away from.")] = "",
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="Scheduler steps.")] = 20,
+    steps: Steps = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the initial noise.")] = 0,
     guidance: Annotated[float | None, typer.Option(help=_GUIDANCE)] = None,
     scheduler: Annotated[
@@ -47,6 +49,7 @@ def generate(
     with step_progress() as progress:
         runner, spec, model_hash = open_source(bundle, runtime, reference, threads)
         scale = spec.guidance_scale if guidance is None else guidance
+        steps = spec.family.default_steps if steps is None else steps
         request = SampleRequest(prompt, negative, steps, seed, scale, scheduler)
         result = sample(
             runner, spec, request, on_step=lambda done, total: progress(f"sampling with {runner.name}", done, total)

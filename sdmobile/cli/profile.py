@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sdmobile.cli.arguments import Steps
 from sdmobile.cli.output import Output
 from sdmobile.errors import OutputError, UnsupportedError
 
@@ -32,7 +33,7 @@ def profile(
     bundle: Annotated[Path | None, typer.Argument(help=_BUNDLE + " Without it, the bundled shapes-64.")] = None,
     device: Annotated[str | None, typer.Option(help=_DEVICE)] = None,
     unit: Annotated[str | None, typer.Option(help="Compute unit; without it, the device's first.")] = None,
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps of an image.")] = 20,
+    steps: Steps = None,
     guidance: Annotated[str | None, typer.Option(help=_GUIDANCE)] = None,
     top: Annotated[int, typer.Option(min=0, help="How many of the costliest kernels to show.")] = 15,
     trace: Annotated[Path | None, typer.Option(help=_TRACE)] = None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sdmobile.cli.arguments import COMPONENTS
 from sdmobile.cli.output import Output, megabytes
 from sdmobile.errors import OutputError, UnsupportedError
 
@@ -51,9 +52,7 @@ def list_rules(
 def explain(
     checkpoint: Checkpoint = None,
     device: Device = "galaxy-s23-ultra",
-    component: Annotated[
-        str | None, typer.Option(help="text_encoder, unet, vae_decoder or vae_encoder; without it, all.")
-    ] = None,
+    component: Annotated[str | None, typer.Option(help=f"{COMPONENTS}; without it, all.")] = None,
     rule: Annotated[
         str | None, typer.Option(help="Tell one rule in full: its equation, source and every place.")
     ] = None,
@@ -64,7 +63,7 @@ def explain(
     json: Json = False,
 ) -> None:
     """Say what the rules of a device did to a checkpoint, where they were refused and why."""
-    from sdmobile.families.contracts import COMPONENTS
+    from sdmobile.checkpoints import open_checkpoint
     from sdmobile.reference.subject import capture_subject
     from sdmobile.rewrites.explanation import explain_program
     from sdmobile.rewrites.options import RewriteOptions
@@ -75,7 +74,7 @@ def explain(
     if rule is not None:
         rule_class(rule)
     found: list[Explanation] = []
-    for name in COMPONENTS if component is None else (component,):
+    for name in open_checkpoint(checkpoint).family.names if component is None else (component,):
         subject = capture_subject(checkpoint, name, device, resolution=resolution)
         found.append(explain_program(name, subject.program, rules_for(subject.profile, options)))
     output = Output(json)
@@ -91,7 +90,7 @@ def explain(
 def ablate_rules(
     checkpoint: Checkpoint = None,
     device: Device = "galaxy-s23-ultra",
-    component: Annotated[str, typer.Option(help="text_encoder, unet, vae_decoder or vae_encoder.")] = "unet",
+    component: Annotated[str | None, typer.Option(help=f"{COMPONENTS}; without it, the denoiser.")] = None,
     graph_only: Annotated[
         bool, typer.Option("--graph-only", help="Export no files: operators, memory and error of the graphs alone.")
     ] = False,

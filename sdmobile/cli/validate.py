@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sdmobile.cli.arguments import COMPONENTS, Steps
+
 if TYPE_CHECKING:
     from sdmobile.validate.check import Validation
     from sdmobile.validate.results import ValidationReport
     from sdmobile.validate.thresholds import Thresholds
 
-_COMPONENTS = "Check only these, separated by commas: text_encoder, unet, vae_decoder, vae_encoder."
+_COMPONENTS = f"Check only these, separated by commas: {COMPONENTS}."
 _RUNTIME = (
     "auto for every runtime that this machine has; or evaluator (float32), evaluator-fp16 (float16 values, sums in "
     "float32: nearest to a phone), evaluator-fp16acc (sums in float16 too), coreml, coreml-cpu, coreml-gpu, "
@@ -62,7 +64,7 @@ def validate(
     components: Annotated[str | None, typer.Option(help=_COMPONENTS)] = None,
     runtime: Annotated[str, typer.Option(help=_RUNTIME)] = "auto",
     prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt per line.")] = None,
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="Scheduler steps.")] = 20,
+    steps: Steps = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the first prompt.")] = 0,
     guidance: Annotated[
         float | None, typer.Option(help="Classifier-free guidance scale; without it, the checkpoint's own or 7.5.")
@@ -166,7 +168,7 @@ def write_report(bundle: Path, validation: Validation, folder: Path) -> None:
     import json
 
     from sdmobile.basics.files import write_whole
-    from sdmobile.formats.bundle.model_card import model_card
+    from sdmobile.families.model_card import model_card
     from sdmobile.formats.bundle.reading import MANIFEST
     from sdmobile.report.figures import png_bytes
     from sdmobile.report.html import render_report

@@ -18,6 +18,7 @@ from sdmobile.exporters.cache import ComponentCache, component_key, compressed_k
 from sdmobile.exporters.phone_files import write_phone_files
 from sdmobile.exporters.process import run_component
 from sdmobile.exporters.request import ExportPlan, check_resources
+from sdmobile.families.model_card import model_card
 from sdmobile.formats.bundle.reading import KIND, SCHEMA_VERSION
 from sdmobile.formats.bundle.writing import (
     Part,
@@ -111,13 +112,13 @@ def _compressed(
     assert recipe is not None
     destination = Destination(plan.request.target, plan.device)
     check_recipe(recipe, destination, parts)
-    inputs = RecordedInputs(plan.checkpoint, plan.geometry, plan.request.guidance, default_recordings_dir())
+    inputs = RecordedInputs(plan.checkpoint, plan.geometry, plan.guidance, default_recordings_dir())
     results: dict[str, Part] = {}
     for name, part in parts.items():
         if not recipe.covers(name):
             results[name] = part
             continue
-        key = compressed_key(keys[name], recipe, plan.request.guidance)
+        key = compressed_key(keys[name], recipe, plan.guidance)
         hit = cache.find(key)
         if hit is None:
             folder = work / f"{name}.compressed"
@@ -144,6 +145,7 @@ def _write_manifest(plan: ExportPlan, records: dict[str, Any], folder: Path) -> 
     manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "kind": KIND,
+        "family": checkpoint.family.name,
         "target": plan.request.target,
         "device": _device_in(plan.device, folder),
         "created": created(),
@@ -157,7 +159,7 @@ def _write_manifest(plan: ExportPlan, records: dict[str, Any], folder: Path) -> 
             "notes": list(checkpoint.notes),
         },
         "geometry": plan.geometry.to_json(),
-        "guidance": plan.request.guidance,
+        "guidance": plan.guidance,
         "pipeline": {
             "scaling_factor": checkpoint.scaling_factor,
             "vae_scale_factor": checkpoint.vae_scale_factor,
@@ -170,4 +172,4 @@ def _write_manifest(plan: ExportPlan, records: dict[str, Any], folder: Path) -> 
     }
     if plan.request.recipe is not None:
         manifest["recipe"] = plan.request.recipe.to_json()
-    return seal(manifest, folder)
+    return seal(manifest, folder, model_card(manifest))

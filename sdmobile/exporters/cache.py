@@ -39,9 +39,9 @@ def component_key(plan: ExportPlan, component: str) -> str:
     """
     from sdmobile.device_profiles import profile_hash
 
-    request = plan.request
-    # Guidance decides what a UNet takes, and which calls a short sampling run records for any component.
-    guided = component == "unet" or request.float32_islands or request.rewrites.check
+    request, denoiser = plan.request, plan.checkpoint.family.denoiser.name
+    # Guidance decides what a denoiser takes, and which calls a short sampling run records for any component.
+    guided = component == denoiser or request.float32_islands or request.rewrites.check
     facts = {
         "source": plan.checkpoint.content_hash,
         "name": plan.checkpoint.name,
@@ -50,8 +50,8 @@ def component_key(plan: ExportPlan, component: str) -> str:
         "profile": profile_hash(plan.device),
         "rewrites": request.rewrites.to_json(),
         "float32_islands": request.float32_islands,
-        "chunks": request.chunks if component == "unet" else 1,
-        "guidance": request.guidance if guided else None,
+        "chunks": request.chunks if component == denoiser else 1,
+        "guidance": plan.guidance if guided else None,
         "geometry": plan.geometry.to_json() | ({} if guided else {"batch": 0}),
         "code": code_hash(),
         "libraries": library_closure(_DECIDING_LIBRARIES),

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from sdmobile.exporters.chunks import Part
 
-CHUNKED = "unet"
 _APPLE_CHUNKS = 2
 
 

@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING, Any
 from sdmobile import __version__
 from sdmobile.basics.files import hash_of, size_of
 from sdmobile.errors import ComponentError, MissingDependencyError, ResourceError, SdmobileError, UnsupportedError
-from sdmobile.exporters.chunk_contracts import CHUNKED, part_contracts
+from sdmobile.exporters.chunk_contracts import part_contracts
 from sdmobile.exporters.job import ExportJob
 from sdmobile.exporters.lowering import LoweringOptions, LoweringRecord, Provenance
 from sdmobile.exporters.stages import StageLog
-from sdmobile.families.contracts import contract_for, module_name
-from sdmobile.families.wrappers import wrap
+from sdmobile.families.contracts import contract_for
 from sdmobile.formats.bundle.contracts import Contract
 from sdmobile.reference.geometry import geometry_for
 
@@ -88,9 +87,10 @@ def run_stages(job: ExportJob, announce: Announce) -> dict[str, Any]:
             checkpoint = open_checkpoint(job.checkpoint)
             provenance = _provenance(checkpoint)  # reads and hashes all files of the checkpoint
         geometry = geometry_for(checkpoint, job.guidance, job.resolution)
-        contract = contract_for(job.target, job.component, geometry)
+        contract = contract_for(checkpoint.family, job.target, job.component, geometry)
         profile = _profile(job)
-        options = LoweringOptions(provenance, profile.deployment_target)
+        summary = checkpoint.family.component(job.component).summary
+        options = LoweringOptions(provenance, profile.deployment_target, summary=summary)
         run = _Run(job, profile, checkpoint, contract, options, log)
         job.out_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{contract.file_name}-", dir=job.out_dir) as scratch:
@@ -179,7 +179,7 @@ def _recorded_calls(run: _Run, programs: list[ExportedProgram]) -> list[tuple[tu
 
 def _parts(run: _Run, program: ExportedProgram) -> tuple[list[ExportedProgram], tuple[Contract, ...]]:
     """Returns the programs and contracts of the component's files: one, or the chain that the user asked for."""
-    if run.job.chunks == 1 or run.job.component != CHUNKED:
+    if run.job.chunks == 1 or run.job.component != run.checkpoint.family.denoiser.name:
         return [program], (run.contract,)
     from sdmobile.exporters.chunks import split
 
@@ -210,9 +210,10 @@ def _release(program: ExportedProgram, later: list[ExportedProgram]) -> None:
 def _graph(run: _Run) -> ExportedProgram:
     """Loads the weights and returns the rewritten graph over them."""
     from sdmobile.reference.capture import capture
+    from sdmobile.reference.subject import wrapped_component
 
     with run.log.stage("load") as details:
-        module = _load(run)
+        module = wrapped_component(run.checkpoint, run.job.target, run.job.component)
         run.parameters = details["parameters"] = sum(p.numel() for p in module.parameters())
     if run.job.target != "onnx":  # the witness keeps float32 weights
         with run.log.stage("scan") as details:
@@ -222,13 +223,6 @@ def _graph(run: _Run) -> ExportedProgram:
         details["nodes"] = len(program.graph.nodes)
     with run.log.stage("rewrite") as details:
         return _rewrite(run, program, details)
-
-
-def _load(run: _Run) -> torch.nn.Module:
-    """Returns the component behind the target's interface; an autoencoder's other half is dropped."""
-    from sdmobile.checkpoints import load_component
-
-    return wrap(run.job.target, run.job.component, load_component(run.checkpoint, module_name(run.job.component)))
 
 
 def _scan(run: _Run, module: torch.nn.Module) -> list[dict[str, Any]]:

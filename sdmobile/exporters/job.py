@@ -19,10 +19,10 @@ class ExportJob:
 
     Args:
         checkpoint: the folder or single file.
-        component: one of `contracts.COMPONENTS`.
+        component: of the checkpoint's family.
         target: "ios", "android" or "onnx".
         device: name of a device profile, None for the target's default.
-        guidance: "batch2" (both guidance rows in one call of the UNet) or "separate" (one row per call).
+        guidance: one of the family's, such as "batch2" (both guidance rows in one call).
         resolution: height = width of the picture in pixels, None for what the checkpoint was trained on.
         out_dir: the folder that gets the file.
         rewrites: what the user changes about the device's rules.

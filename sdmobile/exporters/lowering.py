@@ -54,11 +54,13 @@ class LoweringOptions:
         deployment_target: the oldest system that must load the file ("iOS17"); Core ML only.
         recorded_inputs: of several calls of a sampling run, in the order of the contract; values that overflow float16
             on them are computed in float32 where the target can say so.
+        summary: what the component is, in one sentence.
     """
 
     provenance: Provenance
     deployment_target: str | None = None
     recorded_inputs: tuple[tuple[Tensor, ...], ...] = ()
+    summary: str = "One component of a diffusion model"
 
 
 @dataclass(frozen=True)

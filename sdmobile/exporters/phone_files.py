@@ -7,6 +7,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import CheckpointError
+from sdmobile.families.family import Role
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,12 +77,11 @@ def _copy_tokenizer(plan: ExportPlan, folder: Path, optional: bool) -> None:
 
 
 def _write_android(plan: ExportPlan, records: dict[str, Any], folder: Path) -> None:
-    from sdmobile.exporters.sampler_tables import scheduler_document
     from sdmobile.reference.noise import golden_vectors
 
     checkpoint = plan.checkpoint
     documents = {
-        "scheduler.json": scheduler_document(checkpoint.scheduler_config, checkpoint.scaling_factor),
+        "scheduler.json": checkpoint.family.scheduler_document(checkpoint.scheduler_config, checkpoint.scaling_factor),
         "noise_golden.json": golden_vectors(),
         "metadata.json": _metadata(plan, records),
     }
@@ -92,7 +92,7 @@ def _write_android(plan: ExportPlan, records: dict[str, Any], folder: Path) -> N
 def _metadata(plan: ExportPlan, records: dict[str, Any]) -> dict[str, Any]:
     """Returns what an Android app needs to know to drive the files."""
     checkpoint = plan.checkpoint
-    config = checkpoint.components["text_encoder"].config
+    config = checkpoint.components[checkpoint.family.of_role(Role.TEXT_ENCODER)[0].model].config
     models = {
         name: {
             "file": record["file"],
@@ -112,8 +112,8 @@ def _metadata(plan: ExportPlan, records: dict[str, Any]) -> dict[str, Any]:
         "name": checkpoint.name,
         "license": checkpoint.license,
         "source_hash": checkpoint.content_hash,
-        "guidance": plan.request.guidance,
-        "guidance_scale": checkpoint.guidance_scale or 7.5,
+        "guidance": plan.guidance,
+        "guidance_scale": checkpoint.guidance_scale or checkpoint.family.default_guidance_scale,
         "geometry": plan.geometry.to_json(),
         "scaling_factor": checkpoint.scaling_factor,
         "prediction_type": checkpoint.prediction_type,
@@ -130,4 +130,5 @@ def _metadata(plan: ExportPlan, records: dict[str, Any]) -> dict[str, Any]:
         "noise": {"definition": "noise_golden.json", "order": "N, C, H, W with W fastest, then transposed to NHWC"},
         "scheduler": "scheduler.json",
         "models": models,
+        **checkpoint.family.app_facts(checkpoint),
     }

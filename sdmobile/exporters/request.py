@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from sdmobile.errors import ResourceError, UnsupportedError
 from sdmobile.exporters.chunk_contracts import check_chunks
 from sdmobile.exporters.job import ExportJob
-from sdmobile.families.contracts import COMPONENTS, contract_for, module_name
+from sdmobile.families.contracts import contract_for
 from sdmobile.formats.bundle.contracts import TARGETS
 from sdmobile.reference.geometry import geometry_for
 from sdmobile.rewrites.options import RewriteOptions
 
 if TYPE_CHECKING:
     from sdmobile.checkpoints import Checkpoint
+    from sdmobile.families.family import Family
     from sdmobile.formats.bundle.contracts import Geometry
     from sdmobile.quantize.recipes import Recipe
 
@@ -47,7 +48,7 @@ class ExportRequest:
         device: name of a device profile; None for the target's default.
         components: which to export; None for all.
         resolution: height = width of the picture in pixels; None for what the checkpoint was trained on.
-        guidance: "batch2" or "separate".
+        guidance: one of the family's, None for its default.
         overwrite: replace an existing bundle.
         rewrites: what the user changes about the device's rules.
         chunks: number of files that the UNet is cut into.
@@ -61,7 +62,7 @@ class ExportRequest:
     device: str | None = None
     components: tuple[str, ...] | None = None
     resolution: int | None = None
-    guidance: str = "batch2"
+    guidance: str | None = None
     overwrite: bool = False
     rewrites: RewriteOptions = field(default_factory=RewriteOptions)
     chunks: int = 1
@@ -93,6 +94,11 @@ class ExportPlan:
     warnings: tuple[str, ...] = ()
 
     @property
+    def guidance(self) -> str:
+        """The way of guidance, settled."""
+        return self.checkpoint.family.guidance(self.request.guidance).name
+
+    @property
     def memory_bytes(self) -> int:
         """Estimated peak of the largest component's process; components run one after another."""
         return max(component.memory_bytes for component in self.components)
@@ -111,7 +117,7 @@ class ExportPlan:
             component=component,
             target=request.target,
             device=self.device,
-            guidance=request.guidance,
+            guidance=self.guidance,
             resolution=request.resolution,
             out_dir=folder,
             rewrites=request.rewrites,
@@ -125,7 +131,7 @@ class ExportPlan:
             "checkpoint": self.checkpoint.name,
             "target": self.request.target,
             "device": self.device,
-            "guidance": self.request.guidance,
+            "guidance": self.guidance,
             "rewrites": self.request.rewrites.to_json(),
             "chunks": self.request.chunks,
             "float32_islands": self.request.float32_islands,
@@ -166,7 +172,7 @@ def make_plan(request: ExportRequest) -> ExportPlan:
     verdict = judge(checkpoint, request.target)
     if not verdict.possible:
         raise UnsupportedError(f"{request.target} cannot take {checkpoint.name}", "; ".join(verdict.problems))
-    names = _chosen(request.components)
+    names = _chosen(checkpoint.family, request.components)
     device = profile.name if request.device is None else device_key(request.device)
     _check_recipe(request, device, names)
     winograd = profile.forms.of("convolution") == "winograd"
@@ -184,23 +190,23 @@ def _check_recipe(request: ExportRequest, device: str, components: tuple[str, ..
     require_components(request.recipe, components)
 
 
-def _chosen(components: tuple[str, ...] | None) -> tuple[str, ...]:
+def _chosen(family: Family, components: tuple[str, ...] | None) -> tuple[str, ...]:
     if components is None:
-        return COMPONENTS
-    unknown = [name for name in components if name not in COMPONENTS]
+        return family.names
+    unknown = [name for name in components if name not in family.names]
     if unknown or not components:
-        raise UnsupportedError(f"components are among {', '.join(COMPONENTS)}", ", ".join(unknown) or "none")
-    return tuple(name for name in COMPONENTS if name in components)
+        raise UnsupportedError(f"components are among {', '.join(family.names)}", ", ".join(unknown) or "none")
+    return tuple(name for name in family.names if name in components)
 
 
 def _planned(name: str, checkpoint: Checkpoint, target: str, geometry: Geometry, winograd: bool) -> PlannedComponent:
-    parameters = checkpoint.components[module_name(name)].parameters
+    parameters = checkpoint.components[checkpoint.family.component(name).model].parameters
     base, factor = _MEMORY[target]
     if winograd:
         factor += _WINOGRAD_MEMORY
     return PlannedComponent(
         name=name,
-        file=contract_for(target, name, geometry).file_name,
+        file=contract_for(checkpoint.family, target, name, geometry).file_name,
         parameters=parameters,
         memory_bytes=int(base + factor * 4 * parameters),
         disk_bytes=int(_DISK[target] * parameters),

@@ -1,1 +1,40 @@
-"""Model families: what a checkpoint consists of, how a prompt becomes arrays, how it is sampled, names on phones."""
+"""Model families: what a checkpoint consists of, how a prompt becomes arrays, how it is sampled, names on phones.
+
+One file states one family; what several share (CLIP, UNet, autoencoder, schedulers) are parts in files of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sdmobile.errors import UnsupportedError
+from sdmobile.families.family import Family
+from sdmobile.families.stable_diffusion import StableDiffusion
+
+FAMILIES: tuple[Family, ...] = (StableDiffusion(),)
+"""In the order in which they are asked whether a checkpoint is theirs; the last one takes, or refuses, what is left."""
+
+
+def family_named(name: str) -> Family:
+    """Returns a family by its name, as a bundle's manifest has it.
+
+    Raises:
+        UnsupportedError: there is none of that name.
+    """
+    for family in FAMILIES:
+        if family.name == name:
+            return family
+    raise UnsupportedError(
+        "the model family must be a known one", name, f"Known are {', '.join(family.name for family in FAMILIES)}"
+    )
+
+
+def family_of(manifest: Mapping[str, Any]) -> Family:
+    """Returns the family of a bundle's manifest; one that names none is of Stable Diffusion, once the only family."""
+    return family_named(manifest.get("family", StableDiffusion.name))
+
+
+def component_names() -> tuple[str, ...]:
+    """Returns the names of all families' components, each once."""
+    return tuple(dict.fromkeys(name for family in FAMILIES for name in family.names))

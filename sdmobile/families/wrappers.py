@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdmobile.errors import UnsupportedError
-
 
 class _Wrapper(nn.Module):
     """Holds the component; layout changes are explicit permutes, which the converters cancel or fold."""
@@ -46,6 +44,27 @@ class UNet(_Wrapper):
         return self.leave(prediction)
 
 
+class UNetWithVector(_Wrapper):
+    """As `UNet`, with one more input per row, (B, D), which the network takes under a name.
+
+    Args:
+        component: a UNet2DConditionModel.
+        channels_last: whether latents lie so in the file.
+        argument: name of the vector in the network's forward.
+    """
+
+    def __init__(self, component: nn.Module, channels_last: bool, argument: str) -> None:
+        super().__init__(component, channels_last)
+        self.argument = argument
+
+    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, vector: Tensor) -> Tensor:
+        if encoder_hidden_states.ndim == 4:
+            encoder_hidden_states = encoder_hidden_states.squeeze(2).transpose(1, 2)
+        further = {self.argument: vector}
+        latent = self.enter(sample)
+        return self.leave(self.component(latent, timestep, encoder_hidden_states, return_dict=False, **further)[0])
+
+
 class VaeDecoder(_Wrapper):
     """Latents divided by the scaling factor -> image in [-1, 1]."""
 
@@ -71,34 +90,3 @@ class VaeEncoder(_Wrapper):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.leave(self.quant_conv(self.encoder(self.enter(image))))
-
-
-_WRAPPERS: dict[str, type[_Wrapper]] = {
-    "text_encoder": TextEncoder,
-    "unet": UNet,
-    "vae_decoder": VaeDecoder,
-    "vae_encoder": VaeEncoder,
-}
-
-
-def wrap_component(target: str, component: str, module: nn.Module) -> nn.Module:
-    """Returns `module` behind the interface of `target`'s file for `component`.
-
-    Raises:
-        UnsupportedError: no such component.
-    """
-    if component not in _WRAPPERS:
-        raise UnsupportedError(f"the component must be one of {', '.join(_WRAPPERS)}", component)
-    return _WRAPPERS[component](module, target == "android").eval().requires_grad_(False)
-
-
-def wrap(target: str, component: str, module: torch.nn.Module) -> torch.nn.Module:
-    """Returns a module whose forward takes the target's inputs in order and returns its one output tensor.
-
-    Args:
-        target: "ios", "android" or "onnx".
-        component: one of `COMPONENTS`.
-        module: the text encoder, the UNet, or the whole autoencoder.
-    """
-
-    return wrap_component(target, component, module)

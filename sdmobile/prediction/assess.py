@@ -11,20 +11,22 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import UnsupportedError
+from sdmobile.families import family_of
+from sdmobile.families.family import BATCH2, EMBEDDED, SEPARATE, UNGUIDED, Guidance, Role
 from sdmobile.formats.graph import FileGraph, read_graph
 from sdmobile.prediction.assess_device import ChosenUnit, choose_unit, runs
 from sdmobile.prediction.assess_savings import Saving, savings
 from sdmobile.prediction.kernels import Kernel, kernels_of
 from sdmobile.prediction.latency import FirstRun, KernelTime, Prediction, predict
 from sdmobile.prediction.memory_budget import BudgetCheck, ComponentMemory, check_budget, component_memory
-from sdmobile.prediction.pipeline_time import Guidance, ImageTime, end_to_end
+from sdmobile.prediction.pipeline_time import ImageTime, image_time
 
 if TYPE_CHECKING:
+    from sdmobile.families.family import Family
     from sdmobile.formats.bundle.reading import Bundle, BundleComponent
 
-TEXT, UNET, DECODER = "text_encoder", "unet", "vae_decoder"
-GUIDANCE: dict[str, Guidance] = {"batch2": "batch2", "separate": "two_calls", "none": "none"}
-"""Options of the command line to the names of the arithmetic."""
+GUIDANCE: dict[str, Guidance] = {way.name: way for way in (BATCH2, SEPARATE, UNGUIDED, EMBEDDED)}
+"""Ways of guidance by their names on the command line."""
 
 
 @dataclass(frozen=True)
@@ -167,14 +169,14 @@ class Assessment:
         }
 
 
-def assess(bundle: Bundle, device: ChosenUnit, steps: int = 20, guidance: str | None = None) -> Assessment:
+def assess(bundle: Bundle, device: ChosenUnit, steps: int | None = None, guidance: str | None = None) -> Assessment:
     """Predicts what a bundle costs on a compute unit.
 
     Args:
         bundle: its files must be those that the unit's runtime runs.
         device: the device and its unit.
-        steps: denoising steps of an image.
-        guidance: "batch2", "separate" (two calls per step) or "none"; None for the bundle's own.
+        steps: denoising steps of an image, None for the usual number of the family.
+        guidance: as in `GUIDANCE`; None for the bundle's own.
 
     Raises:
         UnsupportedError: unknown guidance, files for another runtime, or guidance that the files do not have.
@@ -184,16 +186,19 @@ def assess(bundle: Bundle, device: ChosenUnit, steps: int = 20, guidance: str | 
         raise UnsupportedError(f"guidance must be one of {', '.join(GUIDANCE)}", way)
     device.require(bundle.target)
     graphs = {name: _graphs(component) for name, component in bundle.components.items()}
-    unet = graphs.get(UNET, ())
+    family = family_of(bundle.manifest)
+    steps = family.default_steps if steps is None else steps
+    denoiser = family.denoiser.name
+    unet = graphs.get(denoiser, ())
     single, double, notes = _both_batches(unet, bundle.guidance)
     if unet:
-        graphs[UNET] = _unet_for(way, single, double)
-    calls = {TEXT: 1 if way == "none" else 2, UNET: steps * (2 if way == "separate" else 1), DECODER: 1}
+        graphs[denoiser] = _unet_for(way, single, double)
+    calls = {part.name: GUIDANCE[way].calls_of(part.role, steps) for part in family.components}
     parts = tuple(
         component_cost(name, found, device, calls.get(name, 0), _recipe(bundle.components[name]))
         for name, found in graphs.items()
     )
-    image, missing = _image(parts, steps, GUIDANCE[way])
+    image, missing = _image(family, parts)
     return Assessment(
         name=str(bundle.source.get("name", bundle.path.name)),
         device=device,
@@ -286,7 +291,8 @@ def bundle_memory(bundle: Bundle) -> tuple[BudgetCheck, ...]:
         device.require(bundle.target)
     except UnsupportedError:
         return ()
-    image = {TEXT, UNET, DECODER} if {TEXT, UNET, DECODER} <= set(bundle.components) else set(bundle.components)
+    needed = set(family_of(bundle.manifest).sampling)
+    image = needed if needed <= set(bundle.components) else set(bundle.components)
     parts = [component_cost(name, _graphs(bundle.components[name]), device, 1) for name in image]
     return budgets(parts, device)
 
@@ -326,9 +332,13 @@ def _unet_for(way: str, single: tuple[FileGraph, ...], double: tuple[FileGraph, 
     return found
 
 
-def _image(parts: Sequence[ComponentCost], steps: int, way: Guidance) -> tuple[ImageTime | None, list[str]]:
-    by_name = {part.name: part.prediction for part in parts}
-    missing = [name for name in (TEXT, UNET, DECODER) if name not in by_name]
+def _image(family: Family, parts: Sequence[ComponentCost]) -> tuple[ImageTime | None, list[str]]:
+    by_name = {part.name: part for part in parts}
+    missing = [name for name in family.sampling if name not in by_name]
     if missing:
         return None, [f"no prediction of an image: the bundle has no {', '.join(missing)}"]
-    return end_to_end(by_name[TEXT], by_name[UNET], by_name[DECODER], steps, way), []
+    calls = {
+        role: [(by_name[part.name].prediction, by_name[part.name].calls) for part in family.of_role(role)]
+        for role in (Role.TEXT_ENCODER, Role.DENOISER, Role.DECODER)
+    }
+    return image_time(calls[Role.TEXT_ENCODER], calls[Role.DENOISER], calls[Role.DECODER]), []

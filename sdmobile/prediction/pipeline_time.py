@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -41,6 +42,26 @@ class ImageTime:
         return {"predicted": True, "seconds": self.seconds, **vars(self)}
 
 
+Calls = Sequence[tuple[Prediction, int]]
+"""Predictions of single calls, and how often each is called for one image."""
+
+
+def image_time(text: Calls, unet: Calls, decoder: Calls) -> ImageTime:
+    """Returns the time of one image; the scheduler's own arithmetic on the CPU is not in it.
+
+    Args:
+        text: of the text encoders.
+        unet: of the denoiser, whose batch is that of the guidance.
+        decoder: of the decoder.
+    """
+
+    def total(calls: Calls, part: str = "seconds") -> float:
+        return sum(count * getattr(prediction, part) for prediction, count in calls)
+
+    every = [*text, *unet, *decoder]
+    return ImageTime(total(text), total(unet), total(decoder), total(every, "low"), total(every, "high"))
+
+
 def end_to_end(
     text: Prediction,
     unet: Prediction,
@@ -49,7 +70,7 @@ def end_to_end(
     guidance: Guidance,
     text_calls: int | None = None,
 ) -> ImageTime:
-    """Returns the time of one image; the scheduler's own arithmetic on the CPU is not in it.
+    """Returns the time of one image of a pipeline of three components.
 
     Args:
         text: one call of the text encoder.
@@ -59,13 +80,8 @@ def end_to_end(
         guidance: "none", one call of batch 2 per step, or two calls of batch 1 per step.
         text_calls: None for one per prompt: the prompt and, with guidance, the empty one.
     """
-    calls = steps * _UNET_CALLS[guidance]
     texts = text_calls if text_calls is not None else (1 if guidance == "none" else 2)
-
-    def total(part: str) -> float:
-        return texts * getattr(text, part) + calls * getattr(unet, part) + getattr(decoder, part)
-
-    return ImageTime(texts * text.seconds, calls * unet.seconds, decoder.seconds, total("low"), total("high"))
+    return image_time([(text, texts)], [(unet, steps * _UNET_CALLS[guidance])], [(decoder, 1)])
 
 
 @dataclass(frozen=True)

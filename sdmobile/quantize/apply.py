@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics.files import hash_of, link_or_copy, size_of
 from sdmobile.errors import OutputError, UnsupportedError
+from sdmobile.families.model_card import model_card
 from sdmobile.formats.bundle.writing import Part, check_output, put_in_place, seal, staging
 from sdmobile.quantize.backends import CompressionJob, Destination, backend_for
 from sdmobile.quantize.recipes import Recipe, hint_for
@@ -82,7 +83,8 @@ def apply_recipe(
         for name, part in parts.items():
             records[name] = compress_part(part, recipe, destination, new, watch, inputs, fitted.get(name))
         _copy_others(bundle, manifest, parts, new)
-        manifest = seal({**manifest, "components": records, "recipe": recipe.to_json()}, new)
+        manifest = {**manifest, "components": records, "recipe": recipe.to_json()}
+        manifest = seal(manifest, new, model_card(manifest))
         put_in_place(new, out)
     known = {line for part in parts.values() for line in part.record["warnings"]}
     warnings = tuple(line for record in records.values() for line in record["warnings"] if line not in known)

@@ -21,11 +21,6 @@ DEFAULT_SCHEMES = ("palette1", "palette2", "palette3", "palette4", "palette6", "
 DIRECT, PROBES = "direct", "probes"
 
 
-def denoiser() -> str:
-    """Returns the component that is called at every step, so that its errors may be those of the final latents."""
-    return "unet"
-
-
 @dataclass(frozen=True, eq=False)
 class Sensitivity:
     """The table that a recipe is searched in.

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdmobile.errors import UnsupportedError
+from sdmobile.families import FAMILIES
 from sdmobile.quantize.schemes import parse_scheme
-from sdmobile.quantize.sensitivity import DEFAULT_SCHEMES, DIRECT, PROBES, Sensitivity, denoiser
+from sdmobile.quantize.sensitivity import DEFAULT_SCHEMES, DIRECT, PROBES, Sensitivity
 from sdmobile.quantize.sensitivity_study import EncodedWeights, Row, Study, open_study, weights_key
 from sdmobile.quantize.sensitivity_work import computed, is_main, silent, wait_for_all, world
 
@@ -59,7 +60,7 @@ class AnalysisPlan:
     def __post_init__(self) -> None:
         if self.probes == 0 and self.direct == 0:
             raise UnsupportedError("an analysis needs probes or direct measurements", "0 of both")
-        if self.through not in (CALL, TRAJECTORY) or (self.through == TRAJECTORY and self.component != denoiser()):
+        if self.through not in (CALL, TRAJECTORY) or (self.through == TRAJECTORY and not _is_denoiser(self.component)):
             raise UnsupportedError("errors are those of a call, or of a UNet's trajectory", self.through)
         for scheme in self.schemes:
             parse_scheme(scheme)
@@ -67,6 +68,11 @@ class AnalysisPlan:
     def settings(self) -> dict[str, Any]:
         """Returns what the figures come from, as JSON."""
         return {**asdict(self), "requests": [asdict(request) for request in self.requests]}
+
+
+def _is_denoiser(component: str) -> bool:
+    """Returns whether a component is called at every step, so that its errors may be those of the final latents."""
+    return any(component == family.denoiser.name for family in FAMILIES)
 
 
 def analyse(

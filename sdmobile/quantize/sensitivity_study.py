@@ -55,9 +55,9 @@ def requests_for(
     checkpoint: Checkpoint, prompts: Sequence[str], steps: int, seed: int = 0
 ) -> tuple[SampleRequest, ...]:
     """Returns one picture per prompt, with the checkpoint's own guidance and one seed after the other."""
-    from sdmobile.reference.sampling import DEFAULT_GUIDANCE_SCALE, SampleRequest
+    from sdmobile.reference.sampling import SampleRequest
 
-    scale = checkpoint.guidance_scale or DEFAULT_GUIDANCE_SCALE
+    scale = checkpoint.guidance_scale or checkpoint.family.default_guidance_scale
     return tuple(SampleRequest(prompt, "", steps, seed + i, scale) for i, prompt in enumerate(prompts))
 
 
@@ -182,13 +182,10 @@ def open_study(
         max_samples: most recorded calls; a call of the UNet has two rows, without and with text.
         recordings: cache of recordings, None for none.
     """
-    from sdmobile.checkpoints import load_component
-    from sdmobile.families.contracts import module_name
-    from sdmobile.families.wrappers import wrap_component
+    from sdmobile.reference.subject import wrapped_component
 
     samples = recorded(checkpoint, component, requests, max_samples, recordings)
-    module = wrap_component("ios", component, load_component(checkpoint, module_name(component)))
-    return Study(component, module, rows_of(samples))
+    return Study(component, wrapped_component(checkpoint, "ios", component), rows_of(samples))
 
 
 def recorded(

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
+from sdmobile.errors import UnsupportedError
+
 if TYPE_CHECKING:
     from sdmobile.checkpoints import Checkpoint
     from sdmobile.quantize.sensitivity_study import Study
@@ -40,7 +42,7 @@ class Trajectory(nn.Module):
         self._config, self._steps, self._guidance, self._name = dict(scheduler_config), steps, guidance, name
 
     def forward(self, latent: Tensor, unconditional: Tensor, conditional: Tensor) -> Tensor:
-        from sdmobile.checkpoints.schedulers import scheduler_from_config
+        from sdmobile.families.schedulers import scheduler_from_config
 
         scheduler = scheduler_from_config(self._config, self._name)
         scheduler.set_timesteps(self._steps)
@@ -73,25 +75,27 @@ def open_trajectories(checkpoint: Checkpoint, requests: Sequence[SampleRequest])
         checkpoint: the opened checkpoint.
         requests: pictures of one number of steps, guidance scale and scheduler.
     """
-    from sdmobile.checkpoints import load_component
-    from sdmobile.families.contracts import module_name
-    from sdmobile.quantize.sensitivity import denoiser
+    from sdmobile.checkpoints import load_model
+    from sdmobile.families.family import BATCH2
     from sdmobile.quantize.sensitivity_study import Study
     from sdmobile.reference.noise import initial_latent
     from sdmobile.reference.sampling import PipelineSpec, Sampler
     from sdmobile.reference.torch_runner import TorchRunner
 
+    family = checkpoint.family
+    if BATCH2 not in family.guidances:
+        raise UnsupportedError("a trajectory is that of classifier-free guidance", family.title, "Use --through call")
     spec = PipelineSpec.from_checkpoint(checkpoint)
     sampler = Sampler(TorchRunner(checkpoint, spec.geometry), spec)
     rows = tuple(
         (
             torch.from_numpy(initial_latent(request.seed, spec.latent_shape)),
-            torch.from_numpy(sampler.encode(request.negative)),
-            torch.from_numpy(sampler.encode(request.prompt)),
+            torch.from_numpy(next(iter(sampler.encode(request.negative).values()))),
+            torch.from_numpy(next(iter(sampler.encode(request.prompt).values()))),
         )
         for request in requests
     )
     first = requests[0]
-    unet = load_component(checkpoint, module_name(denoiser()))
+    unet = load_model(checkpoint, family.denoiser.model)
     loop = Trajectory(unet, spec.scheduler_config, first.steps, first.guidance_scale, first.scheduler)
-    return Study(denoiser(), loop.eval().requires_grad_(False), rows)
+    return Study(family.denoiser.name, loop.eval().requires_grad_(False), rows)

@@ -89,7 +89,8 @@ class StudyRunner:
         from sdmobile.reference.torch_runner import TorchRunner
 
         self._exact = TorchRunner(checkpoint, geometry)
-        self._study, self._output = study, output_name(study.component, geometry)
+        self._study = study
+        self._output = checkpoint.family.component(study.component).outputs[0].name
 
     @property
     def name(self) -> str:
@@ -114,13 +115,6 @@ class StudyRunner:
     def release(self, component: str | None = None) -> None:
         """Frees the others' modules."""
         self._exact.release(component)
-
-
-def output_name(component: str, geometry: Geometry) -> str:
-    """Returns the canonical name of a component's only output, which is that of the contracts of every target."""
-    from sdmobile.families.contracts import contract_for
-
-    return contract_for("onnx", component, geometry).outputs[0].canonical
 
 
 def exact_pictures(

@@ -22,9 +22,9 @@ def example_inputs(contract: Contract, seed: int = 0) -> tuple[torch.Tensor, ...
 
 def _example(spec: TensorSpec, generator: torch.Generator) -> torch.Tensor:
     dtype = getattr(torch, spec.dtype)
-    if spec.canonical == "input_ids":
+    if spec.layout == "token_ids":
         return torch.randint(0, 8, spec.shape, generator=generator).to(dtype)
-    if spec.canonical == "timestep":
+    if spec.layout == "flat":
         return torch.full(spec.shape, 500.0, dtype=dtype)
     if not dtype.is_floating_point:  # a mask or indices that cross between two parts
         return torch.randint(0, 2, spec.shape, generator=generator).to(dtype)

@@ -16,7 +16,7 @@ STEPS = 2
 
 
 def recorded_samples(
-    checkpoint: Checkpoint, component: str, geometry: Geometry, guidance: str = "batch2", most: int = 2
+    checkpoint: Checkpoint, component: str, geometry: Geometry, guidance: str | None = None, most: int = 2
 ) -> list[RecordedSample]:
     """Samples one picture with the float32 reference and returns calls of a component.
 
@@ -24,7 +24,7 @@ def recorded_samples(
         checkpoint: the checkpoint.
         component: canonical name.
         geometry: the sizes of the export.
-        guidance: "batch2" or "separate".
+        guidance: one of the family's, None for its default.
         most: number of calls at most; of a UNet, those at the first and at the last timestep.
     """
     from sdmobile.reference.recording import DEFAULT_PROMPTS, record

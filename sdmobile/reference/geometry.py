@@ -11,21 +11,20 @@ if TYPE_CHECKING:
     from sdmobile.checkpoints import Checkpoint
 
 
-def geometry_for(checkpoint: Checkpoint, guidance: str, resolution: int | None = None) -> Geometry:
+def geometry_for(checkpoint: Checkpoint, guidance: str | None, resolution: int | None = None) -> Geometry:
     """Returns the sizes of an export.
 
     Args:
         checkpoint: gives the latent and context sizes.
-        guidance: "batch2" or "separate".
+        guidance: one of the family's, None for its default.
         resolution: height = width in pixels, None for the checkpoint's own.
 
     Raises:
         UnsupportedError: an unknown guidance, or a resolution that is no multiple of the VAE's scale factor.
     """
-    if guidance not in _ROWS:
-        raise UnsupportedError(f"the guidance must be one of {', '.join(_ROWS)}", guidance)
+    rows = checkpoint.family.guidance(guidance).rows
     factor = checkpoint.vae_scale_factor
-    pixels = checkpoint.latent_size * factor if resolution is None else resolution
+    pixels = checkpoint.image_size if resolution is None else resolution
     if pixels <= 0 or pixels % factor:
         nearest = max(factor, round(pixels / factor) * factor)
         raise UnsupportedError(
@@ -34,7 +33,7 @@ def geometry_for(checkpoint: Checkpoint, guidance: str, resolution: int | None =
             f"Use {nearest}",
         )
     return Geometry(
-        batch=_ROWS[guidance],
+        batch=rows,
         latent_channels=checkpoint.latent_channels,
         latent_height=pixels // factor,
         latent_width=pixels // factor,
@@ -42,7 +41,5 @@ def geometry_for(checkpoint: Checkpoint, guidance: str, resolution: int | None =
         image_width=pixels,
         context_length=checkpoint.context_length,
         context_dim=checkpoint.context_dim,
+        sizes=checkpoint.sizes,
     )
-
-
-_ROWS = {"batch2": 2, "separate": 1}

@@ -66,6 +66,24 @@ def initial_latent(seed: int, shape: Sequence[int], sigma: float = 1.0) -> NDArr
     return (standard_normal(seed, shape) * float(sigma)).astype(np.float32)
 
 
+class NoiseStream:
+    """The documented noise of one seed, drawn on: the initial latent first, then what further steps ask for.
+
+    Args:
+        seed: unsigned 32-bit integer.
+        shape: of each draw, [1, C, h, w].
+    """
+
+    def __init__(self, seed: int, shape: Sequence[int]) -> None:
+        self._state = np.random.RandomState(check_seed(seed))
+        self._shape = tuple(shape)
+
+    def draw(self, sigma: float = 1.0) -> NDArray[np.float32]:
+        """Returns the next values, multiplied in float64 by `sigma` and rounded to float32; the first are those of
+        `initial_latent`."""
+        return (self._state.standard_normal(self._shape) * sigma).astype(np.float32)
+
+
 def golden_vectors() -> dict[str, object]:
     """Returns what an implementation on a phone is tested with, as plain JSON.
 

@@ -108,15 +108,10 @@ def scan_component(
         component: canonical name.
         samples: recorded calls.
     """
-    from sdmobile.checkpoints import load_component
-    from sdmobile.families.contracts import module_name
-    from sdmobile.families.wrappers import wrap
-    from sdmobile.reference.capture import capture
+    from sdmobile.reference.subject import captured
 
     contract: Contract = bundle.components[component].contract
-    module = wrap(bundle.target, component, load_component(checkpoint, module_name(component)))
-    program, _ = capture(module, contract)
-    return scan_samples(program, contract, component, samples)
+    return scan_samples(captured(checkpoint, contract), contract, component, samples)
 
 
 def scan_samples(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdmobile.families.family import Role
 from sdmobile.reference.sampling import (
     ComponentCall,
     PipelineSpec,
@@ -22,6 +23,7 @@ from sdmobile.reference.sampling import (
     SampleRequest,
     SampleResult,
     sample_all,
+    texts_of,
     timesteps_of,
 )
 
@@ -161,18 +163,19 @@ def record(
         on_step: sees (finished steps, all steps).
     """
     keeper = _Keeper(spec, requests, components, max_samples)
-    if not whole_runs and set(components) <= {"text_encoder"}:
+    encoders = {part.name for part in spec.family.of_role(Role.TEXT_ENCODER)}
+    if not whole_runs and set(components) <= encoders:
         sampler = Sampler(runner, spec, keeper.see)
-        for text in dict.fromkeys(text for r in requests for text in (r.negative, r.prompt)):
+        for text in dict.fromkeys(text for request in requests for text in texts_of(spec, request)):
             sampler.encode(text)
         runner.release()
         return keeper.recording
     keeper.recording.runs = sample_all(runner, spec, requests, keeper.see, on_step, release=True)
-    if "vae_encoder" in components:
+    for encoder in (part for part in spec.family.of_role(Role.IMAGE_ENCODER) if part.name in components):
         for index, run in enumerate(keeper.recording.runs[:max_samples]):
-            inputs = {"image": np.clip(run.image, -1.0, 1.0)}
-            outputs = runner.run("vae_encoder", inputs)
-            keeper.keep("vae_encoder", f"prompt {index + 1}", inputs, outputs)
+            inputs = {encoder.inputs[0].name: np.clip(run.image, -1.0, 1.0)}
+            outputs = runner.run(encoder.name, inputs)
+            keeper.keep(encoder.name, f"prompt {index + 1}", inputs, outputs)
     runner.release()
     return keeper.recording
 
@@ -185,8 +188,7 @@ class _Keeper:
     ) -> None:
         self.recording = Recording({name: [] for name in components})
         self._most = most
-        calls = 2 if spec.guidance == "separate" else 1
-        per_run = max(1, most // (len(requests) * calls))
+        per_run = max(1, most // (len(requests) * spec.guidance.calls))
         self._steps = [chosen_steps(len(timesteps_of(spec, request)), per_run) for request in requests]
 
     def see(self, call: ComponentCall) -> None:

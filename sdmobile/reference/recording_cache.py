@@ -54,7 +54,8 @@ def recording_key(
     facts = {
         "source": source_hash,
         "geometry": spec.geometry.to_json(),
-        "guidance": spec.guidance,
+        "family": spec.family.name,
+        "guidance": spec.guidance.name,
         "scaling_factor": spec.scaling_factor,
         "scheduler": dict(spec.scheduler_config),
         "requests": [asdict(request) for request in requests],

@@ -1,8 +1,9 @@
 """The whole text-to-image pipeline over any runner, with Diffusers' schedulers.
 
-The arithmetic is that of Diffusers' StableDiffusionPipeline (Rombach et al., arXiv:2112.10752) with classifier-free
-guidance (Ho and Salimans, arXiv:2207.12598); what differs is who computes the components. Every component call can be
-observed, which is how inputs are recorded and latents compared.
+The arithmetic is that of latent diffusion (Rombach et al., arXiv:2112.10752) with classifier-free guidance (Ho and
+Salimans, arXiv:2207.12598) where the family has it; what differs is who computes the components. What a prompt becomes
+and how a step is taken is the family's. Every component call can be observed, which is how inputs are recorded and
+latents compared.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sdmobile.errors import UnsupportedError
-from sdmobile.reference.noise import initial_latent
+from sdmobile.families import family_of
+from sdmobile.families.family import Role
+from sdmobile.reference.noise import NoiseStream
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sdmobile.checkpoints import Checkpoint
+    from sdmobile.families.family import Arrays, Family, Guidance
     from sdmobile.formats.bundle.contracts import Geometry
     from sdmobile.formats.bundle.reading import Bundle
     from sdmobile.runtimes import Runner
@@ -36,16 +41,19 @@ class PipelineSpec:
     """What sampling needs to know besides the components.
 
     Args:
+        family: how a prompt becomes arrays and how a step is taken.
         geometry: latent, image and context sizes.
-        guidance: "batch2" calls the UNet once a step with the unconditional row first, "separate" once per row.
+        guidance: one of the family's: "batch2" calls the denoiser once a step with the unconditional row first,
+            "separate" once per row.
         scaling_factor: the final latent is divided by it before decoding.
         scheduler_config: configuration of the Diffusers scheduler the checkpoint was trained for.
         tokenizer_dir: folder with vocab.json and merges.txt.
-        guidance_scale: what the checkpoint's model card recommends, else Diffusers' default.
+        guidance_scale: what the checkpoint's model card recommends, else the family's default.
     """
 
+    family: Family
     geometry: Geometry
-    guidance: str
+    guidance: Guidance
     scaling_factor: float
     scheduler_config: Mapping[str, Any]
     tokenizer_dir: Path
@@ -59,17 +67,19 @@ class PipelineSpec:
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> PipelineSpec:
         """Reads the pipeline of an exported bundle."""
+        family = family_of(bundle.manifest)
         return cls(
+            family=family,
             geometry=bundle.geometry,
-            guidance=bundle.guidance,
+            guidance=family.guidance(bundle.guidance),
             scaling_factor=float(bundle.pipeline["scaling_factor"]),
             scheduler_config=bundle.pipeline["scheduler"],
             tokenizer_dir=bundle.tokenizer_dir,
-            guidance_scale=float(bundle.pipeline.get("guidance_scale") or DEFAULT_GUIDANCE_SCALE),
+            guidance_scale=float(bundle.pipeline.get("guidance_scale") or family.default_guidance_scale),
         )
 
     @classmethod
-    def from_checkpoint(cls, checkpoint: Checkpoint, guidance: str = "batch2") -> PipelineSpec:
+    def from_checkpoint(cls, checkpoint: Checkpoint, guidance: str | None = None) -> PipelineSpec:
         """Describes a checkpoint's own pipeline at its native resolution.
 
         Raises:
@@ -80,12 +90,13 @@ class PipelineSpec:
         if checkpoint.tokenizer_dir is None:
             raise UnsupportedError("sampling needs the checkpoint's tokenizer", checkpoint.path)
         return cls(
+            family=checkpoint.family,
             geometry=geometry_for(checkpoint, guidance),
-            guidance=guidance,
+            guidance=checkpoint.family.guidance(guidance),
             scaling_factor=checkpoint.scaling_factor,
             scheduler_config=checkpoint.scheduler_config,
             tokenizer_dir=checkpoint.tokenizer_dir,
-            guidance_scale=checkpoint.guidance_scale or DEFAULT_GUIDANCE_SCALE,
+            guidance_scale=checkpoint.guidance_scale or checkpoint.family.default_guidance_scale,
         )
 
 
@@ -193,72 +204,74 @@ class Sampler:
         )
         return np.asarray(encoded["input_ids"], dtype=np.int64)
 
-    def encode(self, text: str) -> NDArray[np.float32]:
-        """Returns the text features [1, L, D]."""
-        return self._call("text_encoder", {"input_ids": self.tokenize(text)})["last_hidden_state"]
+    def encode(self, text: str) -> Arrays:
+        """Returns what a text gives one row of the denoiser's inputs."""
+        return self.spec.family.encode(self.tokenize(text), self._call)
 
     def denoise(
-        self, request: SampleRequest, unconditional: NDArray[np.float32], conditional: NDArray[np.float32]
+        self, request: SampleRequest, unconditional: Arrays, conditional: Arrays
     ) -> Iterator[tuple[float, NDArray[np.float32]]]:
-        """Yields the timestep and the latent [1, C, h, w] after each scheduler step."""
+        """Yields the timestep and the latent [1, C, h, w] after each scheduler step.
+
+        Args:
+            request: the picture.
+            unconditional: of `encode`, of the negative text; the same as `conditional` where guidance takes one text.
+            conditional: of `encode`, of the prompt.
+        """
         import torch
 
-        scheduler = _scheduler(self.spec, request)
-        latent = torch.from_numpy(
-            initial_latent(request.seed, self.spec.latent_shape, float(scheduler.init_noise_sigma))
-        )
+        family = self.spec.family
+        scheduler = family.scheduler(self.spec.scheduler_config, request.scheduler, request.steps)
+        noise = NoiseStream(request.seed, self.spec.latent_shape)
+        latent = torch.from_numpy(noise.draw(float(scheduler.init_noise_sigma)))
+        further = family.conditioning(request.guidance_scale, self.spec.geometry)
+        rows = {**unconditional, **further}, {**conditional, **further}
         # Ancestral schedulers draw noise while they step. It is seeded too, but by torch, not by the documented noise.
-        extra = _step_arguments(scheduler, request.seed)
+        generator = torch.Generator().manual_seed(request.seed)
         timesteps = list(scheduler.timesteps)
         for index, timestep in enumerate(timesteps):
             scaled = scheduler.scale_model_input(latent, timestep).numpy()
-            prediction = self._predict(request, scaled, float(timestep), unconditional, conditional, index)
-            latent = scheduler.step(torch.from_numpy(prediction), timestep, latent, **extra, return_dict=False)[0]
+            prediction = self._predict(request.guidance_scale, scaled, float(timestep), rows, index)
+            latent = family.step(scheduler, torch.from_numpy(prediction), timestep, latent, generator, noise.draw)
             if self._on_step is not None:
                 self._on_step(index + 1, len(timesteps))
             yield float(timestep), latent.numpy().astype(np.float32)
 
     def decode(self, latent: NDArray[np.float32]) -> NDArray[np.float32]:
         """Returns the picture [1, 3, H, W] of a scaled latent."""
+        decoder = self.spec.family.decoder
         unscaled = (latent / np.float32(self.spec.scaling_factor)).astype(np.float32)
-        return self._call("vae_decoder", {"latent": unscaled})["image"]
+        return self._call(decoder.name, {decoder.inputs[0].name: unscaled})[decoder.outputs[0].name]
 
     def _predict(
-        self,
-        request: SampleRequest,
-        latent: NDArray[np.float32],
-        timestep: float,
-        unconditional: NDArray[np.float32],
-        conditional: NDArray[np.float32],
-        step: int,
+        self, scale: float, latent: NDArray[np.float32], timestep: float, rows: tuple[Arrays, Arrays], step: int
     ) -> NDArray[np.float32]:
-        """Predicts the noise with classifier-free guidance, in as many UNet calls as the bundle's guidance needs."""
-        scale = request.guidance_scale
-        if self.spec.guidance == "batch2":
-            context = np.concatenate([unconditional, conditional])
-            both = self._unet(np.concatenate([latent, latent]), timestep, context, step)
-            without, with_text = both[:1], both[1:]
+        """Predicts the noise, guided, in as many calls of the denoiser as the bundle's guidance needs."""
+        unconditional, conditional = rows
+        guided = self.spec.guidance.texts > 1 and self.spec.family.guided(scale)
+        if self.spec.guidance.rows == 2:
+            both = {name: np.concatenate([unconditional[name], conditional[name]]) for name in conditional}
+            prediction = self._denoise(np.concatenate([latent, latent]), timestep, both, step)
+            without, with_text = prediction[:1], prediction[1:]
         else:
-            with_text = self._unet(latent, timestep, conditional, step)
-            without = with_text if scale <= 1.0 else self._unet(latent, timestep, unconditional, step)
-        if scale <= 1.0:
-            return with_text
-        return without + np.float32(scale) * (with_text - without)
+            with_text = self._denoise(latent, timestep, conditional, step)
+            without = self._denoise(latent, timestep, unconditional, step) if guided else with_text
+        return without + np.float32(scale) * (with_text - without) if guided else with_text
 
-    def _unet(
-        self, latent: NDArray[np.float32], timestep: float, context: NDArray[np.float32], step: int
+    def _denoise(
+        self, latent: NDArray[np.float32], timestep: float, conditioning: Arrays, step: int
     ) -> NDArray[np.float32]:
-        inputs = {
-            "sample": latent,
-            "timestep": np.full(latent.shape[0], timestep, dtype=np.float32),
-            "encoder_hidden_states": context,
-        }
-        return self._call("unet", inputs, step, timestep)["noise_pred"]
+        denoiser = self.spec.family.denoiser
+        sample, steps = denoiser.inputs[:2]
+        repeated = np.full(latent.shape[0], timestep, dtype=np.float32)
+        inputs = {sample.name: latent, steps.name: repeated, **conditioning}
+        return self._call(denoiser.name, inputs, step, timestep)[denoiser.outputs[0].name]
 
     def _call(
-        self, component: str, inputs: dict[str, NDArray[Any]], step: int | None = None, timestep: float | None = None
+        self, component: str, arrays: Arrays, step: int | None = None, timestep: float | None = None
     ) -> dict[str, NDArray[Any]]:
         started = time.perf_counter()
+        inputs = dict(arrays)
         outputs = self.runner.run(component, inputs)
         seconds = time.perf_counter() - started
         spent = self.seconds.setdefault(self.request, {})
@@ -294,22 +307,24 @@ def sample_all(
         if on_step is not None:
             on_step(done[0], total)
 
+    family = spec.family
     sampler = Sampler(runner, spec, on_call, count)
-    texts = dict.fromkeys(text for request in requests for text in (request.negative, request.prompt))
-    features = {text: sampler.encode(text) for text in texts}
+    pairs_of_texts = [texts_of(spec, request) for request in requests]
+    features = {text: sampler.encode(text) for text in dict.fromkeys(chain.from_iterable(pairs_of_texts))}
     if release:
-        runner.release("text_encoder")
+        for encoder in family.of_role(Role.TEXT_ENCODER):
+            runner.release(encoder.name)
     runs: list[tuple[list[float], list[NDArray[np.float32]]]] = []
-    for sampler.request, request in enumerate(requests):
-        pairs = list(sampler.denoise(request, features[request.negative], features[request.prompt]))
+    for (sampler.request, request), texts in zip(enumerate(requests), pairs_of_texts, strict=True):
+        pairs = list(sampler.denoise(request, features[texts[0]], features[texts[-1]]))
         runs.append(([timestep for timestep, _ in pairs], [latent for _, latent in pairs]))
     if release:
-        runner.release("unet")
+        runner.release(family.denoiser.name)
     images = []
     for sampler.request, (_, latents) in enumerate(runs):
         images.append(sampler.decode(latents[-1]))
     if release:
-        runner.release("vae_decoder")
+        runner.release(family.decoder.name)
     return [
         SampleResult(request, latents, timesteps, image, sampler.seconds[None] | sampler.seconds[index])
         for index, (request, (timesteps, latents), image) in enumerate(zip(requests, runs, images, strict=True))
@@ -330,22 +345,10 @@ def sample(
 
 def timesteps_of(spec: PipelineSpec, request: SampleRequest) -> list[float]:
     """Returns the timesteps of a request; some schedulers take more than one UNet call per step."""
-    return [float(timestep) for timestep in _scheduler(spec, request).timesteps]
+    scheduler = spec.family.scheduler(spec.scheduler_config, request.scheduler, request.steps)
+    return [float(timestep) for timestep in scheduler.timesteps]
 
 
-def _scheduler(spec: PipelineSpec, request: SampleRequest) -> Any:
-    from sdmobile.checkpoints.schedulers import scheduler_from_config
-
-    scheduler = scheduler_from_config(dict(spec.scheduler_config), request.scheduler)
-    scheduler.set_timesteps(request.steps)
-    return scheduler
-
-
-def _step_arguments(scheduler: Any, seed: int) -> dict[str, Any]:
-    import inspect
-
-    import torch
-
-    if "generator" in inspect.signature(scheduler.step).parameters:
-        return {"generator": torch.Generator().manual_seed(seed)}
-    return {}
+def texts_of(spec: PipelineSpec, request: SampleRequest) -> tuple[str, ...]:
+    """Returns the texts to encode for a picture, the one of the unconditional row first."""
+    return (request.negative, request.prompt)[2 - spec.guidance.texts :]

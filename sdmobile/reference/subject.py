@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdmobile.errors import UnsupportedError
-from sdmobile.families.contracts import COMPONENTS, contract_for, module_name
-from sdmobile.families.wrappers import wrap
+from sdmobile.families.contracts import contract_for, wrap
 from sdmobile.formats.bundle.contracts import Contract
 from sdmobile.reference.geometry import geometry_for
 
 if TYPE_CHECKING:
+    from torch import nn
     from torch.export import ExportedProgram
 
     from sdmobile.checkpoints import Checkpoint
@@ -34,30 +33,47 @@ class Subject:
 
 
 def capture_subject(
-    checkpoint: Path | None, component: str, device: str, guidance: str = "batch2", resolution: int | None = None
+    checkpoint: Path | None,
+    component: str | None,
+    device: str,
+    guidance: str | None = None,
+    resolution: int | None = None,
 ) -> Subject:
     """Loads a component and captures its graph for a device.
 
     Args:
         checkpoint: folder or single file; None for the bundled one.
-        component: canonical name.
+        component: canonical name, None for the denoiser.
         device: name of a device profile.
-        guidance: "batch2" or "separate".
+        guidance: one of the family's, None for its default.
         resolution: height = width in pixels, None for the checkpoint's own.
 
     Raises:
         SdmobileError: an unreadable checkpoint, or an unknown component or device.
     """
-    from sdmobile.checkpoints import load_component, open_checkpoint
+    from sdmobile.checkpoints import open_checkpoint
     from sdmobile.device_profiles import load_profile
-    from sdmobile.reference.capture import capture
 
-    if component not in COMPONENTS:
-        raise UnsupportedError(f"the component must be one of {', '.join(COMPONENTS)}", component)
     profile = load_profile(device)
     opened = open_checkpoint(checkpoint)
+    component = component or opened.family.denoiser.name
     geometry = geometry_for(opened, guidance, resolution)
-    contract = contract_for(profile.target, component, geometry)
-    module = wrap(profile.target, component, load_component(opened, module_name(component)))
-    program, _ = capture(module, contract)
-    return Subject(opened, component, profile, guidance, geometry, contract, program)
+    contract = contract_for(opened.family, profile.target, component, geometry)
+    program = captured(opened, contract)
+    way = opened.family.guidance(guidance).name
+    return Subject(opened, component, profile, way, geometry, contract, program)
+
+
+def captured(checkpoint: Checkpoint, contract: Contract) -> ExportedProgram:
+    """Loads the component of a contract and returns its graph, not yet rewritten."""
+    from sdmobile.reference.capture import capture
+
+    return capture(wrapped_component(checkpoint, contract.target, contract.component), contract)[0]
+
+
+def wrapped_component(checkpoint: Checkpoint, target: str, component: str) -> nn.Module:
+    """Returns a component in float32 behind the interface of a target's file, without what other components use."""
+    from sdmobile.checkpoints import load_model
+
+    part = checkpoint.family.component(component)
+    return wrap(target, part, load_model(checkpoint, part.model))

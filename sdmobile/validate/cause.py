@@ -142,18 +142,13 @@ def _float16_fault(
     component: BundleComponent, checkpoint: Checkpoint, runtime: str, sample: RecordedSample
 ) -> Fault | None:
     """Returns the first fault of a component's files, each on what the files before it give in float32."""
-    from sdmobile.checkpoints import load_component
-    from sdmobile.families.contracts import module_name
-    from sdmobile.families.wrappers import wrap
-    from sdmobile.reference.capture import capture
+    from sdmobile.reference.subject import captured
     from sdmobile.runtimes.mlprogram import MLProgram
     from sdmobile.runtimes.mlprogram.diagnosis import first_fault
     from sdmobile.validate.bisect.reference import module_sequence
 
     contract = component.contract
-    module = wrap(contract.target, component.name, load_component(checkpoint, module_name(component.name)))
-    paths = module_sequence(capture(module, contract)[0])
-    del module
+    paths = module_sequence(captured(checkpoint, contract))
     values = dict(sample.inputs)
     files = component.chain or (component,)
     for file in files:

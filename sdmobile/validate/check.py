@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics.describe import describe
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sdmobile.checkpoints import Checkpoint
+    from sdmobile.families.family import Family
     from sdmobile.reference.overflow import OverflowScan
     from sdmobile.runtimes import Runner
     from sdmobile.validate.bisect import Culprit
 
-NEEDED_FOR_SAMPLING = ("text_encoder", "unet", "vae_decoder")
 Progress = Callable[[str, int, int], None]
 
 
@@ -115,9 +115,8 @@ def _subject(bundle: Bundle, options: ValidationOptions, tell: Progress) -> _Sub
     wanted = _wanted(bundle, options.components)
     checkpoint = resolve_reference(bundle, options.reference)
     spec = PipelineSpec.from_bundle(bundle)
-    if options.guidance_scale is None:
-        options = replace(options, guidance_scale=spec.guidance_scale)
-    return _Subject(bundle, checkpoint, spec, options, wanted, _why_no_trajectory(bundle, options), tell)
+    reason = _why_no_trajectory(bundle, spec.family, options)
+    return _Subject(bundle, checkpoint, spec, options.settled(spec), wanted, reason, tell)
 
 
 def _recorded(subject: _Subject) -> tuple[Recording, bool]:
@@ -252,10 +251,10 @@ def _wanted(bundle: Bundle, asked: tuple[str, ...] | None) -> tuple[str, ...]:
     return tuple(name for name in bundle.components if name in asked)
 
 
-def _why_no_trajectory(bundle: Bundle, options: ValidationOptions) -> str | None:
+def _why_no_trajectory(bundle: Bundle, family: Family, options: ValidationOptions) -> str | None:
     if not options.trajectory:
         return "--no-trajectory"
-    missing = [name for name in NEEDED_FOR_SAMPLING if name not in bundle.components]
+    missing = [name for name in family.sampling if name not in bundle.components]
     return f"the bundle has no {' and no '.join(missing)}" if missing else None
 
 
@@ -274,7 +273,7 @@ def _settings(options: ValidationOptions, spec: PipelineSpec) -> dict[str, Any]:
         "seeds": [request.seed for request in options.requests()],
         "steps": options.steps,
         "guidance_scale": options.guidance_scale,
-        "guidance": spec.guidance,
+        "guidance": spec.guidance.name,
         "scheduler": options.scheduler or spec.scheduler_config.get("_class_name"),
         "max_samples": options.max_samples,
         "runtime": options.runtime,

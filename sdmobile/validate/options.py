@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdmobile.reference.recording import DEFAULT_MAX_SAMPLES, DEFAULT_PROMPTS
-from sdmobile.reference.sampling import DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS, SampleRequest
+from sdmobile.reference.sampling import SampleRequest
 from sdmobile.validate.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sdmobile.reference.sampling import PipelineSpec
     from sdmobile.validate.extras import Checker
 
 
@@ -23,7 +24,7 @@ class ValidationOptions:
     Args:
         reference: the source checkpoint, None for the one that ships with sdmobile.
         prompts: sampled whole, each with its own seed.
-        steps: scheduler steps.
+        steps: scheduler steps, None for the usual number of the bundle's family.
         seed: seed of the first prompt; the next have the next seeds.
         guidance_scale: classifier-free guidance scale, None for the bundle's own.
         scheduler: short name, None for the checkpoint's own.
@@ -42,7 +43,7 @@ class ValidationOptions:
 
     reference: Path | None = None
     prompts: tuple[str, ...] = DEFAULT_PROMPTS
-    steps: int = DEFAULT_STEPS
+    steps: int | None = None
     seed: int = 0
     guidance_scale: float | None = None
     scheduler: str | None = None
@@ -58,10 +59,17 @@ class ValidationOptions:
     checkers: Mapping[str, Checker] = field(default_factory=dict)
     bisect_dir: Path | None = None
 
+    def settled(self, spec: PipelineSpec) -> ValidationOptions:
+        """Returns the options with what was left open taken from a pipeline."""
+        steps = spec.family.default_steps if self.steps is None else self.steps
+        scale = spec.guidance_scale if self.guidance_scale is None else self.guidance_scale
+        return replace(self, steps=steps, guidance_scale=scale)
+
     def requests(self) -> tuple[SampleRequest, ...]:
-        """Returns the pictures to sample."""
-        scale = DEFAULT_GUIDANCE_SCALE if self.guidance_scale is None else self.guidance_scale
+        """Returns the pictures to sample; the options are settled."""
+        assert self.steps is not None
+        assert self.guidance_scale is not None
         return tuple(
-            SampleRequest(prompt, "", self.steps, (self.seed + i) % 2**32, scale, self.scheduler)
+            SampleRequest(prompt, "", self.steps, (self.seed + i) % 2**32, self.guidance_scale, self.scheduler)
             for i, prompt in enumerate(self.prompts)
         )

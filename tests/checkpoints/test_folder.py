@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sdmobile.checkpoints import load_component, load_scheduler, load_tokenizer, open_checkpoint
+from sdmobile.checkpoints import load_model, load_tokenizer, open_checkpoint
 from sdmobile.errors import CheckpointError, UnsupportedError
+from sdmobile.families.schedulers import scheduler_from_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +45,7 @@ def test_facts(tiny_checkpoint: Path) -> None:
     assert (checkpoint.image_size, checkpoint.context_length, checkpoint.context_dim) == (32, 77, 32)
     assert (checkpoint.prediction_type, checkpoint.scaling_factor, checkpoint.notes) == ("epsilon", 0.18215, ())
     for name, info in checkpoint.components.items():
-        module = load_component(checkpoint, name)  # type: ignore[arg-type]
+        module = load_model(checkpoint, name)  # type: ignore[arg-type]
         assert info.parameters == sum(parameter.numel() for parameter in module.parameters())
         assert info.dtype == "float16"
         assert all(parameter.dtype == torch.float32 for parameter in module.parameters())
@@ -66,10 +67,10 @@ def test_same_numbers_as_diffusers(tiny_checkpoint: Path) -> None:
     latent, step = torch.randn(1, 4, 16, 16), torch.tensor([981.0])
     with torch.no_grad():
         context = text(ids).last_hidden_state
-        assert torch.equal(load_component(checkpoint, "text_encoder")(ids).last_hidden_state, context)
+        assert torch.equal(load_model(checkpoint, "text_encoder")(ids).last_hidden_state, context)
         expected = unet(latent, step, context).sample
-        assert torch.equal(load_component(checkpoint, "unet")(latent, step, context).sample, expected)
-        ours: Any = load_component(checkpoint, "vae")
+        assert torch.equal(load_model(checkpoint, "unet")(latent, step, context).sample, expected)
+        ours: Any = load_model(checkpoint, "vae")
         assert torch.equal(ours.decode(latent).sample, vae.decode(latent).sample)
 
 
@@ -96,7 +97,7 @@ def test_config_that_contradicts_the_tensors_is_corrected(copy: Path) -> None:
     assert "unet: config says cross_attention_dim = 768, the tensors say 32; the tensors were used" in checkpoint.notes
     assert checkpoint.latent_channels == 4
     for name in checkpoint.components:
-        load_component(checkpoint, name)  # type: ignore[arg-type]
+        load_model(checkpoint, name)  # type: ignore[arg-type]
 
 
 def test_missing_statements_are_assumed_and_noted(copy: Path) -> None:
@@ -117,9 +118,9 @@ def test_shards_are_read(copy: Path) -> None:
     weight_map = {name: file for file, members in parts.items() for name in members}
     index = copy / "unet/diffusion_pytorch_model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": weight_map}))
-    reference = load_component(open_checkpoint(copy), "unet").state_dict()
+    reference = load_model(open_checkpoint(copy), "unet").state_dict()
     (copy / UNET_FILE).unlink()
-    loaded = load_component(open_checkpoint(copy), "unet").state_dict()
+    loaded = load_model(open_checkpoint(copy), "unet").state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in reference.items())
     (copy / "unet/a-00002.safetensors").unlink()
     with pytest.raises(CheckpointError, match="every shard"):
@@ -127,7 +128,7 @@ def test_shards_are_read(copy: Path) -> None:
 
 
 def test_old_vae_attention_names_and_shapes(copy: Path) -> None:
-    reference = load_component(open_checkpoint(copy), "vae").state_dict()
+    reference = load_model(open_checkpoint(copy), "vae").state_dict()
     names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
     def rename(tensors: dict[str, torch.Tensor]) -> None:
@@ -138,18 +139,18 @@ def test_old_vae_attention_names_and_shapes(copy: Path) -> None:
                     tensors[name.replace(new, old)] = value[:, :, None, None].clone() if value.dim() == 2 else value
 
     _edit_tensors(copy / "vae/diffusion_pytorch_model.safetensors", rename)
-    loaded = load_component(open_checkpoint(copy), "vae").state_dict()
+    loaded = load_model(open_checkpoint(copy), "vae").state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in reference.items())
 
 
 def test_pickled_weights_are_loaded_without_running_code(copy: Path) -> None:
-    reference = load_component(open_checkpoint(copy), "unet").state_dict()
+    reference = load_model(open_checkpoint(copy), "unet").state_dict()
     tensors = load_file(copy / UNET_FILE)
     (copy / UNET_FILE).unlink()
     torch.save(tensors, copy / "unet/diffusion_pytorch_model.bin")
     checkpoint = open_checkpoint(copy)
     assert checkpoint.components["unet"].parameters == sum(value.numel() for value in tensors.values())
-    loaded = load_component(checkpoint, "unet").state_dict()
+    loaded = load_model(checkpoint, "unet").state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in reference.items())
 
 
@@ -174,25 +175,25 @@ def test_pickled_code_is_refused_and_not_run(copy: Path, tmp_path: Path) -> None
 def test_non_finite_weights_are_named(copy: Path, value: float) -> None:
     _edit_tensors(copy / UNET_FILE, lambda tensors: tensors["conv_in.weight"].view(-1)[:3].fill_(value))
     with pytest.raises(CheckpointError, match=r"unet: 3 of 1152 values of conv_in\.weight are NaN or infinite"):
-        load_component(open_checkpoint(copy), "unet")
+        load_model(open_checkpoint(copy), "unet")
 
 
 def test_a_missing_weight_is_named(copy: Path) -> None:
     _edit_tensors(copy / UNET_FILE, lambda tensors: tensors.pop("mid_block.resnets.0.conv1.bias"))
     with pytest.raises(CheckpointError, match=r"1 missing, among them mid_block\.resnets\.0\.conv1\.bias"):
-        load_component(open_checkpoint(copy), "unet")
+        load_model(open_checkpoint(copy), "unet")
 
 
 def test_an_unknown_weight_is_named(copy: Path) -> None:
     _edit_tensors(copy / UNET_FILE, lambda tensors: tensors.update(surprise=torch.zeros(1)))
     with pytest.raises(CheckpointError, match="1 unknown, among them surprise"):
-        load_component(open_checkpoint(copy), "unet")
+        load_model(open_checkpoint(copy), "unet")
 
 
 def test_a_wrong_shape_is_named(copy: Path) -> None:
     _edit_tensors(copy / UNET_FILE, lambda tensors: tensors.update({"conv_norm_out.bias": torch.zeros(7)}))
     with pytest.raises(CheckpointError, match=r"conv_norm_out\.bias is \(7,\), expected \(32,\)"):
-        load_component(open_checkpoint(copy), "unet")
+        load_model(open_checkpoint(copy), "unet")
 
 
 def _truncate(path: Path) -> None:
@@ -277,17 +278,17 @@ def test_components_that_do_not_fit_are_refused(copy: Path) -> None:
 
 def test_schedulers(tiny_checkpoint: Path) -> None:
     checkpoint = open_checkpoint(tiny_checkpoint)
-    assert type(load_scheduler(checkpoint)).__name__ == "PNDMScheduler"
+    assert type(scheduler_from_config(checkpoint.scheduler_config)).__name__ == "PNDMScheduler"
     for name, cls in (
         ("ddim", "DDIMScheduler"),
         ("dpm++", "DPMSolverMultistepScheduler"),
         ("euler", "EulerDiscreteScheduler"),
     ):
-        scheduler = load_scheduler(checkpoint, name)
+        scheduler = scheduler_from_config(checkpoint.scheduler_config, name)
         assert type(scheduler).__name__ == cls
         assert (scheduler.config.beta_start, scheduler.config.beta_schedule) == (0.00085, "scaled_linear")
     with pytest.raises(UnsupportedError, match=r"unknown scheduler: magic.*ddim"):
-        load_scheduler(checkpoint, "magic")
+        scheduler_from_config(checkpoint.scheduler_config, "magic")
 
 
 def test_tokenizer_files_must_be_there(copy: Path) -> None:

@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sdmobile.checkpoints import load_component, load_tokenizer, open_checkpoint
+from sdmobile.checkpoints import load_model, load_tokenizer, open_checkpoint
 from sdmobile.checkpoints.bpe import write_clip_tokenizer
 from sdmobile.checkpoints.modules import empty_module
 from sdmobile.errors import CheckpointError, UnsupportedError
 from tests.checkpoints.ldm_layout import clip_to_ldm, clip_to_open_clip, unet_to_ldm, vae_to_ldm
+from tests.families import SD
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +42,7 @@ VAE = {
 
 
 def _random(component: str, config: dict[str, Any]) -> nn.Module:
-    module = empty_module(component, config).to_empty(device="cpu")
+    module = empty_module(SD.model(component), config).to_empty(device="cpu")
     generator = torch.Generator().manual_seed(7)
     for parameter in module.parameters():
         parameter.data.normal_(0.0, 0.05, generator=generator)
@@ -88,11 +89,11 @@ def test_components_compute_the_same(single: tuple[str, Path, dict[str, nn.Modul
     latent, image = torch.randn(1, 4, 8, 8, generator=generator), torch.randn(1, 3, 16, 16, generator=generator)
     with torch.no_grad():
         context = modules["text_encoder"](ids).last_hidden_state
-        assert torch.equal(load_component(checkpoint, "text_encoder")(ids).last_hidden_state, context)
+        assert torch.equal(load_model(checkpoint, "text_encoder")(ids).last_hidden_state, context)
         step = torch.tensor([500.0])
         expected = modules["unet"](latent, step, context).sample
-        assert torch.equal(load_component(checkpoint, "unet")(latent, step, context).sample, expected)
-        vae: Any = load_component(checkpoint, "vae")
+        assert torch.equal(load_model(checkpoint, "unet")(latent, step, context).sample, expected)
+        vae: Any = load_model(checkpoint, "vae")
         reference: Any = modules["vae"]
         assert torch.equal(vae.decode(latent).sample, reference.decode(latent).sample)
         assert torch.equal(vae.encode(image).latent_dist.parameters, reference.encode(image).latent_dist.parameters)

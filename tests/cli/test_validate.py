@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from sdmobile.cli.validate import validate
 from sdmobile.errors import EXIT_BELOW_THRESHOLD, EXIT_CHECKPOINT, SdmobileError
-from sdmobile.families.contracts import COMPONENTS
+from tests.families import COMPONENTS
 from tests.validate.bundles import copy_bundle, damage_weights
 
 

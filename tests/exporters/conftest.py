@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from tests.families import SD
+
 if TYPE_CHECKING:
     import torch
 
@@ -62,21 +64,20 @@ def lowered(
 
     @cache
     def make(target: str, component: str) -> Lowered:
-        from sdmobile.checkpoints import load_component, open_checkpoint
+        from sdmobile.checkpoints import open_checkpoint
         from sdmobile.device_profiles import default_profile
         from sdmobile.exporters.component import lower_to_file
         from sdmobile.exporters.lowering import LoweringOptions
         from sdmobile.families.contracts import contract_for
-        from sdmobile.families.wrappers import wrap
         from sdmobile.reference.capture import capture
         from sdmobile.reference.geometry import geometry_for
+        from sdmobile.reference.subject import wrapped_component
         from sdmobile.rewrites.engine import rewrite
         from sdmobile.rewrites.registry import rules_for
 
         checkpoint = open_checkpoint(tiny_checkpoint)
-        contract = contract_for(target, component, geometry_for(checkpoint, "batch2"))
-        part = "vae" if component.startswith("vae_") else component
-        module = wrap(target, component, load_component(checkpoint, part))  # type: ignore[arg-type]
+        contract = contract_for(SD, target, component, geometry_for(checkpoint, "batch2"))
+        module = wrapped_component(checkpoint, target, component)
         program = rewrite(capture(module, contract)[0], rules_for(default_profile(target))).program
         path = tmp_path_factory.mktemp(f"{target}-{component}") / contract.file_name
         record = lower_to_file(program, contract, path, LoweringOptions(provenance))

@@ -10,8 +10,8 @@ import pytest
 
 from sdmobile.basics.metrics import psnr
 from sdmobile.errors import UnsupportedError
-from sdmobile.families.contracts import COMPONENTS
 from tests.exporters.conftest import Lowered
+from tests.families import COMPONENTS, SD
 
 Lower = Callable[[str, str], Lowered]
 FLOAT32_ARRAY = 65568  # ArrayFeatureType.FLOAT32 of Core ML's FeatureTypes.proto
@@ -112,16 +112,15 @@ def test_large_vocabulary_is_not_squeezed_into_int16(provenance: Any, tmp_path: 
 
     from sdmobile.exporters.coreml.lower import lower
     from sdmobile.exporters.lowering import LoweringOptions
-    from sdmobile.families.contracts import contract_for
-    from sdmobile.families.wrappers import wrap
+    from sdmobile.families.contracts import contract_for, wrap
     from sdmobile.formats.bundle.contracts import Geometry
     from sdmobile.reference.capture import capture
     from sdmobile.runtimes.mlprogram import MLProgram
 
     torch.manual_seed(0)
     config = CLIPTextConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
-    contract = contract_for("ios", "text_encoder", Geometry(1, 4, 8, 8, 64, 64, 77, 8))
-    module = wrap("ios", "text_encoder", CLIPTextModel(config))
+    contract = contract_for(SD, "ios", "text_encoder", Geometry(1, 4, 8, 8, 64, 64, 77, 8))
+    module = wrap("ios", SD.component("text_encoder"), CLIPTextModel(config))
     lower(capture(module, contract)[0], contract, tmp_path / "T.mlpackage", LoweringOptions(provenance))
     ids = np.linspace(0, 49407, 77).round().astype(np.float32)[None]
     with torch.no_grad():
@@ -143,7 +142,7 @@ def test_the_converter_still_refuses_alias(provenance: Any, tmp_path: Any) -> No
         def forward(self, z: torch.Tensor) -> torch.Tensor:
             return torch.ops.aten.alias(z) + 1
 
-    contract = contract_for("ios", "vae_decoder", Geometry(1, 3, 4, 4, 4, 4, 1, 1))
+    contract = contract_for(SD, "ios", "vae_decoder", Geometry(1, 3, 4, 4, 4, 4, 1, 1))
     program = torch.export.export(Alias(), (torch.zeros(1, 3, 4, 4),))
     with pytest.raises(NotImplementedError, match="alias"):
         lower(program, contract, tmp_path / "A.mlpackage", LoweringOptions(provenance))

@@ -12,12 +12,12 @@ import pytest
 from sdmobile.basics.metrics import psnr
 from sdmobile.errors import UnsupportedError
 from sdmobile.exporters.litert.lower import gpu_warnings
-from sdmobile.families.contracts import COMPONENTS
 from sdmobile.formats.bundle.contracts import Contract
 from sdmobile.formats.tflite.graph import read_facts
 from sdmobile.quantize import tflite_float16
 from sdmobile.quantize.tflite_float16 import cast_weights
 from tests.exporters.conftest import Lowered
+from tests.families import COMPONENTS
 from tests.validate.breakage import Flatbuffer
 
 Lower = Callable[[str, str], Lowered]

@@ -11,9 +11,9 @@ import pytest
 
 from sdmobile.basics.metrics import psnr
 from sdmobile.exporters.onnx import lower as onnx_lower
-from sdmobile.families.contracts import COMPONENTS
 from sdmobile.formats.bundle.contracts import Contract
 from tests.exporters.conftest import Lowered
+from tests.families import COMPONENTS
 
 Lower = Callable[[str, str], Lowered]
 

@@ -9,11 +9,11 @@ from typing import Any, cast
 import pytest
 
 from benchmarks.calibration.stored import stored_graph
-from sdmobile.families.contracts import COMPONENTS
 from sdmobile.formats.bundle.reading import Bundle, BundleComponent
 from sdmobile.formats.graph import FileGraph
 from sdmobile.prediction import assess as assess_module
 from sdmobile.prediction import measurements
+from tests.families import COMPONENTS
 
 
 def sd15_graph(path: Path) -> FileGraph:

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdmobile.families.contracts import COMPONENTS
+from sdmobile.families.family import SEPARATE
 from sdmobile.reference.recording import chosen_steps, content_key, load_recording, record
 from sdmobile.reference.sampling import PipelineSpec, SampleRequest, timesteps_of
 from sdmobile.reference.torch_runner import TorchRunner
+from tests.families import COMPONENTS
 
 REQUESTS = [SampleRequest("a red circle", steps=6, seed=0), SampleRequest("a blue square", steps=6, seed=1)]
 
@@ -48,7 +49,7 @@ def test_two_calls_a_step_are_both_recorded(
 ) -> None:
     from dataclasses import replace
 
-    recording = record(torch_runner, replace(spec, guidance="separate"), REQUESTS, ["unet"], max_samples)
+    recording = record(torch_runner, replace(spec, guidance=SEPARATE), REQUESTS, ["unet"], max_samples)
     assert list(recording.samples) == ["unet"]
     assert len(recording.samples["unet"]) == unet
     assert recording.samples["unet"][0].inputs["sample"].shape[0] == 1

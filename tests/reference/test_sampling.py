@@ -9,8 +9,8 @@ import pytest
 
 from sdmobile.basics.metrics import to_pixels
 from sdmobile.checkpoints import Checkpoint
-from sdmobile.checkpoints.schedulers import scheduler_from_config
 from sdmobile.errors import SdmobileError
+from sdmobile.families.schedulers import scheduler_from_config
 from sdmobile.reference.noise import standard_normal
 from sdmobile.reference.sampling import ComponentCall, PipelineSpec, SampleRequest, sample, sample_all, timesteps_of
 from sdmobile.reference.torch_runner import TorchRunner

@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 
 from sdmobile.basics.metrics import Metrics
 from sdmobile.checkpoints.shapes64.obedience import Obedience
-from sdmobile.families.contracts import COMPONENTS, contract_for
+from sdmobile.families.contracts import contract_for
 from sdmobile.formats.bundle.contracts import Geometry
 from sdmobile.reference.overflow import OverflowScan, Peak
 from sdmobile.validate.extras import PREDICTED, ExtraCheck
 from sdmobile.validate.results import ComponentCheck, SampleCheck, TrajectoryCheck, ValidationReport
 from sdmobile.validate.thresholds import Limits, Thresholds
+from tests.families import COMPONENTS, SD
 
 GEOMETRY = Geometry(2, 4, 16, 16, 64, 64, 77, 32)
 HASH = "0123456789abcdef" * 4
@@ -23,7 +24,7 @@ HASH = "0123456789abcdef" * 4
 def manifest(target: str = "ios", licence: str | None = "Apache-2.0") -> dict[str, Any]:
     records = {}
     for name in COMPONENTS:
-        contract = contract_for(target, name, GEOMETRY)
+        contract = contract_for(SD, target, name, GEOMETRY)
         records[name] = {
             "file": contract.file_name,
             "contract": contract.to_json(),

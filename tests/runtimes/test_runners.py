@@ -9,7 +9,6 @@ import pytest
 from sdmobile.basics import metrics
 from sdmobile.checkpoints import Checkpoint
 from sdmobile.errors import UnsupportedError
-from sdmobile.families.contracts import COMPONENTS
 from sdmobile.formats.bundle.reading import open_bundle
 from sdmobile.reference.sampling import PipelineSpec
 from sdmobile.reference.torch_runner import TorchRunner
@@ -17,6 +16,7 @@ from sdmobile.runtimes import Runner, bundle_runner, default_runtime, validation
 from sdmobile.runtimes.coreml import CoreMLRunner
 from sdmobile.runtimes.mlprogram import MLProgram
 from sdmobile.runtimes.mlprogram.precision import EVALUATORS
+from tests.families import COMPONENTS
 from tests.validate.bundles import write_exported_bundle
 
 GENERATOR = np.random.default_rng(0)

@@ -97,7 +97,7 @@ def test_a_stopped_run_ends_at_the_weights_of_an_unbroken_one(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_the_whole_command_makes_a_checkpoint_and_resumes(tmp_path: Path) -> None:
-    from sdmobile.checkpoints import load_component, open_checkpoint
+    from sdmobile.checkpoints import load_model, open_checkpoint
 
     config = quick(TrainConfig(tmp_path / "run"), steps=4)
     folder = train_shapes(config, lambda *_: None)
@@ -105,9 +105,9 @@ def test_the_whole_command_makes_a_checkpoint_and_resumes(tmp_path: Path) -> Non
     assert checkpoint.prediction_type == BETAS["prediction_type"]
     assert checkpoint.scaling_factor == pytest.approx(SCALING_FACTOR)
     assert checkpoint.image_size == 64
-    before = load_component(checkpoint, "unet").state_dict()
+    before = load_model(checkpoint, "unet").state_dict()
     again = train_shapes(replace(config), lambda *_: None)
-    after = load_component(open_checkpoint(again), "unet").state_dict()
+    after = load_model(open_checkpoint(again), "unet").state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     rows = [json.loads(line) for line in (tmp_path / "run" / "log-unet.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 4

@@ -10,24 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from sdmobile.checkpoints import Checkpoint, load_component, open_checkpoint
+from sdmobile.checkpoints import Checkpoint, open_checkpoint
 from sdmobile.exporters.job import ExportJob
-from sdmobile.families.contracts import COMPONENTS, contract_for
-from sdmobile.families.wrappers import wrap
+from sdmobile.families.contracts import contract_for
 from sdmobile.formats.bundle.contracts import Geometry
 from sdmobile.formats.bundle.reading import KIND, MANIFEST, SCHEMA_VERSION, sha256_file
 from sdmobile.reference.geometry import geometry_for
+from sdmobile.reference.subject import wrapped_component
 from sdmobile.rewrites.options import RewriteOptions
-
-MODULE = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae", "vae_encoder": "vae"}
 
 
 def write_onnx(checkpoint: Checkpoint, component: str, geometry: Geometry, file: Path) -> None:
     """Exports one component with the TorchScript exporter, which takes a second where the newer one takes ten."""
     import torch
 
-    contract = contract_for("onnx", component, geometry)
-    module = wrap("onnx", component, load_component(checkpoint, MODULE[component])).eval()  # pyright: ignore[reportArgumentType]
+    contract = contract_for(checkpoint.family, "onnx", component, geometry)
+    module = wrapped_component(checkpoint, "onnx", component)
     inputs = tuple(torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in contract.inputs)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -43,15 +41,16 @@ def write_onnx(checkpoint: Checkpoint, component: str, geometry: Geometry, file:
 
 
 def write_bundle(
-    folder: Path, checkpoint_path: Path, components: tuple[str, ...] = COMPONENTS, guidance: str = "batch2"
+    folder: Path, checkpoint_path: Path, components: tuple[str, ...] | None = None, guidance: str | None = None
 ) -> Path:
     """Writes an onnx bundle of the tiny checkpoint, laid out as `sdmobile export` does."""
     checkpoint = open_checkpoint(checkpoint_path)
     geometry = geometry_for(checkpoint, guidance)
     folder.mkdir(parents=True)
     records: dict[str, Any] = {}
-    for name in components:
-        contract = contract_for("onnx", name, geometry)
+    guidance = checkpoint.family.guidance(guidance).name
+    for name in checkpoint.family.names if components is None else components:
+        contract = contract_for(checkpoint.family, "onnx", name, geometry)
         write_onnx(checkpoint, name, geometry, folder / contract.file_name)
         records[name] = _record(name, contract.file_name, contract.to_json(), folder / contract.file_name)
     return _finish(folder, checkpoint, "onnx", guidance, records)
@@ -89,6 +88,7 @@ def _finish(
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "kind": KIND,
+        "family": checkpoint.family.name,
         "target": target,
         "device": None,
         "created": "2026-01-01T00:00:00Z",

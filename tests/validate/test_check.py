@@ -12,7 +12,6 @@ import pytest
 from sdmobile.basics import metrics
 from sdmobile.basics.ssim import image_ssim
 from sdmobile.errors import CheckpointError, UnsupportedError
-from sdmobile.families.contracts import COMPONENTS
 from sdmobile.reference.recording import Recording, record
 from sdmobile.reference.sampling import PipelineSpec, SampleRequest, sample
 from sdmobile.reference.torch_runner import TorchRunner
@@ -21,6 +20,7 @@ from sdmobile.validate.options import ValidationOptions
 from sdmobile.validate.parity import check_component, compare_runs
 from sdmobile.validate.results import ValidationReport
 from sdmobile.validate.thresholds import Thresholds
+from tests.families import COMPONENTS
 from tests.validate.bundles import copy_bundle, damage_weights, read_manifest, write_manifest
 from tests.validate.fakes import FailingRunner, NoisyRunner
 

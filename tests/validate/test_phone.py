@@ -14,13 +14,14 @@ from sdmobile.validate.extras import ExtraCheck
 from sdmobile.validate.phone.adb import find_phone
 from sdmobile.validate.phone.benchmark import parse_benchmark
 from sdmobile.validate.phone.checker import phone_checker
+from tests.families import SD
 from tests.validate.phone_fakes import CPU, GPU, calls, write_adb
 
 GEOMETRY = Geometry(2, 4, 16, 16, 32, 32, 77, 32)
 
 
 def bundle(folder: Path, target: str = "android") -> Bundle:
-    contract = contract_for(target, "unet", GEOMETRY)
+    contract = contract_for(SD, target, "unet", GEOMETRY)
     file = folder / contract.file_name
     file.write_bytes(b"model")
     component = BundleComponent("unet", file, contract, {})

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import UnsupportedError
 from sdmobile.exporters.coreml.islands import find_islands
-from sdmobile.exporters.coreml.metadata import describe
 from sdmobile.exporters.lowering import LoweringOptions, LoweringRecord
 from sdmobile.formats.mlprogram.write import settle
 from sdmobile.rewrites.naming import name_by_module
@@ -55,7 +54,7 @@ def lower(program: ExportedProgram, contract: Contract, out: Path, options: Lowe
         compute_units=ct.ComputeUnit.CPU_AND_NE,
         skip_model_load=True,
     )
-    describe(model, contract, options.provenance)
+    describe(model, contract, options)
     model.save(str(out))
     settle(out)
     operators = count_operators(model.get_spec())
@@ -63,6 +62,20 @@ def lower(program: ExportedProgram, contract: Contract, out: Path, options: Lowe
     if islands.nodes:
         details["float32_islands"] = islands.to_json()
     return LoweringRecord(out, operators, details)
+
+
+def describe(model: Any, contract: Contract, options: LoweringOptions) -> None:
+    """Fills author, licence, version, descriptions and sdmobile's own keys of a coremltools model."""
+    provenance = options.provenance
+    model.author = f"{provenance.name}; converted by sdmobile"
+    model.license = provenance.license or "unknown; see the source of the checkpoint"
+    model.version = provenance.version
+    model.short_description = f"{options.summary}. From {provenance.name}."
+    for spec in contract.inputs:
+        model.input_description[spec.name] = spec.description
+    for spec in contract.outputs:
+        model.output_description[spec.name] = spec.description
+    model.user_defined_metadata.update(provenance.entries(contract.component))
 
 
 def deployment_target(name: str) -> Any:

@@ -7,14 +7,13 @@ want other names, layouts and types; its contract says which, and converts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import UnsupportedError
 
 if TYPE_CHECKING:
     import numpy as np
-
 
 TARGETS = ("ios", "android", "onnx")
 
@@ -26,6 +25,7 @@ PERMUTATIONS: dict[str, tuple[int, ...]] = {
     "tokens": (0, 1, 2),
     "channels_1_tokens": (0, 2, 1),  # then a unit axis before the tokens: (B, D, 1, S), the form of the Neural Engine
     "token_ids": (0, 1),
+    "vector": (0, 1),
     "flat": (0,),
 }
 OPAQUE = "opaque"  # a value between two parts of a component: nobody outside looks at its axes
@@ -33,7 +33,10 @@ OPAQUE = "opaque"  # a value between two parts of a component: nobody outside lo
 
 @dataclass(frozen=True)
 class Geometry:
-    """The sizes that fix every shape: latents in cells, images in pixels, context in tokens and features."""
+    """The sizes that fix every shape: latents in cells, images in pixels, context in tokens and features.
+
+    `sizes` are those that only some families have, by name.
+    """
 
     batch: int
     latent_channels: int
@@ -43,15 +46,23 @@ class Geometry:
     image_width: int
     context_length: int
     context_dim: int
+    sizes: tuple[tuple[str, int], ...] = ()
+
+    def size(self, name: str) -> int:
+        """Returns one of the family's further sizes."""
+        return dict(self.sizes)[name]
 
     def to_json(self) -> dict[str, int]:
-        """Returns the fields as a JSON object."""
-        return asdict(self)
+        """Returns the fields as one flat JSON object."""
+        data = asdict(self)
+        return {**{name: value for name, value in data.items() if name != "sizes"}, **dict(self.sizes)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, int]) -> Geometry:
         """Returns the geometry that `to_json` wrote."""
-        return cls(**{name: int(value) for name, value in data.items()})
+        values = {name: int(value) for name, value in data.items()}
+        known = {field.name: values.pop(field.name) for field in fields(cls) if field.name in values}
+        return cls(**known, sizes=tuple(values.items()))
 
 
 @dataclass(frozen=True)

@@ -110,14 +110,22 @@ def without_measurements(value: Any) -> Any:
     return [without_measurements(item) for item in value] if isinstance(value, list) else value
 
 
-def seal(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Writes model card and manifest of a bundle under construction; returns the manifest with all files hashed."""
-    from sdmobile.formats.bundle.model_card import model_card
+def seal(manifest: dict[str, Any], folder: Path, card: str) -> dict[str, Any]:
+    """Writes model card and manifest of a bundle under construction.
+
+    Args:
+        manifest: all but the list of files.
+        folder: the bundle under construction.
+        card: the model card, Markdown.
+
+    Returns:
+        The manifest with the size and SHA-256 of every file.
+    """
 
     manifest = {key: value for key, value in manifest.items() if key != "files"}
     if fixed_date() is not None:
         manifest["components"] = without_measurements(manifest["components"])
-    (folder / "README.md").write_text(model_card(manifest), "utf-8")
+    (folder / "README.md").write_text(card, "utf-8")
     manifest["files"] = {
         file.relative_to(folder).as_posix(): {"sha256": hash_of([file]), "bytes": file.stat().st_size}
         for file in files_of(folder)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.families.contracts import COMPONENTS
 from sdmobile.formats.bundle.contracts import Contract, Geometry
 from sdmobile.quantize.sensitivity_study import (
     ANALYSIS_PROMPTS,
@@ -34,7 +33,7 @@ class RecordedInputs:
     Args:
         checkpoint: the source of the bundle.
         geometry: the sizes of its files.
-        guidance: "batch2" or "separate".
+        guidance: one of the family's.
         folder: cache of recordings, None for none.
     """
 
@@ -70,7 +69,7 @@ class RecordedInputs:
 
         spec = replace(PipelineSpec.from_checkpoint(self.checkpoint, self.guidance), geometry=self.geometry)
         requests = requests_for(self.checkpoint, prompts, STEPS, seed)
-        return recording_of(self.checkpoint, spec, requests, COMPONENTS, most, self.folder)
+        return recording_of(self.checkpoint, spec, requests, self.checkpoint.family.names, most, self.folder)
 
 
 def file_inputs(

@@ -177,11 +177,8 @@ def worst_sample(check: ComponentCheck, recording: Recording) -> RecordedSample:
 
 
 def _case(component: BundleComponent, checkpoint: Checkpoint, check: ComponentCheck, sample: RecordedSample) -> Case:
-    from sdmobile.checkpoints import load_component
-    from sdmobile.families.contracts import module_name
-    from sdmobile.families.wrappers import wrap
-    from sdmobile.reference.capture import capture
     from sdmobile.reference.component_inputs import as_tensors
+    from sdmobile.reference.subject import captured
     from sdmobile.validate.bisect.match import Match, match_modules, name_by_content
     from sdmobile.validate.bisect.naming import ModuleNames
     from sdmobile.validate.bisect.reference import module_outputs, module_paths
@@ -191,8 +188,7 @@ def _case(component: BundleComponent, checkpoint: Checkpoint, check: ComponentCh
             "a component that is bisected is one file", f"{len(component.chain)} parts", "Export it without --chunks."
         )
     contract = component.contract
-    module = wrap(contract.target, component.name, load_component(checkpoint, module_name(component.name)))
-    program, _ = capture(module, contract)
+    program = captured(checkpoint, contract)
     names = ModuleNames(module_paths(program))
     graph = open_graph(component, check.runtime, names)
     least_db = min(MOST_DB, max(LEAST_DB, check.limits.component_db if check.limits else LEAST_DB))

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdmobile.errors import UnsupportedError
-from sdmobile.families.contracts import COMPONENTS, contract_for
+from sdmobile.families.contracts import contract_for
 from sdmobile.formats.bundle.contracts import TARGETS, Contract, Geometry, TensorSpec
+from tests.families import COMPONENTS, SD
 
 GEOMETRY = Geometry(2, 4, 6, 5, 48, 40, 77, 32)
 
@@ -58,7 +59,7 @@ def test_json_round_trip(contract: Contract) -> None:
 
 
 def test_nhwc_puts_channels_last() -> None:
-    contract = contract_for("android", "unet", GEOMETRY)
+    contract = contract_for(SD, "android", "unet", GEOMETRY)
     sample = np.arange(2 * 4 * 6 * 5, dtype=np.float32).reshape(2, 4, 6, 5)
     moved = contract.inputs[0].to_file(sample)
     assert moved.shape == (2, 6, 5, 4)
@@ -66,7 +67,7 @@ def test_nhwc_puts_channels_last() -> None:
 
 
 def test_ios_context_is_batch_channels_one_tokens() -> None:
-    contract = contract_for("ios", "unet", GEOMETRY)
+    contract = contract_for(SD, "ios", "unet", GEOMETRY)
     context = np.random.default_rng(0).standard_normal((2, 77, 32)).astype(np.float32)
     moved = contract.to_target(
         {"sample": np.zeros((2, 4, 6, 5)), "timestep": np.zeros(2), "encoder_hidden_states": context}
@@ -92,7 +93,7 @@ def test_ios_context_is_batch_channels_one_tokens() -> None:
 def test_ios_names_are_those_that_the_swift_package_reads(
     component: str, file_name: str, inputs: dict[str, tuple[int, ...]], output: tuple[str, tuple[int, ...]]
 ) -> None:
-    contract = contract_for("ios", component, GEOMETRY)
+    contract = contract_for(SD, "ios", component, GEOMETRY)
     assert contract.file_name == file_name
     assert {spec.name: spec.shape for spec in contract.inputs} == inputs
     assert [(spec.name, spec.shape) for spec in contract.outputs] == [output]
@@ -100,13 +101,13 @@ def test_ios_names_are_those_that_the_swift_package_reads(
 
 
 def test_another_shape_is_an_error_that_names_both() -> None:
-    contract = contract_for("onnx", "vae_decoder", GEOMETRY)
+    contract = contract_for(SD, "onnx", "vae_decoder", GEOMETRY)
     with pytest.raises(UnsupportedError, match=r"\(1, 4, 6, 5\).*\(1, 4, 8, 8\)"):
         contract.to_target({"latent": np.zeros((1, 4, 8, 8))})
 
 
 def test_a_missing_array_is_an_error_that_names_it() -> None:
-    contract = contract_for("onnx", "unet", GEOMETRY)
+    contract = contract_for(SD, "onnx", "unet", GEOMETRY)
     with pytest.raises(UnsupportedError, match="timestep"):
         contract.to_target({"sample": np.zeros((2, 4, 6, 5)), "encoder_hidden_states": np.zeros((2, 77, 32))})
     with pytest.raises(UnsupportedError, match="noise_pred"):
@@ -116,4 +117,4 @@ def test_a_missing_array_is_an_error_that_names_it() -> None:
 @pytest.mark.parametrize(("target", "component"), [("windows", "unet"), ("ios", "tokenizer")])
 def test_unknown_target_or_component(target: str, component: str) -> None:
     with pytest.raises(UnsupportedError, match=f"{target}|{component}"):
-        contract_for(target, component, GEOMETRY)
+        contract_for(SD, target, component, GEOMETRY)

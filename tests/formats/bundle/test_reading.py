@@ -10,6 +10,7 @@ from sdmobile.errors import EXIT_CHECKPOINT
 from sdmobile.families.contracts import contract_for
 from sdmobile.formats.bundle.contracts import Geometry
 from sdmobile.formats.bundle.reading import BundleError, is_bundle, open_bundle
+from tests.families import SD
 from tests.validate.bundles import read_manifest, write_manifest
 
 GEOMETRY = Geometry(2, 4, 16, 16, 32, 32, 77, 32)
@@ -30,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
         "geometry": GEOMETRY.to_json(),
         "guidance": "batch2",
         "pipeline": {"scaling_factor": 0.18215, "scheduler": {}},
-        "components": {"unet": {"file": "unet.onnx", "contract": contract_for("onnx", "unet", GEOMETRY).to_json()}},
+        "components": {"unet": {"file": "unet.onnx", "contract": contract_for(SD, "onnx", "unet", GEOMETRY).to_json()}},
         "files": {},
     }
     write_manifest(root, manifest)
@@ -47,7 +48,7 @@ def test_what_is_read(folder: Path) -> None:
     assert is_bundle(folder)
     assert (bundle.target, bundle.guidance, bundle.device, bundle.source_hash) == ("onnx", "batch2", "pixel-9", "abc")
     assert bundle.geometry == GEOMETRY
-    assert bundle.components["unet"].contract == contract_for("onnx", "unet", GEOMETRY)
+    assert bundle.components["unet"].contract == contract_for(SD, "onnx", "unet", GEOMETRY)
     assert bundle.components["unet"].path == folder / "unet.onnx"
     assert bundle.tokenizer_dir == folder / "tokenizer"
 

@@ -15,13 +15,13 @@ from sdmobile.quantize.recipes import flat_path
 @pytest.fixture(scope="session")
 def unet(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.nn.Module]:
     """The tiny UNet as the exporter writes it for a phone, attention rewritten to convolutions; and its module."""
-    from sdmobile.checkpoints import load_component, open_checkpoint
+    from sdmobile.checkpoints import load_model, open_checkpoint
     from sdmobile.exporters.component import export_component
     from sdmobile.exporters.job import ExportJob
 
     folder = tmp_path_factory.mktemp("unet")
     export_component(ExportJob(tiny_checkpoint, "unet", "ios", None, "batch2", None, folder))
-    return folder / "Unet.mlpackage", load_component(open_checkpoint(tiny_checkpoint), "unet")
+    return folder / "Unet.mlpackage", load_model(open_checkpoint(tiny_checkpoint), "unet")
 
 
 def test_every_weight_is_that_of_its_module(unet: tuple[Path, torch.nn.Module]) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from sdmobile.checkpoints import load_component, open_checkpoint
+from sdmobile.checkpoints import load_model, open_checkpoint
 from sdmobile.runtimes.mlprogram import MLProgram
 from tests.runtimes.mlprogram.support import as_arrays, convert_module, psnr
 from tests.runtimes.mlprogram.witnesses import EMITTED
@@ -70,7 +70,7 @@ def _job(folder: Path, component: str) -> tuple[nn.Module, dict[str, torch.Tenso
     else:
         pixels = size * checkpoint.vae_scale_factor
         wrapper, inputs = _Encoder, {"x": torch.rand(1, 3, pixels, pixels, generator=generator) * 2 - 1}
-    return wrapper(load_component(checkpoint, name)), inputs
+    return wrapper(load_model(checkpoint, name)), inputs
 
 
 def _check(checkpoint: Path, component: str, target: str, float16: bool, path: Path) -> None:

@@ -6,33 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from sdmobile.basics import words
+from sdmobile.families import family_of
 
 _TARGETS = {"ios": "iPhone (Core ML)", "android": "Android (LiteRT)", "onnx": "ONNX Runtime"}
 _TAGS = {"ios": "coreml", "android": "litert", "onnx": "onnx"}
 
 _USE = {
-    "ios": """\
-1. On a Mac, run `compile.sh` in this folder: it turns each `.mlpackage` into the `.mlmodelc` that an app loads
-   (`xcrun coremlcompiler` is part of Xcode; there is no such tool for Linux).
-2. Give the folder with the compiled models, `vocab.json` and `merges.txt` to Apple's
-   [StableDiffusion Swift package](https://github.com/apple/ml-stable-diffusion) as its resources:
-
-   ```swift
-   var configuration = MLModelConfiguration()
-   configuration.computeUnits = .cpuAndNeuralEngine
-   let pipeline = try StableDiffusionPipeline(
-       resourcesAt: folder, controlNet: [], configuration: configuration, disableSafety: true)
-   try pipeline.loadResources()
-   var request = StableDiffusionPipeline.Configuration(prompt: "{prompt}")
-   request.seed = 0
-   request.stepCount = 20
-   request.guidanceScale = {guidance_scale}
-   request.decoderScaleFactor = {scaling_factor}
-   request.encoderScaleFactor = {scaling_factor}
-   let images = try pipeline.generateImages(configuration: request)
-   ```
-
-   Its default random source starts from the same noise as `sdmobile generate` with the same seed.""",
     "android": """\
 1. Put the `.tflite` files and `tokenizer/` into the app's files (they are too large for its assets).
 2. Load each with LiteRT's `CompiledModel` or `Interpreter` and call it by its signature:
@@ -40,7 +19,7 @@ _USE = {
 {signatures}
 3. `scheduler.json` holds the tables of the sampling loop, `metadata.json` the shapes and names. The initial noise is
    defined by `noise_golden.json`; an implementation is right when it gives those numbers.
-4. With guidance scale s, the prediction is uncond + s·(text − uncond); the latent is divided by {scaling_factor}
+4. {guidance}; the latent is divided by {scaling_factor}
    before decoding.""",
     "onnx": """\
 Load each file with ONNX Runtime; inputs and outputs are named as below.
@@ -62,7 +41,7 @@ def model_card(manifest: Mapping[str, Any], validation: Mapping[str, Any] | None
     target = manifest["target"]
     source = manifest["source"]
     parts = [
-        _front_matter(target, source),
+        _front_matter(target, source, family_of(manifest).tag),
         f"# {source['name']} for {_TARGETS[target]}",
         _summary(manifest),
         "## Use\n\n" + _use(manifest),
@@ -74,14 +53,14 @@ def model_card(manifest: Mapping[str, Any], validation: Mapping[str, Any] | None
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(target: str, source: Mapping[str, Any]) -> str:
+def _front_matter(target: str, source: Mapping[str, Any], tag: str) -> str:
     lines = ["---", "pipeline_tag: text-to-image", f"license: {source.get('license') or 'unknown'}"]
-    return "\n".join([*lines, "tags:", f"- {_TAGS[target]}", "- stable-diffusion", "- sdmobile", "---"])
+    return "\n".join([*lines, "tags:", f"- {_TAGS[target]}", f"- {tag}", "- sdmobile", "---"])
 
 
 def _summary(manifest: Mapping[str, Any]) -> str:
     source, g = manifest["source"], manifest["geometry"]
-    calls = "both guidance rows in one UNet call" if manifest["guidance"] == "batch2" else "one UNet call per row"
+    calls = family_of(manifest).guidance(manifest["guidance"]).sentence
     device = f" for {manifest['device']}" if manifest.get("device") else ""
     return (
         f"Exported{device} by sdmobile {manifest.get('sdmobile_version', '')} from `{source['name']}`, whose content "
@@ -92,10 +71,12 @@ def _summary(manifest: Mapping[str, Any]) -> str:
 
 def _use(manifest: Mapping[str, Any]) -> str:
     # Not str.format: Swift and Markdown have braces of their own.
-    text = _USE[manifest["target"]]
+    family = family_of(manifest)
+    text = family.app_use.get(manifest["target"]) or _USE[manifest["target"]]
     for name, value in {
+        "{guidance}": family.guidance_rule,
         "{scaling_factor}": str(manifest["pipeline"]["scaling_factor"]),
-        "{guidance_scale}": f"{manifest['pipeline'].get('guidance_scale') or 7.5:g}",
+        "{guidance_scale}": f"{manifest['pipeline'].get('guidance_scale') or family.default_guidance_scale:g}",
         "{prompt}": "a large red circle in the center on a white background",
         "{signatures}": _signatures(manifest),
     }.items():

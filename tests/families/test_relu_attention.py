@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from sdmobile.checkpoints.relu_attention import ReluAttnProcessor
 from torch import Tensor
 
-from sdmobile.checkpoints import load_component, open_checkpoint
-from sdmobile.checkpoints.relu_attention import ReluAttnProcessor
+from sdmobile.checkpoints import load_model, open_checkpoint
 from sdmobile.errors import UnsupportedError
 
 
@@ -32,7 +32,7 @@ def by_definition(q: Tensor, k: Tensor, v: Tensor, normaliser: str) -> Tensor:
 
 @pytest.mark.parametrize("normaliser", ["none", "length"])
 def test_the_processor_computes_the_definition(tiny_checkpoint: Path, tmp_path: Path, normaliser: str) -> None:
-    unet = load_component(open_checkpoint(declaring(tiny_checkpoint, tmp_path, normaliser)), "unet")
+    unet = load_model(open_checkpoint(declaring(tiny_checkpoint, tmp_path, normaliser)), "unet")
     attention: Any = unet.get_submodule("down_blocks.0.attentions.0.transformer_blocks.0.attn2")
     assert isinstance(attention.processor, ReluAttnProcessor)
     generator = torch.Generator().manual_seed(0)
@@ -51,8 +51,8 @@ def test_the_processor_computes_the_definition(tiny_checkpoint: Path, tmp_path: 
 
 def test_it_is_another_function_than_softmax_and_can_be_captured(tiny_checkpoint: Path, tmp_path: Path) -> None:
     inputs = (torch.randn(1, 4, 16, 16), torch.tensor([500.0]), torch.randn(1, 77, 32))
-    plain = load_component(open_checkpoint(tiny_checkpoint), "unet")
-    relu = load_component(open_checkpoint(declaring(tiny_checkpoint, tmp_path, "length")), "unet")
+    plain = load_model(open_checkpoint(tiny_checkpoint), "unet")
+    relu = load_model(open_checkpoint(declaring(tiny_checkpoint, tmp_path, "length")), "unet")
     with torch.no_grad():
         a, b = plain(*inputs, return_dict=False)[0], relu(*inputs, return_dict=False)[0]
         program = torch.export.export(relu, inputs, {"return_dict": False})
@@ -65,4 +65,4 @@ def test_it_is_another_function_than_softmax_and_can_be_captured(tiny_checkpoint
 
 def test_an_unknown_normaliser_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match=r"none, length.*sum"):
-        load_component(open_checkpoint(declaring(tiny_checkpoint, tmp_path, "sum")), "unet")
+        load_model(open_checkpoint(declaring(tiny_checkpoint, tmp_path, "sum")), "unet")

@@ -1,13 +1,10 @@
-"""Load a Diffusers scheduler by a short name."""
+"""Noise schedules and Diffusers' schedulers."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sdmobile.errors import CheckpointError, UnsupportedError
-
-if TYPE_CHECKING:
-    from sdmobile.checkpoints.types import Checkpoint
 
 # The noise schedule of Stable Diffusion 1.x and 2.x, for what has none of its own.
 STABLE_DIFFUSION: dict[str, Any] = {
@@ -38,22 +35,17 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def load_scheduler(checkpoint: Checkpoint, name: str | None = None) -> Any:
+def scheduler_from_config(config: dict[str, Any], name: str | None = None) -> Any:
     """Builds a Diffusers scheduler with the noise schedule of a checkpoint.
 
     Args:
-        checkpoint: gives betas, number of training steps and prediction type.
+        config: the checkpoint's configuration: betas, number of training steps, prediction type.
         name: a key of SCHEDULERS, or a Diffusers class name; without it, the checkpoint's own.
 
     Raises:
         UnsupportedError: no such scheduler.
         CheckpointError: the checkpoint's scheduler configuration is not usable.
     """
-    return scheduler_from_config(checkpoint.scheduler_config, name)
-
-
-def scheduler_from_config(config: dict[str, Any], name: str | None = None) -> Any:
-    """Like load_scheduler, from the configuration alone (a bundle's manifest holds one)."""
     import diffusers
 
     class_name, overrides = SCHEDULERS.get(name or "", (name or config.get("_class_name", "PNDMScheduler"), {}))
@@ -64,3 +56,22 @@ def scheduler_from_config(config: dict[str, Any], name: str | None = None) -> An
         return cls.from_config(dict(config), **overrides)
     except (TypeError, ValueError, NotImplementedError) as error:
         raise CheckpointError(f"the scheduler configuration must suit {class_name}", error) from error
+
+
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+
+
+def prediction_type(config: dict[str, Any], notes: list[str]) -> str:
+    """Returns what the denoiser predicts; notes it where it is assumed.
+
+    Raises:
+        UnsupportedError: it is none of `PREDICTION_TYPES`.
+    """
+    prediction = config.get("prediction_type")
+    if prediction is None:
+        notes.append("scheduler: config does not say prediction_type; epsilon assumed, as Diffusers does")
+        return "epsilon"
+    if prediction not in PREDICTION_TYPES:
+        known = ", ".join(PREDICTION_TYPES)
+        raise UnsupportedError("the prediction type must be a known one", prediction, f"Known are {known}.")
+    return str(prediction)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sdmobile.formats.bundle.model_card import model_card
+from sdmobile.families.model_card import model_card
 from tests.report.samples import HASH, manifest, validation
 
 

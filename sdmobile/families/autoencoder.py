@@ -1,0 +1,173 @@
+"""The KL autoencoder between pictures and latents (Rombach et al., arXiv 2112.10752), as decoder and image encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from sdmobile.errors import CheckpointError, UnsupportedError
+from sdmobile.families.family import Component, Config, FileNames, Kind, Model, Role, Shapes, Value
+from sdmobile.families.shapes import count_blocks
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from sdmobile.formats.bundle.contracts import Geometry
+
+PREFIX = "first_stage_model."
+SCALING_FACTOR = 0.18215
+"""Diffusers' default, which older checkpoints rely on."""
+
+
+def _build(config: Config) -> nn.Module:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    return cast("nn.Module", AutoencoderKL.from_config(config))
+
+
+def _derive(shapes: Shapes) -> Config:
+    facts: Config = {}
+    if (image := shapes.get("encoder.conv_in.weight")) and len(image) == 4:
+        facts["in_channels"] = image[1]
+    if (image := shapes.get("decoder.conv_out.weight")) and len(image) == 4:
+        facts["out_channels"] = image[0]
+    if (latent := shapes.get("decoder.conv_in.weight")) and len(latent) == 4:
+        facts["latent_channels"] = latent[1]
+    facts["use_quant_conv"] = "quant_conv.weight" in shapes
+    facts["use_post_quant_conv"] = "post_quant_conv.weight" in shapes
+    levels = count_blocks(shapes, "encoder.down_blocks.")
+    widths = [shapes.get(f"encoder.down_blocks.{level}.resnets.0.conv1.weight", (0,))[0] for level in range(levels)]
+    if levels and all(widths):
+        facts["block_out_channels"] = widths
+        facts["layers_per_block"] = count_blocks(shapes, "encoder.down_blocks.0.resnets.")
+        facts["down_block_types"] = ["DownEncoderBlock2D"] * levels
+        facts["up_block_types"] = ["UpDecoderBlock2D"] * levels
+        facts["mid_block_add_attention"] = "decoder.mid_block.attentions.0.to_q.weight" in shapes
+    return facts
+
+
+def _check(class_name: str, config: Config) -> None:
+    for key in ("shift_factor", "latents_mean", "latents_std"):
+        if config.get(key) is not None:
+            raise UnsupportedError(
+                "the autoencoder must have latents that are only scaled",
+                f"{class_name} with {key}: shifted latents (SD3, Flux)",
+            )
+
+
+def _convert(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    from diffusers.loaders import single_file_utils as diffusers_ldm
+
+    levels = [None] * count_blocks(tensors, PREFIX + "encoder.down.")
+    known = {name: value for name, value in tensors.items() if not name.startswith(PREFIX + "loss.")}
+    return diffusers_ldm.convert_ldm_vae_checkpoint(known, {"down_block_types": levels, "up_block_types": levels})
+
+
+def _base_config(shapes: Shapes, names: Sequence[str]) -> Config:
+    return {"norm_num_groups": 32, "scaling_factor": SCALING_FACTOR}
+
+
+MODEL = Model(
+    name="vae",
+    classes=("AutoencoderKL",),
+    build=_build,
+    derive=_derive,
+    check=_check,
+    prefixes=(PREFIX,),
+    convert=_convert,
+    base_config=_base_config,
+)
+
+
+def scale_factor(config: Config) -> int:
+    """Returns the pixels per latent cell along one axis: every level but the last halves the picture."""
+    levels = config.get("block_out_channels")
+    if not levels:
+        raise CheckpointError(
+            "the configuration of vae must say block_out_channels, or its tensors must",
+            config.get("block_out_channels"),
+        )
+    return 2 ** (len(levels) - 1)
+
+
+def scaling_factor(config: Config, notes: list[str]) -> float:
+    """Returns the factor on latents; notes it where it is assumed."""
+    factor = config.get("scaling_factor")
+    if isinstance(factor, int | float) and factor > 0:
+        return float(factor)
+    notes.append(f"vae: config does not say scaling_factor; {SCALING_FACTOR} assumed")
+    return SCALING_FACTOR
+
+
+def latent_shape(g: Geometry) -> tuple[int, int, int]:
+    """Returns [C, h, w]."""
+    return (g.latent_channels, g.latent_height, g.latent_width)
+
+
+def _image_shape(g: Geometry) -> tuple[int, int, int, int]:
+    return (1, 3, g.image_height, g.image_width)
+
+
+def _wrap_decoder(module: nn.Module, channels_last: bool) -> nn.Module:
+    from sdmobile.families.wrappers import VaeDecoder
+
+    return VaeDecoder(module, channels_last)
+
+
+def _wrap_encoder(module: nn.Module, channels_last: bool) -> nn.Module:
+    from sdmobile.families.wrappers import VaeEncoder
+
+    return VaeEncoder(module, channels_last)
+
+
+def _decode(module: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    return module.decode(inputs["latent"], return_dict=False)[0]
+
+
+def _encode(module: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    return module.encode(inputs["image"]).latent_dist.parameters
+
+
+_IMAGE = Value("image", Kind.PIXELS, _image_shape, "Image, RGB in [-1, 1]")
+
+DECODER = Component(
+    name="vae_decoder",
+    role=Role.DECODER,
+    model=MODEL.name,
+    summary="Image decoder: latents to a picture",
+    inputs=(
+        Value("latent", Kind.PIXELS, lambda g: (1, *latent_shape(g)), "Latents already divided by the scaling factor"),
+    ),
+    outputs=(_IMAGE,),
+    files={
+        "ios": FileNames("VAEDecoder.mlpackage", "main", ("z",), ("image",)),
+        "android": FileNames("vae_decoder.tflite", "decode", ("latent",), ("image",)),
+        "onnx": FileNames("vae_decoder.onnx", "main", ("latent",), ("image",)),
+    },
+    wrap=_wrap_decoder,
+    reference=_decode,
+)
+
+ENCODER = Component(
+    name="vae_encoder",
+    role=Role.IMAGE_ENCODER,
+    model=MODEL.name,
+    summary="Image encoder: a picture to the distribution of its latents",
+    inputs=(_IMAGE,),
+    outputs=(
+        Value(
+            "moments",
+            Kind.PIXELS,
+            lambda g: (1, 2 * g.latent_channels, g.latent_height, g.latent_width),
+            "Mean, then log-variance, of the latents; unscaled",
+        ),
+    ),
+    files={
+        "ios": FileNames("VAEEncoder.mlpackage", "main", ("x",), ("latent_dist",)),
+        "android": FileNames("vae_encoder.tflite", "encode_image", ("image",), ("moments",)),
+        "onnx": FileNames("vae_encoder.onnx", "main", ("image",), ("moments",)),
+    },
+    wrap=_wrap_encoder,
+    reference=_encode,
+)

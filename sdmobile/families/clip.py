@@ -1,0 +1,123 @@
+"""CLIP's text encoder, OpenCLIP's included: Radford et al., arXiv 2103.00020."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from sdmobile.families.family import Component, Config, FileNames, Kind, Model, Role, Shapes, Value
+from sdmobile.families.shapes import count_blocks
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+CLIP = "cond_stage_model.transformer."
+OPEN_CLIP = "cond_stage_model.model."
+# Both CLIP and OpenCLIP text towers have 64 channels per head.
+HEAD_CHANNELS = 64
+
+
+def is_open_clip(names: Sequence[str]) -> bool:
+    """Returns whether the text encoder of a single file is OpenCLIP's, as in Stable Diffusion 2.x."""
+    return any(name.startswith(OPEN_CLIP) for name in names)
+
+
+def _build(config: Config) -> nn.Module:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(CLIPTextConfig.from_dict(config))
+
+
+def _derive(shapes: Shapes) -> Config:
+    facts: Config = {}
+    if (token := shapes.get("embeddings.token_embedding.weight")) and len(token) == 2:
+        facts |= {"vocab_size": token[0], "hidden_size": token[1]}
+    if (position := shapes.get("embeddings.position_embedding.weight")) and len(position) == 2:
+        facts["max_position_embeddings"] = position[0]
+    if layers := count_blocks(shapes, "encoder.layers."):
+        facts["num_hidden_layers"] = layers
+    if (inner := shapes.get("encoder.layers.0.mlp.fc1.weight")) and len(inner) == 2:
+        facts["intermediate_size"] = inner[0]
+    return facts
+
+
+def _convert(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    from diffusers.loaders import single_file_utils as diffusers_ldm
+
+    if not is_open_clip(list(tensors)):
+        return diffusers_ldm.convert_ldm_clip_checkpoint(tensors)
+    # Stable Diffusion 2.x conditions on the last but one block, so the last one is not part of the model.
+    last = f"{OPEN_CLIP}transformer.resblocks.{count_blocks(tensors, OPEN_CLIP + 'transformer.resblocks.') - 1}."
+    extra = ("logit_scale", "attn_mask", "text_projection")
+    used = {
+        name: value
+        for name, value in tensors.items()
+        if not name.startswith(last) and name.removeprefix(OPEN_CLIP) not in extra
+    }
+    width = tensors[OPEN_CLIP + "token_embedding.weight"].shape[-1]
+    model: Any = SimpleNamespace(config=SimpleNamespace(hidden_size=width))
+    return diffusers_ldm.convert_open_clip_checkpoint(model, used, prefix=OPEN_CLIP)
+
+
+def _base_config(shapes: Shapes, names: Sequence[str]) -> Config:
+    width = shapes.get("embeddings.token_embedding.weight", (0, 0))[-1]
+    heads = max(1, width // HEAD_CHANNELS)
+    activation = "gelu" if is_open_clip(names) else "quick_gelu"
+    tokens = {"bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 1}
+    return {"num_attention_heads": heads, "hidden_act": activation, "projection_dim": width, **tokens}
+
+
+MODEL = Model(
+    name="text_encoder",
+    classes=("CLIPTextModel", "CLIPTextModelWithProjection"),
+    build=_build,
+    derive=_derive,
+    check=lambda class_name, config: None,
+    prefixes=(CLIP, OPEN_CLIP),
+    convert=_convert,
+    base_config=_base_config,
+)
+
+
+def _wrap(module: nn.Module, channels_last: bool) -> nn.Module:
+    from sdmobile.families.wrappers import TextEncoder
+
+    return TextEncoder(module, channels_last)
+
+
+def _reference(module: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    return module(input_ids=inputs["input_ids"]).last_hidden_state
+
+
+TEXT_ENCODER = Component(
+    name="text_encoder",
+    role=Role.TEXT_ENCODER,
+    model=MODEL.name,
+    summary="Text encoder: token ids to text features",
+    inputs=(
+        Value(
+            "input_ids",
+            Kind.TOKEN_IDS,
+            lambda g: (1, g.context_length),
+            "Token ids, padded to the context length",
+        ),
+    ),
+    outputs=(
+        Value(
+            "last_hidden_state",
+            Kind.FEATURES,
+            lambda g: (1, g.context_length, g.context_dim),
+            "Text features, one row per token",
+        ),
+    ),
+    files={
+        # Those of ios are what Apple's StableDiffusion Swift package looks up; those of onnx are the canonical ones.
+        "ios": FileNames("TextEncoder.mlpackage", "main", ("input_ids",), ("last_hidden_state",)),
+        "android": FileNames("text_encoder.tflite", "encode", ("tokens",), ("last_hidden_state",)),
+        "onnx": FileNames("text_encoder.onnx", "main", ("input_ids",), ("last_hidden_state",)),
+    },
+    wrap=_wrap,
+    reference=_reference,
+)

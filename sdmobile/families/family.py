@@ -1,0 +1,384 @@
+"""What a family states, and the parts that it is composed of.
+
+A *model* is a network of the checkpoint; a *component* is what becomes a file on the phone. Several components may be
+cut from one model: the two halves of an autoencoder are.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sdmobile.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from sdmobile.formats.bundle.contracts import Geometry
+
+    Arrays = Mapping[str, NDArray[Any]]
+    Run = Callable[[str, Arrays], Arrays]
+    """Computes a component: its name and canonical inputs to its canonical outputs."""
+
+Shapes = Mapping[str, "tuple[int, ...]"]
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Model:
+    """One network of a checkpoint.
+
+    Args:
+        name: its folder in a Diffusers checkpoint.
+        classes: Diffusers' or Transformers' classes that it may be of; a single file is read as the first.
+        build: makes the module of a configuration; called under torch's meta device.
+        derive: configuration keys that the shapes of its tensors determine; what is missing determines nothing.
+        check: raises UnsupportedError where class name and configuration ask for what is not supported.
+        prefixes: what the names of its tensors begin with in a single file of the original layout.
+        convert: renames the tensors of a single file, which may be on the meta device, to Diffusers' names.
+        base_config: what the layout of a single file implies beyond shapes, from shapes by Diffusers' names and from
+            the names that are stored.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    build: Callable[[Config], nn.Module]
+    derive: Callable[[Shapes], Config]
+    check: Callable[[str, Config], None]
+    prefixes: tuple[str, ...]
+    convert: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+    base_config: Callable[[Shapes, Sequence[str]], Config]
+
+
+class Role(str, Enum):
+    """What a component is for."""
+
+    TEXT_ENCODER = "text encoder"
+    DENOISER = "denoiser"
+    DECODER = "decoder"
+    IMAGE_ENCODER = "image encoder"
+
+
+class Kind(str, Enum):
+    """What the axes of a canonical array mean, from which its layout and type in a target's file follow."""
+
+    PIXELS = "pixels"  # (batch, channels, height, width)
+    TOKEN_IDS = "token ids"  # (batch, tokens), integers
+    FEATURES = "features"  # (batch, tokens, width), as a text encoder returns them
+    CONTEXT = "context"  # (batch, tokens, width), as a denoiser takes them
+    TIMESTEPS = "timesteps"  # (batch,)
+    VECTOR = "vector"  # (batch, width)
+
+
+@dataclass(frozen=True)
+class Value:
+    """One canonical array that a component takes or returns.
+
+    Args:
+        name: canonical name.
+        kind: what its axes mean.
+        shape: from the sizes of an export.
+        description: one sentence for metadata; "{rows}" stands for which guidance rows it has.
+    """
+
+    name: str
+    kind: Kind
+    shape: Callable[[Geometry], tuple[int, ...]]
+    description: str
+
+
+@dataclass(frozen=True)
+class FileNames:
+    """What a target calls a component's file, its signature, its inputs in order and its outputs."""
+
+    file: str
+    signature: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Component:
+    """What becomes one file (or a chain of files) on the phone.
+
+    Args:
+        name: canonical name.
+        role: what it is for.
+        model: name of the model that holds it.
+        summary: one sentence for the file's metadata.
+        inputs, outputs: canonical arrays in order.
+        files: names by target.
+        wrap: gives a model the interface of a target's file; the flag says whether pixels lie channels-last.
+        reference: runs the model as its library does, unwrapped, on canonical inputs.
+    """
+
+    name: str
+    role: Role
+    model: str
+    summary: str
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    files: Mapping[str, FileNames]
+    wrap: Callable[[nn.Module, bool], nn.Module]
+    reference: Callable[[Any, Mapping[str, Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How a step of sampling is guided.
+
+    Args:
+        name: what `--guidance` and the manifest call it.
+        rows: batch of one call of the denoiser.
+        calls: of the denoiser in one step.
+        texts: encoded for one picture.
+        sentence: says it in a model card.
+    """
+
+    name: str
+    rows: int
+    calls: int
+    texts: int
+    sentence: str
+
+    def calls_of(self, role: Role, steps: int) -> int:
+        """Returns how often a component is called for one picture of so many steps."""
+        return {Role.TEXT_ENCODER: self.texts, Role.DENOISER: steps * self.calls, Role.DECODER: 1}.get(role, 0)
+
+
+BATCH2 = Guidance("batch2", rows=2, calls=1, texts=2, sentence="both guidance rows in one UNet call")
+SEPARATE = Guidance("separate", rows=1, calls=2, texts=2, sentence="one UNet call per row")
+UNGUIDED = Guidance("none", rows=1, calls=1, texts=1, sentence="no guidance")
+EMBEDDED = Guidance("embedded", rows=1, calls=1, texts=1, sentence="the guidance scale is an input of the denoiser")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a family reads off a checkpoint's configurations.
+
+    Args:
+        scheduler_config: configuration of the Diffusers scheduler that the checkpoint was trained for.
+        latent_channels: C of a latent [C, h, w].
+        latent_size: h = w that the checkpoint was trained on, in latent cells.
+        vae_scale_factor: pixels per latent cell along one axis.
+        scaling_factor: latents are multiplied by it after encoding and divided by it before decoding.
+        context_length: tokens per prompt.
+        context_dim: features per token.
+        prediction_type: what the denoiser predicts: "epsilon", "v_prediction" or "sample".
+        sizes: further sizes of the family's inputs, by name.
+    """
+
+    scheduler_config: dict[str, Any]
+    latent_channels: int
+    latent_size: int
+    vae_scale_factor: int
+    scaling_factor: float
+    context_length: int
+    context_dim: int
+    prediction_type: str
+    sizes: tuple[tuple[str, int], ...] = ()
+
+
+class Family(ABC):
+    """A kind of diffusion model: recognition, components, conditioning, sampling, names on each phone.
+
+    Subclasses state the class variables; whatever they do not override is latent diffusion as in Rombach et al.,
+    arXiv 2112.10752.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    models: ClassVar[tuple[Model, ...]]
+    components: ClassVar[tuple[Component, ...]]
+    guidances: ClassVar[tuple[Guidance, ...]]
+    """The first is the default."""
+    default_steps: ClassVar[int]
+    default_guidance_scale: ClassVar[float]
+    tag: ClassVar[str]
+    """In the model card, as model hubs sort by it."""
+    guidance_rule: ClassVar[str]
+    """What an app does with the guidance scale, as half a sentence of the model card."""
+    app_use: ClassVar[Mapping[str, str]] = {}
+    """Steps to use a bundle in a target's usual app, for targets that have one that is made for the family."""
+
+    # -- recognition
+
+    @abstractmethod
+    def claims(self, index: Mapping[str, Any], configs: Mapping[str, Config]) -> bool:
+        """Returns whether a Diffusers folder is of the family, by its index and its models' configurations."""
+
+    @abstractmethod
+    def claims_file(self, names: Sequence[str]) -> bool:
+        """Returns whether a single file with tensors of these names is of the family."""
+
+    @abstractmethod
+    def check_index(self, index: Mapping[str, Any], path: Path) -> None:
+        """Raises CheckpointError or UnsupportedError unless `model_index.json` names models that are supported."""
+
+    @abstractmethod
+    def check_file(self, names: Sequence[str], path: Path) -> None:
+        """Raises CheckpointError or UnsupportedError unless a single file holds the family's models, and no other's."""
+
+    @abstractmethod
+    def facts(self, configs: Mapping[str, Config], scheduler_config: Config, notes: list[str]) -> Facts:
+        """Checks that the models fit each other; returns what they say, and notes what had to be assumed.
+
+        Raises:
+            CheckpointError: they do not fit, or a configuration lacks what is needed.
+            UnsupportedError: a task or prediction type that is not supported.
+        """
+
+    def file_scheduler(self, metadata: Mapping[str, str], names: Sequence[str], notes: list[str]) -> Config:
+        """Returns the noise schedule of a single file that has none beside it.
+
+        Raises:
+            UnsupportedError: the family has no usual one.
+        """
+        raise UnsupportedError("a single file needs scheduler/scheduler_config.json beside it", self.title)
+
+    def file_latent_size(
+        self, metadata: Mapping[str, str], configs: Mapping[str, Config], names: Sequence[str], notes: list[str]
+    ) -> int:
+        """Returns the latent size of a single file, from its metadata or assumed.
+
+        Raises:
+            UnsupportedError: the family has no usual one.
+        """
+        raise UnsupportedError("a single file must say its resolution in modelspec.resolution", self.title)
+
+    # -- parts
+
+    def model(self, name: str) -> Model:
+        """Returns a model by name."""
+        return next(model for model in self.models if model.name == name)
+
+    def component(self, name: str) -> Component:
+        """Returns a component by name.
+
+        Raises:
+            UnsupportedError: there is none of that name.
+        """
+        for component in self.components:
+            if component.name == name:
+                return component
+        raise UnsupportedError(f"the component must be one of {', '.join(self.names)}", name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The components' names in pipeline order."""
+        return tuple(component.name for component in self.components)
+
+    def of_role(self, role: Role) -> tuple[Component, ...]:
+        """Returns the components that are for something."""
+        return tuple(component for component in self.components if component.role is role)
+
+    @property
+    def denoiser(self) -> Component:
+        """The component that every step calls; large ones may be cut into several files."""
+        return self.of_role(Role.DENOISER)[0]
+
+    @property
+    def decoder(self) -> Component:
+        """The component that makes the picture."""
+        return self.of_role(Role.DECODER)[0]
+
+    @property
+    def sampling(self) -> tuple[str, ...]:
+        """Names of the components without which no picture can be made."""
+        return tuple(c.name for c in self.components if c.role is not Role.IMAGE_ENCODER)
+
+    def guidance(self, name: str | None) -> Guidance:
+        """Returns a way of guidance by name, the default for None.
+
+        Raises:
+            UnsupportedError: the family has none of that name.
+        """
+        for guidance in self.guidances:
+            if name in (None, guidance.name):
+                return guidance
+        raise UnsupportedError(
+            f"the guidance of {self.title} must be one of {', '.join(g.name for g in self.guidances)}", name
+        )
+
+    # -- conditioning and sampling
+
+    @abstractmethod
+    def encode(self, token_ids: NDArray[np.int64], run: Run) -> Arrays:
+        """Returns what one text gives one row of the denoiser's inputs.
+
+        Args:
+            token_ids: padded, [1, L].
+            run: computes a text encoder.
+        """
+
+    def conditioning(self, guidance_scale: float, geometry: Geometry) -> Arrays:
+        """Returns the denoiser's further inputs of one row, the same in every step."""
+        return {}
+
+    def guided(self, guidance_scale: float) -> bool:
+        """Returns whether the unconditional row matters: not at a scale of at most 1, where ε is ε_text."""
+        return guidance_scale > 1.0
+
+    def scheduler(self, config: Mapping[str, Any], name: str | None, steps: int) -> Any:
+        """Returns a Diffusers scheduler with its timesteps set.
+
+        Raises:
+            UnsupportedError: no such scheduler, or not so many steps.
+            CheckpointError: the configuration is not usable.
+        """
+        from sdmobile.families.schedulers import scheduler_from_config
+
+        scheduler = scheduler_from_config(dict(config), name)
+        scheduler.set_timesteps(steps)
+        return scheduler
+
+    def step(
+        self,
+        scheduler: Any,
+        prediction: Tensor,
+        timestep: Tensor,
+        latent: Tensor,
+        generator: torch.Generator,
+        noise: Callable[[], NDArray[np.float32]],
+    ) -> Tensor:
+        """Returns the latent after one step, [1, C, h, w].
+
+        Args:
+            scheduler: from `scheduler`.
+            prediction: of the denoiser, guided, [1, C, h, w].
+            timestep: of the training schedule.
+            latent: before the step.
+            generator: for schedulers that draw noise by torch.
+            noise: draws the next values of the documented noise, [1, C, h, w]; a phone can draw them too.
+        """
+        import inspect
+
+        takes = "generator" in inspect.signature(scheduler.step).parameters
+        extra = {"generator": generator} if takes else {}
+        return scheduler.step(prediction, timestep, latent, **extra, return_dict=False)[0]
+
+    # -- phones
+
+    @abstractmethod
+    def scheduler_document(self, config: Mapping[str, Any], scaling_factor: float) -> dict[str, Any]:
+        """Returns the content of `scheduler.json`: the loop as tables, so that an app needs no scheduler library.
+
+        Raises:
+            UnsupportedError: the scheduler cannot be written as tables.
+        """
+
+    def app_differences(self, target: str, facts: Facts) -> list[str]:
+        """Returns where a target's usual app, as it is, would compute something else."""
+        return []
+
+    def app_facts(self, facts: Facts) -> dict[str, Any]:
+        """Returns what an Android app must know beside tables, layouts and the files' inputs; goes to metadata.json."""
+        return {}

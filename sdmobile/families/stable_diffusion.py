@@ -1,0 +1,228 @@
+"""Stable Diffusion 1.x and 2.x: CLIP text encoder, UNet, KL autoencoder, classifier-free guidance.
+
+Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", arXiv 2112.10752; guidance by Ho and
+Salimans, arXiv 2207.12598.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sdmobile.errors import CheckpointError, UnsupportedError
+from sdmobile.families import autoencoder, clip, unet
+from sdmobile.families.family import BATCH2, SEPARATE, Config, Facts, Family
+from sdmobile.families.schedulers import STABLE_DIFFUSION, prediction_type
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from sdmobile.families.family import Arrays, Run
+
+_RULE = "the architecture must be one that sdmobile exports"
+_SUPPORTED = (
+    "Supported are pipelines of the Stable Diffusion 1.x/2.x shape: "
+    "CLIPTextModel + UNet2DConditionModel + AutoencoderKL."
+)
+_OTHER_MODELS = (
+    "text_encoder_2",
+    "transformer",
+    "controlnet",
+    "prior",
+    "movq",
+    "image_encoder",
+    "motion_adapter",
+)
+# Part of a tensor name -> what the file is. The first match decides.
+_OTHER_FILES = (
+    ("lora_", "a LoRA, which holds changes to a checkpoint, not a checkpoint"),
+    (".lora_", "a LoRA, which holds changes to a checkpoint, not a checkpoint"),
+    ("control_model.", "a ControlNet"),
+    ("conditioner.embedders.", "Stable Diffusion XL"),
+    ("joint_blocks.", "Stable Diffusion 3"),
+    ("double_blocks.", "Flux"),
+    ("double_stream_modulation", "Flux 2"),
+    ("model.diffusion_model.label_emb.", "a UNet with class or image embeddings (SDXL, unCLIP)"),
+    ("motion_modules.", "AnimateDiff"),
+    ("movq.", "Kandinsky"),
+)
+# What Apple's `StableDiffusion` Swift package has built in (apple/ml-stable-diffusion, Scheduler, Decoder, Encoder).
+_APPLE_LATENT_CHANNELS = 4
+_APPLE_SCHEDULE = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
+
+_APPLE_USE = """\
+1. On a Mac, run `compile.sh` in this folder: it turns each `.mlpackage` into the `.mlmodelc` that an app loads
+   (`xcrun coremlcompiler` is part of Xcode; there is no such tool for Linux).
+2. Give the folder with the compiled models, `vocab.json` and `merges.txt` to Apple's
+   [StableDiffusion Swift package](https://github.com/apple/ml-stable-diffusion) as its resources:
+
+   ```swift
+   var configuration = MLModelConfiguration()
+   configuration.computeUnits = .cpuAndNeuralEngine
+   let pipeline = try StableDiffusionPipeline(
+       resourcesAt: folder, controlNet: [], configuration: configuration, disableSafety: true)
+   try pipeline.loadResources()
+   var request = StableDiffusionPipeline.Configuration(prompt: "{prompt}")
+   request.seed = 0
+   request.stepCount = 20
+   request.guidanceScale = {guidance_scale}
+   request.decoderScaleFactor = {scaling_factor}
+   request.encoderScaleFactor = {scaling_factor}
+   let images = try pipeline.generateImages(configuration: request)
+   ```
+
+   Its default random source starts from the same noise as `sdmobile generate` with the same seed."""
+
+
+class StableDiffusion(Family):
+    """The family of 2022; every checkpoint that no other family claims is judged by it."""
+
+    name = "stable-diffusion"
+    title = "Stable Diffusion 1.x/2.x"
+    models = (clip.MODEL, unet.MODEL, autoencoder.MODEL)
+    components = (clip.TEXT_ENCODER, unet.UNET, autoencoder.DECODER, autoencoder.ENCODER)
+    guidances = (BATCH2, SEPARATE)
+    default_steps = 20
+    default_guidance_scale = 7.5
+    tag = "stable-diffusion"
+    guidance_rule = "With guidance scale s, the prediction is uncond + s·(text − uncond)"
+    app_use: ClassVar[Mapping[str, str]] = {"ios": _APPLE_USE}
+
+    def claims(self, index: Mapping[str, Any], configs: Mapping[str, Config]) -> bool:
+        return True
+
+    def claims_file(self, names: Sequence[str]) -> bool:
+        return True
+
+    def check_index(self, index: Mapping[str, Any], path: Path) -> None:
+        pipeline = index.get("_class_name")
+        if not isinstance(pipeline, str):
+            raise CheckpointError("model_index.json must name its pipeline in _class_name", path / "model_index.json")
+        stated = {name: entry[1] for name, entry in index.items() if _is_entry(entry)}
+        for extra in _OTHER_MODELS:
+            if extra in stated:
+                raise UnsupportedError(_RULE, f"{pipeline} with {extra} = {stated[extra]}", _SUPPORTED)
+        for model in self.models:
+            if model.name not in stated:
+                raise UnsupportedError(_RULE, f"{pipeline} has no {model.name}", _SUPPORTED)
+            if stated[model.name] not in model.classes:
+                raise UnsupportedError(_RULE, f"{pipeline} with {model.name} = {stated[model.name]}", _SUPPORTED)
+
+    def check_file(self, names: Sequence[str], path: Path) -> None:
+        rule = "a single file must hold Stable Diffusion 1.x or 2.x in its original layout"
+        for mark, meaning in _OTHER_FILES:
+            if any(name.startswith(mark) or (mark in name and mark != "lora_") for name in names):
+                raise UnsupportedError(rule, f"{path} is {meaning}", _SUPPORTED)
+        if any(name.startswith(("down_blocks.", "encoder.down_blocks.", "text_model.")) for name in names):
+            raise CheckpointError(rule, f"{path} is one component of a Diffusers checkpoint", "Give the whole folder.")
+        missing = [model.name for model in self.models if not any(name.startswith(model.prefixes) for name in names)]
+        if len(missing) == len(self.models):
+            shown = ", ".join(sorted(names)[:3])
+            raise UnsupportedError(rule, f"{path} has {len(names)} tensors such as {shown}", _SUPPORTED)
+        if missing:
+            fix = "Use a file that is not pruned of it."
+            raise CheckpointError(rule, f"{path} has no {' and no '.join(missing)}", fix)
+
+    def facts(self, configs: Mapping[str, Config], scheduler_config: Config, notes: list[str]) -> Facts:
+        text, denoiser, vae = configs["text_encoder"], configs["unet"], configs["vae"]
+        _check_together(denoiser, vae, text)
+        scale = autoencoder.scale_factor(vae)
+        length = text.get("max_position_embeddings")
+        if not length:
+            raise CheckpointError(
+                "the configuration of text_encoder must say max_position_embeddings, or its tensors must", length
+            )
+        return Facts(
+            scheduler_config=scheduler_config,
+            latent_channels=vae["latent_channels"],
+            latent_size=unet.latent_size(denoiser, vae, scale, notes),
+            vae_scale_factor=scale,
+            scaling_factor=autoencoder.scaling_factor(vae, notes),
+            context_length=length,
+            context_dim=text["hidden_size"],
+            prediction_type=prediction_type(scheduler_config, notes),
+        )
+
+    def file_scheduler(self, metadata: Mapping[str, str], names: Sequence[str], notes: list[str]) -> Config:
+        stated = metadata.get("modelspec.prediction_type")
+        prediction = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon"}.get(stated or "")
+        if prediction is None:
+            open_clip = clip.is_open_clip(names)
+            prediction = "v_prediction" if open_clip else "epsilon"
+            if open_clip:
+                notes.append(
+                    "scheduler: the file does not say what the UNet predicts; v_prediction assumed as in the 768-pixel "
+                    "Stable Diffusion 2.x (512-base predicts epsilon: put scheduler/scheduler_config.json beside it)"
+                )
+        return {**STABLE_DIFFUSION, "prediction_type": prediction}
+
+    def file_latent_size(
+        self, metadata: Mapping[str, str], configs: Mapping[str, Config], names: Sequence[str], notes: list[str]
+    ) -> int:
+        scale = 2 ** (len(configs["vae"].get("block_out_channels", [0] * 4)) - 1)
+        width = metadata.get("modelspec.resolution", "").partition("x")[0]
+        if width.isdigit() and int(width) >= scale:
+            return int(width) // scale
+        pixels = 768 if clip.is_open_clip(names) else 512
+        notes.append(f"unet: the file does not say its resolution; {pixels} pixels assumed")
+        return pixels // scale
+
+    def encode(self, token_ids: NDArray[np.int64], run: Run) -> Arrays:
+        return {"encoder_hidden_states": run("text_encoder", {"input_ids": token_ids})["last_hidden_state"]}
+
+    def scheduler_document(self, config: Mapping[str, Any], scaling_factor: float) -> dict[str, Any]:
+        from sdmobile.families.sampler_tables import scheduler_document
+
+        return scheduler_document(config, scaling_factor)
+
+    def app_differences(self, target: str, facts: Facts) -> list[str]:
+        if target != "ios":
+            return []
+        differences: list[str] = []
+        if facts.prediction_type != "epsilon":
+            differences.append(
+                f"the UNet predicts {facts.prediction_type}; the schedulers of Apple's Swift package read epsilon"
+            )
+        for key in _APPLE_SCHEDULE:
+            stated, built_in = facts.scheduler_config.get(key, STABLE_DIFFUSION[key]), STABLE_DIFFUSION[key]
+            if stated != built_in:
+                differences.append(f"scheduler {key} is {stated}; Apple's Swift package has {built_in} built in")
+        if facts.scaling_factor != autoencoder.SCALING_FACTOR:
+            differences.append(
+                f"the latent scaling factor is {facts.scaling_factor:g}; Apple's Swift package defaults to "
+                f"{autoencoder.SCALING_FACTOR}: set it in the pipeline's configuration"
+            )
+        if facts.latent_channels != _APPLE_LATENT_CHANNELS:
+            differences.append(
+                f"latents have {facts.latent_channels} channels; the image encoder of Apple's Swift package assumes "
+                f"{_APPLE_LATENT_CHANNELS} (text to image is not affected)"
+            )
+        return differences
+
+
+def _check_together(denoiser: Config, vae: Config, text: Config) -> None:
+    """Raises unless the models fit each other: UnsupportedError for another task, CheckpointError for other widths."""
+    latent, inputs, outputs = vae.get("latent_channels"), denoiser.get("in_channels"), denoiser.get("out_channels")
+    if isinstance(inputs, int) and isinstance(latent, int) and inputs > latent:
+        kind = {2 * latent + 1: "inpainting", latent + 1: "depth-to-image", 2 * latent: "image editing or upscaling"}
+        raise UnsupportedError(
+            _RULE,
+            f"a UNet with {inputs} input channels for {latent} latent channels ({kind.get(inputs, 'unknown')})",
+            _SUPPORTED,
+        )
+    if inputs != latent or outputs != latent:
+        raise CheckpointError(
+            "UNet and VAE must have the same latent channels", f"UNet {inputs} in, {outputs} out; VAE {latent}"
+        )
+    if denoiser.get("cross_attention_dim") != text.get("hidden_size"):
+        raise CheckpointError(
+            "the UNet's cross-attention must have the width of the text encoder",
+            f"UNet {denoiser.get('cross_attention_dim')}, text encoder {text.get('hidden_size')}",
+        )
+
+
+def _is_entry(entry: object) -> bool:
+    return isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str)
