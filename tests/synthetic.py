@@ -15,6 +15,7 @@ from sdmobile.families.schedulers import STABLE_DIFFUSION
 from tests.families import SD
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import torch
@@ -35,7 +36,9 @@ _SHAPES = ("circle", "square", "triangle", "star")
 CORPUS = tuple(f"a {size} {colour} {shape} on white" for size in _SIZES for colour in _COLOURS for shape in _SHAPES)
 
 
-def write_checkpoint(folder: Path, preset: Preset = "tiny", seed: int = 0) -> Path:
+def write_checkpoint(
+    folder: Path, preset: Preset = "tiny", seed: int = 0, changes: Mapping[str, Mapping[str, Any]] | None = None
+) -> Path:
     """Writes a Diffusers folder with random float16 weights, one component after the other.
 
     Matrices and convolutions get U(-1/√fan_in, 1/√fan_in), norms U(0.8, 1.2) and U(-0.1, 0.1), embeddings N(0, 0.02²).
@@ -44,11 +47,13 @@ def write_checkpoint(folder: Path, preset: Preset = "tiny", seed: int = 0) -> Pa
         folder: where it goes; it is created.
         preset: "tiny" (32×32 pixels, under a megabyte) or "sd15" (the shapes of Stable Diffusion 1.5, 2.1 GB).
         seed: same seed, same bytes.
+        changes: to the configurations of "unet" and so on, of "scheduler" and of the "index"; for other families.
 
     Returns:
         The folder.
     """
-    configs = _TINY if preset == "tiny" else _SD15
+    changes = changes or {}
+    configs = {name: {**config, **changes.get(name, {})} for name, config in _PRESETS[preset].items()}
     folder.mkdir(parents=True, exist_ok=True)
     vocab_size = None if preset == "tiny" else 49408
     tokens = write_clip_tokenizer(folder / "tokenizer", CORPUS, vocab_size)
@@ -62,8 +67,8 @@ def write_checkpoint(folder: Path, preset: Preset = "tiny", seed: int = 0) -> Pa
         if preset == "sd15" and count != SD15_PARAMETERS[component]:
             raise AssertionError(f"{component} has {count} parameters, SD 1.5 has {SD15_PARAMETERS[component]}")
         _write_component(folder / component, config, module, WEIGHT_FILES[component], seed)
-    _write_json(folder / "scheduler" / "scheduler_config.json", STABLE_DIFFUSION)
-    _write_json(folder / "model_index.json", _MODEL_INDEX)
+    _write_json(folder / "scheduler" / "scheduler_config.json", {**STABLE_DIFFUSION, **changes.get("scheduler", {})})
+    _write_json(folder / "model_index.json", {**_MODEL_INDEX, **changes.get("index", {})})
     return folder
 
 
@@ -185,3 +190,5 @@ _SD15: dict[str, dict[str, Any]] = {
         "scaling_factor": 0.18215,
     },
 }
+
+_PRESETS = {"tiny": _TINY, "sd15": _SD15}

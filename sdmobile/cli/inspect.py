@@ -38,6 +38,7 @@ def _as_json(checkpoint: Checkpoint, verdicts: list[Verdict]) -> dict[str, Any]:
     return {
         "path": str(checkpoint.path),
         "name": checkpoint.name,
+        "family": checkpoint.family.name,
         "format": checkpoint.format,
         "content_hash": checkpoint.content_hash,
         "license": checkpoint.license,
@@ -103,6 +104,7 @@ def _facts(checkpoint: Checkpoint) -> Table:
     size, pixels = checkpoint.latent_size, checkpoint.image_size
     betas = f"{scheduler.get('beta_schedule')} {scheduler.get('beta_start')}…{scheduler.get('beta_end')}"
     facts = {
+        "family": checkpoint.family.title,
         "latent": f"{checkpoint.latent_channels} × {size} × {size}, scaled by {checkpoint.scaling_factor:g}",
         "image": f"3 × {pixels} × {pixels} pixels, {checkpoint.vae_scale_factor} per latent cell",
         "context": f"{checkpoint.context_length} tokens × {checkpoint.context_dim}",

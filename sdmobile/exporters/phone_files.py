@@ -33,8 +33,16 @@ for package in *.mlpackage; do
     xcrun coremlcompiler compile "$package" Resources
 done
 cp vocab.json merges.txt Resources
-echo "Resources is ready: StableDiffusionPipeline(resourcesAt: Resources, controlNet: [])"
+echo "Resources is ready{usual}"
 """
+_APPLE_PIPELINE = ": StableDiffusionPipeline(resourcesAt: Resources, controlNet: [])"
+
+
+_LAYOUTS = {
+    "ios": "images and latents are channels-first (NCHW); the denoiser takes text as [batch, features, 1, tokens]",
+    "android": "images and latents are channels-last (NHWC); text features are [batch, tokens, features]",
+}
+_TRANSPOSED = {"ios": "", "android": ", then transposed to NHWC"}
 
 
 def write_phone_files(plan: ExportPlan, records: dict[str, Any], folder: Path) -> None:
@@ -49,15 +57,16 @@ def write_phone_files(plan: ExportPlan, records: dict[str, Any], folder: Path) -
         CheckpointError: the checkpoint has no tokenizer.
     """
     target = plan.request.target
+    usual_app = target in plan.checkpoint.family.app_use
     if target == "ios":
         _copy_tokenizer(plan, folder, optional=False)
         script = folder / "compile.sh"
-        script.write_text(_COMPILE, "utf-8")
+        script.write_text(_COMPILE.replace("{usual}", _APPLE_PIPELINE if usual_app else ""), "utf-8")
         script.chmod(0o755)
-        return
-    _copy_tokenizer(plan, folder / "tokenizer", optional=True)
-    if target == "android":
-        _write_android(plan, records, folder)
+    else:
+        _copy_tokenizer(plan, folder / "tokenizer", optional=True)
+    if target != "onnx" and not usual_app:
+        _write_documents(plan, records, folder)
 
 
 def _copy_tokenizer(plan: ExportPlan, folder: Path, optional: bool) -> None:
@@ -76,7 +85,8 @@ def _copy_tokenizer(plan: ExportPlan, folder: Path, optional: bool) -> None:
             shutil.copyfile(source / name, folder / name)
 
 
-def _write_android(plan: ExportPlan, records: dict[str, Any], folder: Path) -> None:
+def _write_documents(plan: ExportPlan, records: dict[str, Any], folder: Path) -> None:
+    """Writes what an app needs that runs the loop itself: tables, noise, names and shapes."""
     from sdmobile.reference.noise import golden_vectors
 
     checkpoint = plan.checkpoint
@@ -90,8 +100,8 @@ def _write_android(plan: ExportPlan, records: dict[str, Any], folder: Path) -> N
 
 
 def _metadata(plan: ExportPlan, records: dict[str, Any]) -> dict[str, Any]:
-    """Returns what an Android app needs to know to drive the files."""
-    checkpoint = plan.checkpoint
+    """Returns what an app needs to know to drive the files."""
+    checkpoint, target = plan.checkpoint, plan.request.target
     config = checkpoint.components[checkpoint.family.of_role(Role.TEXT_ENCODER)[0].model].config
     models = {
         name: {
@@ -118,16 +128,16 @@ def _metadata(plan: ExportPlan, records: dict[str, Any]) -> dict[str, Any]:
         "scaling_factor": checkpoint.scaling_factor,
         "prediction_type": checkpoint.prediction_type,
         "image_range": [-1.0, 1.0],
-        "layouts": "images and latents are channels-last (NHWC); text features are [batch, tokens, features]",
+        "layouts": _LAYOUTS[target],
         "tokenizer": {
-            "folder": "tokenizer",
+            "folder": "." if target == "ios" else "tokenizer",
             "kind": "CLIP byte-pair encoding, lower case",
             "length": checkpoint.context_length,
             "bos_token_id": config.get("bos_token_id"),
             "eos_token_id": config.get("eos_token_id"),
             "padding": "<|endoftext|>",
         },
-        "noise": {"definition": "noise_golden.json", "order": "N, C, H, W with W fastest, then transposed to NHWC"},
+        "noise": {"definition": "noise_golden.json", "order": "N, C, H, W with W fastest" + _TRANSPOSED[target]},
         "scheduler": "scheduler.json",
         "models": models,
         **checkpoint.family.app_facts(checkpoint),

@@ -44,9 +44,9 @@ def multistep_table(scheduler: Any, steps: int) -> list[dict[str, float]]:
     rows: list[dict[str, float]] = []
     before = np.zeros(_PROBES)
     for index, timestep in enumerate(scheduler.timesteps):
-        alpha, sigma = _alpha_sigma(scheduler, int(timestep))
+        alpha, sigma = alpha_sigma(scheduler, int(timestep))
         sample, clean = draw.standard_normal((2, _PROBES))
-        output = _model_output(scheduler.config.prediction_type, sample, clean, alpha, sigma)
+        output = model_output(scheduler.config.prediction_type, sample, clean, alpha, sigma)
         result = scheduler.step(torch.from_numpy(output), timestep, torch.from_numpy(sample)).prev_sample.numpy()
         terms = np.stack([sample, clean] + ([before] if index else []), axis=1)
         solution, *_ = np.linalg.lstsq(terms, result, rcond=None)
@@ -62,12 +62,13 @@ def multistep_table(scheduler: Any, steps: int) -> list[dict[str, float]]:
     return rows
 
 
-def _alpha_sigma(scheduler: Any, timestep: int) -> tuple[float, float]:
+def alpha_sigma(scheduler: Any, timestep: int) -> tuple[float, float]:
+    """Returns α and σ of x = α·x₀ + σ·ε at a timestep of the training schedule."""
     cumulative = float(scheduler.alphas_cumprod.double()[timestep])
     return cumulative**0.5, (1.0 - cumulative) ** 0.5
 
 
-def _model_output(prediction_type: str, sample: Any, clean: Any, alpha: float, sigma: float) -> Any:
+def model_output(prediction_type: str, sample: Any, clean: Any, alpha: float, sigma: float) -> Any:
     """Returns the UNet output that implies the clean latent `clean` at `sample`."""
     if prediction_type == "sample":
         return clean
@@ -84,9 +85,8 @@ def scheduler_document(config: Mapping[str, Any], scaling_factor: float) -> dict
     """
     import diffusers
 
-    prediction = str(config.get("prediction_type", "epsilon"))
     solvers: dict[str, Any] = {}
-    cumulative: list[float] = []
+    scheduler: Any = None
     for name, class_name in _SOLVERS.items():
         # Clipping to [-1, 1] is for diffusion on pixels; latents are not bounded.
         settings = {**config, "clip_sample": False}
@@ -94,7 +94,26 @@ def scheduler_document(config: Mapping[str, Any], scaling_factor: float) -> dict
         scheduler = getattr(diffusers, class_name).from_config(settings)
         tables = {str(steps): multistep_table(scheduler, steps) for steps in STEP_COUNTS}
         solvers[name] = {"diffusers_class": class_name, "steps": tables}
-        cumulative = [float(value) for value in scheduler.alphas_cumprod.double()]
+    update, guidance = "x_next = a * x + b * D + c * D_previous", "prediction = uncond + scale * (text - uncond)"
+    return {
+        **training_schedule(scheduler, scaling_factor, update, guidance),
+        "default_solver": "dpm++",
+        "default_steps": 20,
+        "solvers": solvers,
+    }
+
+
+def training_schedule(scheduler: Any, scaling_factor: float, update: str, guidance: str) -> dict[str, Any]:
+    """Returns what every `scheduler.json` says first: conventions and the training schedule.
+
+    Args:
+        scheduler: a Diffusers scheduler of the checkpoint.
+        scaling_factor: latents are divided by it before decoding.
+        update: the step, as a formula in the names of the tables' columns.
+        guidance: what is done with the guidance scale.
+    """
+    prediction = scheduler.config.prediction_type
+    cumulative = [float(value) for value in scheduler.alphas_cumprod.double()]
     clean = {
         "epsilon": "D = (x - sigma * prediction) / alpha",
         "v_prediction": "D = alpha * x - sigma * prediction",
@@ -104,14 +123,11 @@ def scheduler_document(config: Mapping[str, Any], scaling_factor: float) -> dict
         "schema_version": 1,
         "prediction_type": prediction,
         "clean_latent": clean[prediction],
-        "update": "x_next = a * x + b * D + c * D_previous",
-        "guidance": "prediction = uncond + scale * (text - uncond)",
+        "update": update,
+        "guidance": guidance,
         "init_noise_sigma": 1.0,
         "scaling_factor": scaling_factor,
         "decode": "latent = x / scaling_factor",
         "num_train_timesteps": len(cumulative),
         "alphas_cumprod": cumulative,
-        "default_solver": "dpm++",
-        "default_steps": 20,
-        "solvers": solvers,
     }

@@ -29,7 +29,7 @@ _OPTIONS: dict[str, tuple[Any, str]] = {
     "num_class_embeds": (None, "class embeddings"),
     "encoder_hid_dim": (None, "a projection of the text features (Kandinsky, DeepFloyd IF)"),
     "encoder_hid_dim_type": (None, "a projection of the text features (Kandinsky, DeepFloyd IF)"),
-    "time_cond_proj_dim": (None, "guidance embedding"),
+    "time_cond_proj_dim": (None, "guidance embedding (latent consistency models)"),
     "dual_cross_attention": (False, "dual cross-attention (Versatile Diffusion)"),
     "attention_type": ("default", "gated attention (GLIGEN)"),
 }
@@ -79,7 +79,7 @@ def check(class_name: str, config: Config, taken: Collection[str] = ()) -> None:
             raise UnsupportedError(
                 "the architecture must be one that sdmobile exports",
                 f"{class_name} with {key} = {config[key]}: {meaning}",
-                "Supported are UNets of Stable Diffusion 1.x/2.x and their latent-consistency versions.",
+                "Supported are UNets of Stable Diffusion 1.x/2.x.",
             )
 
 

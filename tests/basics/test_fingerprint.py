@@ -85,7 +85,7 @@ def test_a_file_that_moved_is_another_hash(package: Path) -> None:
 def test_recordings_know_no_phone_but_everything_that_samples(package: Path) -> None:
     before, after = _changed_hash(package, "quantize/apply.py", LEFT_OUT)
     assert before == after
-    for name in ("exporters/contracts.py", "validate/sampling.py", "checkpoints/relu_attention.py"):
+    for name in ("exporters/contracts.py", "validate/sampling.py", "families/relu_attention.py"):
         before, after = _changed_hash(package, name, LEFT_OUT)
         assert before != after, name
 

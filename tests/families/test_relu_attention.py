@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from sdmobile.checkpoints.relu_attention import ReluAttnProcessor
+from sdmobile.families.relu_attention import ReluAttnProcessor
 from torch import Tensor
 
 from sdmobile.checkpoints import load_model, open_checkpoint

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler
-from sdmobile.exporters.sampler_tables import multistep_table, scheduler_document
+from sdmobile.families.sampler_tables import multistep_table, scheduler_document
 
 from sdmobile.errors import UnsupportedError
 

@@ -77,7 +77,7 @@ def test_what_is_kept_is_of_all_code_that_takes_part() -> None:
     )
     covered = {name.removesuffix(".py").removesuffix("/__init__") for name in deciding_files(LEFT_OUT)}
     names = {name.removeprefix("sdmobile.").replace(".", "/") for name in imported if name != "sdmobile"}
-    assert {"checkpoints/schedulers", "quantize/schemes", "reference/sampling"} <= names
+    assert {"families/schedulers", "quantize/schemes", "reference/sampling"} <= names
     assert names <= covered
 
 

@@ -1,0 +1,128 @@
+"""Every command on the tiny checkpoint of every family."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from sdmobile.checkpoints import open_checkpoint
+from sdmobile.cli.app import app
+from sdmobile.families import FAMILIES
+from sdmobile.families.family import Family, Role
+from tests.families.tiny import write_tiny
+
+TARGETS = ("ios", "android", "onnx")
+UNIT = {"ios": "iphone-15-pro", "android": "galaxy-s23-ultra"}
+Bundles = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.name)
+def family(request: pytest.FixtureRequest) -> Family:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def checkpoint(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny(family.name, tmp_path_factory.mktemp(family.name) / "tiny")
+
+
+@pytest.fixture(scope="module")
+def bundles(family: Family, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundles:
+    """Returns a function from a target to the exported bundle; each is made once."""
+    folder = tmp_path_factory.mktemp(f"bundles-{family.name}")
+
+    @cache
+    def export(target: str) -> Path:
+        invoke("export", checkpoint, "--target", target, "--output", folder / target, "--no-cache")
+        return folder / target
+
+    return export
+
+
+def invoke(*arguments: object, code: int = 0) -> str:
+    """Runs a command in this process and returns what it printed to stdout."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result.stdout
+
+
+def test_inspect_names_the_models(family: Family, checkpoint: Path) -> None:
+    assert open_checkpoint(checkpoint).family is family
+    data = json.loads(invoke("inspect", checkpoint, "--json"))
+    assert data["family"] == family.name
+    assert set(data["components"]) == {model.name for model in family.models}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_plan_lists_the_files(family: Family, checkpoint: Path, target: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    plan = json.loads(invoke("export", checkpoint, "--target", target, "--output", out, "--dry-run", "--json"))
+    assert [item["file"] for item in plan["components"]] == [part.files[target].file for part in family.components]
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("target", ["ios", "android", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_a_bundle_passes_validation(family: Family, checkpoint: Path, bundles: Bundles, target: str) -> None:
+    """Component by component and over whole pictures, in as few steps as the family has."""
+    options = ("--reference", checkpoint, "--steps", "2", "--max-samples", "2", "--no-cache", "--json")
+    report: dict[str, Any] = json.loads(invoke("validate", bundles(target), *options))
+    assert report["passed"]
+    assert report["complete"]
+    assert {check["component"] for check in report["components"]} == set(family.names)
+    assert all(check["image_psnr_db"] > 35 for check in report["trajectories"])
+
+
+def test_a_picture_from_files_is_that_of_pytorch(
+    family: Family, checkpoint: Path, bundles: Bundles, tmp_path: Path
+) -> None:
+    options = ("--prompt", "a red circle", "--seed", "3", "--steps", "3")
+    pictures = []
+    for source in (checkpoint, bundles("android")):
+        out = tmp_path / f"{source.name}.png"
+        invoke("generate", source, *options, "--output", out)
+        pictures.append(np.asarray(Image.open(out)).astype(int))
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1
+
+
+def test_profile_predicts_a_picture(family: Family, bundles: Bundles) -> None:
+    data = json.loads(invoke("profile", bundles("android"), "--device", UNIT["android"], "--json"))["prediction"]
+    assert data["steps"] == family.default_steps
+    assert data["image"]["seconds"] > 0
+    calls = {part["name"]: part["calls"] for part in data["components"]}
+    guidance = family.guidance(None)
+    assert calls == {part.name: guidance.calls_of(part.role, family.default_steps) for part in family.components}
+
+
+def test_lint_reads_every_file(family: Family, bundles: Bundles) -> None:
+    data = json.loads(invoke("lint", bundles("android"), "--json"))
+    assert data["verdict"] == "accepted"
+    assert len(data["files"]) == len(family.components)
+
+
+def test_weights_are_compressed_and_the_family_stays(family: Family, bundles: Bundles, tmp_path: Path) -> None:
+    invoke("quantize", "apply", bundles("ios"), "--recipe", "palette6", "--output", tmp_path / "small")
+    manifest = json.loads((tmp_path / "small" / "manifest.json").read_text())
+    assert manifest["family"] == family.name
+    assert all(record["compression"] for record in manifest["components"].values())
+
+
+def test_rules_explain_the_denoiser(family: Family, checkpoint: Path) -> None:
+    name = family.denoiser.name
+    data = json.loads(invoke("rewrites", "explain", checkpoint, "--device", UNIT["ios"], "--component", name, "--json"))
+    assert len(data) == 1
+    assert data[0]["component"] == name
+
+
+def test_components_have_the_roles_of_a_pipeline(family: Family) -> None:
+    assert len(family.of_role(Role.DENOISER)) == 1
+    assert len(family.of_role(Role.DECODER)) == 1
+    assert family.of_role(Role.TEXT_ENCODER)
+    assert {part.model for part in family.components} == {model.name for model in family.models}
