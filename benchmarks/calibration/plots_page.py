@@ -14,7 +14,7 @@ from benchmarks.calibration.profile_values import write_page
 from benchmarks.calibration.stable_diffusion import published_ablation
 from benchmarks.calibration.stored import stored_graph
 from sdmobile.device_profiles import load_profile
-from sdmobile.prediction.assess import DECODER, TEXT, UNET, Assessment, budgets, component_cost
+from sdmobile.prediction.assess import Assessment, budgets, component_cost
 from sdmobile.prediction.assess_device import choose_unit
 from sdmobile.prediction.assess_savings import savings
 from sdmobile.prediction.pipeline_time import end_to_end
@@ -31,7 +31,7 @@ def stable_diffusion(device: str = "galaxy-s23-ultra") -> Assessment:
         device: whose first unit runs `.tflite` files.
     """
     unit = choose_unit(device)
-    calls = {TEXT: 2, UNET: _STEPS, DECODER: 1}
+    calls = {"text_encoder": 2, "unet": _STEPS, "vae_decoder": 1}
     parts = tuple(
         component_cost(name, (stored_graph(f"sd15_512_{name}"),), unit, count) for name, count in calls.items()
     )

@@ -87,9 +87,9 @@ def _components(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _rows(validation: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns the component checks, each component's runtimes together."""
-    order = list(words.COMPONENT_TITLES)
     checks = list(validation.get("components", []))
-    checks.sort(key=lambda c: order.index(c["component"]) if c["component"] in order else len(order))
+    order = list(dict.fromkeys(check["component"] for check in checks))
+    checks.sort(key=lambda check: order.index(check["component"]))
     return [{**check, "seconds": sum(sample["seconds"] for sample in check["samples"]) or None} for check in checks]
 
 
