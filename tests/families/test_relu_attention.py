@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from sdmobile.families.relu_attention import ReluAttnProcessor
 from torch import Tensor
 
 from sdmobile.checkpoints import load_model, open_checkpoint
 from sdmobile.errors import UnsupportedError
+from sdmobile.families.relu_attention import ReluAttnProcessor
 
 
 def declaring(source: Path, folder: Path, normaliser: str) -> Path:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler
-from sdmobile.families.sampler_tables import multistep_table, scheduler_document
 
 from sdmobile.errors import UnsupportedError
+from sdmobile.families.sampler_tables import multistep_table, scheduler_document
 
 BETAS = {"num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 
