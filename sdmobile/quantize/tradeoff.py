@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,16 @@ if TYPE_CHECKING:
     from sdmobile.reference.sampling import SampleRequest, SampleResult
     from sdmobile.runtimes.base import Arrays
 
-_COLOURS = {"uniform": "#b3541e", "mixed": "#1f5fa8"}
+
+class Kind(str, Enum):
+    """What the layers of a recipe share: all one scheme, several, or float16 everywhere."""
+
+    UNIFORM = "uniform"
+    MIXED = "mixed"
+    UNCOMPRESSED = "uncompressed"
+
+
+_COLOURS = {Kind.UNIFORM: "#b3541e", Kind.MIXED: "#1f5fa8"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,7 @@ class Point:
 
     Args:
         name: of the recipe.
-        kind: "uniform", "mixed", or "uncompressed" where all stays float16.
+        kind: whether it is a mixed one.
         megabytes: all weights of the component, those that stay float16 included, in 10⁶ bytes.
         bits: stored bits, tables and scales included, per weight of the layers that recipes are about.
         output_db: PSNR of the component's output on recorded inputs of held-out prompts, over all of them.
@@ -46,7 +56,7 @@ class Point:
     """
 
     name: str
-    kind: str
+    kind: Kind
     megabytes: float
     bits: float
     output_db: float
@@ -58,7 +68,10 @@ class Point:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the figures; null where there is none."""
-        return {k: json_number(v) if isinstance(v, float) else v for k, v in asdict(self).items()}
+        return {
+            **{k: json_number(v) if isinstance(v, float) else v for k, v in asdict(self).items()},
+            "kind": self.kind.value,
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,10 +172,10 @@ def measure_point(
     return Point(**{**asdict(point), **_picture_figures(pictures, runs)})
 
 
-def _kind(recipe: Recipe) -> str:
-    if set(recipe.schemes()) == {Float16()}:
-        return "uncompressed"
-    return "mixed" if len(set(recipe.schemes())) > 1 else "uniform"
+def _kind(recipe: Recipe) -> Kind:
+    if recipe.schemes() == (Float16(),):
+        return Kind.UNCOMPRESSED
+    return Kind.MIXED if len(recipe.schemes()) > 1 else Kind.UNIFORM
 
 
 def _drawn(checkpoint: Checkpoint, study: Study, requests: Sequence[SampleRequest], tell: Tell) -> list[SampleResult]:
@@ -208,7 +221,7 @@ def gain_over_uniform(points: Sequence[Point], point: Point) -> float | None:
     Between two uniform recipes the PSNR is interpolated linearly in the size, on the upper envelope; a uniform recipe
     that is no larger counts as it is. None where the point is smaller than every uniform one.
     """
-    uniform = sorted((p.megabytes, p.output_db) for p in points if p.kind == "uniform")
+    uniform = sorted((p.megabytes, p.output_db) for p in points if p.kind is Kind.UNIFORM)
     smaller = [pair for pair in uniform if pair[0] <= point.megabytes]
     if not smaller:
         return None
@@ -227,7 +240,7 @@ def markdown(points: Sequence[Point]) -> str:
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for point in sorted(points, key=lambda p: p.megabytes):
-        gain = gain_over_uniform(points, point) if point.kind == "mixed" else None
+        gain = gain_over_uniform(points, point) if point.kind is Kind.MIXED else None
         captions = "–" if point.obeyed is None else f"{point.obeyed}/{point.pictures}"
         levels = " | ".join(_decibels(v) for v in (point.output_db, point.worst_db))
         later = " | ".join(_decibels(v) for v in (point.latent_db, point.image_db))
@@ -254,10 +267,10 @@ def curve_svg(points: Sequence[Point], title: str) -> str:
         for point in (p for p in known if p.kind == kind):
             tip = f"{point.name}: {point.megabytes:.2f} MB, {point.bits:.2f} bits, {point.output_db:.1f} dB"
             canvas.mark(point.megabytes, point.output_db, 3.5, colour, tip)
-            canvas.text(point.megabytes, point.output_db, point.name, above=8 if kind == "mixed" else -16)
+            canvas.text(point.megabytes, point.output_db, point.name, above=8 if kind is Kind.MIXED else -16)
     return canvas.svg()
 
 
 def _joined(point: Point) -> bool:
     """Whether a line leads through the point: other families, such as linear ones, are marks alone."""
-    return point.kind == "mixed" or (point.name.startswith("palette") and point.name[len("palette") :].isdigit())
+    return point.kind is Kind.MIXED or (point.name.startswith("palette") and point.name[len("palette") :].isdigit())

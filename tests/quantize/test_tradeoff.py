@@ -8,11 +8,11 @@ from xml.etree import ElementTree
 import pytest
 
 from sdmobile.cli.app import run
-from sdmobile.quantize.tradeoff import Point, curve_svg, gain_over_uniform, markdown
+from sdmobile.quantize.tradeoff import Kind, Point, curve_svg, gain_over_uniform, markdown
 
 
 def point(name: str, kind: str, megabytes: float, level: float) -> Point:
-    return Point(name, kind, megabytes, megabytes, level, level - 3)
+    return Point(name, Kind(kind), megabytes, megabytes, level, level - 3)
 
 
 UNIFORM = [

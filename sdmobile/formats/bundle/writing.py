@@ -18,9 +18,7 @@ from sdmobile.errors import OutputError, UsageError
 from sdmobile.formats.bundle.reading import MANIFEST
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    Watch = Callable[[str, dict[str, Any]], None]
+    from collections.abc import Iterator
 
 
 _MEASURED = ("seconds", "peak_rss_bytes")
