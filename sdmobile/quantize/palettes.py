@@ -133,11 +133,6 @@ class Histogram:
         """The values, float64 [n], strictly ascending."""
         return self.patterns.view(np.float16).astype(np.float64)
 
-    @property
-    def elements(self) -> int:
-        """Number of elements counted."""
-        return int(self.counts.sum())
-
 
 def bit_patterns(weight: NDArray[Any]) -> NDArray[np.uint16]:
     """Returns the float16 bits of a weight, uint16 of its shape; other types are rounded to float16 first."""

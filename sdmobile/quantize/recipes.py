@@ -7,7 +7,7 @@ import fnmatch
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -215,11 +215,6 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps(recipe.to_json(), indent=1) + "\n", "utf-8")
     partial.replace(path)
-
-
-def for_components(recipe: Recipe, components: Iterable[str]) -> Recipe:
-    """Returns the recipe restricted to some components."""
-    return replace(recipe, components=tuple(name for name in components if recipe.covers(name)))
 
 
 def flat_path(path: str) -> str:

@@ -73,11 +73,6 @@ class Sensitivity:
         """Returns the mean squared error of a PSNR in dB."""
         return (self.peak / 10.0 ** (psnr_db / 20.0)) ** 2
 
-    def uniform_bytes(self, scheme: str) -> float:
-        """Returns the bytes of one scheme everywhere; layers that it does not fit stay float16."""
-        column = self.stored_bytes[:, self.schemes.index(scheme)]
-        return float(np.where(np.isnan(column), 2.0 * self.elements, column).sum())
-
     def bits(self, stored_bytes: float) -> float:
         """Returns average bits: stored bits, tables and scales included, per weight of the table's layers."""
         return 8.0 * stored_bytes / self.total_elements

@@ -118,7 +118,7 @@ def test_a_floor_is_reached_when_measured_and_a_smaller_one_is_smaller(analysed:
         found, size = weights.of_recipe(recipe)
         assert study.quality(study.outputs(), found).psnr_db >= floor
         sizes.append(size)
-    assert sizes[0] < sizes[1] < table.uniform_bytes("palette8")
+    assert sizes[0] < sizes[1] < table.stored_bytes[:, table.schemes.index("palette8")].sum()
 
 
 def test_the_recipe_names_every_layer_and_survives_a_file(analysed: Analysed, tmp_path: Path) -> None:
