@@ -85,11 +85,12 @@ from pathlib import Path
 from sdmobile.checkpoints import open_checkpoint
 from sdmobile.exporters.bundle import Part
 from sdmobile.exporters.component import export_component
-from sdmobile.exporters.job import ExportJob, geometry_for
+from sdmobile.exporters.job import ExportJob
 from sdmobile.quantize.activations.recorded import RecordedInputs
 from sdmobile.quantize.apply import Destination, compress_part
 from sdmobile.quantize.recipes import Recipe, named_recipe
 from sdmobile.quantize.schemes import W8A8
+from sdmobile.reference.geometry import geometry_for
 
 checkpoint, out, target, device = Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]
 opened = open_checkpoint(checkpoint)
@@ -117,7 +118,7 @@ def test_what_is_left_out_takes_no_part_in_an_export(
     assert done.returncode == 0, done.stderr[-2000:]
     sampling, everything = json.loads(done.stdout.splitlines()[-1])
     assert "sdmobile.exporters.component" in everything
-    assert "sdmobile.validate.sampling" in sampling
+    assert "sdmobile.reference.sampling" in sampling
     assert _left_out(everything, tuple(DECIDES_NO_BYTE)) == []
     assert [name for name in _left_out(sampling, LEFT_OUT) if not name.startswith("quantize/")] == []
 
