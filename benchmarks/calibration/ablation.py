@@ -10,21 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 from sdmobile.device_profiles.runtime_rules.attention_kernels import KernelRules
 from sdmobile.device_profiles.runtime_rules.kernel import Kernel
+from sdmobile.device_profiles.runtime_rules.tflite_operators import GROUP_NORM
 from sdmobile.device_profiles.runtime_rules.winograd import LITERT_DELEGATE, Gpu
 from sdmobile.formats.graph import FileGraph, Operation
-from sdmobile.prediction.kernels.ml_drift import norm, plain_norm
-from sdmobile.prediction.kernels.ml_drift_attention import attention
-from sdmobile.prediction.kernels.shared_fusion import link, merge_elementwise, merge_reorders
+from sdmobile.prediction.kernels.google_gpu import ml_drift_kernels
+from sdmobile.prediction.kernels.ml_drift_composites import norm, plain_norm
 from sdmobile.prediction.kernels.shared_lowering import Lower, Lowering
 from sdmobile.prediction.kernels.shared_nodes import Node
-from sdmobile.prediction.kernels.shared_table import SHARED
 from sdmobile.prediction.latency import UnitModel, predict
 
-_NEVER = 1 << 30
 # The published reductions of a UNet call by all steps together (arXiv 2304.11267, as reported by secondary sources).
 PUBLISHED_REDUCTION = {"galaxy-s23-ultra": 0.522, "iphone-14-pro-max": 0.329}
 
@@ -80,22 +77,12 @@ class AblationRow:
 
 def engine_kernels(graph: FileGraph, engine: Engine, gpu: Gpu) -> tuple[Kernel, ...]:
     """Returns what an engine of the ML Drift family with these optimisations launches for a graph with composites."""
-    rules = KernelRules(flash=engine.flash)
-    rules = rules if engine.fused_softmax else rules.model_copy(update={"reduce_over": _NEVER})
-    table: dict[str, Lower] = {
-        **SHARED,
-        "odml.group_norm": norm if engine.fused_norm else _plain_group_norm,
-        "odml.rms_norm": norm,
-        "odml.scaled_dot_product_attention": partial(attention, rules=rules),
-    }
-    if not engine.fused_gelu:
-        table["gelu"] = _plain_geglu
-    winograd = LITERT_DELEGATE if engine.winograd else replace(LITERT_DELEGATE, min_tiles=dict.fromkeys(Gpu, _NEVER))
-    draft = Lowering(graph, table, winograd, gpu, 2, keeps_integers=True).run()
-    merge_reorders(draft)
-    merge_elementwise(draft)
-    link(draft)
-    return tuple(_with_second_read(kernel) for kernel in draft.kernels())
+    rules = KernelRules().without(flash=not engine.flash, fused_softmax=not engine.fused_softmax)
+    instead: dict[str, Lower] = {} if engine.fused_norm else {GROUP_NORM: _plain_group_norm}
+    instead |= {} if engine.fused_gelu else {"gelu": _plain_geglu}
+    winograd = LITERT_DELEGATE if engine.winograd else None
+    kernels = ml_drift_kernels(graph, gpu, rules=rules, winograd=winograd, instead=instead)
+    return tuple(_with_second_read(kernel) for kernel in kernels)
 
 
 def _with_second_read(kernel: Kernel) -> Kernel:

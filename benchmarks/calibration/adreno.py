@@ -19,7 +19,7 @@ from benchmarks.calibration.stored import stored_graph
 from sdmobile.device_profiles.runtime_rules.kernel import Kernel
 from sdmobile.formats.graph import FileGraph
 from sdmobile.prediction.fit import Parameter, Problem, Vector
-from sdmobile.prediction.kernels.tflite_gpu import tflite_gpu_kernels
+from sdmobile.prediction.kernels.google_gpu import tflite_gpu_kernels
 from sdmobile.prediction.latency import Features, Parameters, concatenate, features, totals
 
 TABLE = "adreno_740"

@@ -15,7 +15,7 @@ from benchmarks.calibration.ablation import AblationRow, ablation
 from benchmarks.calibration.iphone_rows import CHIPS, Chip, gpu_macs
 from benchmarks.calibration.stored import stored_graph
 from sdmobile.device_profiles.runtime_rules.winograd import Gpu
-from sdmobile.prediction.kernels.ml_drift import ml_drift_kernels
+from sdmobile.prediction.kernels.google_gpu import ml_drift_kernels
 from sdmobile.prediction.latency import Parameters, UnitModel, predict
 from sdmobile.prediction.pipeline_time import end_to_end
 

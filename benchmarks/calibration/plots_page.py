@@ -14,9 +14,10 @@ from benchmarks.calibration.profile_values import write_page
 from benchmarks.calibration.stable_diffusion import published_ablation
 from benchmarks.calibration.stored import stored_graph
 from sdmobile.device_profiles import load_profile
-from sdmobile.prediction.assess import Assessment, budgets, component_cost
+from sdmobile.prediction.assess import Assessment, budgets
 from sdmobile.prediction.assess_device import choose_unit
 from sdmobile.prediction.assess_savings import savings
+from sdmobile.prediction.component_cost import component_cost
 from sdmobile.prediction.pipeline_time import end_to_end
 from sdmobile.prediction.plots import roofline_svg, waterfall_svg
 

@@ -18,7 +18,7 @@ from benchmarks.calibration.stored import stored_graph
 from sdmobile.device_profiles import load_profile
 from sdmobile.device_profiles.runtime_rules.winograd import Gpu
 from sdmobile.formats.graph import FileGraph
-from sdmobile.prediction.kernels.ml_drift import ml_drift_kernels
+from sdmobile.prediction.kernels.google_gpu import ml_drift_kernels
 from sdmobile.prediction.latency import Parameters, UnitModel, predict, unit_model
 from sdmobile.prediction.pipeline_time import ImageTime, end_to_end
 

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from sdmobile.prediction.assess import Assessment, ComponentCost
+    from sdmobile.prediction.assess import Assessment
+    from sdmobile.prediction.component_cost import ComponentCost
     from sdmobile.prediction.memory_budget import BudgetCheck
     from sdmobile.validate.measure import Measurements
 

@@ -16,9 +16,9 @@ from sdmobile.families.family import BATCH2, EMBEDDED, SEPARATE, UNGUIDED, Guida
 from sdmobile.formats.graph import FileGraph, read_graph
 from sdmobile.prediction.assess_device import ChosenUnit, choose_unit, runs
 from sdmobile.prediction.assess_savings import Saving, savings
-from sdmobile.prediction.kernels import Kernel, kernels_of
-from sdmobile.prediction.latency import FirstRun, KernelTime, Prediction, predict
-from sdmobile.prediction.memory_budget import BudgetCheck, ComponentMemory, check_budget, component_memory
+from sdmobile.prediction.component_cost import ComponentCost, component_cost, predict_files
+from sdmobile.prediction.latency import KernelTime
+from sdmobile.prediction.memory_budget import BudgetCheck, check_budget
 from sdmobile.prediction.pipeline_time import ImageTime, image_time
 
 if TYPE_CHECKING:
@@ -27,53 +27,6 @@ if TYPE_CHECKING:
 
 GUIDANCE: dict[str, Guidance] = {way.name: way for way in (BATCH2, SEPARATE, UNGUIDED, EMBEDDED)}
 """Ways of guidance by their names on the command line."""
-
-
-@dataclass(frozen=True)
-class ComponentCost:
-    """One component.
-
-    Args:
-        name: canonical name.
-        graphs: of its files, in order; a component in chunks has several.
-        kernels: of each file.
-        prediction: one call of all its files.
-        memory: of each file.
-        calls: in one image; 0 for a component that no image needs.
-        recipe: name of the recipe that compressed its weights, None for none.
-    """
-
-    name: str
-    graphs: tuple[FileGraph, ...]
-    kernels: tuple[tuple[Kernel, ...], ...]
-    prediction: Prediction
-    memory: tuple[ComponentMemory, ...]
-    calls: int
-    recipe: str | None = None
-
-    @property
-    def file_bytes(self) -> int:
-        """Size of its files."""
-        return sum(graph.file_bytes for graph in self.graphs)
-
-    def to_json(self, count: int) -> dict[str, Any]:
-        """Returns a JSON object; all of it is predicted but the sizes of the files."""
-        return {
-            **self.prediction.to_json(count),
-            "calls_per_image": self.calls,
-            "files": [
-                {
-                    "bytes": graph.file_bytes,
-                    "weights_stored": memory.stored,
-                    "weights_in_memory": memory.resident,
-                    "arena": memory.activations.arena,
-                    "arena_naive": memory.activations.naive,
-                    "arena_lower_bound": memory.activations.lower_bound,
-                    "peak": memory.peak,
-                }
-                for graph, memory in zip(self.graphs, self.memory, strict=True)
-            ],
-        }
 
 
 @dataclass(frozen=True)
@@ -211,54 +164,6 @@ def assess(bundle: Bundle, device: ChosenUnit, steps: int | None = None, guidanc
         budgets=budgets(parts, device),
         savings=savings(parts, device),
         notes=(*notes, *missing),
-    )
-
-
-def component_cost(
-    name: str, graphs: tuple[FileGraph, ...], device: ChosenUnit, calls: int, recipe: str | None = None
-) -> ComponentCost:
-    """Returns the cost of one component.
-
-    Args:
-        name: canonical name.
-        graphs: of its files.
-        device: the device and its unit.
-        calls: in one image.
-        recipe: that compressed its weights.
-    """
-    kernels, prediction = predict_files(graphs, device)
-    names = [name] if len(graphs) == 1 else [f"{name} {i + 1}/{len(graphs)}" for i in range(len(graphs))]
-    held = [
-        component_memory(each, graph, device.storage, device.weights_held, files)
-        for each, graph, files in zip(names, graphs, kernels, strict=True)
-    ]
-    return ComponentCost(name, graphs, kernels, prediction, tuple(held), calls, recipe)
-
-
-def predict_files(graphs: Sequence[FileGraph], device: ChosenUnit) -> tuple[tuple[tuple[Kernel, ...], ...], Prediction]:
-    """Returns the kernels of files that run one after the other, and the prediction for all of them."""
-    kernels = tuple(kernels_of(graph, device.unit, device.rules) for graph in graphs)
-    return kernels, joined([predict(each, device.model) for each in kernels])
-
-
-def joined(predictions: Sequence[Prediction]) -> Prediction:
-    """Returns the prediction for calls one after the other; their errors are taken as common, so bounds add up."""
-
-    def total(values: Sequence[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return sum(known) if len(known) == len(values) else None
-
-    return Prediction(
-        unit=predictions[0].unit,
-        times=tuple(time for prediction in predictions for time in prediction.times),
-        seconds=sum(prediction.seconds for prediction in predictions),
-        low=sum(prediction.low for prediction in predictions),
-        high=sum(prediction.high for prediction in predictions),
-        fixed=sum(prediction.fixed for prediction in predictions),
-        first_run=FirstRun(
-            total([prediction.first_run.load for prediction in predictions]),
-            total([prediction.first_run.compile for prediction in predictions]),
-        ),
     )
 
 

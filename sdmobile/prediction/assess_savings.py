@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sdmobile.device_profiles.runtime_rules.attention_kernels import KernelRules
+from sdmobile.device_profiles.runtime_rules.tflite_operators import GROUP_NORM, RMS_NORM
+from sdmobile.device_profiles.runtime_rules.winograd import Gpu
 from sdmobile.formats.graph import FileGraph, Tensor
+from sdmobile.prediction.assess_device import ChosenUnit
+from sdmobile.prediction.component_cost import ComponentCost
 from sdmobile.prediction.kernels import Kernel, kernels_of
+from sdmobile.prediction.kernels.google_gpu import ml_drift_kernels, tflite_gpu_kernels
+from sdmobile.prediction.kernels.ml_drift_composites import plain_norm
 from sdmobile.prediction.latency import predict
 
-if TYPE_CHECKING:
-    from sdmobile.prediction.assess import ComponentCost
-    from sdmobile.prediction.assess_device import ChosenUnit
-
-_NEVER = 1 << 30
 _FLOAT16 = 2
 Launch = Callable[[FileGraph], tuple[Kernel, ...]]
 
@@ -70,58 +71,20 @@ def _saving(choice: str, launch: Launch, parts: Sequence[ComponentCost], device:
 
 
 def _choices(device: ChosenUnit) -> dict[str, Launch]:
-    """The choices of Google's engines; Core ML's and XNNPACK's are not known, or there are none."""
-    rules = device.rules or KernelRules()
-    without_flash = rules.model_copy(update={"flash": False})
-    full = without_flash.model_copy(update={"reduce_over": _NEVER})
-    if device.unit.runtime == "ml-drift":
+    """What Google's engines launch without each of their choices; Core ML's are not known, and XNNPACK has none."""
+    unit, rules = device.unit, device.rules or KernelRules()
+    gpu, size = Gpu(unit.gpu or "other"), unit.element_bytes
+    if unit.runtime == "ml-drift":
+        engine = partial(ml_drift_kernels, gpu=gpu, element_bytes=size, rules=rules)
         return {
-            "Winograd": partial(_ml_drift, device=device, rules=rules, winograd=False),
-            "FlashAttention": partial(_ml_drift, device=device, rules=without_flash),
-            "any fused softmax": partial(_ml_drift, device=device, rules=full),
-            "norms as one kernel": partial(_ml_drift, device=device, rules=rules, norms=False),
+            "Winograd": partial(engine, winograd=None),
+            "FlashAttention": partial(engine, rules=rules.without(flash=True)),
+            "any fused softmax": partial(engine, rules=rules.without(flash=True, fused_softmax=True)),
+            "norms as one kernel": partial(engine, instead=dict.fromkeys((GROUP_NORM, RMS_NORM), plain_norm)),
         }
-    if device.unit.runtime == "tflite-gpu":
-        return {"Winograd": partial(_delegate, device=device)}
+    if unit.runtime == "tflite-gpu":
+        return {"Winograd": partial(tflite_gpu_kernels, gpu=gpu, element_bytes=size, winograd=None)}
     return {}
-
-
-def _ml_drift(
-    graph: FileGraph, device: ChosenUnit, rules: KernelRules, winograd: bool = True, norms: bool = True
-) -> tuple[Kernel, ...]:
-    """What ML Drift would launch with a choice switched off; with all of them on it is `ml_drift_kernels`."""
-    from sdmobile.device_profiles.runtime_rules.winograd import ML_DRIFT, Gpu
-    from sdmobile.prediction.kernels.ml_drift import norm, plain_norm
-    from sdmobile.prediction.kernels.ml_drift_attention import attention
-    from sdmobile.prediction.kernels.shared_fusion import link, merge_elementwise, merge_reorders
-    from sdmobile.prediction.kernels.shared_lowering import Lower, Lowering
-    from sdmobile.prediction.kernels.shared_table import SHARED
-
-    lower = norm if norms else plain_norm
-    unit = device.unit
-    chosen = rules if unit.element_bytes == _FLOAT16 else rules.model_copy(update={"flash": False})
-    table: dict[str, Lower] = {**SHARED, "odml.group_norm": lower, "odml.rms_norm": lower}
-    table["odml.scaled_dot_product_attention"] = partial(attention, rules=chosen)
-    rule, gpu = ML_DRIFT if winograd else None, Gpu(unit.gpu or "other")
-    draft = Lowering(graph, table, rule, gpu, unit.element_bytes, keeps_integers=True).run()
-    merge_reorders(draft)
-    merge_elementwise(draft)
-    link(draft)
-    return draft.kernels()
-
-
-def _delegate(graph: FileGraph, device: ChosenUnit) -> tuple[Kernel, ...]:
-    """What the classic delegate would launch without Winograd's method."""
-    from sdmobile.device_profiles.runtime_rules.winograd import Gpu
-    from sdmobile.prediction.kernels.shared_fusion import link, merge_elementwise
-    from sdmobile.prediction.kernels.shared_lowering import Lowering
-    from sdmobile.prediction.kernels.shared_table import SHARED
-
-    unit = device.unit
-    draft = Lowering(graph, SHARED, None, Gpu(unit.gpu or "other"), unit.element_bytes, keeps_integers=False).run()
-    merge_elementwise(draft)
-    link(draft)
-    return draft.kernels()
 
 
 def _uncompressed(device: ChosenUnit) -> Launch:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sdmobile.prediction.assess import Assessment, ComponentCost
+    from sdmobile.prediction.assess import Assessment
+    from sdmobile.prediction.component_cost import ComponentCost
 
 _THREAD = 1
 

@@ -155,7 +155,7 @@ def _predictions(subject: Subject, files: Sequence[BundleComponent | None]) -> t
 def _predicted(unit: ChosenUnit, file: BundleComponent | None) -> Predicted:
     from sdmobile.errors import UnsupportedError
     from sdmobile.formats.graph import read_graph
-    from sdmobile.prediction.assess import predict_files
+    from sdmobile.prediction.component_cost import predict_files
 
     empty = Predicted(unit.profile.name, unit.name)
     if file is None:

@@ -12,9 +12,10 @@ from sdmobile.errors import UnsupportedError
 from sdmobile.formats.bundle.reading import Bundle
 from sdmobile.formats.graph import FileGraph, Operation, Tensor
 from sdmobile.formats.graph.batch import half_batch
-from sdmobile.prediction.assess import assess, bundle_memory, component_cost, joined, predict_files
+from sdmobile.prediction.assess import assess, bundle_memory
 from sdmobile.prediction.assess_device import ChosenUnit, choose_unit, predictable
 from sdmobile.prediction.assess_savings import savings, uncompressed
+from sdmobile.prediction.component_cost import component_cost, joined, predict_files
 from sdmobile.prediction.kernels import kernels_of
 from sdmobile.prediction.latency import predict
 from sdmobile.prediction.memory import ML_DRIFT, plan_graph

@@ -9,9 +9,7 @@ import pytest
 
 from sdmobile.formats.graph import FileGraph, Operation, Tensor
 from sdmobile.prediction.kernels import Kernel
-from sdmobile.prediction.kernels.core_ml import core_ml_kernels
-from sdmobile.prediction.kernels.core_ml_placement import off_neural_engine
-from sdmobile.prediction.kernels.core_ml_work import category, macs
+from sdmobile.prediction.kernels.core_ml import category, core_ml_kernels, macs, off_neural_engine
 
 
 def _graph(

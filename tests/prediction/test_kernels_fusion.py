@@ -16,11 +16,9 @@ from sdmobile.device_profiles.runtime_rules.winograd import LITERT_DELEGATE, ML_
 from sdmobile.errors import UnsupportedError
 from sdmobile.formats.graph import FileGraph
 from sdmobile.prediction.kernels import kernels_of
-from sdmobile.prediction.kernels.ml_drift import ml_drift_kernels
-from sdmobile.prediction.kernels.shared_fusion import link, merge_elementwise, merge_reorders
+from sdmobile.prediction.kernels.google_gpu import SHARED, ml_drift_kernels, tflite_gpu_kernels
 from sdmobile.prediction.kernels.shared_lowering import Lowering
-from sdmobile.prediction.kernels.shared_table import SHARED
-from sdmobile.prediction.kernels.tflite_gpu import tflite_gpu_kernels
+from sdmobile.prediction.kernels.shared_nodes import link, merge_elementwise, merge_reorders
 from tests.prediction.small_graphs import Small
 
 _IMAGE = (1, 16, 16, 32)

@@ -17,8 +17,7 @@ from sdmobile.device_profiles.runtime_rules.kernel import Kernel
 from sdmobile.device_profiles.runtime_rules.winograd import Gpu
 from sdmobile.errors import UnsupportedError
 from sdmobile.formats.graph.batch import half_batch
-from sdmobile.prediction.kernels.ml_drift import ml_drift_kernels
-from sdmobile.prediction.kernels.tflite_gpu import tflite_gpu_kernels
+from sdmobile.prediction.kernels.google_gpu import ml_drift_kernels, tflite_gpu_kernels
 
 
 @cache

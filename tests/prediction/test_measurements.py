@@ -11,8 +11,8 @@ import pytest
 from sdmobile.device_profiles import load_profile, profile_path
 from sdmobile.errors import OutputError, UnsupportedError
 from sdmobile.formats.bundle.reading import Bundle
-from sdmobile.prediction.assess import predict_files
 from sdmobile.prediction.assess_device import ChosenUnit, choose_unit
+from sdmobile.prediction.component_cost import predict_files
 from sdmobile.prediction.latency import Parameters, predict
 from sdmobile.prediction.measurements import (
     Measurement,

@@ -14,8 +14,7 @@ from sdmobile.device_profiles import load_profile
 from sdmobile.device_profiles.costs_schema import Unit
 from sdmobile.formats.graph import FileGraph
 from sdmobile.prediction.kernels import Kernel, kernels_of
-from sdmobile.prediction.kernels.xnnpack import xnnpack_kernels
-from sdmobile.prediction.kernels.xnnpack_cache import missed
+from sdmobile.prediction.kernels.xnnpack import missed, xnnpack_kernels
 from tests.prediction.small_graphs import Small
 
 MIB = 2**20

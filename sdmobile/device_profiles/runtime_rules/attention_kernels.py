@@ -7,7 +7,7 @@ Rules of google-ai-edge/ml-drift@013b44b, `ml_drift/common/gpu_model_builder.cc`
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,6 +16,7 @@ from sdmobile.device_profiles.runtime_rules.attention_shape import AttentionShap
 Kernel = Literal["conv_softmax_conv", "softmax_reduce", "softmax", "as_written"]
 # Forms that reach a runtime as one node. The engine looks for no attention in products and a softmax.
 WHOLE_FORMS = ("sdpa", "composite")
+_NEVER = 1 << 30  # more queries than any attention has
 
 
 class KernelRules(BaseModel):
@@ -43,6 +44,11 @@ class KernelRules(BaseModel):
         (2048 * 2048, 4),
         (2048 * 1024, 8),
     )
+
+    def without(self, *, flash: bool = False, fused_softmax: bool = False) -> KernelRules:
+        """Returns the rules of the same engine without the one fused kernel, or without the division in the product."""
+        changed: dict[str, Any] = {"flash": False} if flash else {}
+        return self.model_copy(update=changed | ({"reduce_over": _NEVER} if fused_softmax else {}))
 
 
 class RuntimeKernel(BaseModel):

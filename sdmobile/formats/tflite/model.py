@@ -153,8 +153,3 @@ class Graph:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     file_bytes: int
-
-
-def words(text: str) -> tuple[str, ...]:
-    """Returns the words of a text; tables of operators read better so than as quoted lists."""
-    return tuple(text.split())

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from sdmobile.device_profiles.runtime_rules.core_ml import PALETTES, PALETTES_STAY
 from sdmobile.errors import UnsupportedError
 from sdmobile.formats.errors import LintInputError
 from sdmobile.formats.mlprogram.errors import PackageError
@@ -14,8 +15,7 @@ from sdmobile.formats.mlprogram.package import Package
 from sdmobile.formats.mlprogram.read import read_program
 from sdmobile.formats.mlprogram.types import TensorType
 from sdmobile.formats.mlprogram.values import Constant
-from sdmobile.lint.coreml import sources
-from sdmobile.lint.coreml.operations import objections
+from sdmobile.lint.coreml.operations import INTRODUCED_SOURCE, objections
 from sdmobile.lint.coreml.weights import stored_weights
 from sdmobile.lint.limits import Limits
 from sdmobile.lint.report import Finding, LintReport
@@ -23,7 +23,8 @@ from sdmobile.lint.report import Finding, LintReport
 RUNTIME = "core-ml"
 CHUNK_BYTES = 1_000_000_000
 CHUNK_BITS = 6
-_PALETTES_FROM = 17
+_CHUNKS = "apple/ml-stable-diffusion README, --chunk-unet: chunks below 1 GB of weights, or at most 6 bits, for iPhones"
+_BASIS = "rules published by Apple and others, read and not run; where an operation runs is Core ML's own decision"
 
 
 def lint_package(path: Path, limits: Limits) -> LintReport:
@@ -46,7 +47,7 @@ def lint_package(path: Path, limits: Limits) -> LintReport:
     except (PackageError, UnsupportedError) as error:
         raise LintInputError(error.rule, error.value, error.fix) from error
     computed = [operation for operation in function.operations if operation.type != "const"]
-    return LintReport(str(path), RUNTIME, sources.BASIS, len(computed), tuple(findings))
+    return LintReport(str(path), RUNTIME, _BASIS, len(computed), tuple(findings))
 
 
 def _operation_findings(function: Function, limits: Limits) -> Iterator[Finding]:
@@ -57,19 +58,19 @@ def _operation_findings(function: Function, limits: Limits) -> Iterator[Finding]
             f"the program is written for iOS {function.ios}; the device must be served from iOS "
             f"{limits.deployment_target}",
             f"Export with the deployment target iOS {limits.deployment_target}",
-            limits.source or sources.OPERATIONS,
+            limits.source or INTRODUCED_SOURCE,
         )
         limits = replace(limits, deployment_target=None)  # said once for the program, not for every operation
     names = {item.name: item.type for item in function.inputs}
     names.update((item.name, item.type) for operation in function.operations for item in operation.outputs)
     for operation in function.operations:
-        for found in objections(operation, function.ios, limits.deployment_target):
+        for objection in objections(operation, function.ios, limits.deployment_target):
             yield Finding(
-                found.severity,
-                found.rule,
-                found.detail,
-                found.fix,
-                found.source,
+                objection.severity,
+                objection.rule,
+                objection.detail,
+                objection.fix,
+                objection.source,
                 op=operation.type,
                 node=operation.name,
                 shapes={
@@ -91,7 +92,7 @@ def _weight_findings(package: Package, function: Function, limits: Limits) -> It
             "chunk-size",
             f"{weights.bytes / 1e9:.2f} GB of weights at {weights.bits:.1f} bits each, in one package",
             f"Export in chunks below {CHUNK_BYTES / 1e9:.0f} GB, or with palettes of at most {CHUNK_BITS} bits",
-            sources.CHUNKS,
+            _CHUNKS,
         )
     if limits.file_bytes is not None and weights.bytes > limits.file_bytes:
         yield Finding(
@@ -101,11 +102,11 @@ def _weight_findings(package: Package, function: Function, limits: Limits) -> It
             "Compress the weights, or export in chunks",
             limits.source,
         )
-    if weights.palettes and function.ios < _PALETTES_FROM:
+    if weights.palettes and function.ios < PALETTES_STAY:
         yield Finding(
             "warning",
             "palettes-load-whole",
             f"{weights.palettes} palettes in a program for iOS {function.ios}: decompressed when the model loads",
-            "Export with the deployment target iOS 17, from which on they are decompressed as needed",
-            sources.PALETTES,
+            f"Export with the deployment target iOS {PALETTES_STAY}, from which on they are decompressed as needed",
+            PALETTES,
         )

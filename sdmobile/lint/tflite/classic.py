@@ -11,16 +11,13 @@ from functools import partial
 
 import numpy as np
 
-from sdmobile.formats.tflite.model import Node, Tensor, words
+from sdmobile.device_profiles.runtime_rules import tflite_operators as operators
+from sdmobile.formats.tflite.model import Node, Tensor
 from sdmobile.lint.tflite.problem import CLASSIC as SOURCE
 from sdmobile.lint.tflite.problem import Check, Problem, Problems
 
-NOT_SHARED = frozenset(words("PRELU UNPACK RELU RELU6 RELU_0_TO_1 RELU_N1_TO_1 LEAKY_RELU"))
+NOT_SHARED = frozenset(("PRELU", "UNPACK", *operators.ACTIVATIONS))
 """Operators whose parser does not ask the shared rules."""
-
-_COMPARE = words("EQUAL NOT_EQUAL GREATER GREATER_EQUAL LESS LESS_EQUAL")
-_PAIRS = words("DIV FLOOR_DIV FLOOR_MOD MAXIMUM MINIMUM POW SQUARED_DIFFERENCE SUB")
-_REDUCTIONS = words("MEAN SUM REDUCE_MAX REDUCE_MIN REDUCE_PROD")
 
 
 def check_classic(node: Node, consumers: dict[int, list[Node]]) -> Problems:
@@ -30,7 +27,7 @@ def check_classic(node: Node, consumers: dict[int, list[Node]]) -> Problems:
         node: the node.
         consumers: for each tensor index the nodes that take it.
     """
-    if node.op in _COMPARE:
+    if node.op in operators.COMPARISONS:
         yield from _comparison(node, consumers)
     if node.op == "CAST":
         yield from _cast(node, consumers)
@@ -42,7 +39,7 @@ def check_classic(node: Node, consumers: dict[int, list[Node]]) -> Problems:
 def _comparison(node: Node, consumers: dict[int, list[Node]]) -> Problems:
     users = consumers.get(node.outputs[0].index, [])
     floats = len(users) == 1 and users[0].outputs and users[0].outputs[0].dtype in ("FLOAT16", "FLOAT32")
-    if not floats or users[0].op not in ("CAST", "SELECT", "SELECT_V2"):
+    if not floats or users[0].op not in ("CAST", *operators.SELECTS):
         yield Problem(
             "comparison-use",
             f"{node.op} is used by {[user.op for user in users]}",
@@ -163,11 +160,11 @@ def _prelu(node: Node) -> Problems:
 
 
 _CHECKS: dict[str, Check] = {
-    **dict.fromkeys(_PAIRS, _pair),
-    **dict.fromkeys(_REDUCTIONS, _mean),
-    **dict.fromkeys(("SPLIT", "SPLIT_V"), _split),
-    **dict.fromkeys(("SLICE", "STRIDED_SLICE"), _slice),
-    **dict.fromkeys(("PAD", "PADV2", "MIRROR_PAD"), partial(_constant, position=1, what="paddings")),
+    **dict.fromkeys(operators.PAIRS, _pair),
+    **dict.fromkeys(operators.REDUCTIONS, _mean),
+    **dict.fromkeys(operators.SPLITS, _split),
+    **dict.fromkeys(operators.SLICES, _slice),
+    **dict.fromkeys(operators.PADS, partial(_constant, position=1, what="paddings")),
     "BATCH_MATMUL": _batch_matmul,
     "FULLY_CONNECTED": _fully_connected,
     "TRANSPOSE": _transpose,

@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sdmobile.formats.tflite.model import Composite, Node, Tensor, bhwc, words
+from sdmobile.device_profiles.runtime_rules.tflite_operators import ATTENTION, GROUP_NORM, RMS_NORM, words
+from sdmobile.formats.tflite.model import Composite, Node, Tensor, bhwc
 from sdmobile.lint.tflite.problem import PARSERS as SOURCE
 from sdmobile.lint.tflite.problem import Problem, Problems
 
 _LANGUAGE_MODELS = frozenset(words("odml.cache_update odml.runtime_bmm odml.sdpa_transposed moe odml.rope"))
 KNOWN = frozenset(
     {
-        "odml.group_norm",
-        "odml.rms_norm",
-        "odml.scaled_dot_product_attention",
+        GROUP_NORM,
+        RMS_NORM,
+        ATTENTION,
         "custom_call.rotary_positional_embedding",
         *_LANGUAGE_MODELS,
     }
@@ -37,11 +38,11 @@ def check_composite(node: Node) -> Problems:
             "Export this part with plain operators",
             SOURCE,
         )
-    elif composite.name == "odml.group_norm":
+    elif composite.name == GROUP_NORM:
         yield from _norm(node, composite)
-    elif composite.name == "odml.rms_norm":
+    elif composite.name == RMS_NORM:
         yield from _vector(node, 1, "scale")
-    elif composite.name == "odml.scaled_dot_product_attention":
+    elif composite.name == ATTENTION:
         yield from _attention(node)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
+from sdmobile.device_profiles.runtime_rules.tflite_operators import CUSTOM_OPERATORS, SUPPORT, GpuRuntime
 from sdmobile.formats.tflite.model import Graph, Node, Tensor
 from sdmobile.formats.tflite.names import module_of
 from sdmobile.formats.tflite.reader import read_graph
@@ -15,17 +16,31 @@ from sdmobile.lint.tflite import classic, ml_drift
 from sdmobile.lint.tflite.element_types import check_element_types
 from sdmobile.lint.tflite.memory import memory_findings
 from sdmobile.lint.tflite.miscomputed import check_miscomputed
-from sdmobile.lint.tflite.operators import CUSTOM_OPERATORS, FIXES, GENERAL_FIX, SUPPORT, Runtime
 from sdmobile.lint.tflite.problem import CLASSIC, COMMIT, PARSERS, Problem, Problems
 from sdmobile.lint.tflite.shared import check_shared
 
-BASIS: dict[Runtime, str] = {
+BASIS: dict[GpuRuntime, str] = {
     "ml-drift": f"rules read in {COMMIT}, compared with the accelerator of ai-edge-litert (docs/lint.md)",
     "tflite-gpu": f"rules read in {COMMIT}; not compared with a run",
 }
+_FIXES = {
+    "BROADCAST_TO": "Let the operator that follows broadcast (a GroupNorm written with mean, subtract, multiply does; "
+    "the rewrite rule group_norm writes it so), or use TILE; google-ai-edge/LiteRT#9191",
+    "SQUEEZE": "Write it as RESHAPE",
+    "EXPAND_DIMS": "Write it as RESHAPE",
+    "GATHER_ND": "Write it as GATHER over one axis",
+    "LOG_SOFTMAX": "Write it as SOFTMAX and LOG",
+    "L2_NORMALIZATION": "Write it as MUL, SUM, RSQRT, MUL",
+    "ARG_MIN": "Write it as NEG and ARG_MAX",
+    "RELU_0_TO_1": "Write it as MINIMUM and RELU",
+    "SPACE_TO_BATCH_ND": "Use the dilation of CONV_2D instead",
+    "BATCH_TO_SPACE_ND": "Use the dilation of CONV_2D instead",
+    "STABLEHLO_COMPOSITE": "Export with plain operators (--plain-ops)",
+}
+_GENERAL_FIX = "Write it with other operators before the export, or leave this part to the CPU"
 
 
-def lint_tflite(path: Path, runtime: Runtime, limits: Limits) -> LintReport:
+def lint_tflite(path: Path, runtime: GpuRuntime, limits: Limits) -> LintReport:
     """Predicts what a GPU runtime says to a `.tflite` file.
 
     Args:
@@ -44,7 +59,7 @@ def lint_tflite(path: Path, runtime: Runtime, limits: Limits) -> LintReport:
     return LintReport(str(path), runtime, BASIS[runtime], len(graph.nodes), tuple(findings))
 
 
-def _node_findings(graph: Graph, runtime: Runtime) -> Iterator[Finding]:
+def _node_findings(graph: Graph, runtime: GpuRuntime) -> Iterator[Finding]:
     halves = _stored_halves(graph)
     consumers: dict[int, list[Node]] = {}
     for node in graph.nodes:
@@ -72,7 +87,7 @@ def _stored_halves(graph: Graph) -> dict[int, Tensor]:
     return found
 
 
-def _problems(node: Node, runtime: Runtime, consumers: dict[int, list[Node]]) -> list[Problem]:
+def _problems(node: Node, runtime: GpuRuntime, consumers: dict[int, list[Node]]) -> list[Problem]:
     """Returns what the first rules that object say; later rules count on the earlier ones to hold."""
     own = ml_drift if runtime == "ml-drift" else classic
     steps: list[Problems] = [_known(node, runtime)]
@@ -89,18 +104,17 @@ def _problems(node: Node, runtime: Runtime, consumers: dict[int, list[Node]]) ->
     return []
 
 
-def _known(node: Node, runtime: Runtime) -> Problems:
+def _known(node: Node, runtime: GpuRuntime) -> Problems:
     source = PARSERS if runtime == "ml-drift" else CLASSIC
-    support = SUPPORT[runtime].get(node.op)
-    if support is None:
+    if node.op not in SUPPORT[runtime]:
         detail = f"{runtime} has no {node.op}"
-        yield Problem("no-such-operator", detail, FIXES.get(node.op, GENERAL_FIX), source)
+        yield Problem("no-such-operator", detail, _FIXES.get(node.op, _GENERAL_FIX), source)
     elif node.op == "CUSTOM" and node.custom not in CUSTOM_OPERATORS[runtime]:
-        yield Problem("no-such-operator", f"{runtime} has no custom operator {node.custom}", GENERAL_FIX, source)
-    elif support.max_version is not None and node.version > support.max_version:
+        yield Problem("no-such-operator", f"{runtime} has no custom operator {node.custom}", _GENERAL_FIX, source)
+    elif (newest := SUPPORT[runtime][node.op]) is not None and node.version > newest:
         yield Problem(
             "version",
-            f"version {node.version}; {runtime} takes {support.max_version} at most",
+            f"version {node.version}; {runtime} takes {newest} at most",
             "Export for an older runtime, or without the feature that raised the version (often a quantised type)",
             source,
         )

@@ -7,8 +7,15 @@ LiteRT tflite/delegates/gpu/common/model_builder.cc. Both also refuse any tensor
 
 from __future__ import annotations
 
-from sdmobile.formats.tflite.model import Node, Tensor, words
-from sdmobile.lint.tflite.operators import Runtime
+from sdmobile.device_profiles.runtime_rules.tflite_operators import (
+    COMPARISONS,
+    LOGICAL,
+    LOGICAL_REDUCTIONS,
+    SELECTS,
+    GpuRuntime,
+    words,
+)
+from sdmobile.formats.tflite.model import Node, Tensor
 from sdmobile.lint.tflite.problem import CLASSIC, PARSERS, Problem, Problems
 
 MAX_RANK = 4
@@ -16,8 +23,7 @@ MAX_RANK = 4
 _FLOATS = frozenset({"FLOAT32", "FLOAT16"})
 _SIGNED = frozenset({"INT8", "INT16", "INT32"})
 _UNSIGNED = frozenset({"UINT8", "UINT16", "UINT32"})
-_COMPARE = frozenset(words("EQUAL NOT_EQUAL GREATER GREATER_EQUAL LESS LESS_EQUAL"))
-_LOGICAL = frozenset(words("LOGICAL_AND LOGICAL_OR LOGICAL_NOT BITWISE_XOR"))
+_LOGICAL = frozenset((*LOGICAL, "LOGICAL_NOT", "BITWISE_XOR"))
 _INTEGER = frozenset(
     words(
         "ABS ADD ATAN2 COS DIV FLOOR_DIV FLOOR_MOD MAXIMUM MINIMUM MUL NEG REDUCE_MAX REDUCE_MIN REDUCE_PROD "
@@ -42,7 +48,7 @@ _INTEGER_COMPOSITES = frozenset(words("odml.cache_update odml.runtime_bmm moe od
 _Sets = tuple[frozenset[str], frozenset[str]]
 
 
-def check_element_types(node: Node, runtime: Runtime) -> Problems:
+def check_element_types(node: Node, runtime: GpuRuntime) -> Problems:
     """Yields a problem for the first tensor of a node whose rank or element type the runtime does not take."""
     inputs, outputs = _ml_drift(node) if runtime == "ml-drift" else _classic(node)
     source = PARSERS if runtime == "ml-drift" else CLASSIC
@@ -82,11 +88,11 @@ def _ml_drift(node: Node) -> _Sets:
     outputs = set(_FLOATS) | {"INT8", "UINT8"}
     if node.op == "ARG_MAX":
         outputs = {"INT32"}
-    if node.op in ("REDUCE_ALL", "REDUCE_ANY"):
+    if node.op in LOGICAL_REDUCTIONS:
         inputs, outputs = {"BOOL"}, {"BOOL"}
     if node.op in _INDEXED:
         inputs.add("INT32")
-    if node.op in _COMPARE:
+    if node.op in COMPARISONS:
         inputs |= _SIGNED | _UNSIGNED
         outputs.add("BOOL")
     if node.op in _LOGICAL:
@@ -113,14 +119,14 @@ def _ml_drift(node: Node) -> _Sets:
 def _classic(node: Node) -> _Sets:
     inputs = set(_FLOATS) | {"INT8", "UINT8"}
     outputs = set(_FLOATS) | {"INT8", "UINT8"}
-    if node.op in _COMPARE:
+    if node.op in COMPARISONS:
         outputs.add("BOOL")
     if node.op == "CAST":
         inputs |= {"BOOL", "INT32"}
         outputs |= {"BOOL", "INT32"}
     if node.op in ("ONE_HOT", "GATHER"):
         inputs.add("INT32")
-    if node.op in ("SELECT", "SELECT_V2", "LOGICAL_AND"):
+    if node.op in (*SELECTS, "LOGICAL_AND"):
         inputs.add("BOOL")
     if node.op == "LOGICAL_AND":
         outputs.add("BOOL")

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sdmobile.device_profiles.runtime_rules.conv_layer import ConvLayer
+from sdmobile.device_profiles.runtime_rules.tflite_operators import TABLES, GpuRuntime
 from sdmobile.device_profiles.runtime_rules.winograd import LITERT_DELEGATE, ML_DRIFT
 from sdmobile.formats.tflite.gpu_bytes import gpu_bytes
 from sdmobile.formats.tflite.model import Graph, Node, Tensor
 from sdmobile.formats.tflite.names import module_of
 from sdmobile.lint.limits import Limits
 from sdmobile.lint.report import Finding
-from sdmobile.lint.tflite.operators import Runtime
 from sdmobile.lint.tflite.problem import MEASURED
 
-_TABLE, _LOOKED_UP = "EMBEDDING_LOOKUP", "GATHER"  # their stored table is one buffer
+_LOOKED_UP = "GATHER"
 _READ_AS_FLOATS = frozenset({"INT8", "UINT8", "INT4", "INT2"})  # by AddConstInput, for GATHER
 _FIX = "Compute it in blocks (attention: the rewrite rule for blocked attention), at a smaller size, or in chunks"
 _FIX_WINOGRAD = (
@@ -40,7 +40,7 @@ def tensor_bytes(tensor: Tensor, float_bytes: int) -> int:
     return gpu_bytes(tensor.shape, tensor.dtype, float_bytes, constant=tensor.constant, quantized=quantized)
 
 
-def memory_findings(graph: Graph, runtime: Runtime, limits: Limits) -> Iterator[Finding]:
+def memory_findings(graph: Graph, runtime: GpuRuntime, limits: Limits) -> Iterator[Finding]:
     """Yields what is too large for one buffer, largest first, and a file that is too large."""
     if limits.file_bytes is not None and graph.file_bytes > limits.file_bytes:
         yield Finding(
@@ -62,7 +62,8 @@ def _tensors(graph: Graph, float_bytes: int) -> Iterator[_Buffer]:
     """Yields the computed tensors and the tables that are read whole, each with the first node that has it."""
     seen: set[int] = set()
     for node in graph.nodes:
-        for tensor in (*node.outputs, *node.runtime, *(node.constants if node.op in (_TABLE, _LOOKED_UP) else ())):
+        tables = node.constants if node.op in TABLES else ()  # a stored table is one buffer
+        for tensor in (*node.outputs, *node.runtime, *tables):
             if tensor.rank <= 4 and tensor.index not in seen:
                 seen.add(tensor.index)
                 yield _Buffer(node, str(tensor), _held_bytes(node, tensor, float_bytes))
@@ -76,7 +77,7 @@ def _held_bytes(node: Node, tensor: Tensor, float_bytes: int) -> int:
     return tensor_bytes(tensor, float_bytes)
 
 
-def _transformed_weights(graph: Graph, runtime: Runtime, limits: Limits) -> Iterator[_Buffer]:
+def _transformed_weights(graph: Graph, runtime: GpuRuntime, limits: Limits) -> Iterator[_Buffer]:
     """Yields the weights of convolutions that the runtime computes by Winograd's method in a buffer."""
     stored = {tensor.index for tensor in graph.tensors if tensor.constant}
     stored |= {

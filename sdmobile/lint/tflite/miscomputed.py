@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import math
 
-from sdmobile.formats.tflite.model import Node, Tensor, words
+from sdmobile.device_profiles.runtime_rules import tflite_operators as operators
+from sdmobile.device_profiles.runtime_rules.tflite_operators import words
+from sdmobile.formats.tflite.model import Node, Tensor
 from sdmobile.lint.tflite.problem import MEASURED, PARSERS, Check, Problem, Problems
 
-_ELEMENTWISE = words(
-    "ADD ATAN2 DIV EQUAL FLOOR_DIV FLOOR_MOD GREATER GREATER_EQUAL LESS LESS_EQUAL MAXIMUM MINIMUM MUL "
-    "NOT_EQUAL POW SQUARED_DIFFERENCE SUB"
-)
 _SAFE_GROUP = 4  # with more channels in a group the runtime ends instead of computing something else
 _INTEGERS = frozenset(words("INT32 INT16 UINT16 UINT32 INT64 BOOL"))
 
@@ -120,12 +118,10 @@ def _padding(node: Node) -> Problems:
 
 
 _CHECKS: dict[str, Check] = {
-    **dict.fromkeys(_ELEMENTWISE, _stored_operand),
+    **dict.fromkeys(("ADD", "MUL", *operators.PAIRS, *operators.COMPARISONS), _stored_operand),
     "BATCH_MATMUL": _batch_matmul,
     "CONV_2D": _convolution,
     "FULLY_CONNECTED": _rank_1,
     "SOFTMAX": _rank_1,
-    "PAD": _padding,
-    "PADV2": _padding,
-    "MIRROR_PAD": _padding,
+    **dict.fromkeys(operators.PADS, _padding),
 }

@@ -6,25 +6,29 @@ from functools import partial
 
 import numpy as np
 
-from sdmobile.formats.tflite.model import Node, Tensor, bhwc, words
+from sdmobile.device_profiles.runtime_rules import tflite_operators as operators
+from sdmobile.device_profiles.runtime_rules.tflite_operators import words
+from sdmobile.formats.tflite.model import Node, Tensor, bhwc
 from sdmobile.lint.tflite.composites import check_composite
 from sdmobile.lint.tflite.problem import PARSERS as SOURCE
 from sdmobile.lint.tflite.problem import PRECHECKS, Check, Problem, Problems, fused_activation, operands
 from sdmobile.lint.tflite.shared import select_without_ranks
 
 NOT_SHARED = frozenset(
-    words("ARG_MAX CAST ONE_HOT SLICE STRIDED_SLICE SELECT SELECT_V2 PRELU UNPACK STABLEHLO_COMPOSITE")
+    (*words("ARG_MAX CAST ONE_HOT PRELU UNPACK"), *operators.SLICES, *operators.SELECTS, operators.COMPOSITE)
 )
 """Operators whose parser does not ask the shared rules."""
 
-_UNARY = words("ABS CEIL COS ELU EXP FLOOR GELU LOG LOGICAL_NOT LOGISTIC NEG ROUND RSQRT SIGN SIN SQRT SQUARE TANH")
-_BINARY = words(
-    "ADD ADD_N ATAN2 BITWISE_XOR DIV EQUAL FLOOR_DIV FLOOR_MOD GREATER GREATER_EQUAL LESS LESS_EQUAL "
-    "LOGICAL_AND LOGICAL_OR MAXIMUM MINIMUM MUL NOT_EQUAL POW RIGHT_SHIFT SQUARED_DIFFERENCE "
-    "STABLEHLO_SHIFT_LEFT SUB"
+_BINARY = (
+    *operators.SUMS_AND_PRODUCTS,
+    *operators.PAIRS,
+    *operators.COMPARISONS,
+    *operators.LOGICAL,
+    *operators.SHIFTS,
+    "BITWISE_XOR",
 )
 _READABLE = frozenset(words("FLOAT32 FLOAT16 INT4 INT8 UINT8 INT32"))
-_SELF = frozenset({"MUL", "ADD", "ADD_N"})  # these are replaced by SQUARE and by a product with 2
+_SELF = frozenset(operators.SUMS_AND_PRODUCTS)  # these are replaced by SQUARE and by a product with 2
 
 
 def check_ml_drift(node: Node) -> Problems:
@@ -337,23 +341,20 @@ def _trailing(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 _CHECKS: dict[str, Check] = {
-    **dict.fromkeys(_UNARY, partial(operands, source=SOURCE, runtime=1, constants=0)),
     **dict.fromkeys(
-        ("RELU", "RELU6", "RELU_0_TO_1", "RELU_N1_TO_1", "LEAKY_RELU"),
+        (*operators.UNARY, *operators.ACTIVATIONS, "CAST", "SOFTMAX"),
         partial(operands, source=SOURCE, runtime=1, constants=0),
     ),
     **dict.fromkeys(_BINARY, _binary),
     **dict.fromkeys(
-        ("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD", "REDUCE_ALL", "REDUCE_ANY", "REVERSE_V2"),
+        (*operators.REDUCTIONS, *operators.LOGICAL_REDUCTIONS, "REVERSE_V2"),
         partial(_axes_from, data=0, axes=1),
     ),
-    **dict.fromkeys(("PACK", "UNPACK"), _axis_option),
-    **dict.fromkeys(("SPLIT", "SPLIT_V"), _split),
-    **dict.fromkeys(("PAD", "PADV2", "MIRROR_PAD"), _padding),
-    **dict.fromkeys(("SELECT", "SELECT_V2"), select_without_ranks),
+    **dict.fromkeys(operators.PACKS, _axis_option),
+    **dict.fromkeys(operators.SPLITS, _split),
+    **dict.fromkeys(operators.PADS, _padding),
+    **dict.fromkeys(operators.SELECTS, select_without_ranks),
     "BATCH_MATMUL": _batch_matmul,
-    "CAST": partial(operands, source=SOURCE, runtime=1, constants=0),
-    "SOFTMAX": partial(operands, source=SOURCE, runtime=1, constants=0),
     "CONV_2D": _convolution,
     "DEPTHWISE_CONV_2D": _depthwise,
     "TRANSPOSE_CONV": partial(_weights, position=1, what="weights"),
@@ -370,5 +371,5 @@ _CHECKS: dict[str, Check] = {
     "ONE_HOT": _one_hot,
     "TOPK_V2": _top_k,
     "DYNAMIC_UPDATE_SLICE": _dynamic_update,
-    "STABLEHLO_COMPOSITE": check_composite,
+    operators.COMPOSITE: check_composite,
 }

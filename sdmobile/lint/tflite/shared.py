@@ -9,21 +9,18 @@ from __future__ import annotations
 from functools import partial
 from typing import Literal
 
-from sdmobile.formats.tflite.model import Node, Tensor, words
+from sdmobile.device_profiles.runtime_rules import tflite_operators as operators
+from sdmobile.device_profiles.runtime_rules.tflite_operators import words
+from sdmobile.formats.tflite.model import Node, Tensor
 from sdmobile.lint.tflite.problem import SHARED as SOURCE
 from sdmobile.lint.tflite.problem import Check, Problem, Problems, constant_axes, fused_activation, operands
 
 Broadcast = Literal["enhanced", "standard"]
 
-_UNARY = words("ABS CEIL COS ELU EXP FLOOR GELU LOG LOGICAL_NOT LOGISTIC NEG ROUND RSQRT SIGN SIN SQRT SQUARE TANH")
-_BINARY = words(
-    "ATAN2 DIV EQUAL FLOOR_DIV FLOOR_MOD GREATER GREATER_EQUAL LOGICAL_AND LOGICAL_OR LESS LESS_EQUAL MAXIMUM "
-    "MINIMUM NOT_EQUAL POW RIGHT_SHIFT STABLEHLO_REMAINDER STABLEHLO_SHIFT_LEFT SQUARED_DIFFERENCE SUB"
-)
-_ONE_INPUT = words("BITCAST RESHAPE TILE TRANSPOSE QUANTIZE HARD_SWISH DEPTH_TO_SPACE SPACE_TO_DEPTH")
-_REDUCTIONS = words("MEAN SUM REDUCE_MAX REDUCE_MIN REDUCE_PROD REDUCE_ALL REDUCE_ANY REVERSE_V2")
+_BINARY = (*operators.PAIRS, *operators.COMPARISONS, *operators.LOGICAL, *operators.SHIFTS, "STABLEHLO_REMAINDER")
+_ONE_INPUT = words("BITCAST RESHAPE TILE TRANSPOSE QUANTIZE HARD_SWISH")
+_REDUCTIONS = (*operators.REDUCTIONS, *operators.LOGICAL_REDUCTIONS, "REVERSE_V2")
 _UNCHECKED = words("CONCATENATION PACK PRELU RELU RELU6 RELU_N1_TO_1 LEAKY_RELU SPLIT SPLIT_V LSTM CUSTOM")
-_RESIZE = ["RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"]
 _PAD_ROWS = (3, 4)
 
 
@@ -327,16 +324,16 @@ def _dynamic_update(node: Node) -> Problems:
 
 
 _CHECKS: dict[str, Check] = {
-    **{name: partial(operands, source=SOURCE, runtime=1, constants=0) for name in (*_UNARY, "STABLEHLO_CBRT")},
+    **{name: partial(operands, source=SOURCE, runtime=1, constants=0) for name in (*operators.UNARY, "STABLEHLO_CBRT")},
     **{name: partial(operands, source=SOURCE, runtime=1) for name in _ONE_INPUT},
     **dict.fromkeys(_BINARY, _binary),
     **dict.fromkeys(_REDUCTIONS, _reduction),
-    **dict.fromkeys(_RESIZE, _resize),
-    **dict.fromkeys(("PAD", "PADV2", "MIRROR_PAD"), _padding),
-    **dict.fromkeys(("AVERAGE_POOL_2D", "MAX_POOL_2D"), _pooling),
+    **dict.fromkeys(operators.RESIZES, _resize),
+    **dict.fromkeys(operators.PADS, _padding),
+    **dict.fromkeys(operators.POOLS, _pooling),
     **dict.fromkeys(("CONV_2D", "TRANSPOSE_CONV"), _convolution),
-    **dict.fromkeys(("SELECT", "SELECT_V2"), _select_classic),
-    **dict.fromkeys(("DEPTH_TO_SPACE", "SPACE_TO_DEPTH"), _block),
+    **dict.fromkeys(operators.SELECTS, _select_classic),
+    **dict.fromkeys(operators.BLOCKS, _block),
     "ADD_N": _add_n,
     "BATCH_MATMUL": _batch_matmul,
     "DEPTHWISE_CONV_2D": _depthwise,

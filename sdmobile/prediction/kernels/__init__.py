@@ -33,11 +33,11 @@ def kernels_of(graph: FileGraph, unit: Unit, rules: KernelRules | None = None) -
         raise UnsupportedError("the file must be one that the runtime runs", f"{unit.runtime}: a {graph.format} file")
     gpu = Gpu(unit.gpu or "other")
     if unit.runtime == "ml-drift":
-        from sdmobile.prediction.kernels.ml_drift import ml_drift_kernels
+        from sdmobile.prediction.kernels.google_gpu import ml_drift_kernels
 
         return ml_drift_kernels(graph, gpu, unit.element_bytes, rules)
     if unit.runtime == "tflite-gpu":
-        from sdmobile.prediction.kernels.tflite_gpu import tflite_gpu_kernels
+        from sdmobile.prediction.kernels.google_gpu import tflite_gpu_kernels
 
         return tflite_gpu_kernels(graph, gpu, unit.element_bytes)
     if unit.runtime in ("coreml-ne", "coreml-gpu"):

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from sdmobile.device_profiles.runtime_rules.kernel import Category
+from sdmobile.device_profiles.runtime_rules.tflite_operators import CONVOLUTIONS, POOLS, kinds
 from sdmobile.device_profiles.runtime_rules.winograd import Gpu, RuntimeRule
 from sdmobile.formats.graph.graph import FileGraph, Operation, Tensor
 from sdmobile.formats.graph.tflite import CONSTANT_INPUTS
@@ -19,7 +20,7 @@ from sdmobile.prediction.kernels.shared_nodes import Draft, Node
 Lower = Callable[["Lowering", int, Operation], None]
 _COMMUTATIVE = frozenset({"add", "mul"})
 _STORED_BYTES = {"int8": 1.0, "uint8": 1.0, "int4": 0.5, "uint4": 0.5, "int2": 0.25}
-_PADDED_BY = frozenset({"conv_2d", "depthwise_conv_2d", "average_pool_2d", "max_pool_2d"})
+_PADDED_BY = kinds(CONVOLUTIONS, POOLS)
 
 
 class Lowering:

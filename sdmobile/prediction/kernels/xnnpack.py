@@ -9,14 +9,18 @@ they are then read again for every tile of the result.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
 from sdmobile.device_profiles.runtime_rules.kernel import Kernel
+from sdmobile.device_profiles.runtime_rules.tflite_operators import TABLES, kinds
 from sdmobile.formats.graph.graph import FileGraph, Operation, Tensor
-from sdmobile.prediction.kernels.xnnpack_cache import missed
 from sdmobile.prediction.kernels.xnnpack_steps import steps_of
 from sdmobile.prediction.kernels.xnnpack_work import Work, work_of
 
 LAST_LEVEL, SECOND_LEVEL = 32 * 2**20, 2**20
 ELEMENT_BYTES = 4
+_TABLES = kinds(TABLES)
 _Step = tuple[tuple[int, ...], Operation, Work]
 
 
@@ -53,7 +57,7 @@ def _accesses(operation: Operation, tensors: dict[str, Tensor], same: dict[str, 
     names = (same.get(name, name) for name in (*operation.inputs, *operation.outputs))
     rows = tensors[operation.outputs[0]].elements
     # A look-up reads no more of its table than it writes.
-    table = operation.kind in ("embedding_lookup", "gather")
+    table = operation.kind in _TABLES
     return {
         name: ELEMENT_BYTES * (min(rows, tensors[name].elements) if table else tensors[name].elements)
         for name in names
@@ -83,3 +87,44 @@ def _kernel(
         weight_bytes=sum(sizes[name] for name in outside if name not in results and tensors[name].constant),
         note=work.note + (", tiles exceed the second-level cache" if again else ""),
     )
+
+
+class Cache:
+    """A cache of whole tensors.
+
+    Args:
+        capacity: bytes of the last-level cache.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._held: OrderedDict[str, int] = OrderedDict()
+        self._used = 0
+
+    def touch(self, name: str, size: int) -> bool:
+        """Reads or writes a tensor; returns whether it was there."""
+        known = name in self._held
+        if known:
+            self._held.move_to_end(name)
+        else:
+            self._held[name] = size
+            self._used += size
+        while self._used > self._capacity:
+            self._used -= self._held.popitem(last=False)[1]
+        return known
+
+
+def missed(accesses: Sequence[Mapping[str, int]], capacity: int) -> list[frozenset[str]]:
+    """Returns which tensors each kernel moves from or to the main memory.
+
+    Two inferences go through the cache and the second is counted, so that weights that fit stay.
+
+    Args:
+        accesses: per kernel, names and bytes of the tensors that it reads and writes.
+        capacity: bytes of the last-level cache.
+    """
+    cache = Cache(capacity)
+    found: list[frozenset[str]] = []
+    for _ in range(2):
+        found = [frozenset(name for name, size in each.items() if not cache.touch(name, size)) for each in accesses]
+    return found

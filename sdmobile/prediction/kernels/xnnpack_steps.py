@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sdmobile.device_profiles.runtime_rules.tflite_operators import ATTENTION, CLAMPS, CONVOLUTIONS, GROUP_NORM, kinds
 from sdmobile.formats.graph.graph import FileGraph, Operation, Tensor
 
 Shape = tuple[int, ...]
-_CLAMPS = frozenset({"relu", "relu6", "relu_n1_to_1", "relu_0_to_1"})
-_CONVOLUTIONS = frozenset({"conv_2d", "depthwise_conv_2d"})
+_CLAMPS = kinds(CLAMPS)
+_CONVOLUTIONS = kinds(CONVOLUTIONS)
 
 
 @dataclass
@@ -52,9 +53,9 @@ def steps_of(graph: FileGraph) -> Steps:
     """Returns what XNNPACK is asked to run."""
     found = Steps(dict(graph.tensors))
     for index, operation in enumerate(graph.operations):
-        if operation.kind == "odml.scaled_dot_product_attention":
+        if operation.kind == ATTENTION:
             _attention(found, index, operation)
-        elif operation.kind == "odml.group_norm":
+        elif operation.kind == GROUP_NORM:
             _group_norm(found, index, operation)
         else:
             found.steps.append(((index,), operation))

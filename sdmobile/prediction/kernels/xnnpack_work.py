@@ -13,7 +13,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sdmobile.device_profiles.runtime_rules import tflite_operators as operators
 from sdmobile.device_profiles.runtime_rules.kernel import Category
+from sdmobile.device_profiles.runtime_rules.tflite_operators import kinds, words
 from sdmobile.formats.graph.graph import Operation, Tensor
 from sdmobile.formats.graph.tflite import CONSTANT_INPUTS
 
@@ -44,10 +46,11 @@ _FUNCTIONS = {
     "log": 2.2,
     "pow": 8.0,
 }
-_FREE = frozenset({"reshape", "squeeze", "expand_dims"})
-_REDUCTIONS = frozenset({"mean", "sum", "reduce_max", "reduce_min", "reduce_prod", "arg_max", "arg_min"})
-_COPIES = frozenset({"concatenation", "slice", "strided_slice", "split", "split_v", "pad", "padv2", "pack", "unpack"})
-_GATHERS = frozenset({"embedding_lookup", "gather", "gather_nd", "one_hot"})
+_FREE = kinds(operators.VIEWS)
+_REDUCTIONS = kinds(operators.REDUCTIONS, operators.ARGUMENTS)
+_COPIES = kinds(operators.SLICES, operators.SPLITS, operators.PACKS, words("CONCATENATION PAD PADV2"))
+_GATHERS = kinds(operators.LOOK_UPS)
+_POOLS = kinds(operators.POOLS)
 _RESIZE = {"resize_nearest_neighbor": 1, "resize_bilinear": 3}
 
 
@@ -99,7 +102,7 @@ def work_of(operation: Operation, tensors: Mapping[str, Tensor]) -> Work | None:
         return _reduction(operation, inputs[0])
     if kind in _RESIZE:
         return Work("resize", _RESIZE[kind] * result.elements, note=kind)
-    if kind in ("average_pool_2d", "max_pool_2d"):
+    if kind in _POOLS:
         options = operation.attributes
         window = int(options.get("filterHeight", 1)) * int(options.get("filterWidth", 1))
         return Work("reduce", result.elements * (window + 1), note=kind)

@@ -19,7 +19,7 @@ from benchmarks.calibration.iphone_rows import (
 )
 from sdmobile.device_profiles import load_profile
 from sdmobile.prediction.kernels import kernels_of
-from sdmobile.prediction.kernels.core_ml_work import macs
+from sdmobile.prediction.kernels.core_ml import macs
 from sdmobile.prediction.latency import predict, unit_model
 
 

@@ -1,27 +1,57 @@
-"""Which operators each GPU runtime parses, and the highest version of each it takes.
+"""The operators of a `.tflite` file: groups that runtimes treat alike, and which ones each GPU runtime parses.
 
-Read from NewOperationParser and the parsers' version checks in google-ai-edge/LiteRT@f67457790c:
+Versions are read from NewOperationParser and the parsers' version checks in google-ai-edge/LiteRT@f67457790c:
 ml_drift_delegate/tflite/model_builder.cc (ML Drift) and tflite/delegates/gpu/common/model_builder.cc (classic).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Literal
 
-Runtime = Literal["ml-drift", "tflite-gpu"]
-RUNTIMES: tuple[Runtime, ...] = ("ml-drift", "tflite-gpu")
+
+def words(text: str) -> tuple[str, ...]:
+    """Returns the words of a text; tables of operators read better so than as quoted lists."""
+    return tuple(text.split())
 
 
-@dataclass(frozen=True)
-class Support:
-    """Whether a runtime has a parser for an operator.
+UNARY = words("ABS CEIL COS ELU EXP FLOOR GELU LOG LOGICAL_NOT LOGISTIC NEG ROUND RSQRT SIGN SIN SQRT SQUARE TANH")
+CLAMPS = words("RELU RELU6 RELU_0_TO_1 RELU_N1_TO_1")
+ACTIVATIONS = (*CLAMPS, "LEAKY_RELU")
+COMPARISONS = words("EQUAL NOT_EQUAL GREATER GREATER_EQUAL LESS LESS_EQUAL")
+PAIRS = words("ATAN2 DIV FLOOR_DIV FLOOR_MOD MAXIMUM MINIMUM POW SQUARED_DIFFERENCE SUB")
+SUMS_AND_PRODUCTS = words("ADD ADD_N MUL")
+LOGICAL = words("LOGICAL_AND LOGICAL_OR")
+SHIFTS = words("RIGHT_SHIFT STABLEHLO_SHIFT_LEFT")
+REDUCTIONS = words("MEAN SUM REDUCE_MAX REDUCE_MIN REDUCE_PROD")
+LOGICAL_REDUCTIONS = words("REDUCE_ALL REDUCE_ANY")
+ARGUMENTS = words("ARG_MAX ARG_MIN")
+CONVOLUTIONS = words("CONV_2D DEPTHWISE_CONV_2D")
+POOLS = words("AVERAGE_POOL_2D MAX_POOL_2D")
+RESIZES = words("RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR")
+PADS = words("PAD PADV2 MIRROR_PAD")
+SPLITS = words("SPLIT SPLIT_V")
+PACKS = words("PACK UNPACK")
+SLICES = words("SLICE STRIDED_SLICE")
+SELECTS = words("SELECT SELECT_V2")
+BLOCKS = words("DEPTH_TO_SPACE SPACE_TO_DEPTH")
+TABLES = words("EMBEDDING_LOOKUP GATHER")
+"""Look-ups in a table that a file may store."""
+LOOK_UPS = (*TABLES, "GATHER_ND", "ONE_HOT")
+VIEWS = words("RESHAPE SQUEEZE EXPAND_DIMS")
 
-    Args:
-        max_version: highest version, None where the parser states none.
-    """
+COMPOSITE = "STABLEHLO_COMPOSITE"
+GROUP_NORM, RMS_NORM, ATTENTION = "odml.group_norm", "odml.rms_norm", "odml.scaled_dot_product_attention"
+"""Composites by the names that ML Drift knows; a LayerNorm is a group norm of one group, or without reduction axes."""
 
-    max_version: int | None
+
+def kinds(*operators: Iterable[str]) -> frozenset[str]:
+    """Returns groups of operators by the lower-case names that a graph has for them."""
+    return frozenset(operator.lower() for group in operators for operator in group)
+
+
+GpuRuntime = Literal["ml-drift", "tflite-gpu"]
+GPU_RUNTIMES: tuple[GpuRuntime, ...] = ("ml-drift", "tflite-gpu")
 
 
 # operator: highest version in ML Drift, highest version in the classic delegate; "-" for no parser, "*" for any version
@@ -130,7 +160,7 @@ UNPACK                    *  *
 CUSTOM                    *  *
 """
 
-CUSTOM_OPERATORS: dict[Runtime, frozenset[str]] = {
+CUSTOM_OPERATORS: dict[GpuRuntime, frozenset[str]] = {
     "tflite-gpu": frozenset({"Convolution2DTransposeBias", "MaxPoolingWithArgmax2D", "MaxUnpooling2D", "Resampler"}),
     "ml-drift": frozenset(
         {
@@ -148,33 +178,17 @@ CUSTOM_OPERATORS: dict[Runtime, frozenset[str]] = {
     ),
 }
 
-FIXES = {
-    "BROADCAST_TO": "Let the operator that follows broadcast (a GroupNorm written with mean, subtract, multiply does; "
-    "the rewrite rule group_norm writes it so), or use TILE; google-ai-edge/LiteRT#9191",
-    "SQUEEZE": "Write it as RESHAPE",
-    "EXPAND_DIMS": "Write it as RESHAPE",
-    "GATHER_ND": "Write it as GATHER over one axis",
-    "LOG_SOFTMAX": "Write it as SOFTMAX and LOG",
-    "L2_NORMALIZATION": "Write it as MUL, SUM, RSQRT, MUL",
-    "ARG_MIN": "Write it as NEG and ARG_MAX",
-    "RELU_0_TO_1": "Write it as MINIMUM and RELU",
-    "SPACE_TO_BATCH_ND": "Use the dilation of CONV_2D instead",
-    "BATCH_TO_SPACE_ND": "Use the dilation of CONV_2D instead",
-    "STABLEHLO_COMPOSITE": "Export with plain operators (--plain-ops)",
-}
-GENERAL_FIX = "Write it with other operators before the export, or leave this part to the CPU"
 
-
-def _parse() -> dict[Runtime, dict[str, Support]]:
-    tables: dict[Runtime, dict[str, Support]] = {"ml-drift": {}, "tflite-gpu": {}}
+def _parse() -> dict[GpuRuntime, dict[str, int | None]]:
+    tables: dict[GpuRuntime, dict[str, int | None]] = {"ml-drift": {}, "tflite-gpu": {}}
     for line in _TABLE.split("\n"):
         if line:
             name, *versions = line.split()
-            for runtime, version in zip(RUNTIMES, versions, strict=True):
+            for runtime, version in zip(GPU_RUNTIMES, versions, strict=True):
                 if version != "-":
-                    tables[runtime][name] = Support(None if version == "*" else int(version))
+                    tables[runtime][name] = None if version == "*" else int(version)
     return tables
 
 
 SUPPORT = _parse()
-"""Runtime to operator to support; an operator that is missing is refused."""
+"""Runtime to operator to its highest version, None where the parser states none; a missing operator is refused."""

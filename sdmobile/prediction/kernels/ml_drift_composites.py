@@ -1,8 +1,8 @@
-"""Attention in ML Drift: one fused kernel, a softmax that is part of the value product, or separate kernels.
+"""Composites in ML Drift: norms in one kernel; attention fused, with a softmax in the value product, or in pieces.
 
 google-ai-edge/ml-drift: MakeScaledDotProductAttention in `ml_drift/common/selectors/operation_selector.cc` (transposes
-around it), BatchedMatMulSoftmaxBatchedMatMul in `gpu_model_builder.cc`@013b44b (the choice, tiles of heads).
-Method: Chen et al. 2023 (arXiv 2304.11267), section 3.2.
+around it), BatchedMatMulSoftmaxBatchedMatMul in `gpu_model_builder.cc`@013b44b (the choice, tiles of heads; norms).
+Method of attention: Chen et al. 2023 (arXiv 2304.11267), section 3.2.
 """
 
 from __future__ import annotations
@@ -11,10 +11,69 @@ from dataclasses import dataclass
 
 from sdmobile.device_profiles.runtime_rules.attention_kernels import KernelRules, RuntimeKernel, runtime_kernel
 from sdmobile.device_profiles.runtime_rules.attention_shape import AttentionShape
+from sdmobile.device_profiles.runtime_rules.kernel import Category
+from sdmobile.device_profiles.runtime_rules.tflite_operators import RMS_NORM
 from sdmobile.formats.graph.graph import Operation
 from sdmobile.formats.tflite.gpu_bytes import Bhwc, padded
 from sdmobile.prediction.kernels.shared_lowering import Lowering
 from sdmobile.prediction.kernels.shared_nodes import Node
+
+
+def norm(low: Lowering, index: int, operation: Operation) -> None:
+    """GroupNorm, LayerNorm or RMSNorm in one kernel: a pass for the moments, another that normalises.
+
+    HWCGroupNormalization takes groups of an even number of channels or of one; other groups are a reshape, two
+    reductions, the normalisation and a reshape (HWCGroupNorm).
+    """
+    channels = low.draft.shape(operation.inputs[0])[3]
+    groups = int(operation.attributes.get("num_groups", 1))
+    size = channels // max(1, groups)
+    weights = low.constant_bytes(operation)
+    if operation.kind == RMS_NORM or groups == 1 or size == 1 or size % 2 == 0:
+        low.like(index, operation, "norm", passes=2, weight_bytes=weights, note=f"{groups} groups of {size} channels")
+        return
+    _odd_groups(low, index, operation, groups, size)
+
+
+def _odd_groups(low: Lowering, index: int, operation: Operation, groups: int, size: int) -> None:
+    batch, height, width, _ = low.draft.shape(operation.inputs[0])
+    grouped, result = (low.draft.fresh((batch, height * width, groups, size)) for _ in range(2))
+    moments = [low.draft.fresh((batch, 1, groups, 1)) for _ in range(2)]
+    name, note = operation.name, f"{groups} groups of {size} channels: no kernel for odd groups"
+    low.add(Node("copy", name, (index,), low.runtime(operation)[:1], [grouped], reorder=True, note=note))
+    for moment in moments:
+        low.add(Node("reduce", name, (index,), [grouped], [moment], note=note))
+    weights = low.constant_bytes(operation)
+    low.add(Node("elementwise", name, (index,), [grouped, *moments], [result], weight_bytes=weights, note=note))
+    low.add(Node("copy", name, (index,), [result], list(operation.outputs), reorder=True, note=note))
+
+
+def plain_norm(low: Lowering, index: int, operation: Operation) -> None:
+    """The same norms for comparison with a kernel per step, which no rule of the engine chooses.
+
+    Mean, difference, square, mean, scaling; groups by two reshapes.
+    """
+    source = low.runtime(operation)[0]
+    batch, height, width, channels = low.draft.shape(source)
+    groups = int(operation.attributes.get("num_groups", 1))
+    over_channels = operation.kind == RMS_NORM or groups == 1
+    shape = (batch, height, width, channels) if over_channels else (batch, height * width, groups, channels // groups)
+    moment = (batch, height, width, 1) if over_channels else (batch, 1, groups, 1)
+
+    def add(category: Category, inputs: list[str], output: str, **fields: object) -> str:
+        low.add(Node(category, operation.name, (index,), inputs, [output], note="norm in steps", **fields))  # pyright: ignore
+        return output
+
+    fresh = low.draft.fresh
+    x = source if over_channels else add("copy", [source], fresh(shape), reorder=True)
+    centred = add("elementwise", [x, add("reduce", [x], fresh(moment))], fresh(shape), linkable=True)
+    squares = add("elementwise", [centred], fresh(shape), linkable=True)
+    deviation = add("elementwise", [add("reduce", [squares], fresh(moment))], fresh(moment), linkable=True)
+    weights = low.constant_bytes(operation)
+    result = operation.outputs[0] if over_channels else fresh(shape)
+    add("elementwise", [centred, deviation], result, linkable=True, weight_bytes=weights)
+    if not over_channels:
+        add("copy", [result], operation.outputs[0], reorder=True)
 
 
 @dataclass
