@@ -6,10 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sdmobile.device_profiles.costs_schema import Unit
-from sdmobile.formats.graph.graph import FileGraph
-from sdmobile.prediction.kernels import kernels_of
-from sdmobile.prediction.latency import Prediction, UnitModel, predict
+from sdmobile.prediction.latency import Prediction
 
 Guidance = Literal["none", "batch2", "two_calls"]
 _UNET_CALLS = {"none": 1, "batch2": 1, "two_calls": 2}
@@ -82,35 +79,3 @@ def end_to_end(
     """
     texts = text_calls if text_calls is not None else (1 if guidance == "none" else 2)
     return image_time([(text, texts)], [(unet, steps * _UNET_CALLS[guidance])], [(decoder, 1)])
-
-
-@dataclass(frozen=True)
-class GuidedStep:
-    """One guided denoising step in both ways.
-
-    Args:
-        single: one call at batch 1; a step takes two.
-        batch2: one call at batch 2.
-    """
-
-    single: Prediction
-    batch2: Prediction
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the seconds of a step; every number is predicted."""
-        return {"predicted": True, "two_calls": 2 * self.single.seconds, "batch2": self.batch2.seconds}
-
-
-def guided_step(single: FileGraph, batch2: FileGraph, unit: Unit, model: UnitModel) -> GuidedStep:
-    """Predicts a guided step as two calls and as one call of both images.
-
-    They differ by more than dispatches: Google's current engine counts the tiles of all images when it decides about
-    Winograd's method (google-ai-edge/ml-drift ml_drift/common/winograd_util.cc).
-
-    Args:
-        single: the UNet at batch 1; `graph.batch.half_batch` makes it from the other one.
-        batch2: the UNet at batch 2.
-        unit: the compute unit's table.
-        model: its latency model.
-    """
-    return GuidedStep(*(predict(kernels_of(graph, unit), model) for graph in (single, batch2)))

@@ -32,7 +32,7 @@ def _constant(value: Any) -> Constant:
 
 
 def _rules(operation: Operation, ios: int = 17, target: int | None = 17) -> list[tuple[str, str]]:
-    return [(found.severity, found.rule) for found in objections(operation, ios, target)]
+    return [(found.severity, found.rule) for found in objections(operation, ios, target, {})]
 
 
 @dataclass(frozen=True)

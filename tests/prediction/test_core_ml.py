@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from sdmobile.formats.graph import FileGraph, Operation, Tensor
+from sdmobile.formats.graph import FileGraph, Operation, Tensor, read_graph
+from sdmobile.formats.mlprogram.read import read_program
+from sdmobile.lint import lint_file
+from sdmobile.lint.coreml.operations import named_constants, objections
 from sdmobile.prediction.kernels import Kernel
 from sdmobile.prediction.kernels.core_ml import category, core_ml_kernels, macs, off_neural_engine
 
@@ -177,3 +182,31 @@ def test_what_the_lint_objects_to_is_marked() -> None:
         (1, 2, 3): "predicted off the Neural Engine: float32",
     }
     assert not any(kernel.note for kernel in core_ml_kernels(graph, "gpu"))
+
+
+def test_lint_and_predictor_say_the_same_of_a_package(tmp_path: Path) -> None:
+    import coremltools as ct
+    from coremltools.converters.mil import Builder
+
+    mb: Any = Builder
+
+    @mb.program(input_specs=[mb.TensorSpec((1, 4, 32, 32))], opset_version=ct.target.iOS17)
+    def program(x: Any) -> Any:
+        dilated = mb.conv(x=x, weight=np.ones((4, 4, 3, 3), np.float32), dilations=[2, 2], pad_type="same")
+        pooled = mb.avg_pool(x=dilated, kernel_sizes=[14, 14], strides=[1, 1], pad_type="valid")
+        doubled = mb.upsample_nearest_neighbor(x=mb.sin(x=pooled), scale_factor_height=2.0, scale_factor_width=2.0)
+        grown = mb.upsample_nearest_neighbor(x=doubled, scale_factor_height=4.0, scale_factor_width=4.0)
+        five = mb.exp(x=mb.reshape(x=grown, shape=[1, 2, 2, 152, 152]))
+        return mb.gather(x=five, indices=np.array([1, 0, 1], np.int32), axis=1)
+
+    path = tmp_path / "many.mlpackage"
+    ct.convert(program, convert_to="mlprogram", minimum_deployment_target=ct.target.iOS17).save(str(path))  # pyright: ignore
+    _, function = read_program(path)
+    computed = [operation for operation in function.operations if operation.type != "const"]
+    named = named_constants(function.operations)
+    rules = [[o.rule for o in objections(operation, function.ios, None, named)] for operation in computed]
+    said = {index: ", ".join(dict.fromkeys(broken)) for index, broken in enumerate(rules) if broken}
+    assert off_neural_engine(read_graph(path)) == said
+    kinds = {computed[index].type: broken for index, broken in said.items()}
+    assert {"conv", "avg_pool", "upsample_nearest_neighbor", "gather", "exp", "reshape", "cast"} == set(kinds)
+    assert lint_file(path).rules()["off-neural-engine"] == 4  # of the upsamplings, only the one by four

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -28,23 +28,42 @@ _STORED = ("const", "constexpr_")
 _OLDEST = 15  # ML Programs came with iOS 15
 
 
-def objections(operation: Operation, ios: int, target: int | None) -> Objections:
+def named_constants(operations: Iterable[Operation]) -> dict[str, Constant]:
+    """Returns the constants that a program holds as operations of their own, by the names that others use."""
+    constants = (item for item in operations if item.type == "const" and "val" in item.attributes)
+    return {item.outputs[0].name: item.attributes["val"] for item in constants}
+
+
+def objections(operation: Operation, ios: int, target: int | None, named: Mapping[str, Constant]) -> Objections:
     """Yields what speaks against an operation.
 
     Args:
         operation: the operation.
         ios: the iOS version whose operation definitions the program uses.
         target: oldest iOS that must load it, None where that is open.
+        named: the program's constants; converters give an operation its parameters by name.
     """
-    yield from _deployment(operation, ios, target)
+    constants = _constants(operation, named)
+    yield from _deployment(operation, _introduced(operation.type, constants), ios, target)
     if operation.type.startswith(_STORED):
         return
+    numbers = {name: constant.value for name, constant in constants.items() if isinstance(constant.value, np.ndarray)}
     results = [output.type for output in operation.outputs]
-    yield from core_ml.objections(operation.type, operation.name, results, lambda name: _numbers(operation, name))
+    yield from core_ml.objections(operation.type, operation.name, results, numbers.get)
 
 
-def _deployment(operation: Operation, ios: int, target: int | None) -> Objections:
-    needed = _introduced(operation)
+def _constants(operation: Operation, named: Mapping[str, Constant]) -> dict[str, Constant]:
+    """Returns the first constant of each parameter that has one."""
+    constants = dict(operation.attributes)
+    for parameter, bindings in operation.inputs.items():
+        first = bindings[0] if bindings else None
+        constant = first if isinstance(first, Constant) else named.get(first or "")
+        if constant is not None:
+            constants.setdefault(parameter, constant)
+    return constants
+
+
+def _deployment(operation: Operation, needed: int, ios: int, target: int | None) -> Objections:
     if needed > ios:
         yield Objection(
             "refused",
@@ -63,21 +82,9 @@ def _deployment(operation: Operation, ios: int, target: int | None) -> Objection
         )
 
 
-def _introduced(operation: Operation) -> int:
+def _introduced(kind: str, constants: Mapping[str, Constant]) -> int:
     """Returns the iOS version that an operation needs; some got more in iOS 18 under the same name."""
-    compressed = operation.type.startswith("constexpr_")
-    stored = [item for bindings in operation.inputs.values() for item in bindings if isinstance(item, Constant)]
-    stored += operation.attributes.values()
-    if compressed and any(constant.type.dtype in _SMALL_INTEGERS for constant in stored):
+    compressed = kind.startswith("constexpr_")
+    if compressed and any(constant.type.dtype in _SMALL_INTEGERS for constant in constants.values()):
         return 18
-    return INTRODUCED.get(operation.type, _OLDEST)
-
-
-def _numbers(operation: Operation, parameter: str) -> Any:
-    """Returns the numbers of a parameter that is stored in the operation, None where it is not."""
-    constant = operation.attributes.get(parameter)
-    bindings = operation.inputs.get(parameter, ())
-    if constant is None and bindings and isinstance(bindings[0], Constant):
-        constant = bindings[0]
-    value = None if constant is None else constant.value
-    return value if isinstance(value, np.ndarray) else None
+    return INTRODUCED.get(kind, _OLDEST)

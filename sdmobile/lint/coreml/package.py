@@ -15,7 +15,7 @@ from sdmobile.formats.mlprogram.package import Package
 from sdmobile.formats.mlprogram.read import read_program
 from sdmobile.formats.mlprogram.types import TensorType
 from sdmobile.formats.mlprogram.values import Constant
-from sdmobile.lint.coreml.operations import INTRODUCED_SOURCE, objections
+from sdmobile.lint.coreml.operations import INTRODUCED_SOURCE, named_constants, objections
 from sdmobile.lint.coreml.weights import stored_weights
 from sdmobile.lint.limits import Limits
 from sdmobile.lint.report import Finding, LintReport
@@ -63,8 +63,9 @@ def _operation_findings(function: Function, limits: Limits) -> Iterator[Finding]
         limits = replace(limits, deployment_target=None)  # said once for the program, not for every operation
     names = {item.name: item.type for item in function.inputs}
     names.update((item.name, item.type) for operation in function.operations for item in operation.outputs)
+    constants = named_constants(function.operations)
     for operation in function.operations:
-        for objection in objections(operation, function.ios, limits.deployment_target):
+        for objection in objections(operation, function.ios, limits.deployment_target, constants):
             yield Finding(
                 objection.severity,
                 objection.rule,
