@@ -45,7 +45,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class LintReport:
-    """What a lint found in one file.
+    """What a lint says of one file.
 
     Args:
         path: the file.
@@ -64,8 +64,8 @@ class LintReport:
     @property
     def verdict(self) -> Verdict:
         """The worst that a finding says."""
-        found = {finding.severity for finding in self.findings}
-        return "refused" if "refused" in found else "miscomputed" if "miscomputed" in found else "accepted"
+        said = {finding.severity for finding in self.findings}
+        return "refused" if "refused" in said else "miscomputed" if "miscomputed" in said else "accepted"
 
     @property
     def accepted(self) -> bool:
@@ -93,5 +93,5 @@ class LintReport:
 
 def worst(reports: Iterable[LintReport]) -> Verdict:
     """Returns the worst verdict of several reports."""
-    found = {report.verdict for report in reports}
-    return "refused" if "refused" in found else "miscomputed" if "miscomputed" in found else "accepted"
+    said = {report.verdict for report in reports}
+    return "refused" if "refused" in said else "miscomputed" if "miscomputed" in said else "accepted"

@@ -78,13 +78,13 @@ class Assessment:
     def costliest(self, count: int) -> list[CostlyKernel]:
         """Returns the kernels that take most of an image, each with all its calls."""
         total = self.image.seconds if self.image else sum(c.prediction.seconds for c in self.components)
-        found = [
+        costs = [
             CostlyKernel(part.name, time, calls * time.seconds, calls * time.seconds / total)
             for part in self.components
             for calls in (part.calls if self.image else 1,)
             for time in part.prediction.times
         ]
-        return sorted(found, key=lambda each: -each.image_seconds)[:count]
+        return sorted(costs, key=lambda cost: -cost.image_seconds)[:count]
 
     def to_json(self, count: int = 15) -> dict[str, Any]:
         """Returns a JSON object; measured values have no place in it.
@@ -106,16 +106,16 @@ class Assessment:
             "ram_bytes": self.device.ram_bytes,
             "costliest": [
                 {
-                    "component": each.component,
-                    "module": each.time.kernel.name,
-                    "category": each.time.kernel.category,
-                    "bound": each.time.bound,
-                    "seconds": each.time.seconds,
-                    "image_seconds": each.image_seconds,
-                    "share": each.share,
-                    "note": each.time.kernel.note,
+                    "component": cost.component,
+                    "module": cost.time.kernel.name,
+                    "category": cost.time.kernel.category,
+                    "bound": cost.time.bound,
+                    "seconds": cost.time.seconds,
+                    "image_seconds": cost.image_seconds,
+                    "share": cost.share,
+                    "note": cost.time.kernel.note,
                 }
-                for each in self.costliest(count)
+                for cost in self.costliest(count)
             ],
             "savings": [saving.to_json() for saving in self.savings],
             "notes": list(self.notes),
@@ -148,8 +148,8 @@ def assess(bundle: Bundle, device: ChosenUnit, steps: int | None = None, guidanc
         graphs[denoiser] = _unet_for(way, single, double)
     calls = {part.name: GUIDANCE[way].calls_of(part.role, steps) for part in family.components}
     parts = tuple(
-        component_cost(name, found, device, calls.get(name, 0), _recipe(bundle.components[name]))
-        for name, found in graphs.items()
+        component_cost(name, files, device, calls.get(name, 0), _recipe(bundle.components[name]))
+        for name, files in graphs.items()
     )
     image, missing = _image(family, parts)
     return Assessment(
@@ -226,15 +226,15 @@ def _both_batches(
 
 
 def _unet_for(way: str, single: tuple[FileGraph, ...], double: tuple[FileGraph, ...]) -> tuple[FileGraph, ...]:
-    found = double if way == "batch2" else single
-    if not found:
+    files = double if way == "batch2" else single
+    if not files:
         has = "batch2" if double else "separate"
         raise UnsupportedError(
             "the bundle's UNet must have the batch of the guidance that is asked for",
             f"{way}; the bundle was exported for {has}",
             f"Leave --guidance out, or export with --guidance {'batch2' if way == 'batch2' else 'separate'}",
         )
-    return found
+    return files
 
 
 def _image(family: Family, parts: Sequence[ComponentCost]) -> tuple[ImageTime | None, list[str]]:

@@ -54,11 +54,11 @@ def savings(parts: Sequence[ComponentCost], device: ChosenUnit) -> tuple[Saving,
         device: the device and its unit.
     """
     counted = [part for part in parts if part.calls] or list(parts)
-    found = [_saving(name, launch, counted, device) for name, launch in _choices(device).items()]
+    saved = [_saving(name, launch, counted, device) for name, launch in _choices(device).items()]
     if any(part.recipe for part in counted):
         names = ", ".join(dict.fromkeys(part.recipe for part in counted if part.recipe))
-        found.append(_saving(f"recipe {names}", _uncompressed(device), counted, device))
-    return tuple(saving for saving in found if saving.without_seconds != saving.with_seconds)
+        saved.append(_saving(f"recipe {names}", _uncompressed(device), counted, device))
+    return tuple(saving for saving in saved if saving.without_seconds != saving.with_seconds)
 
 
 def _saving(choice: str, launch: Launch, parts: Sequence[ComponentCost], device: ChosenUnit) -> Saving:

@@ -73,10 +73,10 @@ def component_cost(
         recipe: that compressed its weights.
     """
     kernels, prediction = predict_files(graphs, device)
-    names = [name] if len(graphs) == 1 else [f"{name} {i + 1}/{len(graphs)}" for i in range(len(graphs))]
+    labels = [name] if len(graphs) == 1 else [f"{name} {i + 1}/{len(graphs)}" for i in range(len(graphs))]
     held = [
-        component_memory(each, graph, device.storage, device.weights_held, files)
-        for each, graph, files in zip(names, graphs, kernels, strict=True)
+        component_memory(label, graph, device.storage, device.weights_held, files)
+        for label, graph, files in zip(labels, graphs, kernels, strict=True)
     ]
     return ComponentCost(name, graphs, kernels, prediction, tuple(held), calls, recipe)
 
@@ -84,7 +84,7 @@ def component_cost(
 def predict_files(graphs: Sequence[FileGraph], device: ChosenUnit) -> tuple[tuple[tuple[Kernel, ...], ...], Prediction]:
     """Returns the kernels of files that run one after the other, and the prediction for all of them."""
     kernels = tuple(kernels_of(graph, device.unit, device.rules) for graph in graphs)
-    return kernels, joined([predict(each, device.model) for each in kernels])
+    return kernels, joined([predict(launched, device.model) for launched in kernels])
 
 
 def joined(predictions: Sequence[Prediction]) -> Prediction:

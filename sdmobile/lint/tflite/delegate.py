@@ -79,12 +79,12 @@ def _stored_halves(graph: Graph) -> dict[int, Tensor]:
 
     Source: FP16GraphPartitionHelper in LiteRT tflite/delegates/utils.cc.
     """
-    found: dict[int, Tensor] = {}
+    halves: dict[int, Tensor] = {}
     for node in graph.nodes:
         stored = node.input(0)
         if node.op == "DEQUANTIZE" and stored is not None and stored.constant and stored.dtype == "FLOAT16":
-            found[node.outputs[0].index] = stored
-    return found
+            halves[node.outputs[0].index] = stored
+    return halves
 
 
 def _problems(node: Node, runtime: GpuRuntime, consumers: dict[int, list[Node]]) -> list[Problem]:

@@ -85,8 +85,8 @@ class Lowering:
         """Returns the bytes of weights (O, ..., I) in memory, both channels padded to fours."""
         out_channels, in_channels = weights.shape[0], weights.shape[-1]
         taps = weights.elements // max(1, out_channels * in_channels)
-        each = _STORED_BYTES.get(weights.dtype, self.draft.element_bytes) if self._keeps_integers else None
-        size = self.draft.element_bytes if each is None or len(weights.shape) != 2 else each
+        stays = self._keeps_integers and len(weights.shape) == 2
+        size = _STORED_BYTES.get(weights.dtype, self.draft.element_bytes) if stays else self.draft.element_bytes
         return round(taps * padded(out_channels) * padded(in_channels) * size)
 
     def bias_bytes(self, operation: Operation) -> int:

@@ -163,7 +163,7 @@ def merge_reorders(draft: Draft) -> None:
 def merge_elementwise(draft: Draft) -> None:
     """Merges elementwise nodes with each other: chains of one input, and pairs whose inputs go back to one value."""
     producers = {name: node for node in draft.nodes for name in node.outputs[:1]}
-    counts = Counter({name: len(found) for name, found in _uses(draft.nodes).items()})
+    counts = Counter({name: len(users) for name, users in _uses(draft.nodes).items()})
     counts.update(draft.outputs)  # a result of the graph is read outside
     gone: set[int] = set()
     for root in draft.nodes:

@@ -36,19 +36,19 @@ def xnnpack_kernels(
         last_level: bytes of the cache before the memory.
         second_level: bytes of the cache of one core.
     """
-    found = steps_of(graph)
+    asked = steps_of(graph)
     same: dict[str, str] = {}  # results of reshapes, which move nothing
     steps: list[_Step] = []
-    for origin, operation in found.steps:
-        work = work_of(operation, found.tensors)
+    for origin, operation in asked.steps:
+        work = work_of(operation, asked.tensors)
         if work is None:
             same.update({name: same.get(operation.inputs[0], operation.inputs[0]) for name in operation.outputs})
         else:
             steps.append((origin, operation, work))
-    accesses = [_accesses(operation, found.tensors, same) for _, operation, _ in steps]
+    accesses = [_accesses(operation, asked.tensors, same) for _, operation, _ in steps]
     outside = missed(accesses, last_level)
     return tuple(
-        _kernel(step, sizes, names, {same.get(name, name) for name in step[1].outputs}, found.tensors, second_level)
+        _kernel(step, sizes, names, {same.get(name, name) for name in step[1].outputs}, asked.tensors, second_level)
         for step, sizes, names in zip(steps, accesses, outside, strict=True)
     )
 
@@ -124,7 +124,7 @@ def missed(accesses: Sequence[Mapping[str, int]], capacity: int) -> list[frozens
         capacity: bytes of the last-level cache.
     """
     cache = Cache(capacity)
-    found: list[frozenset[str]] = []
+    moved: list[frozenset[str]] = []
     for _ in range(2):
-        found = [frozenset(name for name, size in each.items() if not cache.touch(name, size)) for each in accesses]
-    return found
+        moved = [frozenset(n for n, size in sizes.items() if not cache.touch(n, size)) for sizes in accesses]
+    return moved

@@ -51,55 +51,55 @@ class Steps:
 
 def steps_of(graph: FileGraph) -> Steps:
     """Returns what XNNPACK is asked to run."""
-    found = Steps(dict(graph.tensors))
+    steps = Steps(dict(graph.tensors))
     for index, operation in enumerate(graph.operations):
         if operation.kind == ATTENTION:
-            _attention(found, index, operation)
+            _attention(steps, index, operation)
         elif operation.kind == GROUP_NORM:
-            _group_norm(found, index, operation)
+            _group_norm(steps, index, operation)
         else:
-            found.steps.append(((index,), operation))
-    found.steps = _fused(found.steps, graph)
-    return found
+            steps.steps.append(((index,), operation))
+    steps.steps = _fused(steps.steps, graph)
+    return steps
 
 
-def _attention(found: Steps, index: int, whole: Operation) -> None:
+def _attention(steps: Steps, index: int, whole: Operation) -> None:
     """softmax(q kᵀ / √d + mask) v for (batch, length, heads, channels): heads are brought outside first."""
     query, key, value, *mask = whole.inputs
-    batch, length, heads, channels = found.shape(query)
-    keys = found.shape(key)[1]
+    batch, length, heads, channels = steps.shape(query)
+    keys = steps.shape(key)[1]
     order = {"constant_inputs": {"1": [0, 2, 1, 3]}}
 
     def add(kind: str, inputs: list[str], shape: Shape, **options: Any) -> str:
-        return found.piece(index, whole, kind, inputs, shape, **options)
+        return steps.piece(index, whole, kind, inputs, shape, **options)
 
     def outside(name: str, rows: int) -> str:
         return add("transpose", [name], (batch, heads, rows, channels), **order)
 
-    scaled = add("mul", [query], found.shape(query))
+    scaled = add("mul", [query], steps.shape(query))
     scores = add("batch_matmul", [outside(scaled, length), outside(key, keys)], (batch, heads, length, keys), adjY=True)
     if mask:
         scores = add("add", [scores, mask[0]], (batch, heads, length, keys))
     weights = add("softmax", [scores], (batch, heads, length, keys))
     result = add("batch_matmul", [weights, outside(value, keys)], (batch, heads, length, channels), adjY=False)
-    add("transpose", [result], found.shape(whole.outputs[0]), **order)
-    found.alias_last(whole.outputs[0])
+    add("transpose", [result], steps.shape(whole.outputs[0]), **order)
+    steps.alias_last(whole.outputs[0])
 
 
-def _group_norm(found: Steps, index: int, whole: Operation) -> None:
+def _group_norm(steps: Steps, index: int, whole: Operation) -> None:
     """One group is a LayerNorm in its plain form; several are scaled by their largest deviation before the squares."""
     image, *affine = whole.inputs
-    given = found.shape(image)
+    whole_shape = steps.shape(image)
     groups = int(whole.attributes.get("num_groups", 1))
     if groups == 1:
-        shape, moment, axes = given, (*given[:-1], 1), [len(given) - 1]
-        channels: Shape = (given[-1],)
+        shape, moment, axes = whole_shape, (*whole_shape[:-1], 1), [len(whole_shape) - 1]
+        channels: Shape = (whole_shape[-1],)
     else:
-        shape = (given[0], max(1, _product(given[1:-1])), groups, given[-1] // groups)
-        moment, axes, channels = (given[0], 1, groups, 1), [1, 3], (1, 1, groups, shape[3])
+        shape = (whole_shape[0], max(1, _product(whole_shape[1:-1])), groups, whole_shape[-1] // groups)
+        moment, axes, channels = (whole_shape[0], 1, groups, 1), [1, 3], (1, 1, groups, shape[3])
 
     def add(kind: str, inputs: list[str], to: Shape, **options: Any) -> str:
-        return found.piece(index, whole, kind, inputs, to, **options)
+        return steps.piece(index, whole, kind, inputs, to, **options)
 
     def constant(name: str) -> str:
         return add("reshape", [name], channels)
@@ -119,8 +119,8 @@ def _group_norm(found: Steps, index: int, whole: Operation) -> None:
         weighted = add("mul", [centred, affine[0]], shape) if affine else centred
         result = add("mul", [weighted, inverse], shape)
     result = add("add", [result, constant(affine[1])], shape) if len(affine) > 1 else result
-    add("reshape", [result], given)
-    found.alias_last(whole.outputs[0])
+    add("reshape", [result], whole_shape)
+    steps.alias_last(whole.outputs[0])
 
 
 def _product(shape: Shape) -> int:
