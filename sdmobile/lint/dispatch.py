@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.device_profiles.runtime_rules.tflite_operators import GPU_RUNTIMES
 from sdmobile.errors import EXIT_USAGE, SdmobileError, UnsupportedError
 from sdmobile.formats.errors import LintInputError
 from sdmobile.lint.limits import Limits, limits_of
@@ -15,7 +16,7 @@ from sdmobile.lint.report import Finding, LintReport
 if TYPE_CHECKING:
     from sdmobile.formats.bundle.reading import BundleComponent
 
-RUNTIMES = ("ml-drift", "tflite-gpu", "core-ml")
+RUNTIMES = (*GPU_RUNTIMES, "core-ml")
 DEPLOYMENT_TARGET = "deployment-target"
 _DEFAULTS = {".tflite": "ml-drift", ".mlpackage": "core-ml"}
 _TARGETS = {".tflite": "android", ".mlpackage": "ios"}

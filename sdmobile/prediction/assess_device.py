@@ -16,8 +16,8 @@ from sdmobile.prediction.memory import CORE_ML, ML_DRIFT, XNNPACK, Storage
 from sdmobile.prediction.memory_budget import allowed_bytes
 
 Held = Literal["stored", "decompressed"]
-# From iOS 17 on the Neural Engine takes compressed weights (apple/ml-stable-diffusion README); for the other runtimes
-# nothing says so, and the larger number is the careful one.
+# From iOS 17 on the Neural Engine takes compressed weights (runtime_rules/core_ml.py, PALETTES_STAY); for the other
+# runtimes nothing says so, and the larger number is the careful one.
 _KEEPS: dict[Runtime, tuple[Storage, Held]] = {
     "coreml-ne": (CORE_ML, "stored"),
     "coreml-gpu": (CORE_ML, "decompressed"),
