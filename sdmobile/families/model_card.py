@@ -12,6 +12,16 @@ _TARGETS = {"ios": "iPhone (Core ML)", "android": "Android (LiteRT)", "onnx": "O
 _TAGS = {"ios": "coreml", "android": "litert", "onnx": "onnx"}
 
 _USE = {
+    "ios": """\
+1. On a Mac, run `compile.sh` in this folder: it turns each `.mlpackage` into the `.mlmodelc` that an app loads
+   (`xcrun coremlcompiler` is part of Xcode; there is no such tool for Linux).
+2. Load each with Core ML and call it by its inputs' names:
+
+{signatures}
+3. `scheduler.json` holds the tables of the sampling loop, `metadata.json` the shapes and names. The initial noise is
+   defined by `noise_golden.json`; an implementation is right when it gives those numbers.
+4. {guidance}; the latent is divided by {scaling_factor}
+   before decoding.""",
     "android": """\
 1. Put the `.tflite` files and `tokenizer/` into the app's files (they are too large for its assets).
 2. Load each with LiteRT's `CompiledModel` or `Interpreter` and call it by its signature:
