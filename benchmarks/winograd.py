@@ -146,7 +146,7 @@ def _callable(program: ExportedProgram) -> torch.nn.Module:
 def measure_layers(layers: list[tuple[int, int, int]], threads: int) -> None:
     """Prints the table of single layers."""
     from sdmobile.device_profiles.runtime_rules.conv_layer import ConvLayer
-    from sdmobile.rewrites.winograd.cpu_time import CpuTime
+    from sdmobile.rewrites.winograd.selection import CpuTime
 
     print("| layer | CONV_2D | F(2×2) | F(4×4) | F(6×6) | F(4×4) times as fast | predicted |")
     print("|---|---|---|---|---|---|---|")

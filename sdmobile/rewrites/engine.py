@@ -15,10 +15,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import ParityError
-from sdmobile.rewrites.fold import fold
 from sdmobile.rewrites.program import Draft, run
 from sdmobile.rewrites.rule import APPLIED, CHANGES_FUNCTION, REFUSED, UNMATCHED, RewriteRecord, Rule, source_module
-from sdmobile.rewrites.tracing import Tracer, remap, splice
+from sdmobile.rewrites.tracing import Tracer, fold, remap, splice
 
 if TYPE_CHECKING:
     from torch import Tensor

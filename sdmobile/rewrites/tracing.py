@@ -1,19 +1,21 @@
-"""Traces the replacement of a rule and puts its graph in the place of a match."""
+"""Traces the replacement of a rule, puts its graph in the place of a match, and folds what depends on weights alone."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.fx import Node
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_map
 
-from sdmobile.rewrites.ownership import Owners
 from sdmobile.rewrites.program import fresh_value
 
 if TYPE_CHECKING:
-    from torch.fx import GraphModule, Node
+    from torch import Tensor
+    from torch.fx import GraphModule
 
     from sdmobile.rewrites.program import Draft
     from sdmobile.rewrites.rule import Match, Rule
@@ -23,6 +25,7 @@ PROVENANCE = ("nn_module_stack", "stack_trace", "torch_fn")
 _aten = torch.ops.aten
 # What tracing puts around a tensor that the replacement itself makes.
 _IDENTITIES = (_aten.lift_fresh_copy.default, _aten.detach.default, _aten.detach_.default, _aten.alias.default)
+_PRODUCTS = (_aten.mul.Tensor, _aten.mul.Scalar)
 
 
 class Tracer:
@@ -134,3 +137,82 @@ def remap(match: Match, replaced: dict[Node, Node]) -> Match:
         return node
 
     return replace(match, tensors=map_arg(match.tensors, latest))
+
+
+class Owners:
+    """Follows weights through the nodes that come in the place of a match, and says which covered node each belongs to.
+
+    A match may cover several modules: attention takes the four projections around it along. What is computed from the
+    weight of one of them, or with it, is named after that one, so that a file still tells whose weight a constant is.
+
+    Args:
+        draft: the program under change.
+        match: what is replaced.
+    """
+
+    def __init__(self, draft: Draft, match: Match) -> None:
+        self._root = match.root
+        self._weights: dict[Node, Node] = {}
+        self._layers: dict[Node, Node] = {}
+        for node in match.covers:
+            for given in node.all_input_nodes:
+                if given not in self._weights and draft.weight_name(given) is not None:
+                    self._weights[given] = node
+
+    def of(self, new: Node) -> Node:
+        """Returns the covered node that a new one belongs to; asked of every new node in graph order.
+
+        That is the one that took its weight; also for what is computed from the weight alone, and for the product of
+        such a layer's result and a number, which converters fold into the weight. All else belongs to the root.
+        """
+        given = new.all_input_nodes
+        sources = {self._weights[node] for node in given if node in self._weights}
+        if len(sources) == 1:
+            owner = sources.pop()
+            known = self._weights if all(node in self._weights for node in given) else self._layers
+            known[new] = owner
+            return owner
+        if new.target in _PRODUCTS and not isinstance(new.args[1], Node) and given[0] in self._layers:
+            return self._layers.setdefault(new, self._layers[given[0]])
+        return self._root
+
+
+def fold(draft: Draft, nodes: Iterable[Node], name: str) -> int:
+    """Replaces those of `nodes` that depend on weights alone by constants, and returns how many constants came in.
+
+    Args:
+        draft: the program under change.
+        nodes: candidates; others are left as they are, so that structure and weights stay separable.
+        name: prefix of the constants' names, which go on with the name of the weight that they come from.
+    """
+    weights, constant = draft.weights(), set()
+    candidates = set(nodes)
+    for node in draft.graph.nodes:
+        inputs_constant = all(n in weights or n in constant for n in node.all_input_nodes)
+        if node in candidates and inputs_constant and isinstance(node.meta["val"], torch.Tensor):
+            constant.add(node)
+    kept = [node for node in constant if any(user not in constant for user in node.users)]
+    for node in sorted(kept, key=lambda n: n.name):
+        origin = _origins(node, weights)
+        label = "_".join([name, *(draft.weight_name(n) or n.name for n in origin[:1])]).replace(".", "_")
+        value = _evaluate(node, weights, {}).detach().clone().contiguous()
+        draft.replace(node, draft.add_constant(label, value))
+    return len(kept)
+
+
+def _evaluate(node: Node, weights: dict[Node, Tensor], known: dict[Node, Tensor]) -> Tensor:
+    """Returns a constant node's value; intermediate values live as long as one evaluation."""
+    if node in weights:
+        return weights[node]
+    if node not in known:
+        args, kwargs = map_arg((node.args, node.kwargs), lambda n: _evaluate(n, weights, known))
+        with torch.no_grad():
+            known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+    return known[node]
+
+
+def _origins(node: Node, weights: dict[Node, Tensor]) -> list[Node]:
+    """Returns the weights that a constant node is computed from, the first operand's first."""
+    if node in weights:
+        return [node]
+    return [origin for inner in node.all_input_nodes for origin in _origins(inner, weights)]

@@ -13,8 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sdmobile.basics.metrics import psnr
-from sdmobile.rewrites.group_norm import GroupNormNhwcAmax, group_norm_by_instance_norm, group_norm_nhwc_amax
-from sdmobile.rewrites.group_norm_moments import group_norm_by_channel_moments
+from sdmobile.rewrites.group_norm import (
+    GroupNormNhwcAmax,
+    group_norm_by_channel_moments,
+    group_norm_by_instance_norm,
+    group_norm_nhwc_amax,
+)
 from tests.rewrites.litert_files import litert_file
 
 FORMS = [group_norm_by_instance_norm, group_norm_nhwc_amax, group_norm_by_channel_moments]

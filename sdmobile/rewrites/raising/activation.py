@@ -1,16 +1,19 @@
-"""Finds activations written out in primitive operations, by their one transcendental function."""
+"""Raises activations written out in primitive operations, found by their one transcendental function."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn.functional import gelu, silu
 
 from sdmobile.rewrites.pattern import between
 from sdmobile.rewrites.raising.region import ARITHMETIC, Region, Search, telling_nodes
-from sdmobile.rewrites.rule import Match
+from sdmobile.rewrites.rule import UP_TO_ROUNDING, Match, Rule
 
 if TYPE_CHECKING:
     from torch._ops import OpOverload
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
 _aten = torch.ops.aten
 # Constants such as √(2/π) are written with seven digits or more. Different functions differ by 1e-4 or more somewhere.
 _TOLERANCE = 1e-6
+# Which function of PyTorch a spelling of GELU is, by the function that tells it.
+_GELUS = {"none": _aten.erf.default, "tanh": _aten.tanh.default}
+_SIGMOIDS = (_aten.sigmoid.default, _aten.exp.default)
 
 
 def activations(graph: Graph, telling: tuple[OpOverload, ...], function: Callable[[Tensor], Tensor]) -> Iterator[Match]:
@@ -52,3 +58,39 @@ def _root(region: Region, telling: Node, function: Callable[[Tensor], Tensor]) -
         if n in inside and n.meta["val"].shape == shape and (values[n] - expected).abs().max() <= _TOLERANCE
     ]
     return found[-1] if found else None
+
+
+class RaiseGelu(Rule):
+    """Writes `aten.gelu` for either equation; the quick GELU x·σ(1.702·x) of OpenAI's CLIP is neither."""
+
+    name = "raise_gelu"
+    title = "GELU written out in primitive operations becomes one operator"
+    source = "Hendrycks and Gimpel 2016, section 2; each site is compared with it in float64"
+    exactness = UP_TO_ROUNDING
+    bound_db = 100.0
+
+    def matches(self, graph: Graph) -> Iterable[Match]:
+        return [
+            replace(match, options={"approximate": approximate})
+            for approximate, telling in _GELUS.items()
+            for match in activations(graph, (telling,), partial(gelu, approximate=approximate))
+        ]
+
+    def replacement(self, x: Tensor, *, approximate: str) -> Tensor:
+        return gelu(x, approximate=approximate)
+
+
+class RaiseSilu(Rule):
+    """Writes `aten.silu` for x times its sigmoid, however the sigmoid is written. σ(1.702·x)·x is another function."""
+
+    name = "raise_silu"
+    title = "SiLU written out in primitive operations becomes one operator"
+    source = "Elfwing, Uchibe and Doya 2017, equation 8; each site is compared with it in float64"
+    exactness = UP_TO_ROUNDING
+    bound_db = 100.0
+
+    def matches(self, graph: Graph) -> Iterable[Match]:
+        return list(activations(graph, _SIGMOIDS, silu))
+
+    def replacement(self, x: Tensor) -> Tensor:
+        return silu(x)

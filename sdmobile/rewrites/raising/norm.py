@@ -1,4 +1,4 @@
-"""Finds normalisations written out in primitive operations, by their root of a variance.
+"""Raises normalisations written out in primitive operations, found by their root of a variance.
 
     y = (x − mean) / sqrt(var + ε) · γ + β
 
@@ -10,7 +10,8 @@ matter how mean, variance, root and affine step are spelled.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from torch import Tensor
 from sdmobile.rewrites.operators import arguments, shape_of
 from sdmobile.rewrites.pattern import between
 from sdmobile.rewrites.raising.region import ARITHMETIC, REDUCTIONS, RESHAPES, ROOTS, Region, Search, plain
-from sdmobile.rewrites.rule import Match
+from sdmobile.rewrites.rule import UP_TO_ROUNDING, Match, Rule
 
 if TYPE_CHECKING:
     from torch.fx import Graph, Node
@@ -32,6 +33,11 @@ _INSTANCE_NORM = _aten.instance_norm.default
 _MOVES = (_aten.permute.default, _aten.transpose.int, _aten.expand.default)
 _ALLOWED = frozenset((*ARITHMETIC, *REDUCTIONS, *RESHAPES, *ROOTS, *_MOVES, _INSTANCE_NORM))
 LAYER, GROUP = "layer_norm", "group_norm"
+# Where torch.export decomposes, these are left, with their saved statistics.
+_NATIVE = {
+    GROUP: (_aten.native_group_norm.default, {"num_groups": "group"}),
+    LAYER: (_aten.native_layer_norm.default, {"normalized_shape": "normalized_shape"}),
+}
 # float64 agrees to 1e-12; an unbiased variance of 40,960 values differs by 1e-5, the largest group of SD1.5.
 _TOLERANCE = 1e-7
 _LAST_ROOTS = 8
@@ -214,3 +220,69 @@ def _orders(region: Region, root: Node, form: _Form) -> Iterator[tuple[Node | No
     if len(constants) > 2 or any(n.meta["val"].numel() != math.prod(form.affine) for n in constants):
         return
     yield from permutations((*constants, *[None] * (2 - len(constants))), 2)
+
+
+def native_norms(graph: Graph, kind: str) -> Iterator[Match]:
+    """Yields the first results of `aten.native_group_norm` or `aten.native_layer_norm`: the normalised values.
+
+    Args:
+        graph: where to look.
+        kind: "group_norm" or "layer_norm".
+    """
+    target, renamed = _NATIVE[kind]
+    for node in graph.find_nodes(op="call_function", target=target):
+        values = arguments(node)
+        options = {ours: values[theirs] for ours, theirs in renamed.items()}
+        for user in node.users:
+            if user.target is operator.getitem and user.args[1] == 0:
+                tensors = (values["input"], values["weight"], values["bias"])
+                yield Match(user, tensors, {**options, "eps": values["eps"]}, (user, node))
+
+
+class RaiseGroupNorm(Rule):
+    """Writes `aten.group_norm` for what computes it: groups by reshape, mean, variance, root, affine step.
+
+    Also for `aten.native_group_norm`, which decomposition by torch.export leaves, and for an instance norm of a
+    reshaped input.
+    """
+
+    name = "raise_group_norm"
+    title = "GroupNorm written out in primitive operations becomes one operator"
+    source = "Wu and He 2018, section 3.1; each site is compared with it in float64 on random operands"
+    exactness = UP_TO_ROUNDING
+    bound_db = 100.0
+
+    def matches(self, graph: Graph) -> Iterable[Match]:
+        return [*native_norms(graph, GROUP), *norms(graph, GROUP)]
+
+    def check(self, match: Match) -> str | None:
+        return refusal(match)
+
+    def replacement(
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, *, num_groups: int, eps: float
+    ) -> Tensor:
+        gamma, beta = (p if p is None or p.ndim == 1 else p.reshape(-1) for p in (weight, bias))
+        return torch.group_norm(x, num_groups, gamma, beta, eps)
+
+
+class RaiseLayerNorm(Rule):
+    """Writes `aten.layer_norm` for what computes it, and for the `aten.native_layer_norm` of a decomposition."""
+
+    name = "raise_layer_norm"
+    title = "LayerNorm written out in primitive operations becomes one operator"
+    source = "Ba, Kiros and Hinton 2016, section 3.1; each site is compared with it in float64 on random operands"
+    exactness = UP_TO_ROUNDING
+    bound_db = 100.0
+
+    def matches(self, graph: Graph) -> Iterable[Match]:
+        return [*native_norms(graph, LAYER), *norms(graph, LAYER)]
+
+    def check(self, match: Match) -> str | None:
+        return refusal(match)
+
+    def replacement(
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, *, normalized_shape: list[int], eps: float
+    ) -> Tensor:
+        shape = tuple(normalized_shape)
+        gamma, beta = (p if p is None or p.shape == shape else p.reshape(shape) for p in (weight, bias))
+        return torch.layer_norm(x, shape, gamma, beta, eps)

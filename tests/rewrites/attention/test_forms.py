@@ -15,9 +15,7 @@ from sdmobile.device_profiles.runtime_rules.attention_forms import AttentionRow
 from sdmobile.device_profiles.runtime_rules.attention_kernels import KernelRules
 from sdmobile.rewrites.attention.base import AttentionForm, AttentionTable
 from sdmobile.rewrites.attention.blocked import AttentionBlocked
-from sdmobile.rewrites.attention.partial_softmax import AttentionPartialSoftmax
-from sdmobile.rewrites.attention.plain import AttentionPlain
-from sdmobile.rewrites.attention.sdpa import AttentionSdpa
+from sdmobile.rewrites.attention.plain_forms import AttentionPartialSoftmax, AttentionPlain, AttentionSdpa
 from sdmobile.rewrites.attention.split_einsum import AttentionSplitEinsum
 from tests.rewrites.attention.reference import Attend, Case, captured, cases, exact, operands, rewritten, tolerance
 

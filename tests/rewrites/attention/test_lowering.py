@@ -12,9 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sdmobile.rewrites.attention.blocked import AttentionBlocked
-from sdmobile.rewrites.attention.partial_softmax import AttentionPartialSoftmax
-from sdmobile.rewrites.attention.plain import AttentionPlain
-from sdmobile.rewrites.attention.sdpa import AttentionSdpa
+from sdmobile.rewrites.attention.plain_forms import AttentionPartialSoftmax, AttentionPlain, AttentionSdpa
 from sdmobile.rewrites.attention.split_einsum import AttentionSplitEinsum
 from sdmobile.rewrites.rule import Rule
 from tests.rewrites.attention.reference import Attend, rewritten

@@ -15,10 +15,8 @@ from torch.export import ExportedProgram
 from sdmobile.basics.metrics import psnr
 from sdmobile.rewrites.engine import rewrite
 from sdmobile.rewrites.program import run
-from sdmobile.rewrites.raising.gelu import RaiseGelu
-from sdmobile.rewrites.raising.group_norm import RaiseGroupNorm
-from sdmobile.rewrites.raising.layer_norm import RaiseLayerNorm
-from sdmobile.rewrites.raising.silu import RaiseSilu
+from sdmobile.rewrites.raising.activation import RaiseGelu, RaiseSilu
+from sdmobile.rewrites.raising.norm import RaiseGroupNorm, RaiseLayerNorm
 
 _aten = torch.ops.aten
 OPERATORS = (_aten.group_norm.default, _aten.layer_norm.default, _aten.gelu.default, _aten.silu.default)

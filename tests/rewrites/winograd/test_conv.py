@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdmobile.device_profiles.runtime_rules.conv_layer import ConvLayer
-from sdmobile.rewrites.winograd.conv import transform_weight, winograd_conv2d
-from sdmobile.rewrites.winograd.strips import Strips
+from sdmobile.rewrites.winograd.conv import Strips, transform_weight, winograd_conv2d
 from sdmobile.rewrites.winograd.table import error_db
 from sdmobile.rewrites.winograd.transforms import transforms
 

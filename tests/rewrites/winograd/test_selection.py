@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdmobile.device_profiles.runtime_rules.conv_layer import ConvLayer
-from sdmobile.rewrites.winograd.cpu_time import CpuTime
-from sdmobile.rewrites.winograd.selection import Policy, answers, choose
+from sdmobile.rewrites.winograd.selection import CpuTime, Policy, answers, choose
 from tests.rewrites.winograd.layers import sd15_unet, sd_decoder
 
 _layers = st.builds(

@@ -10,8 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdmobile.errors import UnsupportedError
-from sdmobile.rewrites.winograd.numbers import ONE, ZERO, Surd, inverse
-from sdmobile.rewrites.winograd.transforms import ML_DRIFT, TEXTBOOK, TILES, as_array, residual, transforms
+from sdmobile.rewrites.winograd.transforms import (
+    ML_DRIFT,
+    ONE,
+    TEXTBOOK,
+    TILES,
+    ZERO,
+    Surd,
+    as_array,
+    inverse,
+    residual,
+    transforms,
+)
 
 ALL = [(tile, ML_DRIFT) for tile in TILES] + [(tile, TEXTBOOK) for tile in (2, 4, 6)]
 _fractions = st.fractions(min_value=-50, max_value=50, max_denominator=60)

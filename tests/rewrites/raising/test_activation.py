@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from sdmobile.rewrites.engine import rewrite
-from sdmobile.rewrites.raising.gelu import RaiseGelu
-from sdmobile.rewrites.raising.silu import RaiseSilu
+from sdmobile.rewrites.raising.activation import RaiseGelu, RaiseSilu
 from tests.rewrites.raising.spellings import Written, captured, raised
 
 Function = Callable[[Tensor], Tensor]
