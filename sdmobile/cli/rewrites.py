@@ -169,13 +169,14 @@ def _one_rule(name: str, found: list[Explanation]) -> list[RenderableType]:
     from rich.text import Text
 
     from sdmobile.rewrites.explanation import rule_text
+    from sdmobile.rewrites.rule import Outcome
 
     table = Table("component", "module", "outcome", "nodes", "details")
     for explanation in found:
         for record in explanation.records(name):
             details = record.reason or ", ".join(f"{key} {value}" for key, value in record.details.items())
-            nodes = f"{record.removed} → {record.added}" if record.outcome == "applied" else "–"
-            table.add_row(explanation.component, record.module or "–", record.outcome, nodes, Text(details))
+            nodes = f"{record.removed} → {record.added}" if record.outcome == Outcome.APPLIED else "–"
+            table.add_row(explanation.component, record.module or "–", record.outcome.value, nodes, Text(details))
     return [Text(rule_text(name)), table]
 
 

@@ -239,6 +239,7 @@ def _rewrite(run: _Run, program: ExportedProgram, details: dict[str, Any]) -> Ex
     from sdmobile.rewrites.engine import rewrite
     from sdmobile.rewrites.naming import name_by_module
     from sdmobile.rewrites.registry import rules_for
+    from sdmobile.rewrites.rule import Outcome
 
     options = run.job.rewrites
     rules = rules_for(run.profile, options)
@@ -246,10 +247,10 @@ def _rewrite(run: _Run, program: ExportedProgram, details: dict[str, Any]) -> Ex
     run.rewrites = [record.to_json() for record in rewritten.records]
     run.rewrite_checks = [check.to_json() for check in rewritten.checks]
     choosing = {rule.name for rule in rules if rule.selective}
-    refused = [r for r in rewritten.records if r.outcome == "refused" and r.rule not in choosing]
+    refused = [r for r in rewritten.records if r.outcome == Outcome.REFUSED and r.rule not in choosing]
     run.warnings += [f"{r.rule} refused {r.module}: {r.reason}" for r in refused]
-    for outcome in ("applied", "refused", "unmatched"):
-        details[outcome] = sum(record.outcome == outcome for record in rewritten.records)
+    for outcome in Outcome:
+        details[outcome.value] = sum(record.outcome == outcome for record in rewritten.records)
     details["nodes"] = len(rewritten.program.graph.nodes)
     return name_by_module(rewritten.program)
 

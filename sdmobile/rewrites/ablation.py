@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map
 from sdmobile.rewrites.cost import GraphCost, cost_of
 from sdmobile.rewrites.engine import agreement, apply_rule
 from sdmobile.rewrites.program import run
-from sdmobile.rewrites.rule import APPLIED, REFUSED
+from sdmobile.rewrites.rule import Outcome
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,9 +79,9 @@ def ablate(
     yield row(BASELINE, program, 0, 0), program
     for rule in rules:
         program, records = apply_rule(program, rule)
-        applied = sum(record.outcome == APPLIED for record in records)
+        applied = sum(record.outcome == Outcome.APPLIED for record in records)
         if applied:
-            yield row(rule.name, program, applied, sum(r.outcome == REFUSED for r in records)), program
+            yield row(rule.name, program, applied, sum(r.outcome == Outcome.REFUSED for r in records)), program
 
 
 def _least(expected: list[tuple[Tensor, ...]], found: list[tuple[Tensor, ...]]) -> float:

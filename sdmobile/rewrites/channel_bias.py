@@ -17,19 +17,29 @@ from torch.fx import Graph, Node
 from torch.nn import functional as F
 
 from sdmobile.rewrites.operators import arguments, shape_of
-from sdmobile.rewrites.rule import UP_TO_ROUNDING, Match, Rule
+from sdmobile.rewrites.rule import Exactness, Match, Rule
 
 _aten = torch.ops.aten
 _SHAPES = (_aten.unsqueeze.default, _aten.reshape.default, _aten.view.default)
 
 
 class ChannelBias(Rule):
-    """Matches the sum of an image and a linear layer's output that was reshaped to (N, C, 1, 1)."""
+    """Matches the sum of an image and a linear layer's output that was reshaped to (N, C, 1, 1).
+
+    Captured:
+        v = unsqueeze(unsqueeze(linear(e, W, b), 2), 3)                 (N, C, 1, 1)
+        y = add(x, v)                                                   (N, C, H, W)
+
+    Rewritten:
+        p = conv2d(reshape(e), reshape(W), b)                           (N, C, 1, 1), of (N, D, 1, 1) and (C, D, 1, 1)
+        s = add(permute(x), permute(p))                                 (N, H, W, C), of (N, H, W, C) and (N, 1, 1, C)
+        y = permute(s)                                                  (N, C, H, W)
+    """
 
     name: ClassVar[str] = "channel_bias"
     title: ClassVar[str] = "Timestep added to an image channels last, without transposes"
     source: ClassVar[str] = "own count of LiteRT operators: two transposes and a reshape less per residual block"
-    exactness: ClassVar[str] = UP_TO_ROUNDING
+    exactness: ClassVar[Exactness] = Exactness.UP_TO_ROUNDING
     bound_db: ClassVar[float] = 120.0
 
     def matches(self, graph: Graph) -> Iterable[Match]:

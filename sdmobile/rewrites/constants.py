@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sdmobile.rewrites.operators import arguments
-from sdmobile.rewrites.rule import UP_TO_ROUNDING, Match, Rule
+from sdmobile.rewrites.rule import Exactness, Match, Rule
 
 if TYPE_CHECKING:
     from torch.fx import Graph, Node
@@ -65,13 +65,20 @@ def shape_scale(query: Node) -> float:
 class SplitConstants(Rule):
     """Multiplies by two float16 numbers wherever the graph multiplies by one number that is none.
 
-    Runs last: it looks for the factors that the other rules leave.
+    It runs last: it looks for the factors that the other rules leave. A quotient counts as a product with the
+    reciprocal, and of an attention one factor goes to the query, the other one is its scale.
+
+    Captured:
+        y = mul(x, c)                                                   (N, S, C)
+
+    Rewritten:
+        y = mul(mul(x, a), b)                                           (N, S, C), a · b = c
     """
 
     name = "split_constants"
     title = "Factors that float16 cannot hold become a product of two that it can"
     source = "own bisection of the text encoder of shapes-64: 92 dB with its scalars in float16"
-    exactness = UP_TO_ROUNDING
+    exactness = Exactness.UP_TO_ROUNDING
     bound_db = 90.0
 
     def matches(self, graph: Graph) -> Iterable[Match]:
@@ -91,13 +98,15 @@ class SplitConstants(Rule):
         mask: Tensor | None = None,
         *,
         factor: float,
+        dropout_p: float = 0.0,
         is_causal: bool = False,
+        enable_gqa: bool = False,
     ) -> Tensor:
         a, b = float16_factors(factor)
         if key is None or value is None:
             return x * a * b
         return torch.nn.functional.scaled_dot_product_attention(
-            x * a, key, value, attn_mask=mask, is_causal=is_causal, scale=b
+            x * a, key, value, mask, dropout_p, is_causal, scale=b, enable_gqa=enable_gqa
         )
 
 
@@ -105,5 +114,6 @@ def _match(node: Node, factor: float) -> Match:
     values = arguments(node)
     if node.target is _SDPA:
         tensors = tuple(values[name] for name in ("query", "key", "value", "attn_mask"))
-        return Match(node, tensors, {"factor": factor, "is_causal": values["is_causal"]}, (node,))
+        kept = {name: values[name] for name in ("dropout_p", "is_causal", "enable_gqa")}
+        return Match(node, tensors, {"factor": factor, **kept}, (node,))
     return Match(node, (values["self"],), {"factor": factor}, (node,))

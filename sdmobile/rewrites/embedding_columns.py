@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.fx import Graph
 from torch.nn import functional as F
 
-from sdmobile.rewrites.rule import EXACT, Match, OperatorRule
+from sdmobile.rewrites.rule import Exactness, Match, OperatorRule
 
 _FLOAT32 = 4
 
@@ -28,6 +28,14 @@ _FLOAT32 = 4
 class EmbeddingColumns(OperatorRule):
     """Splits tables that are over the budget into the fewest equal pieces; smaller ones are not its business.
 
+    The pieces are stored, so that nothing is left of the table.
+
+    Captured:
+        y = embedding(E, ids)                                           (N, S, C), of E (V, C)
+
+    Rewritten:
+        y = cat(embedding(E₁, ids), …, embedding(Eₙ, ids))              (N, S, C), of Eᵢ (V, C/n)
+
     Args:
         budget_bytes: largest float32 table.
     """
@@ -35,7 +43,7 @@ class EmbeddingColumns(OperatorRule):
     name: ClassVar[str] = "embedding_columns"
     title: ClassVar[str] = "Embedding tables over the device's buffer limit in pieces of features"
     source: ClassVar[str] = "own check with ML Drift on a software GPU: float16 tables are refused; limits.buffer_bytes"
-    exactness: ClassVar[str] = EXACT
+    exactness: ClassVar[Exactness] = Exactness.EXACT
     bound_db: ClassVar[float] = math.inf
     folds: ClassVar[bool] = True
     operator: ClassVar = torch.ops.aten.embedding.default
@@ -57,7 +65,10 @@ class EmbeddingColumns(OperatorRule):
             return f"one column of the table has {column} bytes, more than the budget of {self.budget_bytes}"
         return None
 
-    def replacement(self, weight: Tensor, indices: Tensor, **_: object) -> Tensor:
+    def replacement(
+        self, weight: Tensor, indices: Tensor, *, padding_idx: int, scale_grad_by_freq: bool, sparse: bool
+    ) -> Tensor:
+        """Returns the embeddings, (..., columns); all three options are about gradients."""
         columns = weight.shape[1]
         most = self.budget_bytes // (weight.shape[0] * _FLOAT32)
         step = math.ceil(columns / math.ceil(columns / most))  # the fewest pieces, equally wide

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import ParityError
 from sdmobile.rewrites.program import Draft, run
-from sdmobile.rewrites.rule import APPLIED, CHANGES_FUNCTION, REFUSED, UNMATCHED, RewriteRecord, Rule, source_module
+from sdmobile.rewrites.rule import Exactness, Outcome, RewriteRecord, Rule, source_module
 from sdmobile.rewrites.tracing import Tracer, fold, remap, splice
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def rewrite(program: ExportedProgram, rules: Sequence[Rule], check_inputs: Input
     for rule in rules:
         before, (program, found) = program, apply_rule(program, rule)
         records += found
-        if check_inputs and any(record.outcome == APPLIED for record in found):
+        if check_inputs and any(record.outcome == Outcome.APPLIED for record in found):
             checks.append(compare(rule, before, program, check_inputs))
     return Rewritten(program, tuple(records), tuple(checks))
 
@@ -93,17 +93,21 @@ def apply_rule(program: ExportedProgram, rule: Rule) -> tuple[ExportedProgram, l
         reason = rule.check(current)
         if reason is not None:
             details = rule.details(current) if rule.selective else {}
-            records.append(RewriteRecord(rule.name, rule.exactness, REFUSED, name, module, reason, details=details))
+            records.append(
+                RewriteRecord(rule.name, rule.exactness, Outcome.REFUSED, name, module, reason, details=details)
+            )
             continue
         removed, details = len(match.covers), rule.details(current)
-        records.append(RewriteRecord(rule.name, rule.exactness, APPLIED, name, module, None, removed, 0, details))
+        records.append(
+            RewriteRecord(rule.name, rule.exactness, Outcome.APPLIED, name, module, None, removed, 0, details)
+        )
         replaced[match.root], added[name] = splice(draft, current, tracer.trace(rule, current), rule.name)
     if rule.folds:
         fold(draft, [node for nodes in added.values() for node in nodes], rule.name)
     rewritten = draft.finish()
     alive = set(draft.graph.nodes)
     records = [replace(r, added=len(alive.intersection(added.get(r.node or "", ())))) for r in records]
-    return rewritten, records or [RewriteRecord(rule.name, rule.exactness, UNMATCHED)]
+    return rewritten, records or [RewriteRecord(rule.name, rule.exactness, Outcome.UNMATCHED)]
 
 
 def compare(rule: Rule, before: ExportedProgram, after: ExportedProgram, inputs: Inputs) -> RuleCheck:
@@ -114,7 +118,7 @@ def compare(rule: Rule, before: ExportedProgram, after: ExportedProgram, inputs:
     """
     started = time.perf_counter()
     worst = min(agreement(run(before, given), run(after, given)) for given in inputs)
-    bound = None if rule.exactness == CHANGES_FUNCTION else rule.bound_db
+    bound = None if rule.exactness == Exactness.CHANGES_FUNCTION else rule.bound_db
     if bound is not None and not worst >= bound:
         raise ParityError(
             f"the rewrite {rule.name} promises {bound:g} dB in float32",

@@ -11,7 +11,7 @@ from sdmobile.rewrites.cost import GraphCost, cost_of
 from sdmobile.rewrites.engine import apply_rule
 from sdmobile.rewrites.options import RewriteOptions
 from sdmobile.rewrites.registry import RULES, rule_class, rules_for
-from sdmobile.rewrites.rule import APPLIED, REFUSED, RewriteRecord, Rule
+from sdmobile.rewrites.rule import Outcome, RewriteRecord, Rule
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -42,7 +42,7 @@ def _described(rule: type[Rule], devices: list[str]) -> dict[str, Any]:
         "name": rule.name,
         "title": rule.title,
         "source": rule.source,
-        "exactness": rule.exactness,
+        "exactness": rule.exactness.value,
         "bound_db": rule.bound_db,
         "devices": devices,
     }
@@ -55,7 +55,9 @@ def rule_text(name: str) -> str:
         UnsupportedError: no such rule.
     """
     rule = rule_class(name)
-    return f"{rule.name}: {rule.title} ({rule.exactness})\n\n{inspect.getdoc(rule) or ''}\n\nSource: {rule.source}\n"
+    return (
+        f"{rule.name}: {rule.title} ({rule.exactness.value})\n\n{inspect.getdoc(rule) or ''}\n\nSource: {rule.source}\n"
+    )
 
 
 @dataclass(frozen=True)
@@ -69,18 +71,18 @@ class Step:
     @property
     def applied(self) -> int:
         """Number of places where it was applied."""
-        return sum(record.outcome == APPLIED for record in self.records)
+        return sum(record.outcome == Outcome.APPLIED for record in self.records)
 
     @property
     def refused(self) -> int:
         """Number of places where it was refused."""
-        return sum(record.outcome == REFUSED for record in self.records)
+        return sum(record.outcome == Outcome.REFUSED for record in self.records)
 
     def refusals(self) -> list[tuple[str, int, str]]:
         """Returns each reason, how often it was given, and the first place."""
         found: dict[str, list[str]] = {}
         for record in self.records:
-            if record.outcome == REFUSED:
+            if record.outcome == Outcome.REFUSED:
                 found.setdefault(record.reason or "", []).append(record.module or record.node or "")
         return [(reason, len(places), places[0]) for reason, places in found.items()]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, linear
 
 from sdmobile.rewrites.pattern import Bindings, Call, Const, Either, Item, Var, between, match
-from sdmobile.rewrites.rule import UP_TO_ROUNDING, Match, Rule
+from sdmobile.rewrites.rule import Exactness, Match, Rule
 
 if TYPE_CHECKING:
     from torch.fx import Graph, Node
@@ -32,12 +32,19 @@ class GegluSplit(Rule):
 
     The linear layer of both halves becomes one of each half: as many multiplications, no SLICE. The package then holds
     the checkpoint's weight in two pieces.
+
+    Captured:
+        a, b = chunk(linear(x, W, c), 2, -1)                            (N, S, F) each, of W (2·F, C)
+        y = mul(a, gelu(b))                                             (N, S, F)
+
+    Rewritten:
+        y = mul(linear(x, W₁, c₁), gelu(linear(x, W₂, c₂)))             (N, S, F), of Wᵢ (F, C)
     """
 
     name = "geglu_split"
     title = "GEGLU from two projections: no slices of activations"
     source = "Shazeer 2020, equation 5; own count of LiteRT operators: two SLICE become one FULLY_CONNECTED"
-    exactness = UP_TO_ROUNDING
+    exactness = Exactness.UP_TO_ROUNDING
     bound_db = 110.0
     folds = True
 

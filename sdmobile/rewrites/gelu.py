@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdmobile.rewrites.rule import CHANGES_FUNCTION, Match, OperatorRule
+from sdmobile.rewrites.rule import Exactness, Match, OperatorRule
 
 
 class _GeluRule(OperatorRule):
     """Matches `aten.gelu` in its exact form."""
 
     operator = torch.ops.aten.gelu.default
-    exactness = CHANGES_FUNCTION
+    exactness = Exactness.CHANGES_FUNCTION
     bound_db = -math.inf
 
     def check(self, match: Match) -> str | None:
@@ -32,7 +32,14 @@ class _GeluRule(OperatorRule):
 class GeluTanh(_GeluRule):
     """gelu(x) ≈ x/2 · (1 + tanh(√(2/π)·(x + 0.044715·x³))), 4.7e-4 away at most.
 
-    Still one operator on both targets. The cube leaves float16 from |x| = 40, where it no longer matters: tanh is 1.
+    It is still one operator on both targets. The cube leaves float16 from |x| = 40, where it no longer matters: tanh is
+    1.
+
+    Captured:
+        y = gelu(x, "none")                                             (N, S, C)
+
+    Rewritten:
+        y = gelu(x, "tanh")                                             (N, S, C)
     """
 
     name = "gelu_tanh"
@@ -50,6 +57,12 @@ class GeluSwish(_GeluRule):
     MobileDiffusion trains with swish in the place of GELU, since the cube of the tanh form is unstable in float16. A
     checkpoint that was trained so has SiLU in its graph and needs no rule; this one is for a checkpoint that was not,
     and takes the published β.
+
+    Captured:
+        y = gelu(x, "none")                                             (N, S, C)
+
+    Rewritten:
+        y = mul(x, sigmoid(mul(x, β)))                                  (N, S, C)
 
     Args:
         beta: β.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sdmobile.rewrites.operators import arguments
@@ -14,11 +15,21 @@ if TYPE_CHECKING:
     from torch._ops import OpOverload
     from torch.fx import Graph, Node
 
-EXACT = "exact"
-UP_TO_ROUNDING = "exact-up-to-rounding"
-CHANGES_FUNCTION = "changes-function"
 
-APPLIED, REFUSED, UNMATCHED = "applied", "refused", "unmatched"
+class Exactness(str, Enum):
+    """What a rule claims of the graph after it: the same numbers, the same equation, or another function."""
+
+    EXACT = "exact"
+    UP_TO_ROUNDING = "exact-up-to-rounding"
+    CHANGES_FUNCTION = "changes-function"
+
+
+class Outcome(str, Enum):
+    """What became of a match; unmatched is a rule that was selected for a graph without anything that it is about."""
+
+    APPLIED = "applied"
+    REFUSED = "refused"
+    UNMATCHED = "unmatched"
 
 
 @dataclass(frozen=True)
@@ -54,7 +65,7 @@ class Rule(ABC):
         name: identifies the rule in profiles, records and on the command line.
         title: one line for people.
         source: paper section, specification, file or measurement that the rule rests on.
-        exactness: EXACT, UP_TO_ROUNDING or CHANGES_FUNCTION.
+        exactness: what the rule claims.
         bound_db: least PSNR in float32 between a program before and after the rule, demanded in check mode.
         unique: trace the replacement afresh for every match (composites carry an identity).
         folds: evaluate what the rule computes from weights alone, and store the result as new constants.
@@ -64,7 +75,7 @@ class Rule(ABC):
     name: ClassVar[str]
     title: ClassVar[str]
     source: ClassVar[str]
-    exactness: ClassVar[str]
+    exactness: ClassVar[Exactness]
     bound_db: ClassVar[float]
     unique: ClassVar[bool] = False
     folds: ClassVar[bool] = False
@@ -119,7 +130,7 @@ class RewriteRecord:
     Args:
         rule: the rule's name.
         exactness: what the rule claims.
-        outcome: "applied", "refused" or "unmatched" (selected, but the graph has nothing that it is about).
+        outcome: what became of it.
         node: the node's name in the graph that the rule saw.
         module: the path of the module that the node came from.
         reason: why it was refused.
@@ -129,8 +140,8 @@ class RewriteRecord:
     """
 
     rule: str
-    exactness: str
-    outcome: str
+    exactness: Exactness
+    outcome: Outcome
     node: str | None = None
     module: str | None = None
     reason: str | None = None
@@ -140,7 +151,7 @@ class RewriteRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as a JSON object."""
-        return asdict(self)
+        return {**asdict(self), "exactness": self.exactness.value, "outcome": self.outcome.value}
 
 
 def source_module(node: Node) -> str | None:

@@ -16,7 +16,7 @@ from sdmobile.rewrites.engine import rewrite
 from sdmobile.rewrites.group_norm import GroupNormInstanceNorm, GroupNormNhwcAmax
 from sdmobile.rewrites.program import Draft
 from sdmobile.rewrites.registry import rules_for
-from sdmobile.rewrites.rule import EXACT, UP_TO_ROUNDING, OperatorRule, RewriteRecord, Rule
+from sdmobile.rewrites.rule import Exactness, OperatorRule, RewriteRecord, Rule
 from sdmobile.rewrites.tidy import tidy
 
 
@@ -51,7 +51,7 @@ class ReluAsClamp(OperatorRule):
     name = "relu_as_clamp"
     title = "relu as clamp"
     source = "definition of relu"
-    exactness = EXACT
+    exactness = Exactness.EXACT
     bound_db = math.inf
     operator = torch.ops.aten.relu.default
 
@@ -150,7 +150,7 @@ class ScaledLinear(OperatorRule):
     name = "scaled_linear"
     title = "linear with doubled weight"
     source = "arithmetic"
-    exactness = UP_TO_ROUNDING
+    exactness = Exactness.UP_TO_ROUNDING
     bound_db = 120.0
     folds = True
     operator = torch.ops.aten.linear.default

@@ -11,7 +11,7 @@ from sdmobile.device_profiles import default_profile, list_profiles, load_profil
 from sdmobile.errors import UnsupportedError
 from sdmobile.rewrites.options import RewriteOptions
 from sdmobile.rewrites.registry import APPROXIMATE, FORMS, RAISING, RULES, check_names, rule_class, rules_for
-from sdmobile.rewrites.rule import CHANGES_FUNCTION
+from sdmobile.rewrites.rule import Exactness
 
 
 def names(device: str, **options: object) -> list[str]:
@@ -47,7 +47,7 @@ def test_a_rule_can_be_left_out() -> None:
 
 
 def test_what_changes_the_function_runs_only_if_it_is_named() -> None:
-    assert {rule for rule in RULES if rule_class(rule).exactness == CHANGES_FUNCTION} == set(APPROXIMATE)
+    assert {rule for rule in RULES if rule_class(rule).exactness == Exactness.CHANGES_FUNCTION} == set(APPROXIMATE)
     assert not set(APPROXIMATE) & {name for device in list_profiles() for name in names(device)}
     chosen = names("iphone-15-pro", approximate=("relu_attention",))
     assert chosen.index("relu_attention") < chosen.index("attention_split_einsum")

@@ -6,18 +6,21 @@ out = softmax(scale · q kᵀ + mask) v        q (B, H, M, D), k (B, H, N, D), v
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 from torch.fx import Graph, Node
 
 from sdmobile.device_profiles.runtime_rules.attention_forms import AttentionRow, Choice, choose
 from sdmobile.device_profiles.runtime_rules.attention_kernels import KernelRules, predicted_kernel
 from sdmobile.device_profiles.runtime_rules.attention_shape import AttentionShape
+from sdmobile.rewrites.attention.arithmetic import added_mask, default_scale
 from sdmobile.rewrites.operators import arguments, shape_of
-from sdmobile.rewrites.rule import UP_TO_ROUNDING, Match, OperatorRule, operator_match
+from sdmobile.rewrites.rule import Exactness, Match, OperatorRule, operator_match
 
 SDPA = torch.ops.aten.scaled_dot_product_attention.default
 
@@ -53,7 +56,7 @@ class AttentionForm(OperatorRule):
 
     form: ClassVar[str]
     operator: ClassVar = SDPA
-    exactness = UP_TO_ROUNDING
+    exactness = Exactness.UP_TO_ROUNDING
     bound_db = 100.0
 
     table: AttentionTable | None = field(default=None, kw_only=True)
@@ -89,6 +92,57 @@ class AttentionForm(OperatorRule):
             "score_bytes_after": self.written_scores(shape, table.element_bytes),
             "runtime_kernel": kernels and predicted_kernel(self.form, shape, kernels).model_dump(),
         }
+
+
+@dataclass(frozen=True)
+class Operands:
+    """What one attention is computed from.
+
+    Args:
+        query: q, (..., M, D).
+        key, value: k and v, (..., N, D) and (..., N, E).
+        mask: added to the scores, or boolean and true where a key takes part; None for no mask.
+        is_causal: whether keys after the query's own position take no part.
+        scale: factor of the scores.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    is_causal: bool
+    scale: float
+
+    def added_mask(self) -> Tensor | None:
+        """Returns what is added to the scores, (..., M, N); None for nothing."""
+        return added_mask(self.mask, self.is_causal, self.query.shape[-2], self.key.shape[-2], self.query.dtype)
+
+    def scaled_query(self) -> Tensor:
+        """Returns scale · q."""
+        return self.query * self.scale
+
+
+class AttentionOperatorForm(AttentionForm):
+    """A form that stands for the operator alone, without the projections around it."""
+
+    @abstractmethod
+    def attend(self, attention: Operands) -> Tensor:
+        """Returns the attention, (..., M, E), computed the form's way."""
+
+    def replacement(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None,
+        *,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """Returns the attention; `check` has refused dropout and grouped heads."""
+        return self.attend(Operands(query, key, value, attn_mask, is_causal, default_scale(query, scale)))
 
 
 def attention_of(match: Match) -> Node:

@@ -16,14 +16,24 @@ import torch
 from torch import Tensor
 
 from sdmobile.device_profiles.runtime_rules.attention_shape import AttentionShape
-from sdmobile.rewrites.attention.arithmetic import added_mask, default_scale, partial_softmax, plain
-from sdmobile.rewrites.attention.base import AttentionForm, attention_of, attention_shape
+from sdmobile.rewrites.attention.arithmetic import partial_softmax, plain
+from sdmobile.rewrites.attention.base import AttentionOperatorForm, Operands, attention_of, attention_shape
 from sdmobile.rewrites.rule import Match
 
 
 @dataclass(frozen=True)
-class AttentionBlocked(AttentionForm):
-    """Blocks of equal height, the last one may be lower.
+class AttentionBlocked(AttentionOperatorForm):
+    """Blocks of equal height, of which the last one may be lower.
+
+    In the picture another rule's name stands for what that rule writes (that of `inner`), here without its scale.
+
+    Captured:
+        y = scaled_dot_product_attention(q, k, v)                       (B, H, M, E)
+
+    Rewritten:
+        q₁, …, qₙ = split(mul(q, 1/√D), rows, -2)                       (B, H, rows, D) each
+        oᵢ = attention_partial_softmax(qᵢ, k, v)                        (B, H, rows, E), scores of (B, H, rows, N)
+        y = transpose(cat(transpose(o₁, 1, 2), …), 1, 2)                (B, H, M, E)
 
     Args:
         budget_bytes: most bytes of the scores of one block, in all heads and images.
@@ -62,22 +72,11 @@ class AttentionBlocked(AttentionForm):
     def written_scores(self, shape: AttentionShape, element_bytes: int) -> int:
         return shape.row_bytes(element_bytes) * self.rows(shape)
 
-    def replacement(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None,
-        *,
-        is_causal: bool,
-        scale: float | None,
-        **_: object,
-    ) -> Tensor:
-        queries, keys = query.shape[-2], key.shape[-2]
-        shape = AttentionShape(math.prod(query.shape[:-2]), 1, queries, keys, query.shape[-1], value.shape[-1])
-        rows = self.rows(shape)
-        mask = added_mask(attn_mask, is_causal, queries, keys, query.dtype)
-        scaled = query * default_scale(query, scale)
+    def attend(self, attention: Operands) -> Tensor:
+        key, value = attention.key, attention.value
+        *batch, queries, head_dim = attention.query.shape
+        rows = self.rows(AttentionShape(math.prod(batch), 1, queries, key.shape[-2], head_dim, value.shape[-1]))
+        mask, scaled = attention.added_mask(), attention.scaled_query()
         starts = range(0, queries, rows)
         blocks = [scaled] if len(starts) == 1 else scaled.split(rows, -2)
         outputs = [

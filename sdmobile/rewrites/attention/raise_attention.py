@@ -17,20 +17,29 @@ from torch.nn import functional as F
 
 from sdmobile.rewrites.attention.written_out import ADDED, DROPPED, Unreadable, Written, candidates, read
 from sdmobile.rewrites.pattern import between
-from sdmobile.rewrites.rule import UP_TO_ROUNDING, Match, Rule
+from sdmobile.rewrites.rule import Exactness, Match, Rule
 
 
 class RaiseAttention(Rule):
-    """Diffusers' classic processors, CompVis-style code, OpenAI's einsum form and Transformers' eager attention.
+    """Writes the operator for every attention that is written out in products and a softmax.
 
+    It knows Diffusers' classic processors, CompVis-style code, OpenAI's einsum form and Transformers' eager attention.
     Scales may stand on query, key or product; a mask may be added, filled in or selected; keys and results may be
-    transposed; batch and heads may be merged. A mask that is filled in with −10⁴ or less counts as −∞.
+    transposed; batch and heads may be merged. A mask that is filled in with −10⁴ or less counts as −∞. The picture is
+    one spelling of many.
+
+    Captured:
+        s = div(matmul(q, transpose(k, -1, -2)), √D)                    (B, H, M, N)
+        y = matmul(softmax(s, -1), v)                                   (B, H, M, E)
+
+    Rewritten:
+        y = scaled_dot_product_attention(q, k, v, scale=1/√D)           (B, H, M, E)
     """
 
     name = "raise_attention"
     title = "Attention written out as products and a softmax, as one operator"
     source = "Vaswani et al. 2017, section 3.2.1; the forms that Diffusers, Transformers and CompVis's code export to"
-    exactness = UP_TO_ROUNDING
+    exactness = Exactness.UP_TO_ROUNDING
     bound_db = 100.0
 
     def matches(self, graph: Graph) -> Iterable[Match]:

@@ -15,41 +15,52 @@ from torch.fx.node import map_arg
 from torch.nn import functional as F
 
 from sdmobile.rewrites.operators import arguments, shape_of
-from sdmobile.rewrites.rule import EXACT, Match, Rule
+from sdmobile.rewrites.rule import Exactness, Match, Rule
 
 _LARGEST = 4096 * 4096
 
 
 class RaiseCausalMask(Rule):
-    """Transformers compute the triangle of their text encoders anew in every call, from ranges of positions.
+    """Gives an attention the causal flag in the place of a mask that is the lower triangle and depends on no input.
 
-    Known to be causal, an attention needs no mask among its operands: each form brings its own constant.
+    Transformers compute the triangle of their text encoders anew in every call, from ranges of positions. An attention
+    that is known to be causal needs no mask among its operands: each form brings its own constant.
+
+    Captured:
+        p = arange(N)                                                   (N,)
+        m = le(unsqueeze(p, 0), unsqueeze(p, 1))                        (N, N), true on and below the diagonal
+        y = scaled_dot_product_attention(q, k, v, m)                    (B, H, N, E)
+
+    Rewritten:
+        y = scaled_dot_product_attention(q, k, v, is_causal=True)       (B, H, N, E)
     """
 
     name = "raise_causal_mask"
     title = "A computed triangular mask as the causal flag of the attention"
     source = "definition of is_causal in PyTorch's scaled_dot_product_attention"
-    exactness = EXACT
+    exactness = Exactness.EXACT
     bound_db = 100.0
 
     def matches(self, graph: Graph) -> Iterable[Match]:
         found, triangles = [], dict[Node, bool]()
         for node in graph.find_nodes(op="call_function", target=torch.ops.aten.scaled_dot_product_attention.default):
-            given = arguments(node)
-            mask = given["attn_mask"]
-            if mask is None or given["is_causal"]:
+            values = arguments(node)
+            mask = values["attn_mask"]
+            if mask is None or values["is_causal"]:
                 continue
             if mask not in triangles:
                 triangles[mask] = is_triangle(mask)
             if triangles[mask]:
-                options = {"scale": given["scale"], "enable_gqa": given["enable_gqa"]}
-                found.append(Match(node, (given["query"], given["key"], given["value"]), options, (node,)))
+                options = {name: values[name] for name in ("dropout_p", "scale", "enable_gqa")}
+                found.append(Match(node, (values["query"], values["key"], values["value"]), options, (node,)))
         return found
 
     def replacement(
-        self, query: Tensor, key: Tensor, value: Tensor, *, scale: float | None, enable_gqa: bool
+        self, query: Tensor, key: Tensor, value: Tensor, *, dropout_p: float, scale: float | None, enable_gqa: bool
     ) -> Tensor:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=enable_gqa)
+        return F.scaled_dot_product_attention(
+            query, key, value, None, dropout_p, True, scale=scale, enable_gqa=enable_gqa
+        )
 
 
 def is_triangle(mask: Node) -> bool:

@@ -16,17 +16,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdmobile.rewrites.attention.arithmetic import default_scale, scores, weighted
-from sdmobile.rewrites.attention.base import AttentionForm, attention_of
+from sdmobile.rewrites.attention.arithmetic import scores, weighted
+from sdmobile.rewrites.attention.base import AttentionOperatorForm, Operands, attention_of
 from sdmobile.rewrites.operators import arguments
-from sdmobile.rewrites.rule import CHANGES_FUNCTION, Match
+from sdmobile.rewrites.rule import Exactness, Match
 
 Normaliser = Literal["none", "length"]
 
 
 @dataclass(frozen=True)
-class ReluAttention(AttentionForm):
+class ReluAttention(AttentionOperatorForm):
     """Another function than softmax attention: for checkpoints that were fine-tuned with it, or at the user's own risk.
+
+    A boolean or causal mask is multiplied with the ReLU of the scores. The picture is of the normaliser "length".
+
+    Captured:
+        y = scaled_dot_product_attention(q, k, v)                       (B, H, M, E)
+
+    Rewritten:
+        w = relu(einsum(mul(q, 1/√(D·N)), k))                           (B, H, M, N)
+        y = einsum(w, mul(v, 1/√N))                                     (B, H, M, E)
 
     Args:
         normaliser: "none", or "length" for a division by the number of keys.
@@ -36,7 +45,7 @@ class ReluAttention(AttentionForm):
     name = "relu_attention"
     title = "ReLU in the place of softmax (changes the function)"
     source = "Zhao et al. 2023 (arXiv 2311.16567); normaliser of Wortsman et al. 2023 (arXiv 2309.08586)"
-    exactness = CHANGES_FUNCTION
+    exactness = Exactness.CHANGES_FUNCTION
     bound_db = -math.inf
     form: ClassVar[str] = "relu"
 
@@ -58,25 +67,15 @@ class ReluAttention(AttentionForm):
             return "the mask is added to the scores: without an exponential that does not hide a key"
         return super().check(match)
 
-    def replacement(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None,
-        *,
-        is_causal: bool,
-        scale: float | None,
-        **_: object,
-    ) -> Tensor:
-        factor = default_scale(query, scale)
+    def attend(self, attention: Operands) -> Tensor:
+        query, key, value, factor = attention.query, attention.key, attention.value, attention.scale
         if self.normaliser == "length":
             # Half of the division on either side: 1/N in one place is near the smallest float16 numbers.
             share = key.shape[-2] ** -0.5
             factor, value = factor * share, value * share
         taking_part = scores(query * factor, key, None).relu()
-        if is_causal:
+        if attention.is_causal:
             taking_part = taking_part * torch.tensor(np.tri(query.shape[-2], key.shape[-2]), dtype=query.dtype)
-        elif attn_mask is not None:
-            taking_part = taking_part * attn_mask.to(query.dtype)
+        elif attention.mask is not None:
+            taking_part = taking_part * attention.mask.to(query.dtype)
         return weighted(taking_part, value)

@@ -32,7 +32,23 @@ from sdmobile.rewrites.rule import Match
 class AttentionSplitEinsum(AttentionForm):
     """Takes the linear projections around the attention along, as convolutions of the same weights.
 
-    Where an operand is not a projection, or the result goes elsewhere, it is brought to the layout and back.
+    Where an operand is not a projection, or the result goes elsewhere, it is brought to the layout and back. In the
+    picture h is one of the heads; a mask, as (B, N, 1, M), is added to the scores.
+
+    Captured:
+        q = transpose(view(linear(x, Wq)), 1, 2), also k and v          (B, H, S, D) each
+        a = scaled_dot_product_attention(q, k, v)                       (B, H, S, D)
+        y = linear(reshape(transpose(a, 1, 2)), Wo, bo)                 (B, S, O)
+
+    Rewritten:
+        i = unsqueeze(transpose(x, 1, 2), 2)                            (B, C, 1, S)
+        q = mul(conv2d(i, reshape(Wq)), 1/√D)                           (B, H·D, 1, S)
+        k = transpose(conv2d(i, reshape(Wk)), 1, 3)                     (B, S, 1, H·D)
+        v = conv2d(i, reshape(Wv))                                      (B, H·D, 1, S)
+        qₕ, kₕ, vₕ = split(q, D, 1), split(k, D, 3), split(v, D, 1)     (B, D, 1, S), (B, S, 1, D), (B, D, 1, S)
+        wₕ = softmax(einsum(qₕ, kₕ), 1)                                 (B, S, 1, S), keys before queries
+        o = cat(einsum(w₁, v₁), …, einsum(wₙ, vₙ))                      (B, H·D, 1, S)
+        y = transpose(squeeze(conv2d(o, reshape(Wo), bo), 2), 1, 2)     (B, S, O)
 
     Args:
         query_block: most queries of one product (SPLIT_EINSUM_V2 takes 512); None for all at once. More blocks are more

@@ -11,8 +11,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from sdmobile.device_profiles.runtime_rules.attention_shape import AttentionShape
-from sdmobile.rewrites.attention.arithmetic import added_mask, default_scale, plain
-from sdmobile.rewrites.attention.base import AttentionForm, attention_of
+from sdmobile.rewrites.attention.arithmetic import plain
+from sdmobile.rewrites.attention.base import AttentionOperatorForm, Operands, attention_of
 from sdmobile.rewrites.composites.builder import Composite, load_marks
 from sdmobile.rewrites.operators import arguments, shape_of
 from sdmobile.rewrites.rule import Match
@@ -21,10 +21,19 @@ NAME = "odml.scaled_dot_product_attention"
 
 
 @dataclass(frozen=True)
-class AttentionComposite(AttentionForm):
+class AttentionComposite(AttentionOperatorForm):
     """`odml.scaled_dot_product_attention` on (B, S, H, D), the order in which projections leave the heads.
 
-    The captured transposes to (B, H, S, D) and back cancel, so that neither they nor the scores are in the graph.
+    The captured transposes to (B, H, S, D) and back cancel, so that neither they nor the scores are in the graph. In
+    the picture another rule's name stands for what that rule writes.
+
+    Captured:
+        y = scaled_dot_product_attention(q, k, v)                       (B, H, M, D)
+
+    Rewritten:
+        q', k', v' = mark_tensor(transpose(q, 1, 2)), …                 (B, M, H, D), the composite's operands
+        o = attention_plain(transpose(q', 1, 2), transpose(k', 1, 2), transpose(v', 1, 2))        (B, H, M, D)
+        y = transpose(mark_tensor(transpose(o, 1, 2)), 1, 2)            (B, H, M, D)
     """
 
     name = "attention_composite"
@@ -48,19 +57,9 @@ class AttentionComposite(AttentionForm):
     def prepare(self) -> None:
         load_marks()
 
-    def replacement(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None,
-        *,
-        is_causal: bool,
-        scale: float | None,
-        **_: object,
-    ) -> Tensor:
-        mask = added_mask(attn_mask, is_causal, query.shape[-2], key.shape[-2], query.dtype)
-        return attention_composite(query, key, value, mask, default_scale(query, scale))
+    def attend(self, attention: Operands) -> Tensor:
+        mask = attention.added_mask()
+        return attention_composite(attention.query, attention.key, attention.value, mask, attention.scale)
 
 
 def attention_composite(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sdmobile.rewrites.composites.builder import Composite, load_marks
-from sdmobile.rewrites.group_norm import GroupNormRule, group_norm_nhwc_amax
+from sdmobile.rewrites.group_norm import GroupNormRule, Weight, group_norm_nhwc_amax
 
 NAME = "odml.group_norm"
 _CHANNELS = 3  # the last axis of (N, H, W, C)
@@ -18,7 +18,16 @@ _CHANNELS = 3  # the last axis of (N, H, W, C)
 class GroupNormComposite(GroupNormRule):
     """`odml.group_norm` on (N, H, W, C), the decomposition being the plain form that float16 cannot hurt.
 
-    The engine tells the operation from LayerNorm, which has the same name, by the reduction axes: [3] is GroupNorm.
+    The engine tells the operation from LayerNorm, which has the same name, by the reduction axes: [3] is GroupNorm. In
+    the picture another rule's name stands for what that rule writes.
+
+    Captured:
+        y = group_norm(x, G, γ, β, ε)                                   (N, C, H, W)
+
+    Rewritten:
+        i = mark_tensor(movedim(x, 1, -1)), also of γ and β             (N, H, W, C), the composite's operands
+        n = movedim(group_norm_nhwc_amax(movedim(i, -1, 1), γ, β), 1, -1)        (N, H, W, C)
+        y = movedim(reshape(mark_tensor(n)), -1, 1)                     (N, C, H, W)
     """
 
     name = "group_norm_composite"
@@ -29,10 +38,8 @@ class GroupNormComposite(GroupNormRule):
     def prepare(self) -> None:
         load_marks()
 
-    def replacement(
-        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, *, num_groups: int, eps: float, **_: object
-    ) -> Tensor:
-        return group_norm_composite(input, num_groups, weight, bias, eps)
+    def normalised(self, x: Tensor, num_groups: int, weight: Weight, bias: Weight, eps: float) -> Tensor:
+        return group_norm_composite(x, num_groups, weight, bias, eps)
 
 
 def group_norm_composite(

@@ -11,14 +11,24 @@ import torch
 from torch import Tensor
 
 from sdmobile.rewrites.composites.builder import Composite, load_marks
-from sdmobile.rewrites.layer_norm import LayerNormRule, layer_norm_plain
+from sdmobile.rewrites.layer_norm import LayerNormRule, Weight, layer_norm_plain
 
 # The engine knows LayerNorm as a GroupNorm without reduction axes.
 NAME = "odml.group_norm"
 
 
 class LayerNormComposite(LayerNormRule):
-    """`odml.group_norm` without reduction axes; the decomposition is the plain form."""
+    """`odml.group_norm` without reduction axes; the decomposition is the plain form.
+
+    In the picture another rule's name stands for what that rule writes.
+
+    Captured:
+        y = layer_norm(x, [C], γ, β, ε)                                 (N, S, C)
+
+    Rewritten:
+        i = mark_tensor(x), also of γ and β                             (N, S, C), the composite's operands
+        y = mark_tensor(layer_norm_plain(i, γ, β))                      (N, S, C)
+    """
 
     name = "layer_norm_composite"
     title = "LayerNorm as one composite node with a plain decomposition"
@@ -28,10 +38,8 @@ class LayerNormComposite(LayerNormRule):
     def prepare(self) -> None:
         load_marks()
 
-    def replacement(
-        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: float, **_: object
-    ) -> Tensor:
-        return layer_norm_composite(input, weight, bias, eps)
+    def normalised(self, x: Tensor, weight: Weight, bias: Weight, eps: float) -> Tensor:
+        return layer_norm_composite(x, weight, bias, eps)
 
 
 def layer_norm_composite(

@@ -13,7 +13,7 @@ from torch.nn.functional import gelu, silu
 
 from sdmobile.rewrites.pattern import between
 from sdmobile.rewrites.raising.region import ARITHMETIC, Region, Search, telling_nodes
-from sdmobile.rewrites.rule import UP_TO_ROUNDING, Match, Rule
+from sdmobile.rewrites.rule import Exactness, Match, Rule
 
 if TYPE_CHECKING:
     from torch._ops import OpOverload
@@ -61,12 +61,23 @@ def _root(region: Region, telling: Node, function: Callable[[Tensor], Tensor]) -
 
 
 class RaiseGelu(Rule):
-    """Writes `aten.gelu` for either equation; the quick GELU x·σ(1.702·x) of OpenAI's CLIP is neither."""
+    """Writes `aten.gelu` for either of its equations; the quick GELU x·σ(1.702·x) of OpenAI's CLIP is neither.
+
+        gelu(x) = x/2 · (1 + erf(x/√2))        or, approximately,        x/2 · (1 + tanh(√(2/π)·(x + 0.044715·x³)))
+
+    The picture is one spelling of many.
+
+    Captured:
+        y = mul(mul(x, 0.5), add(erf(div(x, √2)), 1))                   (N, S, C)
+
+    Rewritten:
+        y = gelu(x, "none")                                             (N, S, C)
+    """
 
     name = "raise_gelu"
     title = "GELU written out in primitive operations becomes one operator"
     source = "Hendrycks and Gimpel 2016, section 2; each site is compared with it in float64"
-    exactness = UP_TO_ROUNDING
+    exactness = Exactness.UP_TO_ROUNDING
     bound_db = 100.0
 
     def matches(self, graph: Graph) -> Iterable[Match]:
@@ -81,12 +92,23 @@ class RaiseGelu(Rule):
 
 
 class RaiseSilu(Rule):
-    """Writes `aten.silu` for x times its sigmoid, however the sigmoid is written. σ(1.702·x)·x is another function."""
+    """Writes `aten.silu` for x times its sigmoid, however the sigmoid is written; σ(1.702·x)·x is another function.
+
+        silu(x) = x · σ(x) = x / (1 + e^−x)
+
+    The picture is one spelling of many.
+
+    Captured:
+        y = mul(x, sigmoid(x))                                          (N, S, C)
+
+    Rewritten:
+        y = silu(x)                                                     (N, S, C)
+    """
 
     name = "raise_silu"
     title = "SiLU written out in primitive operations becomes one operator"
     source = "Elfwing, Uchibe and Doya 2017, equation 8; each site is compared with it in float64"
-    exactness = UP_TO_ROUNDING
+    exactness = Exactness.UP_TO_ROUNDING
     bound_db = 100.0
 
     def matches(self, graph: Graph) -> Iterable[Match]:

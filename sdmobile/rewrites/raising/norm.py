@@ -22,7 +22,7 @@ from torch import Tensor
 from sdmobile.rewrites.operators import arguments, shape_of
 from sdmobile.rewrites.pattern import between
 from sdmobile.rewrites.raising.region import ARITHMETIC, REDUCTIONS, RESHAPES, ROOTS, Region, Search, plain
-from sdmobile.rewrites.rule import UP_TO_ROUNDING, Match, Rule
+from sdmobile.rewrites.rule import Exactness, Match, Rule
 
 if TYPE_CHECKING:
     from torch.fx import Graph, Node
@@ -242,14 +242,23 @@ def native_norms(graph: Graph, kind: str) -> Iterator[Match]:
 class RaiseGroupNorm(Rule):
     """Writes `aten.group_norm` for what computes it: groups by reshape, mean, variance, root, affine step.
 
-    Also for `aten.native_group_norm`, which decomposition by torch.export leaves, and for an instance norm of a
-    reshaped input.
+    It does so for `aten.native_group_norm` too, which is left where torch.export decomposes, and for an instance norm
+    of a reshaped input. The picture is one spelling of many.
+
+    Captured:
+        g = reshape(x)                                                  (N, G, C/G·H·W)
+        d = sub(g, mean(g, 2))                                          (N, G, C/G·H·W)
+        r = rsqrt(add(mean(mul(d, d), 2), ε))                           (N, G, 1)
+        y = add(mul(reshape(mul(d, r)), reshape(γ)), reshape(β))        (N, C, H, W)
+
+    Rewritten:
+        y = group_norm(x, G, γ, β, ε)                                   (N, C, H, W)
     """
 
     name = "raise_group_norm"
     title = "GroupNorm written out in primitive operations becomes one operator"
     source = "Wu and He 2018, section 3.1; each site is compared with it in float64 on random operands"
-    exactness = UP_TO_ROUNDING
+    exactness = Exactness.UP_TO_ROUNDING
     bound_db = 100.0
 
     def matches(self, graph: Graph) -> Iterable[Match]:
@@ -266,12 +275,23 @@ class RaiseGroupNorm(Rule):
 
 
 class RaiseLayerNorm(Rule):
-    """Writes `aten.layer_norm` for what computes it, and for the `aten.native_layer_norm` of a decomposition."""
+    """Writes `aten.layer_norm` for what computes it, and for the `aten.native_layer_norm` of a decomposition.
+
+    The picture is one spelling of many.
+
+    Captured:
+        d = sub(x, mean(x, -1))                                         (N, S, C)
+        r = rsqrt(add(mean(mul(d, d), -1), ε))                          (N, S, 1)
+        y = add(mul(mul(d, r), γ), β)                                   (N, S, C)
+
+    Rewritten:
+        y = layer_norm(x, [C], γ, β, ε)                                 (N, S, C)
+    """
 
     name = "raise_layer_norm"
     title = "LayerNorm written out in primitive operations becomes one operator"
     source = "Ba, Kiros and Hinton 2016, section 3.1; each site is compared with it in float64 on random operands"
-    exactness = UP_TO_ROUNDING
+    exactness = Exactness.UP_TO_ROUNDING
     bound_db = 100.0
 
     def matches(self, graph: Graph) -> Iterable[Match]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,7 +11,7 @@ import torch
 
 from sdmobile.device_profiles.runtime_rules.conv_layer import ConvLayer
 from sdmobile.device_profiles.runtime_rules.winograd import RUNTIME_RULES, Gpu
-from sdmobile.rewrites.rule import UP_TO_ROUNDING, Match, OperatorRule
+from sdmobile.rewrites.rule import Exactness, Match, OperatorRule
 from sdmobile.rewrites.winograd.conv import winograd_conv2d
 from sdmobile.rewrites.winograd.selection import Policy, answers, choose
 
@@ -19,13 +19,27 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.fx import Graph
 
+Sizes = int | Sequence[int]
+
 
 @dataclass(frozen=True)
 class WinogradConv(OperatorRule):
-    """Y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A for every tile; G g Gᵀ is folded into the file.
+    """Y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A for every tile; U = G g Gᵀ is folded into the file.
 
-    Which layers take it, and with which tile size, is decided over the whole graph: the weights grow by (m+2)²/9, and
-    a budget limits that.
+    Which layers take it, and with which tile size, is decided over the whole graph: the weights grow by (m+2)²/9, and a
+    budget limits that. In the picture h = H/m and w = W/m count the tiles, n = m + 2, and padding is 1; rows of more
+    than 24 tiles and strips of a large layer take more operators.
+
+    Captured:
+        y = conv2d(x, g, b, padding=1)                                  (N, O, H, W), of g (O, C, 3, 3)
+
+    Rewritten:
+        r = matmul(Bᵀ, reshape(permute(x)))                             (N, n·h, W·C)
+        d = matmul(Bᵀ, reshape(r))                                      (N·n·h, n·w, C)
+        t = reshape(transpose(reshape(d), 1, 2))                        (N, h, w, n²·C)
+        p = conv2d(permute(t), U, b, groups=n²)                         (N, n²·O, h, w), of U (n²·O, C, 1, 1)
+        z = matmul(Aᵀ ⊗ Aᵀ, reshape(permute(p)))                        (N·h·w, m², O)
+        y = permute(reshape(transpose(reshape(z), 1, 2)))               (N, O, H, W)
 
     Args:
         policy: tile sizes, least speedup, budget of weights, strips.
@@ -37,7 +51,7 @@ class WinogradConv(OperatorRule):
     name: ClassVar[str] = "winograd_conv"
     title: ClassVar[str] = "3×3 convolutions by Winograd's method, for runtimes without one of their own"
     source: ClassVar[str] = "2304.11267 section 3.3; Lavin and Gray 2015; own measurement, docs/winograd.md"
-    exactness: ClassVar[str] = UP_TO_ROUNDING
+    exactness: ClassVar[Exactness] = Exactness.UP_TO_ROUNDING
     bound_db: ClassVar[float] = 100.0
     folds: ClassVar[bool] = True
     selective: ClassVar[bool] = True
@@ -74,10 +88,30 @@ class WinogradConv(OperatorRule):
             objection = f"{growth * 4 / 1e6:.0f} MB of weights more, beyond what is left of {budget}"
         return objection
 
-    def replacement(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, **options: Any) -> Tensor:
-        """Returns the convolution of x, (N, C, H, W), with weight, (O, C, 3, 3), and bias, (O,)."""
-        padding = _pair(options["padding"])
-        return winograd_conv2d(x, weight, bias, tile=options["tile"], padding=padding, strips=self.policy.strips)
+    def replacement(
+        self,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        stride: Sizes,
+        padding: Sizes,
+        dilation: Sizes,
+        groups: int,
+        tile: int,
+    ) -> Tensor:
+        """Returns the convolution of the input, (N, C, H, W); `check` has refused other strides, dilations and groups.
+
+        Args:
+            input: x, (N, C, H, W).
+            weight: g, (O, C, 3, 3).
+            bias: (O,).
+            stride, dilation: 1 along both axes.
+            padding: rows and columns of zeros on each side.
+            groups: 1.
+            tile: m, which `matches` has chosen.
+        """
+        return winograd_conv2d(input, weight, bias, tile=tile, padding=_pair(padding), strips=self.policy.strips)
 
     def details(self, match: Match) -> dict[str, Any]:
         if _obstacle(match) is not None or layer_of(match).shape_objection() is not None:
@@ -125,7 +159,7 @@ def _weights(graph: Graph) -> int:
     return sum(prod(node.meta["val"].shape) for node in graph.find_nodes(op="placeholder"))
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def _pair(value: Sizes) -> tuple[int, int]:
     """Returns an option of a convolution, given for both axes at once or for each, for each axis."""
     first, *rest = [value] if isinstance(value, int) else list(value)
     return int(first), int(rest[0] if rest else first)
