@@ -69,11 +69,11 @@ def ablate(
         inputs: recorded inputs of the component.
         exact_sinusoids: see `run_rounded`.
     """
-    expected = [run(program, given) for given in inputs]
+    expected = [run(program, arguments) for arguments in inputs]
 
     def row(rule: str, state: ExportedProgram, applied: int, refused: int) -> AblationRow:
-        exact = [run(state, given) for given in inputs]
-        rounded = [run_rounded(state, given, exact_sinusoids) for given in inputs]
+        exact = [run(state, arguments) for arguments in inputs]
+        rounded = [run_rounded(state, arguments, exact_sinusoids) for arguments in inputs]
         return AblationRow(rule, applied, refused, cost_of(state), _least(expected, exact), _least(expected, rounded))
 
     yield row(BASELINE, program, 0, 0), program
@@ -84,9 +84,9 @@ def ablate(
             yield row(rule.name, program, applied, sum(r.outcome == Outcome.REFUSED for r in records)), program
 
 
-def _least(expected: list[tuple[Tensor, ...]], found: list[tuple[Tensor, ...]]) -> float:
+def _least(expected: list[tuple[Tensor, ...]], outputs: list[tuple[Tensor, ...]]) -> float:
     """Returns the least PSNR over all inputs and outputs in dB."""
-    return min(agreement(a, b) for a, b in zip(expected, found, strict=True))
+    return min(agreement(a, b) for a, b in zip(expected, outputs, strict=True))
 
 
 class _Rounded(Interpreter):
@@ -132,10 +132,10 @@ def run_rounded(
 def _feeding_sinusoids(module: torch.fx.GraphModule) -> set[Node]:
     """Returns the sines and cosines, and everything that they are computed from."""
     waiting = [node for node in module.graph.nodes if node.target in _TRIGONOMETRIC]
-    found: set[Node] = set()
+    feeding: set[Node] = set()
     while waiting:
         node = waiting.pop()
-        if node not in found:
-            found.add(node)
+        if node not in feeding:
+            feeding.add(node)
             waiting += node.all_input_nodes
-    return found
+    return feeding

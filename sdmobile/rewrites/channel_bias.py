@@ -87,8 +87,8 @@ def _match(root: Node, image: Node, vector: Node) -> Match | None:
         node = node.all_input_nodes[0]
     if node.target is not _aten.linear.default or len(node.users) != 1:
         return None
-    given = arguments(node)
-    features = given["input"]
+    operands = arguments(node)
+    features = operands["input"]
     if len(shape_of(features)) != 2 or shape_of(node) != shape_of(vector)[:2]:
         return None
-    return Match(root, (image, features, given["weight"], given["bias"]), {}, (*covered, node))
+    return Match(root, (image, features, operands["weight"], operands["bias"]), {}, (*covered, node))

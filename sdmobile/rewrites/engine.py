@@ -75,9 +75,9 @@ def rewrite(program: ExportedProgram, rules: Sequence[Rule], check_inputs: Input
     records: list[RewriteRecord] = []
     checks: list[RuleCheck] = []
     for rule in rules:
-        before, (program, found) = program, apply_rule(program, rule)
-        records += found
-        if check_inputs and any(record.outcome == Outcome.APPLIED for record in found):
+        before, (program, rule_records) = program, apply_rule(program, rule)
+        records += rule_records
+        if check_inputs and any(record.outcome == Outcome.APPLIED for record in rule_records):
             checks.append(compare(rule, before, program, check_inputs))
     return Rewritten(program, tuple(records), tuple(checks))
 
@@ -117,7 +117,7 @@ def compare(rule: Rule, before: ExportedProgram, after: ExportedProgram, inputs:
         ParityError: they differ by more than the rule promises.
     """
     started = time.perf_counter()
-    worst = min(agreement(run(before, given), run(after, given)) for given in inputs)
+    worst = min(agreement(run(before, arguments), run(after, arguments)) for arguments in inputs)
     bound = None if rule.exactness == Exactness.CHANGES_FUNCTION else rule.bound_db
     if bound is not None and not worst >= bound:
         raise ParityError(
@@ -128,9 +128,9 @@ def compare(rule: Rule, before: ExportedProgram, after: ExportedProgram, inputs:
     return RuleCheck(rule.name, worst, bound, time.perf_counter() - started)
 
 
-def agreement(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+def agreement(expected: Sequence[Tensor], outputs: Sequence[Tensor]) -> float:
     """Returns the least PSNR in dB over pairs of outputs; infinite where all are equal."""
     from sdmobile.basics.metrics import psnr
 
-    pairs = [(a.numpy(), b.numpy()) for a, b in zip(expected, found, strict=True)]
+    pairs = [(a.numpy(), b.numpy()) for a, b in zip(expected, outputs, strict=True)]
     return min(math.inf if (a == b).all() else psnr(a, b) for a, b in pairs)

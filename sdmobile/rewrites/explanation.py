@@ -80,11 +80,11 @@ class Step:
 
     def refusals(self) -> list[tuple[str, int, str]]:
         """Returns each reason, how often it was given, and the first place."""
-        found: dict[str, list[str]] = {}
+        places_of: dict[str, list[str]] = {}
         for record in self.records:
             if record.outcome == Outcome.REFUSED:
-                found.setdefault(record.reason or "", []).append(record.module or record.node or "")
-        return [(reason, len(places), places[0]) for reason, places in found.items()]
+                places_of.setdefault(record.reason or "", []).append(record.module or record.node or "")
+        return [(reason, len(places), places[0]) for reason, places in places_of.items()]
 
 
 @dataclass(frozen=True)

@@ -50,9 +50,9 @@ class GegluSplit(Rule):
 
     def matches(self, graph: Graph) -> Iterable[Match]:
         for node in graph.find_nodes(op="call_function", target=_aten.mul.Tensor):
-            found = match(_GEGLU, node)
-            if found is not None:
-                yield _match(node, found)
+            bindings = match(_GEGLU, node)
+            if bindings is not None:
+                yield _match(node, bindings)
 
     def check(self, match: Match) -> str | None:
         rank, axis = len(match.shape()), match.options["axis"]
@@ -73,7 +73,7 @@ class GegluSplit(Rule):
         return {"elements_not_copied": positions * match.shape(1)[0]}
 
 
-def _match(node: Node, found: Bindings) -> Match:
-    tensors = (found["x"], found["weight"], found.get("bias"))
-    options = {"axis": found["axis"], "approximate": found["approximate"]}
-    return Match(node, tensors, options, between(node, [found["x"]]))
+def _match(node: Node, bindings: Bindings) -> Match:
+    tensors = (bindings["x"], bindings["weight"], bindings.get("bias"))
+    options = {"axis": bindings["axis"], "approximate": bindings["approximate"]}
+    return Match(node, tensors, options, between(node, [bindings["x"]]))

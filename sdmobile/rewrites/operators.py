@@ -15,9 +15,9 @@ def arguments(node: Node) -> dict[str, Any]:
         node: a `call_function` node of an ATen operator.
     """
     schema = node.target._schema  # type: ignore[union-attr]
-    given = dict(zip((a.name for a in schema.arguments), node.args, strict=False))
-    given.update(node.kwargs)
-    return {a.name: given.get(a.name, a.default_value if a.has_default_value() else None) for a in schema.arguments}
+    present = dict(zip((a.name for a in schema.arguments), node.args, strict=False))
+    present.update(node.kwargs)
+    return {a.name: present.get(a.name, a.default_value if a.has_default_value() else None) for a in schema.arguments}
 
 
 def shape_of(node: Node) -> tuple[int, ...]:

@@ -83,14 +83,14 @@ class Call(Pattern):
     def accepts(self, value: Any, bound: Bindings) -> Bindings | None:
         if not isinstance(value, Node) or value.op != "call_function" or value.target not in self.operators:
             return None
-        given = arguments(value)
+        values = arguments(value)
         started = self.bind(value, bound)
         if started is None:
             return None
         for order in self._orders(value):
-            found = _all(zip(order, given.values(), strict=False), started)
-            if found is not None:
-                return _all(((p, given[n]) for n, p in self.named.items()), found)
+            extended = _all(zip(order, values.values(), strict=False), started)
+            if extended is not None:
+                return _all(((p, values[n]) for n, p in self.named.items()), extended)
         return None
 
     def _orders(self, value: Node) -> Iterable[tuple[Any, ...]]:
@@ -123,8 +123,8 @@ class Either(Pattern):
         self.choices = choices
 
     def accepts(self, value: Any, bound: Bindings) -> Bindings | None:
-        found = (choice.accepts(value, bound) for choice in self.choices)
-        return next((bindings for bindings in found if bindings is not None), None)
+        results = (choice.accepts(value, bound) for choice in self.choices)
+        return next((bindings for bindings in results if bindings is not None), None)
 
 
 def _all(pairs: Iterable[tuple[Any, Any]], bound: Bindings) -> Bindings | None:

@@ -43,12 +43,12 @@ class Draft:
     def weights(self) -> dict[Node, Tensor]:
         """Returns the tensors behind the placeholders of parameters, buffers and constants."""
         nodes = {node.name: node for node in self.graph.find_nodes(op="placeholder")}
-        found = {}
+        tensors = {}
         for spec in self.signature.input_specs:
             if spec.kind in _WEIGHTS and not isinstance(spec.arg, ConstantArgument):
                 assert spec.target is not None
-                found[nodes[spec.arg.name]] = self._tensor(spec.target)
-        return found
+                tensors[nodes[spec.arg.name]] = self._tensor(spec.target)
+        return tensors
 
     def weight_name(self, node: Node) -> str | None:
         """Returns the name in the checkpoint of a placeholder's tensor; None for an input."""

@@ -79,11 +79,11 @@ class TimestepSinusoid(Rule):
         if frequencies is None:
             return "its sine and cosine are not of one product of timestep and frequencies"
         between = torch.rand(8, generator=torch.Generator().manual_seed(0)) * self.last
-        found = _evaluate(match.root, timestep, between)
+        captured = _evaluate(match.root, timestep, between)
         expected = self.replacement(between, **match.options)
-        if found.shape != expected.shape:
-            return f"the embedding has the shape {tuple(found.shape)}; expected is {tuple(expected.shape)}"
-        worst = float((found - expected).abs().max())
+        if captured.shape != expected.shape:
+            return f"the embedding has the shape {tuple(captured.shape)}; expected is {tuple(expected.shape)}"
+        worst = float((captured - expected).abs().max())
         return None if worst <= _TOLERANCE else f"it differs from cos(t·f + φ) by {worst:.2g}"
 
     def replacement(self, timestep: Tensor, *, table: Halves, partner: Halves, frequencies: Tensor) -> Tensor:
@@ -141,18 +141,18 @@ def _columns(node: Node, timestep: Node, last: int) -> dict[str, Any]:
 
 def _functions_of_one_vector(graph: Graph) -> dict[Node, Node]:
     """Returns the operators that depend on one vector of numbers and constants alone, each with that vector."""
-    found: dict[Node, Node] = {}
+    vectors: dict[Node, Node] = {}
     constant: set[Node] = set()
     for node in graph.nodes:
         if node.op != "call_function" or not isinstance(node.meta.get("val"), Tensor):
             continue
         inputs = [n for n in node.all_input_nodes if n not in constant]
-        origins = {n if _is_vector(n) else found.get(n) for n in inputs}
+        origins = {n if _is_vector(n) else vectors.get(n) for n in inputs}
         if not inputs:
             constant.add(node)
         elif len(origins) == 1 and None not in origins:
-            found[node] = next(o for o in origins if o is not None)
-    return found
+            vectors[node] = next(o for o in origins if o is not None)
+    return vectors
 
 
 def _is_vector(node: Node) -> bool:
@@ -163,13 +163,13 @@ def _is_vector(node: Node) -> bool:
 
 def _ancestors(node: Node) -> set[Node]:
     """Returns the node and everything that it is computed from."""
-    found, waiting = set(), [node]
+    ancestors, waiting = set(), [node]
     while waiting:
         current = waiting.pop()
-        if current not in found:
-            found.add(current)
+        if current not in ancestors:
+            ancestors.add(current)
             waiting += current.all_input_nodes
-    return found
+    return ancestors
 
 
 def _inside(node: Node) -> set[Any]:

@@ -68,8 +68,8 @@ def _trace(rule: Rule, match: Match) -> GraphModule:
     distinct = operands(match)
 
     def call(*values: torch.Tensor) -> torch.Tensor:
-        given = dict(zip(distinct, values, strict=True))
-        tensors = (None if t is None else given[t] for t in match.tensors)
+        traced_values = dict(zip(distinct, values, strict=True))
+        tensors = (None if t is None else traced_values[t] for t in match.tensors)
         return rule.replacement(*tensors, **match.options)
 
     # pre_dispatch keeps composite operators such as instance_norm whole, as torch.export does. The nodes' own fake
@@ -155,9 +155,9 @@ class Owners:
         self._weights: dict[Node, Node] = {}
         self._layers: dict[Node, Node] = {}
         for node in match.covers:
-            for given in node.all_input_nodes:
-                if given not in self._weights and draft.weight_name(given) is not None:
-                    self._weights[given] = node
+            for operand in node.all_input_nodes:
+                if operand not in self._weights and draft.weight_name(operand) is not None:
+                    self._weights[operand] = node
 
     def of(self, new: Node) -> Node:
         """Returns the covered node that a new one belongs to; asked of every new node in graph order.
@@ -165,15 +165,15 @@ class Owners:
         That is the one that took its weight; also for what is computed from the weight alone, and for the product of
         such a layer's result and a number, which converters fold into the weight. All else belongs to the root.
         """
-        given = new.all_input_nodes
-        sources = {self._weights[node] for node in given if node in self._weights}
+        inputs = new.all_input_nodes
+        sources = {self._weights[node] for node in inputs if node in self._weights}
         if len(sources) == 1:
             owner = sources.pop()
-            known = self._weights if all(node in self._weights for node in given) else self._layers
+            known = self._weights if all(node in self._weights for node in inputs) else self._layers
             known[new] = owner
             return owner
-        if new.target in _PRODUCTS and not isinstance(new.args[1], Node) and given[0] in self._layers:
-            return self._layers.setdefault(new, self._layers[given[0]])
+        if new.target in _PRODUCTS and not isinstance(new.args[1], Node) and inputs[0] in self._layers:
+            return self._layers.setdefault(new, self._layers[inputs[0]])
         return self._root
 
 

@@ -152,28 +152,28 @@ def attention_of(match: Match) -> Node:
 
 def attention_shape(node: Node) -> AttentionShape:
     """Returns the sizes of an attention node."""
-    given = arguments(node)
-    query, key, value = (shape_of(given[name]) for name in ("query", "key", "value"))
+    operands = arguments(node)
+    query, key, value = (shape_of(operands[name]) for name in ("query", "key", "value"))
     *lead, queries, head_dim = query
     heads = lead.pop() if len(lead) > 1 else 1
-    masked = given["attn_mask"] is not None or bool(given["is_causal"])
+    masked = operands["attn_mask"] is not None or bool(operands["is_causal"])
     return AttentionShape(math.prod(lead), heads, queries, key[-2], head_dim, value[-1], masked)
 
 
 def unsupported(node: Node) -> str | None:
     """Returns why no form of this project can stand for an attention node, or None if one can."""
-    given = arguments(node)
-    query, key, value = (shape_of(given[name]) for name in ("query", "key", "value"))
+    operands = arguments(node)
+    query, key, value = (shape_of(operands[name]) for name in ("query", "key", "value"))
     if any(not isinstance(size, int) for size in (*query, *key, *value)):
         return f"the shapes {query}, {key}, {value} are not static"
     if not 3 <= len(query) <= 4:
         return f"the query has rank {len(query)}; the forms are for rank 3 to 4"
-    if given["dropout_p"]:
-        return f"dropout_p is {given['dropout_p']}; the forms are for inference"
-    if given["enable_gqa"]:
+    if operands["dropout_p"]:
+        return f"dropout_p is {operands['dropout_p']}; the forms are for inference"
+    if operands["enable_gqa"]:
         return f"enable_gqa is set ({query[-3]} query heads, {key[-3]} key heads); repeat key and value heads first"
     if not query[:-2] == key[:-2] == value[:-2]:
         return f"query {query}, key {key} and value {value} are broadcast"
-    if given["attn_mask"] is not None and given["is_causal"]:
+    if operands["attn_mask"] is not None and operands["is_causal"]:
         return "it has a mask and is causal at once"
     return None

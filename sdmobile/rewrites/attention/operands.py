@@ -67,10 +67,10 @@ class Product:
 
 def operand(node: Node) -> Operand:
     """Returns the operand that a node is, looking through what only moves axes, scales or casts."""
-    found = Operand(node, tuple(range(len(shape_of(node)))))
-    while (inner := _look_through(found)) is not None:
-        found = inner
-    return found
+    outer = Operand(node, tuple(range(len(shape_of(node)))))
+    while (inner := _look_through(outer)) is not None:
+        outer = inner
+    return outer
 
 
 def first(node: Node) -> Node:
@@ -105,13 +105,13 @@ def permutation(node: Node) -> tuple[int, ...] | None:
     if node.target is _aten.permute.default:
         return tuple(axis % rank for axis in cast(list[int], node.args[1]))
     if node.target in _SWAPS:
-        one, other = (axis % rank for axis in cast(tuple[int, ...], node.args[1:3]))
+        first_axis, second_axis = (axis % rank for axis in cast(tuple[int, ...], node.args[1:3]))
     elif node.target in _LAST_TWO and rank >= 2:
-        one, other = rank - 2, rank - 1
+        first_axis, second_axis = rank - 2, rank - 1
     else:
         return None
     order = list(range(rank))
-    order[one], order[other] = other, one
+    order[first_axis], order[second_axis] = second_axis, first_axis
     return tuple(order)
 
 
@@ -133,22 +133,22 @@ def product(node: Any) -> Product | None:
         return None
     if node.target is _aten.einsum.default:
         return _einsum(node)
-    given = arguments(node)
+    operands = arguments(node)
     if node.target is _aten.matmul.default:
-        left, right = given["self"], given["other"]
+        left, right = operands["self"], operands["other"]
     elif node.target is _aten.bmm.default:
-        left, right = given["self"], given["mat2"]
+        left, right = operands["self"], operands["mat2"]
     else:
-        left, right = given["batch1"], given["batch2"]
+        left, right = operands["batch1"], operands["batch2"]
     rank = len(shape_of(node))
     if rank < 3 or len(shape_of(left)) != rank or len(shape_of(right)) != rank:
         return None
-    plain = Product(operand(left), operand(right).swapped(), tuple(range(rank)))
+    unscaled = Product(operand(left), operand(right).swapped(), tuple(range(rank)))
     if node.target is not _aten.baddbmm.default:
-        return plain
-    alpha, beta = float(given["alpha"]), float(given["beta"])
-    scaled = replace(plain.left, scale=plain.left.scale * alpha)
-    return replace(plain, left=scaled, added=(given["self"], beta) if beta else None)
+        return unscaled
+    alpha, beta = float(operands["alpha"]), float(operands["beta"])
+    scaled = replace(unscaled.left, scale=unscaled.left.scale * alpha)
+    return replace(unscaled, left=scaled, added=(operands["self"], beta) if beta else None)
 
 
 def _einsum(node: Node) -> Product | None:
@@ -172,5 +172,5 @@ def _einsum(node: Node) -> Product | None:
     return Product(left, right, tuple(canonical.index(letter) for letter in output))
 
 
-def _ordered(found: Operand, letters: str, wanted: list[str]) -> Operand:
-    return replace(found, axes=tuple(found.axes[letters.index(letter)] for letter in wanted))
+def _ordered(operand: Operand, letters: str, wanted: list[str]) -> Operand:
+    return replace(operand, axes=tuple(operand.axes[letters.index(letter)] for letter in wanted))

@@ -60,8 +60,8 @@ def source(operand: Node) -> Source:
     expected = index.reshape(batch, length, heads, width).transpose(1, 2) if _fits(index, shape_of(operand)) else None
     if expected is None or not torch.equal(_moved(index, moves[::-1]), expected):
         return Source(operand)
-    given = arguments(node)
-    return Source(given["input"], given["weight"], given["bias"])
+    operands = arguments(node)
+    return Source(operands["input"], operands["weight"], operands["bias"])
 
 
 def _fits(index: Tensor, shape: tuple[int, ...]) -> bool:
@@ -106,8 +106,8 @@ def _projected(merged: Node) -> Target:
     user = next(iter(merged.users)) if len(merged.users) == 1 else None
     if user is None or user.target is not _aten.linear.default or user.args[0] is not merged:
         return Target(merged, True)
-    given = arguments(user)
-    return Target(user, True, given["weight"], given["bias"])
+    operands = arguments(user)
+    return Target(user, True, operands["weight"], operands["bias"])
 
 
 def _moved(index: Tensor, moves: list[Node]) -> Tensor:

@@ -43,13 +43,13 @@ class RaiseAttention(Rule):
     bound_db = 100.0
 
     def matches(self, graph: Graph) -> Iterable[Match]:
-        found = []
+        sites = []
         for root, last, softmax in candidates(graph):
             try:
-                found.append(_match(read(root, last, softmax)))
+                sites.append(_match(read(root, last, softmax)))
             except Unreadable as why:
-                found.append(Match(root, (), {"reason": str(why)}, ()))
-        return found
+                sites.append(Match(root, (), {"reason": str(why)}, ()))
+        return sites
 
     def check(self, match: Match) -> str | None:
         return match.options.get("reason")

@@ -42,7 +42,7 @@ class RaiseCausalMask(Rule):
     bound_db = 100.0
 
     def matches(self, graph: Graph) -> Iterable[Match]:
-        found, triangles = [], dict[Node, bool]()
+        causal, triangles = [], dict[Node, bool]()
         for node in graph.find_nodes(op="call_function", target=torch.ops.aten.scaled_dot_product_attention.default):
             values = arguments(node)
             mask = values["attn_mask"]
@@ -52,8 +52,8 @@ class RaiseCausalMask(Rule):
                 triangles[mask] = is_triangle(mask)
             if triangles[mask]:
                 options = {name: values[name] for name in ("dropout_p", "scale", "enable_gqa")}
-                found.append(Match(node, (values["query"], values["key"], values["value"]), options, (node,)))
-        return found
+                causal.append(Match(node, (values["query"], values["key"], values["value"]), options, (node,)))
+        return causal
 
     def replacement(
         self, query: Tensor, key: Tensor, value: Tensor, *, dropout_p: float, scale: float | None, enable_gqa: bool

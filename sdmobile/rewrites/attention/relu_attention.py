@@ -62,8 +62,8 @@ class ReluAttention(AttentionOperatorForm):
                 "it changes the function, and the checkpoint does not declare ReLU attention; "
                 "--allow-approximate relu_attention takes it all the same"
             )
-        given = arguments(attention_of(match))
-        if given["attn_mask"] is not None and given["attn_mask"].meta["val"].dtype != torch.bool:
+        operands = arguments(attention_of(match))
+        if operands["attn_mask"] is not None and operands["attn_mask"].meta["val"].dtype != torch.bool:
             return "the mask is added to the scores: without an exponential that does not hide a key"
         return super().check(match)
 

@@ -63,17 +63,17 @@ class AttentionSplitEinsum(AttentionForm):
     query_block: int | None = None
 
     def match(self, node: Node) -> Match:
-        given = arguments(node)
+        operands = arguments(node)
         heads = shape_of(node)[1] if len(shape_of(node)) == 4 else 1
-        found = [source(given[name]) for name in ("query", "key", "value")]
+        sources = [source(operands[name]) for name in ("query", "key", "value")]
         after = target(node)
-        inputs = [part for s in found for part in (s.x, s.weight, s.bias)]
-        tensors = (*inputs, after.weight, after.bias, given["attn_mask"])
+        inputs = [part for s in sources for part in (s.x, s.weight, s.bias)]
+        tensors = (*inputs, after.weight, after.bias, operands["attn_mask"])
         options = {
             "heads": heads,
             "merged": after.merged,
-            "is_causal": given["is_causal"],
-            "scale": default_scale(given["query"].meta["val"], given["scale"]),
+            "is_causal": operands["is_causal"],
+            "scale": default_scale(operands["query"].meta["val"], operands["scale"]),
         }
         covers = between(after.root, (t for t in tensors if t is not None))
         return Match(after.root, tensors, options, covers)

@@ -85,14 +85,14 @@ class _Scores:
 def candidates(graph: Graph) -> Iterable[tuple[Node, Product, Node]]:
     """Returns the products of which one operand is a softmax: (root, product, softmax), in graph order."""
     for node in graph.nodes:
-        found = product(node) if node.target in PRODUCTS else None
-        softmax = None if found is None else _softmax_of(found)
-        if found is not None and softmax is not None:
-            yield node, found, softmax
+        last = product(node) if node.target in PRODUCTS else None
+        softmax = None if last is None else _softmax_of(last)
+        if last is not None and softmax is not None:
+            yield node, last, softmax
 
 
-def _softmax_of(found: Product) -> Node | None:
-    nodes = (found.left.node, found.right.node)
+def _softmax_of(last: Product) -> Node | None:
+    nodes = (last.left.node, last.right.node)
     return next((node for node in nodes if node.target in _SOFTMAX), None)
 
 
@@ -138,8 +138,8 @@ def _roles(scores: Product, axes: tuple[int, ...]) -> tuple[Operand, Operand]:
         raise Unreadable("the softmax is over an axis that both operands share")
     query, key = (scores.left, scores.right) if order[-1] == rank - 1 else (scores.right, scores.left)
 
-    def arranged(found: Operand) -> Operand:
-        return replace(found, axes=(*(found.axes[axis] for axis in order[:-2]), *found.axes[-2:]))
+    def arranged(side: Operand) -> Operand:
+        return replace(side, axes=(*(side.axes[axis] for axis in order[:-2]), *side.axes[-2:]))
 
     return arranged(query), arranged(key)
 
@@ -158,9 +158,9 @@ def _read_scores(node: object) -> _Scores:
     """Walks from the softmax's input down to the product of query and key."""
     scale, mask = 1.0, None
     while isinstance(node, Node):
-        found = product(node)
-        if found is not None:
-            return _finish(node, found, scale, mask)
+        innermost = product(node)
+        if innermost is not None:
+            return _finish(node, innermost, scale, mask)
         inner, factor, met = _step(node, scale)
         if met is not None and mask is not None:
             raise Unreadable("there are two masks")
@@ -168,13 +168,13 @@ def _read_scores(node: object) -> _Scores:
     raise Unreadable("the softmax is not of a product")
 
 
-def _finish(node: Node, found: Product, scale: float, mask: Mask | None) -> _Scores:
+def _finish(node: Node, innermost: Product, scale: float, mask: Mask | None) -> _Scores:
     """Returns the scores with what baddbmm adds as their mask."""
-    if found.added is not None:
+    if innermost.added is not None:
         if mask is not None:
             raise Unreadable("there are two masks")
-        mask = Mask(found.added[0], ADDED, found.added[1] * scale, shape_of(node))
-    return _Scores(found, scale, mask)
+        mask = Mask(innermost.added[0], ADDED, innermost.added[1] * scale, shape_of(node))
+    return _Scores(innermost, scale, mask)
 
 
 def _step(node: Node, scale: float) -> tuple[Node, float, Mask | None]:
@@ -193,18 +193,18 @@ def _step(node: Node, scale: float) -> tuple[Node, float, Mask | None]:
     if node.target is _aten.add.Tensor and arguments(node)["alpha"] == 1:
         scores, added = _operands_of_add(node)
         return scores, 1.0, Mask(added, ADDED, scale, shape)
-    given = arguments(node) if node.op == "call_function" and hasattr(node.target, "_schema") else {}
-    if node.target is _aten.masked_fill.Scalar and given["value"] <= _MINUS_INFINITY:
-        return given["self"], 1.0, Mask(given["mask"], DROPPED, 1.0, shape)
-    if node.target in _WHERE and _number(given["other"]) <= _MINUS_INFINITY:
-        return given["self"], 1.0, Mask(given["condition"], KEPT, 1.0, shape)
+    operands = arguments(node) if node.op == "call_function" and hasattr(node.target, "_schema") else {}
+    if node.target is _aten.masked_fill.Scalar and operands["value"] <= _MINUS_INFINITY:
+        return operands["self"], 1.0, Mask(operands["mask"], DROPPED, 1.0, shape)
+    if node.target in _WHERE and _number(operands["other"]) <= _MINUS_INFINITY:
+        return operands["self"], 1.0, Mask(operands["condition"], KEPT, 1.0, shape)
     raise Unreadable(f"{node.target} stands between the product and the softmax")
 
 
 def _operands_of_add(node: Node) -> tuple[Node, Node]:
     """Returns scores and mask of a sum: the scores are the operand that comes from a product."""
-    one, other = node.args[:2]
-    for scores, mask in ((one, other), (other, one)):
+    left, right = node.args[:2]
+    for scores, mask in ((left, right), (right, left)):
         if isinstance(scores, Node) and isinstance(mask, Node) and _leads_to_product(scores):
             if shape_of(scores) != shape_of(node):
                 raise Unreadable(f"the mask {shape_of(mask)} broadcasts the scores {shape_of(scores)}")
@@ -237,9 +237,9 @@ def _with_heads(written: Written) -> Written:
     Many sources merge (B, H, S, D) to (B·H, S, D) for bmm; on (B, H, S, D) the heads are known.
     """
     whole = [_unmerged(o) for o in (written.query, written.key, written.value)]
-    found = [o for o in whole if o is not None]
-    if len(found) == 3 and found[2].scale == 1.0 and len({o.shape()[:-2] for o in found}) == 1:
-        query, key, value = found
+    separate = [o for o in whole if o is not None]
+    if len(separate) == 3 and separate[2].scale == 1.0 and len({o.shape()[:-2] for o in separate}) == 1:
+        query, key, value = separate
         separated = replace(written, query=query, key=key, value=value, batch=query.shape()[:-2])
         return _without_merging(separated)
     if written.mask is not None and len(written.mask.shape) != len(written.axes):
@@ -256,9 +256,9 @@ def _without_merging(written: Written) -> Written:
     return replace(written, root=user, axes=(0, 1, 2, 3))
 
 
-def _unmerged(found: Operand) -> Operand | None:
+def _unmerged(merged: Operand) -> Operand | None:
     """Returns an operand (B·H, S, D) as the (B, H, S, D) that it was reshaped from; None if it was not."""
-    node, axes = found.node, found.axes
+    node, axes = merged.node, merged.axes
     if len(axes) != 3 or axes[0] != 0 or node.target not in _VIEWS:
         return None
     before, after = shape_of(first(node)), shape_of(node)
@@ -266,4 +266,4 @@ def _unmerged(found: Operand) -> Operand | None:
         return None
     inner = operand(first(node))
     order = (0, 1, axes[1] + 1, axes[2] + 1)
-    return Operand(inner.node, tuple(inner.axes[axis] for axis in order), found.scale * inner.scale)
+    return Operand(inner.node, tuple(inner.axes[axis] for axis in order), merged.scale * inner.scale)

@@ -43,8 +43,8 @@ class AttentionComposite(AttentionOperatorForm):
     unique: ClassVar[bool] = True
 
     def check(self, match: Match) -> str | None:
-        given = arguments(attention_of(match))
-        query, key, value = (shape_of(given[name]) for name in ("query", "key", "value"))
+        operands = arguments(attention_of(match))
+        query, key, value = (shape_of(operands[name]) for name in ("query", "key", "value"))
         if len(query) != 4:
             return f"the query has rank {len(query)}; the composite takes (B, S, H, D)"
         if key != value:

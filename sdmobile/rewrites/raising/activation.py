@@ -52,12 +52,12 @@ def _root(region: Region, telling: Node, function: Callable[[Tensor], Tensor]) -
     x = torch.linspace(-12.0, 12.0, 4801, dtype=torch.float64)
     values = Region(region.start, tuple(inside), ()).evaluate({region.start: x})
     expected, shape = function(x), region.start.meta["val"].shape
-    found = [
+    equal = [
         n
         for n in region.followers(telling)
         if n in inside and n.meta["val"].shape == shape and (values[n] - expected).abs().max() <= _TOLERANCE
     ]
-    return found[-1] if found else None
+    return equal[-1] if equal else None
 
 
 class RaiseGelu(Rule):

@@ -68,14 +68,14 @@ def norms(graph: Graph, kind: str) -> Iterator[Match]:
         graph: where to look.
         kind: LAYER or GROUP.
     """
-    telling = [node for node in graph.nodes if _tells(node)]
-    if not telling:
+    roots = [node for node in graph.nodes if _tells(node)]
+    if not roots:
         return
     search = Search(graph, _ALLOWED)
-    for node in telling:
-        found = _identify(search, node)
-        if found is not None and found[0] == kind:
-            yield found[1]
+    for node in roots:
+        site = _identify(search, node)
+        if site is not None and site[0] == kind:
+            yield site[1]
 
 
 def refusal(match: Match) -> str | None:
@@ -103,9 +103,9 @@ def _identify(search: Search, telling: Node) -> tuple[str, Match] | None:
         if eps is None:
             continue
         site = _Site(region, telling, roots, eps)
-        found = site.match() or site.match(correction=1)
-        if found is not None:
-            return found
+        identified = site.match() or site.match(correction=1)
+        if identified is not None:
+            return identified
         near = near or site.near_miss()
     return near
 

@@ -91,22 +91,22 @@ class Region:
 
     def needed(self, root: Node) -> set[Node]:
         """Returns the nodes and constants that the value of `root` depends on, root included, x excluded."""
-        found: set[Node] = set()
+        needed: set[Node] = set()
         waiting = [root]
         while waiting:
             node = waiting.pop()
-            if node not in found and node is not self.start:
-                found.add(node)
+            if node not in needed and node is not self.start:
+                needed.add(node)
                 waiting += [] if node in self.constants else node.all_input_nodes
-        return found
+        return needed
 
     def followers(self, node: Node) -> list[Node]:
         """Returns the region's nodes that depend on `node`, the node itself first."""
-        found = [node]
+        following = [node]
         for other in self.nodes:
-            if other is not node and any(source in found for source in other.all_input_nodes):
-                found.append(other)
-        return found
+            if other is not node and any(source in following for source in other.all_input_nodes):
+                following.append(other)
+        return following
 
 
 @dataclass
@@ -149,15 +149,15 @@ class Search:
 
     def regions(self, telling: Node) -> list[Region]:
         """Returns the regions that hold `telling`, the widest first."""
-        found: list[Region] = []
+        regions: list[Region] = []
         start = self._dominators[telling]
-        while start is not None and len(found) < _LONGEST_CHAIN:
+        while start is not None and len(regions) < _LONGEST_CHAIN:
             region = self._grow(start, telling)
             if region is None:
                 break
-            found.append(region)
+            regions.append(region)
             start = self._dominators[start]
-        return found[::-1]
+        return regions[::-1]
 
     def _grow(self, start: Node, telling: Node) -> Region | None:
         """Returns what follows from `start`, or None if `telling` is not among it."""
