@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map
 
 from sdmobile.rewrites.cost import GraphCost, cost_of
 from sdmobile.rewrites.engine import agreement, apply_rule
+from sdmobile.rewrites.operators import ancestors
 from sdmobile.rewrites.program import run
 from sdmobile.rewrites.rule import Outcome
 
@@ -131,11 +132,4 @@ def run_rounded(
 
 def _feeding_sinusoids(module: torch.fx.GraphModule) -> set[Node]:
     """Returns the sines and cosines, and everything that they are computed from."""
-    waiting = [node for node in module.graph.nodes if node.target in _TRIGONOMETRIC]
-    feeding: set[Node] = set()
-    while waiting:
-        node = waiting.pop()
-        if node not in feeding:
-            feeding.add(node)
-            waiting += node.all_input_nodes
-    return feeding
+    return ancestors(node for node in module.graph.nodes if node.target in _TRIGONOMETRIC)

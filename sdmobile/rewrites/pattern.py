@@ -1,7 +1,7 @@
 """Patterns over graph nodes, written like the expressions that they match.
 
 x, mean = Var("x"), Call(aten.mean.dim, Var("x"), Const("dims"), Const("keepdim"))
-found = match(Call(aten.sub.Tensor, x, mean), node)       # {"x": <node>, "dims": [-1], "keepdim": True} or None
+bindings = match(Call(aten.sub.Tensor, x, mean), node)       # {"x": <node>, "dims": [-1], "keepdim": True} or None
 """
 
 from __future__ import annotations
@@ -94,7 +94,6 @@ class Call(Pattern):
         return None
 
     def _orders(self, value: Node) -> Iterable[tuple[Any, ...]]:
-        """Returns the orders in which the argument patterns may stand."""
         if value.target in _COMMUTATIVE and len(self.args) == 2:
             return permutations(self.args)
         return (self.args,)

@@ -18,7 +18,7 @@ AS_CAPTURED = "as_captured"
 RUNTIME = "runtime:"  # the runtime chooses by rules of its own, as in "runtime:ml-drift/adreno7xx"
 _ROOM = "sdmobile.rewrites"
 
-# Every rule by name. Text, so that names can be checked and listed without importing PyTorch.
+# The place of every rule by its name: names can be checked and listed without importing PyTorch.
 RULES = {
     "raise_group_norm": f"{_ROOM}.raising.norm:RaiseGroupNorm",
     "raise_layer_norm": f"{_ROOM}.raising.norm:RaiseLayerNorm",
@@ -67,7 +67,7 @@ FORMS = {
     "convolution": {"winograd": "winograd_conv"},
     "constants": {"split": "split_constants"},
 }
-# In this order the forms of attention are tried; the table gives each attention one form, so the order does not matter.
+# The forms of attention are tried in this order, which does not matter: the table gives each attention one form.
 ATTENTION = ("sdpa", "split_einsum", "composite", "blocked", "partial_softmax", "plain")
 
 

@@ -55,6 +55,5 @@ def _is_identity(node: Node) -> bool:
 
 
 def _same_type(node: Node) -> bool:
-    """Returns whether the node's value has the type of its first operand."""
     source = node.args[0]
     return isinstance(source, Node) and source.meta["val"].dtype == node.meta["val"].dtype

@@ -21,10 +21,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.fx import Graph, Node
-from torch.fx.node import map_arg
 from torch.nn import functional as F
 
-from sdmobile.rewrites.operators import shape_of
+from sdmobile.rewrites.operators import ancestors, evaluate, shape_of
 from sdmobile.rewrites.rule import Exactness, Match, Rule
 
 _aten = torch.ops.aten
@@ -71,7 +70,7 @@ class TimestepSinusoid(Rule):
             if all(user in cone for user in node.users) or not {_aten.sin.default, _aten.cos.default} <= _inside(node):
                 continue
             timestep = cone[node]
-            yield Match(node, (timestep,), _columns(node, timestep, self.last), tuple(_ancestors(node) - {timestep}))
+            yield Match(node, (timestep,), _columns(node, timestep, self.last), tuple(ancestors([node]) - {timestep}))
 
     def check(self, match: Match) -> str | None:
         timestep, frequencies = match.tensors[0], match.options["frequencies"]
@@ -79,7 +78,7 @@ class TimestepSinusoid(Rule):
         if frequencies is None:
             return "its sine and cosine are not of one product of timestep and frequencies"
         between = torch.rand(8, generator=torch.Generator().manual_seed(0)) * self.last
-        captured = _evaluate(match.root, timestep, between)
+        captured = _evaluated(match.root, timestep, between)
         expected = self.replacement(between, **match.options)
         if captured.shape != expected.shape:
             return f"the embedding has the shape {tuple(captured.shape)}; expected is {tuple(expected.shape)}"
@@ -125,12 +124,12 @@ def in_halves(table: Tensor) -> Halves:
 def _columns(node: Node, timestep: Node, last: int) -> dict[str, Any]:
     """Returns the tables and frequencies of an embedding, found by evaluating it; None where it is something else."""
     steps = torch.arange(last + 1, dtype=torch.float32)
-    table = _evaluate(node, timestep, steps)
-    waves = (n for n in _ancestors(node) if n.target in (_aten.sin.default, _aten.cos.default))
+    table = _evaluated(node, timestep, steps)
+    waves = (n for n in ancestors([node]) if n.target in (_aten.sin.default, _aten.cos.default))
     phases = {n.all_input_nodes[0] for n in waves}
     if len(phases) != 1 or table.ndim != 2:
         return {"table": in_halves(table), "partner": in_halves(table), "frequencies": None}
-    frequencies = _evaluate(phases.pop(), timestep, torch.ones(1)).reshape(-1)
+    frequencies = _evaluated(phases.pop(), timestep, torch.ones(1)).reshape(-1)
     frequencies = frequencies.repeat(table.shape[1] // len(frequencies))
     # A cosine starts at 1, a sine at 0; e' in float64, since t·f has lost digits before the sine is taken.
     shift = torch.where(table[0] > 0.5, 0.0, -torch.pi / 2).double()
@@ -161,32 +160,13 @@ def _is_vector(node: Node) -> bool:
     return len(shape_of(node)) == 1 and node.meta["val"].is_floating_point() and not node.name.startswith(("p_", "b_"))
 
 
-def _ancestors(node: Node) -> set[Node]:
-    """Returns the node and everything that it is computed from."""
-    ancestors, waiting = set(), [node]
-    while waiting:
-        current = waiting.pop()
-        if current not in ancestors:
-            ancestors.add(current)
-            waiting += current.all_input_nodes
-    return ancestors
-
-
 def _inside(node: Node) -> set[Any]:
-    return {ancestor.target for ancestor in _ancestors(node)}
+    return {ancestor.target for ancestor in ancestors([node])}
 
 
-def _evaluate(node: Node, timestep: Node, values: Tensor) -> Tensor:
+def _evaluated(node: Node, timestep: Node, values: Tensor) -> Tensor:
     """Returns the rows of a captured function for timesteps, whatever batch it was captured with."""
     batch = shape_of(timestep)[0]
     padded = torch.cat([values, values[-1:].expand(-len(values) % batch)])
-    rows = [_run(node, {timestep: chunk}) for chunk in padded.split(batch)]
+    rows = [evaluate(node, {timestep: chunk}) for chunk in padded.split(batch)]
     return torch.cat(rows)[: len(values)]
-
-
-def _run(node: Node, known: dict[Node, Tensor]) -> Tensor:
-    """Returns a node's value, computed by PyTorch from known values."""
-    if node not in known:
-        args, kwargs = map_arg((node.args, node.kwargs), lambda n: _run(n, known))
-        known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
-    return known[node]

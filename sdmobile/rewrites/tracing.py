@@ -11,6 +11,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_map
 
+from sdmobile.rewrites.operators import evaluate
 from sdmobile.rewrites.program import fresh_value
 
 if TYPE_CHECKING:
@@ -195,20 +196,10 @@ def fold(draft: Draft, nodes: Iterable[Node], name: str) -> int:
     for node in sorted(kept, key=lambda n: n.name):
         origin = _origins(node, weights)
         label = "_".join([name, *(draft.weight_name(n) or n.name for n in origin[:1])]).replace(".", "_")
-        value = _evaluate(node, weights, {}).detach().clone().contiguous()
+        with torch.no_grad():  # intermediate values live as long as one evaluation
+            value = evaluate(node, dict(weights)).clone().contiguous()
         draft.replace(node, draft.add_constant(label, value))
     return len(kept)
-
-
-def _evaluate(node: Node, weights: dict[Node, Tensor], known: dict[Node, Tensor]) -> Tensor:
-    """Returns a constant node's value; intermediate values live as long as one evaluation."""
-    if node in weights:
-        return weights[node]
-    if node not in known:
-        args, kwargs = map_arg((node.args, node.kwargs), lambda n: _evaluate(n, weights, known))
-        with torch.no_grad():
-            known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
-    return known[node]
 
 
 def _origins(node: Node, weights: dict[Node, Tensor]) -> list[Node]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.fx import Graph
 from torch.nn import functional as F
 
-from sdmobile.rewrites.attention.written_out import ADDED, DROPPED, Unreadable, Written, candidates, read
+from sdmobile.rewrites.attention.written_out import MaskKind, Unreadable, WrittenAttention, candidates, read
 from sdmobile.rewrites.pattern import between
 from sdmobile.rewrites.rule import Exactness, Match, Rule
 
@@ -64,7 +64,7 @@ class RaiseAttention(Rule):
         operand_axes: tuple[tuple[int, ...], ...],
         batch: tuple[int, ...],
         scale: float,
-        mask_kind: str | None,
+        mask_kind: MaskKind | None,
         mask_factor: float,
         mask_rank: int,
         mask_axes: tuple[int, ...],
@@ -80,10 +80,11 @@ class RaiseAttention(Rule):
         return y if axes == tuple(range(y.ndim)) else y.permute(axes)
 
     def details(self, match: Match) -> dict[str, Any]:
-        return {"scale": match.options["scale"], "mask": match.options["mask_kind"]}
+        kind: MaskKind | None = match.options["mask_kind"]
+        return {"scale": match.options["scale"], "mask": kind and kind.value}
 
 
-def _match(written: Written) -> Match:
+def _match(written: WrittenAttention) -> Match:
     operands = (written.query, written.key, written.value)
     mask = written.mask
     tensors = (*(o.node for o in operands), None if mask is None else mask.node)
@@ -106,11 +107,11 @@ def _arranged(x: Tensor, axes: tuple[int, ...], batch: tuple[int, ...]) -> Tenso
     return x if tuple(x.shape[:-2]) == batch else x.reshape(*batch, *x.shape[-2:])
 
 
-def _as_taken(mask: Tensor, kind: str | None, factor: float, dtype: torch.dtype) -> Tensor:
+def _as_taken(mask: Tensor, kind: MaskKind | None, factor: float, dtype: torch.dtype) -> Tensor:
     """Returns a mask as the operator takes it: added, or true where a key takes part."""
-    if kind == DROPPED:
+    if kind == MaskKind.DROPPED:
         return mask.logical_not()
-    if kind != ADDED:
+    if kind != MaskKind.ADDED:
         return mask
     return (mask if factor == 1.0 else mask * factor).to(dtype)
 

@@ -5,16 +5,14 @@ mask[m, n] = true (or 0) where n ≤ m, false (or −10⁴ and less) elsewhere  
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import cast
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 from torch.fx import Graph, Node
-from torch.fx.node import map_arg
 from torch.nn import functional as F
 
-from sdmobile.rewrites.operators import arguments, shape_of
+from sdmobile.rewrites.operators import arguments, evaluate, shape_of
 from sdmobile.rewrites.rule import Exactness, Match, Rule
 
 _LARGEST = 4096 * 4096
@@ -67,7 +65,7 @@ def is_triangle(mask: Node) -> bool:
     """Returns whether a mask depends on no input and lets exactly the keys up to the query's position take part."""
     if len(shape_of(mask)) < 2 or mask.meta["val"].numel() > _LARGEST or not _is_constant(mask, {}):
         return False
-    value = _evaluate(mask, {})
+    value = evaluate(mask, {})
     allowed = torch.ones(shape_of(mask)[-2:], dtype=torch.bool).tril()
     if value.dtype == torch.bool:
         return bool((value == allowed).all())
@@ -78,11 +76,4 @@ def _is_constant(node: Node, known: dict[Node, bool]) -> bool:
     """Returns whether a node's value depends on no placeholder."""
     if node not in known:
         known[node] = node.op == "call_function" and all(_is_constant(inner, known) for inner in node.all_input_nodes)
-    return known[node]
-
-
-def _evaluate(node: Node, known: dict[Node, Tensor]) -> Tensor:
-    if node not in known:
-        args, kwargs = map_arg((node.args, node.kwargs), lambda inner: _evaluate(inner, known))
-        known[node] = cast(Callable[..., Tensor], node.target)(*args, **kwargs)
     return known[node]

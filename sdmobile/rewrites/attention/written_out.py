@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from enum import Enum
 
 import torch
 from torch.fx import Graph, Node
@@ -24,7 +25,13 @@ _WHERE = (_aten.where.ScalarOther, _aten.where.self)
 # exp of a score that is 10⁴ below another is zero in every floating-point type.
 _MINUS_INFINITY = -1e4
 
-ADDED, KEPT, DROPPED = "added", "kept", "dropped"
+
+class MaskKind(str, Enum):
+    """What a mask says: what is added to the scores, which keys are kept, or which are dropped."""
+
+    ADDED = "added"
+    KEPT = "kept"
+    DROPPED = "dropped"
 
 
 class Unreadable(Exception):
@@ -37,19 +44,19 @@ class Mask:
 
     Args:
         node: the tensor.
-        kind: "added" to the scores; or a boolean that says what is "kept" or what is "dropped".
+        kind: what it says; booleans keep or drop.
         factor: what an added mask is multiplied by.
         shape: shape of the scores where the mask is applied.
     """
 
     node: Node
-    kind: str
+    kind: MaskKind
     factor: float
     shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenAttention:
     """The parts of an attention.
 
     Args:
@@ -96,7 +103,7 @@ def _softmax_of(last: Product) -> Node | None:
     return next((node for node in nodes if node.target in _SOFTMAX), None)
 
 
-def read(root: Node, last: Product, softmax: Node) -> Written:
+def read(root: Node, last: Product, softmax: Node) -> WrittenAttention:
     """Returns the parts of the attention around a softmax.
 
     Args:
@@ -120,7 +127,9 @@ def read(root: Node, last: Product, softmax: Node) -> Written:
     # With the probabilities on the right, the product is (..., E, M).
     order = tuple(range(rank)) if on_left else (*range(rank - 2), rank - 1, rank - 2)
     axes = tuple(order[axis] for axis in last.axes)
-    written = Written(root, query, key, value, scores.scale, scores.mask, probabilities.axes, axes, query.shape()[:-2])
+    written = WrittenAttention(
+        root, query, key, value, scores.scale, scores.mask, probabilities.axes, axes, query.shape()[:-2]
+    )
     written = _with_heads(_checked(written))
     scale = written.scale * written.query.scale * written.key.scale
     if scale <= 0:
@@ -144,7 +153,7 @@ def _roles(scores: Product, axes: tuple[int, ...]) -> tuple[Operand, Operand]:
     return arranged(query), arranged(key)
 
 
-def _checked(written: Written) -> Written:
+def _checked(written: WrittenAttention) -> WrittenAttention:
     """Returns its argument if the shapes are those of an attention without broadcasting."""
     query, key, value = written.query.shape(), written.key.shape(), written.value.shape()
     if any(not isinstance(size, int) for size in (*query, *key, *value)):
@@ -173,7 +182,7 @@ def _finish(node: Node, innermost: Product, scale: float, mask: Mask | None) -> 
     if innermost.added is not None:
         if mask is not None:
             raise Unreadable("there are two masks")
-        mask = Mask(innermost.added[0], ADDED, innermost.added[1] * scale, shape_of(node))
+        mask = Mask(innermost.added[0], MaskKind.ADDED, innermost.added[1] * scale, shape_of(node))
     return _Scores(innermost, scale, mask)
 
 
@@ -192,12 +201,12 @@ def _step(node: Node, scale: float) -> tuple[Node, float, Mask | None]:
         return *scaled, None
     if node.target is _aten.add.Tensor and arguments(node)["alpha"] == 1:
         scores, added = _operands_of_add(node)
-        return scores, 1.0, Mask(added, ADDED, scale, shape)
+        return scores, 1.0, Mask(added, MaskKind.ADDED, scale, shape)
     operands = arguments(node) if node.op == "call_function" and hasattr(node.target, "_schema") else {}
     if node.target is _aten.masked_fill.Scalar and operands["value"] <= _MINUS_INFINITY:
-        return operands["self"], 1.0, Mask(operands["mask"], DROPPED, 1.0, shape)
+        return operands["self"], 1.0, Mask(operands["mask"], MaskKind.DROPPED, 1.0, shape)
     if node.target in _WHERE and _number(operands["other"]) <= _MINUS_INFINITY:
-        return operands["self"], 1.0, Mask(operands["condition"], KEPT, 1.0, shape)
+        return operands["self"], 1.0, Mask(operands["condition"], MaskKind.KEPT, 1.0, shape)
     raise Unreadable(f"{node.target} stands between the product and the softmax")
 
 
@@ -231,7 +240,7 @@ def _number(value: object) -> float:
     return 0.0
 
 
-def _with_heads(written: Written) -> Written:
+def _with_heads(written: WrittenAttention) -> WrittenAttention:
     """Returns the attention with batch and heads as two axes where the graph says what they are.
 
     Many sources merge (B, H, S, D) to (B·H, S, D) for bmm; on (B, H, S, D) the heads are known.
@@ -247,7 +256,7 @@ def _with_heads(written: Written) -> Written:
     return written
 
 
-def _without_merging(written: Written) -> Written:
+def _without_merging(written: WrittenAttention) -> WrittenAttention:
     """Returns the attention with the root behind the view that separates batch and heads again, if there is one."""
     user = next(iter(written.root.users)) if len(written.root.users) == 1 else None
     value = (*written.query.shape()[:-1], written.value.shape()[-1])

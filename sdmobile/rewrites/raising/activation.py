@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, silu
 
 from sdmobile.rewrites.pattern import between
-from sdmobile.rewrites.raising.region import ARITHMETIC, Region, Search, telling_nodes
+from sdmobile.rewrites.raising.region import ARITHMETIC, Region, Search, anchors_of
 from sdmobile.rewrites.rule import Exactness, Match, Rule
 
 if TYPE_CHECKING:
@@ -27,16 +27,16 @@ _GELUS = {"none": _aten.erf.default, "tanh": _aten.tanh.default}
 _SIGMOIDS = (_aten.sigmoid.default, _aten.exp.default)
 
 
-def activations(graph: Graph, telling: tuple[OpOverload, ...], function: Callable[[Tensor], Tensor]) -> Iterator[Match]:
+def activations(graph: Graph, anchors: tuple[OpOverload, ...], function: Callable[[Tensor], Tensor]) -> Iterator[Match]:
     """Yields what computes an element-wise function of one node.
 
     Args:
         graph: where to look.
-        telling: operators of which exactly one is in every spelling.
+        anchors: operators of which exactly one is in every spelling.
         function: what must come out for any input.
     """
-    nodes = telling_nodes(graph, telling)
-    search = Search(graph, frozenset((*ARITHMETIC, *telling))) if nodes else None
+    nodes = anchors_of(graph, anchors)
+    search = Search(graph, frozenset((*ARITHMETIC, *anchors))) if nodes else None
     for node in nodes:
         assert search is not None
         for region in search.regions(node):
@@ -46,7 +46,7 @@ def activations(graph: Graph, telling: tuple[OpOverload, ...], function: Callabl
                 break
 
 
-def _root(region: Region, telling: Node, function: Callable[[Tensor], Tensor]) -> Node | None:
+def _root(region: Region, anchor: Node, function: Callable[[Tensor], Tensor]) -> Node | None:
     """Returns the last node whose value is the function of the region's start."""
     inside = [n for n in region.nodes if not region.needed(n) & set(region.constants)]
     x = torch.linspace(-12.0, 12.0, 4801, dtype=torch.float64)
@@ -54,7 +54,7 @@ def _root(region: Region, telling: Node, function: Callable[[Tensor], Tensor]) -
     expected, shape = function(x), region.start.meta["val"].shape
     equal = [
         n
-        for n in region.followers(telling)
+        for n in region.followers(anchor)
         if n in inside and n.meta["val"].shape == shape and (values[n] - expected).abs().max() <= _TOLERANCE
     ]
     return equal[-1] if equal else None
@@ -83,8 +83,8 @@ class RaiseGelu(Rule):
     def matches(self, graph: Graph) -> Iterable[Match]:
         return [
             replace(match, options={"approximate": approximate})
-            for approximate, telling in _GELUS.items()
-            for match in activations(graph, (telling,), partial(gelu, approximate=approximate))
+            for approximate, anchor in _GELUS.items()
+            for match in activations(graph, (anchor,), partial(gelu, approximate=approximate))
         ]
 
     def replacement(self, x: Tensor, *, approximate: str) -> Tensor:

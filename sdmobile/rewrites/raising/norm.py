@@ -68,12 +68,12 @@ def norms(graph: Graph, kind: str) -> Iterator[Match]:
         graph: where to look.
         kind: LAYER or GROUP.
     """
-    roots = [node for node in graph.nodes if _tells(node)]
-    if not roots:
+    anchors = [node for node in graph.nodes if _is_anchor(node)]
+    if not anchors:
         return
     search = Search(graph, _ALLOWED)
-    for node in roots:
-        site = _identify(search, node)
+    for anchor in anchors:
+        site = _identify(search, anchor)
         if site is not None and site[0] == kind:
             yield site[1]
 
@@ -83,7 +83,7 @@ def refusal(match: Match) -> str | None:
     return match.options.get(_REASON)
 
 
-def _tells(node: Node) -> bool:
+def _is_anchor(node: Node) -> bool:
     """Returns whether the node is a square root, or an operator that contains one."""
     if node.op != "call_function":
         return False
@@ -94,15 +94,15 @@ def _tells(node: Node) -> bool:
     return node.target in (*ROOTS, *_STANDARD_DEVIATIONS)
 
 
-def _identify(search: Search, telling: Node) -> tuple[str, Match] | None:
+def _identify(search: Search, anchor: Node) -> tuple[str, Match] | None:
     """Returns the operator that a site computes, or nearly computes."""
     near: tuple[str, Match] | None = None
-    for region in search.regions(telling):
-        roots = _roots(region, telling)
-        eps = _epsilon(region, telling) if roots else None
+    for region in search.regions(anchor):
+        roots = _roots(region, anchor)
+        eps = _epsilon(region, anchor) if roots else None
         if eps is None:
             continue
-        site = _Site(region, telling, roots, eps)
+        site = _Site(region, anchor, roots, eps)
         identified = site.match() or site.match(correction=1)
         if identified is not None:
             return identified
@@ -110,29 +110,29 @@ def _identify(search: Search, telling: Node) -> tuple[str, Match] | None:
     return near
 
 
-def _roots(region: Region, telling: Node) -> list[Node]:
+def _roots(region: Region, anchor: Node) -> list[Node]:
     """Returns the nodes that may hold the result, the last first."""
-    reduces = any(n.target in (*REDUCTIONS, _INSTANCE_NORM) for n in region.needed(telling))
+    reduces = any(n.target in (*REDUCTIONS, _INSTANCE_NORM) for n in region.needed(anchor))
     x = region.start.meta["val"]
     if not reduces or not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
         return []
     if any(not isinstance(size, int) for size in x.shape):
         return []
-    followers = region.followers(telling)[0 if telling.target is _INSTANCE_NORM else 1 :]
+    followers = region.followers(anchor)[0 if anchor.target is _INSTANCE_NORM else 1 :]
     return [n for n in followers if isinstance(n.meta["val"], Tensor) and n.meta["val"].shape == x.shape][
         -_LAST_ROOTS:
     ][::-1]
 
 
-def _epsilon(region: Region, telling: Node) -> float | None:
+def _epsilon(region: Region, anchor: Node) -> float | None:
     """Returns what the root is taken of when x is constant: ε; None if that depends on the constant (no mean taken)."""
-    if telling.target is _INSTANCE_NORM:
-        return float(arguments(telling)["eps"])
+    if anchor.target is _INSTANCE_NORM:
+        return float(arguments(anchor)["eps"])
     readings = []
     for constant in (0.5, 0.0):
         x = torch.full(shape_of(region.start), constant, dtype=torch.float64)
         values = region.evaluate({region.start: x, **_random_constants(region)})
-        inside = values[telling if telling.target in _STANDARD_DEVIATIONS else telling.all_input_nodes[0]]
+        inside = values[anchor if anchor.target in _STANDARD_DEVIATIONS else anchor.all_input_nodes[0]]
         readings.append(float(inside.flatten()[0]))
     return readings[0] if math.isclose(readings[0], readings[1], rel_tol=1e-9, abs_tol=1e-15) else None
 
@@ -145,16 +145,16 @@ def _random_constants(region: Region) -> dict[Node, Tensor]:
 
 
 class _Site:
-    """A telling node in a region, with its values on random operands."""
+    """An anchor in a region, with its values on random operands."""
 
-    def __init__(self, region: Region, telling: Node, roots: list[Node], eps: float) -> None:
-        self.region, self.telling, self.roots, self.eps = region, telling, roots, eps
+    def __init__(self, region: Region, anchor: Node, roots: list[Node], eps: float) -> None:
+        self.region, self.anchor, self.roots, self.eps = region, anchor, roots, eps
         shape = shape_of(region.start)
         generator = torch.Generator().manual_seed(0)
         # A small variance, so that it matters where ε is added.
         self.x = torch.randn(shape, generator=generator, dtype=torch.float64) * 0.05 + 0.02
         self.values = region.evaluate({region.start: self.x, **_random_constants(region)})
-        self.forms = list(_forms(shape, _statistics(telling)))
+        self.forms = list(_forms(shape, _statistics(anchor)))
 
     def match(self, correction: int = 0) -> tuple[str, Match] | None:
         """Returns the reading that agrees with the site's values, and the operator that it is."""
@@ -187,15 +187,15 @@ class _Site:
         if self.eps > 0:
             reason = (
                 "it differs from layer_norm and group_norm on random operands: other axes or another equation "
-                f"(statistics of shape {list(_statistics(self.telling))} for an input of {list(self.x.shape)})"
+                f"(statistics of shape {list(_statistics(self.anchor))} for an input of {list(self.x.shape)})"
             )
         root = self.roots[-1]
         return kind, Match(root, (self.region.start, None, None), {_REASON: reason}, (root,))
 
 
-def _statistics(telling: Node) -> tuple[int, ...]:
-    """Returns the shape of the variance."""
-    return shape_of(telling.args[0])[:2] if telling.target is _INSTANCE_NORM else shape_of(telling)  # type: ignore[arg-type]
+def _statistics(anchor: Node) -> tuple[int, ...]:
+    """Returns the shape of the variance, (N, C) of an instance norm."""
+    return shape_of(anchor.args[0])[:2] if anchor.target is _INSTANCE_NORM else shape_of(anchor)  # type: ignore[arg-type]
 
 
 def _forms(shape: tuple[int, ...], statistics: tuple[int, ...]) -> Iterator[_Form]:

@@ -1,4 +1,4 @@
-"""The sub-graph around a telling node: where it begins, what belongs to it, and what it computes."""
+"""The sub-graph around an anchor: where it begins, what belongs to it, and what it computes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ REDUCTIONS = (
     _aten.std.correction,
     operator.getitem,
 )
-# A chain of more nodes that all lead to one telling node is no spelling of a single operator.
+# A chain of more nodes that all lead to one anchor is no spelling of a single operator.
 _LONGEST_CHAIN = 16
 
 
@@ -147,20 +147,20 @@ class Search:
                 b = self._dominators[b]
         return a
 
-    def regions(self, telling: Node) -> list[Region]:
-        """Returns the regions that hold `telling`, the widest first."""
+    def regions(self, anchor: Node) -> list[Region]:
+        """Returns the regions that hold `anchor`, the widest first."""
         regions: list[Region] = []
-        start = self._dominators[telling]
+        start = self._dominators[anchor]
         while start is not None and len(regions) < _LONGEST_CHAIN:
-            region = self._grow(start, telling)
+            region = self._grow(start, anchor)
             if region is None:
                 break
             regions.append(region)
             start = self._dominators[start]
         return regions[::-1]
 
-    def _grow(self, start: Node, telling: Node) -> Region | None:
-        """Returns what follows from `start`, or None if `telling` is not among it."""
+    def _grow(self, start: Node, anchor: Node) -> Region | None:
+        """Returns what follows from `start`, or None if `anchor` is not among it."""
         region: dict[Node, None] = {}
         constants: dict[Node, None] = {}
         waiting = list(start.users)
@@ -173,7 +173,7 @@ class Search:
                 region[node] = None
                 constants.update(dict.fromkeys(others))
                 waiting += node.users
-        return Region(start, tuple(region), tuple(constants)) if telling in region else None
+        return Region(start, tuple(region), tuple(constants)) if anchor in region else None
 
 
 def is_constant(node: Node, start: Node | None = None) -> bool:
@@ -193,7 +193,7 @@ def plain(node: Node) -> Node:
     return node
 
 
-def telling_nodes(graph: Graph, operators: Iterable[Any]) -> list[Node]:
+def anchors_of(graph: Graph, operators: Iterable[Any]) -> list[Node]:
     """Returns the nodes of the operators in graph order."""
     wanted = frozenset(operators)
     return [node for node in graph.nodes if node.op == "call_function" and node.target in wanted]

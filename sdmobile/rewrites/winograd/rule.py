@@ -62,12 +62,12 @@ class WinogradConv(OperatorRule):
     gpu: Gpu = Gpu.OTHER
 
     def matches(self, graph: Graph) -> Iterable[Match]:
-        found = list(super().matches(graph))
-        static = [m for m in found if _obstacle(m) is None]
+        convolutions = list(super().matches(graph))
+        static = [m for m in convolutions if _obstacle(m) is None]
         layers = [layer_of(m) for m in static]
         tiles = choose(layers, _weights(graph), self.policy)
         chosen = {m.root: t for m, t in zip(static, tiles, strict=True)}
-        return [self._planned(m, chosen.get(m.root)) for m in found]
+        return [self._planned(m, chosen.get(m.root)) for m in convolutions]
 
     def _planned(self, match: Match, tile: int | None) -> Match:
         """Returns the match with the choice for it, and the convolution's own options, in its options."""
