@@ -59,8 +59,8 @@ class Rule(ABC):
     """One rewrite: the nodes it is about, why it may not be used on some of them, and the code that replaces them.
 
     A subclass documents its equation, and the graph before and after it as `Captured:` and `Rewritten:`: operators by
-    their ATen names, shapes at the right. `replacement` is plain PyTorch over the operands of the match, so it reads like
-    the operator that it replaces and is checked against it in PyTorch, before any conversion.
+    their ATen names, shapes at the right. `replacement` is plain PyTorch over the operands of the match, so it reads
+    like the operator that it replaces and is checked against it in PyTorch, before any conversion.
 
     Class variables:
         name: identifies the rule in profiles, records and on the command line.
