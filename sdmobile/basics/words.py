@@ -22,6 +22,15 @@ def size(count: float | None) -> str:
     raise AssertionError
 
 
+def megabytes(count: int) -> str:
+    """Returns a number of bytes for people, in decimal units as phones and file managers use them."""
+    if count >= 10**9:
+        return f"{count / 1e9:.2f} GB"
+    if count >= 10**6:
+        return f"{count / 1e6:.1f} MB"
+    return f"{count / 1e3:.1f} kB"
+
+
 def seconds(value: float | None) -> str:
     """Returns a duration, in minutes from two minutes on."""
     if value is None:

@@ -67,16 +67,16 @@ def show(
     if toml:
         typer.echo(profile_path(device).read_text("utf-8"), nl=False)
         return
-    found = facts(profile)
+    known = facts(profile)
     data = {
         "name": profile.name,
         "title": profile.title,
         "chip": profile.chip,
         "target": profile.target,
         "units": {name: unit.runtime for name, unit in profile.units.items()},
-        "facts": {name: fact.model_dump() for name, fact in found.items()},
+        "facts": {name: fact.model_dump() for name, fact in known.items()},
     }
-    Output(json).data(data, *([] if json else fact_tables(profile, found)))
+    Output(json).data(data, *([] if json else fact_tables(profile, known)))
 
 
 @devices_app.command()
@@ -117,9 +117,9 @@ def check(
         lines = "\n".join(f"{file}: {problem.line}" for problem in error.problems)
         _told(json, {"file": str(file), "valid": False, "problems": problems, "remarks": []}, lines)
         raise typer.Exit(error.exit_code) from error
-    found = remarks(profile)
-    text = "\n".join([f"{file}: {profile.title} is a valid profile", *(f"remark: {line}" for line in found)])
-    _told(json, {"file": str(file), "valid": True, "problems": [], "remarks": list(found)}, text)
+    hints = remarks(profile)
+    text = "\n".join([f"{file}: {profile.title} is a valid profile", *(f"remark: {line}" for line in hints)])
+    _told(json, {"file": str(file), "valid": True, "problems": [], "remarks": list(hints)}, text)
 
 
 def _told(json: bool, data: dict[str, Any], text: str) -> None:
@@ -155,9 +155,9 @@ def add_measurement(
             typer.echo(f"left out: {row.component} by {row.runtime} says nothing about {_name(chosen)}", err=True)
     if not fitting:
         raise UnsupportedError("a measurement must be of the unit", _name(chosen), "Name another --unit or --device")
-    found = [measurement(opened, chosen, r.component, r.seconds, r.place, r.runtime) for r in fitting]
-    paths = [store(each) for each in found]
-    data = [{**each.to_json(), "file": str(path)} for each, path in zip(found, paths, strict=True)]
+    measured = [measurement(opened, chosen, r.component, r.seconds, r.place, r.runtime) for r in fitting]
+    paths = [store(row) for row in measured]
+    data = [{**row.to_json(), "file": str(path)} for row, path in zip(measured, paths, strict=True)]
     if json:
         Output(json).data(data)
     else:
@@ -183,8 +183,8 @@ def measurements(device: Device, json: Json = False) -> None:
     from sdmobile.device_profiles import load_profile
     from sdmobile.prediction.measurements import load
 
-    found = load(load_profile(device).name)
-    Output(json).data([each.to_json() for each in found], *([] if json else [stored_table(found)]))
+    stored = load(load_profile(device).name)
+    Output(json).data([row.to_json() for row in stored], *([] if json else [stored_table(stored)]))
 
 
 @devices_app.command()

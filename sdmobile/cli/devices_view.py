@@ -75,14 +75,19 @@ def side_by_side(left: DeviceProfile, right: DeviceProfile, rows: Sequence[Diffe
     return table
 
 
-def stored_table(found: Sequence[Measurement]) -> Table:
+def stored_table(measurements: Sequence[Measurement]) -> Table:
     """Returns stored measurements."""
     from rich.table import Table
 
     table = Table("unit", "component", "files", "measured", "measured on", "runtime")
-    for each in found:
+    for stored in measurements:
         table.add_row(
-            each.unit, each.component, each.bundle[:12], f"{1e3 * each.seconds:.4g} ms", each.place, each.runtime
+            stored.unit,
+            stored.component,
+            stored.bundle[:12],
+            f"{1e3 * stored.seconds:.4g} ms",
+            stored.place,
+            stored.runtime,
         )
     return table
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdmobile.cli.output import Output, megabytes
+from sdmobile.basics.words import megabytes
+from sdmobile.cli.output import Output
 from sdmobile.errors import EXIT_MISSING
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sdmobile.cli.doctor_checks import Ability, Library, Machine
+    from sdmobile.validate.environment import Ability, Library, Machine
 
 
 def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False) -> None:
@@ -22,23 +23,23 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON to stdo
 
     The exit code is 8 where a library that every command needs is missing.
     """
-    from sdmobile.cli.doctor_checks import CORE, abilities, libraries, machine
+    from sdmobile.validate.environment import CORE, abilities, libraries, machine
 
-    here, found = machine(Path.cwd()), libraries()
-    able = abilities(found)
-    views = [] if json else [_machine(here), _libraries(found), _abilities(able)]
-    Output(json).data(_as_json(here, found, able), *views)
-    if any(library.extra == CORE and library.installed is None for library in found):
+    here, installed = machine(Path.cwd()), libraries()
+    able = abilities(installed)
+    views = [] if json else [_machine(here), _libraries(installed), _abilities(able)]
+    Output(json).data(_as_json(here, installed, able), *views)
+    if any(library.extra == CORE and library.installed is None for library in installed):
         raise typer.Exit(EXIT_MISSING)
 
 
-def _as_json(here: Machine, found: list[Library], able: list[Ability]) -> dict[str, Any]:
+def _as_json(here: Machine, installed: list[Library], able: list[Ability]) -> dict[str, Any]:
     from sdmobile import __version__
 
     return {
         "sdmobile": __version__,
         "machine": here.to_json(),
-        "libraries": [asdict(library) | {"fix": library.fix} for library in found],
+        "libraries": [asdict(library) | {"fix": library.fix} for library in installed],
         "abilities": [asdict(ability) for ability in able],
     }
 
@@ -57,12 +58,12 @@ def _machine(here: Machine) -> Table:
     return table
 
 
-def _libraries(found: list[Library]) -> Table:
+def _libraries(installed: list[Library]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
     table = Table("library", "for", "tested", "installed", "fix")
-    for library in found:
+    for library in installed:
         style = "green" if library.in_range else "yellow" if library.installed else "red"
         version = Text(library.installed or "missing", style=style)
         table.add_row(library.name, library.extra, Text(library.wanted), version, Text(library.fix or ""))

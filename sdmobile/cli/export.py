@@ -98,7 +98,7 @@ def export(
     _show_plan(plan, json_output and dry_run)
     if dry_run:
         return
-    from sdmobile.cli.stage_view import StageView
+    from sdmobile.cli.progress import StageView
 
     cache = ComponentCache(None if no_cache else cache_dir or default_cache_dir())
     with StageView() as view:
@@ -145,7 +145,7 @@ def _show_result(result: ExportResult, memory: tuple[BudgetCheck, ...], json_out
         return
     typer.secho(f"wrote {result.path} ({total / 1e6:.1f} MB) in {result.seconds:.1f} s", err=True)
     for check in memory:
-        _show_memory(check)
+        show_memory(check)
     typer.echo(str(result.path))
 
 
@@ -157,14 +157,15 @@ def _memory(result: ExportResult) -> tuple[BudgetCheck, ...]:
     return bundle_memory(open_bundle(result.path, verify=False))
 
 
-def _show_memory(check: BudgetCheck) -> None:
-    from sdmobile.cli.output import megabytes
+def show_memory(check: BudgetCheck) -> None:
+    """Prints to stderr what a bundle needs in the phone's memory: a warning with advice where it does not fit."""
+    from sdmobile.basics.words import megabytes
 
     line = f"memory, predicted, {check.loading}: {check.sentence}"
     if check.fits is not False:
         typer.echo(line, err=True)
         return
-    advice = "; ".join(f"{each.text}: {megabytes(each.needed)}" for each in check.advice)
+    advice = "; ".join(f"{way.text}: {megabytes(way.needed)}" for way in check.advice)
     typer.secho(f"warning: {line}. {advice}", err=True, fg=typer.colors.YELLOW)
 
 

@@ -88,7 +88,7 @@ def _recorded(
 ) -> Recording:
     """Returns inputs from a folder, or records them with PyTorch on the bundle's checkpoint."""
     from sdmobile.reference.recording import load_recording
-    from sdmobile.validate.gpu.recorded import limited, record_inputs
+    from sdmobile.validate.gpu.bundle import limited, record_inputs
 
     if folder is not None:
         return limited(load_recording(folder), max_samples)

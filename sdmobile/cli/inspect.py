@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdmobile.cli.output import Output, megabytes
+from sdmobile.basics.words import megabytes
+from sdmobile.cli.output import Output
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -28,10 +29,10 @@ def inspect(
     from sdmobile.checkpoints import open_checkpoint
     from sdmobile.checkpoints.targets import TARGETS, judge
 
-    found = open_checkpoint(checkpoint)
-    verdicts = [judge(found, target) for target in TARGETS]
+    opened = open_checkpoint(checkpoint)
+    verdicts = [judge(opened, target) for target in TARGETS]
     output = Output(json)
-    output.data(_as_json(found, verdicts), *([] if json else _views(found, verdicts)))
+    output.data(_as_json(opened, verdicts), *([] if json else _views(opened, verdicts)))
 
 
 def _as_json(checkpoint: Checkpoint, verdicts: list[Verdict]) -> dict[str, Any]:

@@ -47,12 +47,3 @@ class Output:
         if not console.is_terminal and console.width < _MINIMUM_WIDTH:
             console = Console(stderr=stderr, highlight=False, width=_MINIMUM_WIDTH)
         return console
-
-
-def megabytes(count: int) -> str:
-    """Returns a number of bytes for people, in decimal units as phones and file managers use them."""
-    if count >= 10**9:
-        return f"{count / 1e9:.2f} GB"
-    if count >= 10**6:
-        return f"{count / 1e6:.1f} MB"
-    return f"{count / 1e3:.1f} kB"

@@ -55,15 +55,15 @@ def profile(
 
     _check_outputs(trace, plot)
     out = Output(json)
-    with opened(bundle, device, out) as found:
+    with opened(bundle, device, out) as files:
         try:
-            result = assess(found, unit_for(found, device, unit), steps, guidance)
+            result = assess(files, unit_for(files, device, unit), steps, guidance)
         except UnsupportedError as error:
             if not measure:
                 raise
             result = None  # files without a model, such as ONNX, can be run all the same
             typer.echo(f"no prediction: {error.message()}", err=True)
-        measured = _measured(found, repeats, threads, benchmark_model, adb_serial) if measure else None
+        measured = _measured(files, repeats, threads, benchmark_model, adb_serial) if measure else None
     data: dict[str, Any] = {"prediction": None if result is None else result.to_json(top)}
     views = [] if json or result is None else predicted_views(result, top)
     if result is not None:
@@ -110,17 +110,17 @@ def _require_checkpoint(path: Path | None) -> None:
         return
     looks = path.suffix in (".safetensors", ".ckpt") or (path / "model_index.json").is_file()
     if not path.exists() or not looks:
-        found = "no such file or folder" if not path.exists() else "neither manifest.json nor model_index.json"
+        problem = "no such file or folder" if not path.exists() else "neither manifest.json nor model_index.json"
         raise UnsupportedError(
             "the path must be a bundle that `sdmobile export` wrote, or a checkpoint",
-            f"{path}: {found}" if not path.is_file() else path,
+            f"{path}: {problem}" if not path.is_file() else path,
             "Give the bundle's folder, a Diffusers folder, or a .safetensors or .ckpt file",
         )
 
 
 def _exported(checkpoint: Path | None, device: str | None, folder: Path, out: Output) -> Path:
     """Exports a checkpoint by the usual path, with the usual cache."""
-    from sdmobile.cli.stage_view import StageView
+    from sdmobile.cli.progress import StageView
     from sdmobile.device_profiles import default_profile
     from sdmobile.exporters.bundle import export_bundle
     from sdmobile.exporters.cache import ComponentCache, default_cache_dir

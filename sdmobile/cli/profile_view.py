@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sdmobile.cli.output import megabytes
+from sdmobile.basics.words import megabytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,11 +65,11 @@ def _components(result: Assessment) -> Table:
     headings = ("time", "interval", "calls", "file", "weights", "arena", "load")
     table = _columns(_titled(title), ("component",), headings)
     for part in result.components:
-        found = part.prediction
+        latency = part.prediction
         table.add_row(
             part.name,
-            seconds(found.seconds),
-            f"{seconds(found.low)} – {seconds(found.high)}",
+            seconds(latency.seconds),
+            f"{seconds(latency.low)} – {seconds(latency.high)}",
             str(part.calls) if part.calls else "–",
             megabytes(part.file_bytes),
             megabytes(sum(memory.resident for memory in part.memory)),
@@ -104,7 +104,7 @@ def _image(result: Assessment) -> list[RenderableType]:
 def _memory(result: Assessment) -> Table:
     table = _columns(_titled("memory, predicted: weights and arenas"), ("loading", "verdict", "advice"), ())
     for check in result.budgets:
-        advice = "\n".join(f"{each.text}: {megabytes(each.needed)}" for each in check.advice)
+        advice = "\n".join(f"{way.text}: {megabytes(way.needed)}" for way in check.advice)
         small = (
             check.fits is None and result.device.ram_bytes is not None and 10 * check.needed < result.device.ram_bytes
         )
@@ -129,15 +129,15 @@ def _costliest(result: Assessment, top: int) -> Table:
     table = _columns(
         _titled("costliest kernels, predicted"), ("component", "module", "kernel", "bound"), ("a call", whole), "why"
     )
-    for each in result.costliest(top):
-        kernel = each.time.kernel
-        share = f"{each.share:.1%}"
+    for costly in result.costliest(top):
+        kernel = costly.time.kernel
+        share = f"{costly.share:.1%}"
         table.add_row(
-            each.component,
+            costly.component,
             kernel.name or "–",
             kernel.category,
-            each.time.bound,
-            seconds(each.time.seconds),
+            costly.time.bound,
+            seconds(costly.time.seconds),
             share,
             kernel.note,
         )
@@ -171,20 +171,20 @@ def _footnotes(result: Assessment) -> list[RenderableType]:
     return [Text("\n".join(lines), style="dim")]
 
 
-def measured_views(found: Measurements) -> list[RenderableType]:
+def measured_views(measurements: Measurements) -> list[RenderableType]:
     """Returns the table of measured values, and what was not run."""
     from rich.text import Text
 
     table = _columns(
         _titled("measured"), ("component", "measured on", "runtime"), ("median", "spread", "runs"), "remark"
     )
-    for row in found.rows:
+    for row in measurements.rows:
         spread = "–" if row.low is None or row.high is None else f"{seconds(row.low)} – {seconds(row.high)}"
         table.add_row(
             row.component, row.place, row.runtime, seconds(row.seconds), spread, str(row.runs or "–"), row.remark
         )
-    notes: list[RenderableType] = [Text(f"not run: {line}", style="dim") for line in found.not_run]
-    if found.rows:
+    notes: list[RenderableType] = [Text(f"not run: {line}", style="dim") for line in measurements.not_run]
+    if measurements.rows:
         legend = "spread: 10th to 90th percentile of the timed runs; on a phone, benchmark_model gives mean and best"
         notes.append(Text(legend, style="dim"))
-    return [*([table] if found.rows else []), *notes]
+    return [*([table] if measurements.rows else []), *notes]

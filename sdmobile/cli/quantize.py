@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdmobile.cli.output import Output, megabytes
+from sdmobile.basics.words import megabytes
+from sdmobile.cli.output import Output
 from sdmobile.cli.quantize_search import analyze, curve, search
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def apply(
     json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False,
 ) -> None:
     """Write a smaller bundle; every compressed weight is read back from its file and compared."""
-    from sdmobile.cli.stage_view import StageView
+    from sdmobile.cli.progress import StageView
     from sdmobile.quantize.apply import apply_recipe
     from sdmobile.quantize.recipes import load_recipe
 
@@ -86,13 +87,15 @@ def _sizes(result: AppliedRecipe) -> Table:
 
     table = Table("component", "before", "after", "bits per weight", "schemes", "seconds")
     for name, record in result.manifest["components"].items():
-        found = record.get("compression")
-        if found is None:
+        compression = record.get("compression")
+        if compression is None:
             table.add_row(name, megabytes(record["bytes"]), "unchanged", "", "", "")
             continue
-        schemes = ", ".join(f"{scheme} {count}" for scheme, count in found["schemes"].items())
-        before, after = megabytes(found["bytes_before"]), megabytes(found["bytes_after"])
-        table.add_row(name, before, after, f"{found['bits_per_weight']:.2f}", schemes, f"{found['seconds']:.1f}")
+        schemes = ", ".join(f"{scheme} {count}" for scheme, count in compression["schemes"].items())
+        before, after = megabytes(compression["bytes_before"]), megabytes(compression["bytes_after"])
+        table.add_row(
+            name, before, after, f"{compression['bits_per_weight']:.2f}", schemes, f"{compression['seconds']:.1f}"
+        )
     return table
 
 

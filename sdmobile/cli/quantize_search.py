@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import json as json_format
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdmobile.cli.output import Output, megabytes
-from sdmobile.errors import CheckpointError
+from sdmobile.basics.words import megabytes
+from sdmobile.cli.output import Output
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sdmobile.checkpoints import Checkpoint
     from sdmobile.quantize.sensitivity import Sensitivity
-    from sdmobile.quantize.sensitivity_study import EncodedWeights, Study
-    from sdmobile.quantize.tradeoff import Point
 
 Source = Annotated[
     Path | None, typer.Option("--checkpoint", help="Diffusers folder or single file; without it, shapes-64.")
@@ -58,8 +52,11 @@ def analyze(
 
     Runs under `accelerate launch` over several processes; a stopped run goes on where it was.
     """
+    from sdmobile.basics.files import write_whole
     from sdmobile.checkpoints import open_checkpoint
+    from sdmobile.cli.progress import step_progress
     from sdmobile.cli.validate import read_prompts
+    from sdmobile.quantize.curve import work_folders
     from sdmobile.quantize.sensitivity import DEFAULT_SCHEMES
     from sdmobile.quantize.sensitivity_analysis import AnalysisPlan, analyse
     from sdmobile.quantize.sensitivity_study import ANALYSIS_PROMPTS, requests_for
@@ -77,13 +74,13 @@ def analyze(
         seed=seed,
         through=through or ("trajectory" if component == "unet" else "call"),
     )
-    with _progress() as tell, _kept(no_cache) as (folder, recordings):
-        found = analyse(opened, plan, folder, recordings, tell)
+    with step_progress() as tell, work_folders(not no_cache) as folders:
+        sensitivity = analyse(opened, plan, folders.work, folders.recordings, tell)
     if not is_main():
         return
     if output is not None:
-        _write(output, json_format.dumps(found.to_json()) + "\n")
-    Output(json).data(found.to_json(), *([] if json else [_sensitivities(found)]))
+        write_whole(output, (json_format.dumps(sensitivity.to_json()) + "\n").encode())
+    Output(json).data(sensitivity.to_json(), *([] if json else [_sensitivities(sensitivity)]))
 
 
 def search(
@@ -104,25 +101,18 @@ def search(
     """Find the recipe with the least error for a size, or the least size for a quality, and measure it."""
     from dataclasses import replace
 
+    from sdmobile.cli.progress import step_progress
+    from sdmobile.quantize.curve import analysed_checkpoint, measured_recipe, work_folders
     from sdmobile.quantize.recipes import save_recipe
     from sdmobile.quantize.search import Goal
-    from sdmobile.quantize.search import search as find
     from sdmobile.quantize.sensitivity import load_sensitivity
-    from sdmobile.quantize.sensitivity_study import SELECTION_PROMPTS, SELECTION_SEED, requests_for
 
     if (bits is None) == (psnr is None):
         raise typer.BadParameter("give either --bits or --psnr")
-    table = load_sensitivity(sensitivities)
-    with _progress() as tell, _kept(no_cache) as (folder, recordings):
-        study, encoded = None, None
-        if measure:
-            opened = _opened(table, checkpoint)
-            requests = requests_for(opened, SELECTION_PROMPTS, steps, SELECTION_SEED)
-            tell("recording", 0, 1)
-            through = str(table.settings.get("through", "call"))
-            study, encoded = _study(opened, table.component, requests, max_samples, folder, recordings, through)
-        tell("searching", 0, 1)
-        recipe = find(table, Goal(bits, psnr), study, encoded)
+    sensitivity = load_sensitivity(sensitivities)
+    with step_progress() as tell, work_folders(not no_cache) as folders:
+        opened = analysed_checkpoint(sensitivity, checkpoint) if measure else None
+        recipe = measured_recipe(sensitivity, Goal(bits, psnr), opened, steps, max_samples, folders, tell)
     recipe = recipe if name is None else replace(recipe, name=name)
     if output is not None:
         save_recipe(recipe, output)
@@ -148,125 +138,58 @@ def curve(
     json: Json = False,
 ) -> None:
     """Draw the size-quality curve: uniform and mixed recipes on prompts that no search has seen."""
-    from sdmobile.quantize.recipes import named_recipe, save_recipe
-    from sdmobile.quantize.search import Goal
-    from sdmobile.quantize.search import search as find
-    from sdmobile.quantize.sensitivity import load_sensitivity
-    from sdmobile.quantize.sensitivity_study import (
-        JUDGING_PROMPTS,
-        JUDGING_SEED,
-        SELECTION_PROMPTS,
-        SELECTION_SEED,
-        judging_requests,
-        requests_for,
-    )
-    from sdmobile.quantize.tradeoff import curve_svg, exact_pictures, markdown, measure_point
-
-    table = load_sensitivity(sensitivities)
-    opened = _opened(table, checkpoint)
-    goals = [Goal(bits=float(text)) for text in bits.split(",") if text.strip()]
-    with _progress() as tell, _kept(no_cache) as (folder, recordings):
-        choosing = requests_for(opened, SELECTION_PROMPTS, steps, SELECTION_SEED)
-        through = str(table.settings.get("through", "call"))
-        study, encoded = _study(opened, table.component, choosing, max_samples, folder, recordings, through)
-        mixed = [find(table, goal, study, encoded) for goal in goals]
-        recipes = [*(named_recipe(text.strip()) for text in uniform.split(",") if text.strip()), *mixed]
-        judging = requests_for(opened, JUDGING_PROMPTS, steps, JUDGING_SEED)
-        study, encoded = _study(opened, table.component, judging, max_samples, folder, recordings)
-        exact = study.outputs()
-        drawn = exact_pictures(opened, study, judging_requests(opened, pictures, steps), tell)
-        points: list[Point] = []
-        for recipe in recipes:
-            tell(recipe.name, len(points), len(recipes))
-            points.append(measure_point(study, encoded, exact, recipe, drawn, tell))
-    data = {"component": table.component, "source_hash": table.source_hash, "points": [p.to_json() for p in points]}
-    if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        _write(output / "curve.json", json_format.dumps(data, indent=1) + "\n")
-        _write(output / "curve.md", markdown(points))
-        _write(output / "curve.svg", curve_svg(points, f"{opened.name}, {table.component}"))
-        for recipe in mixed:
-            save_recipe(recipe, output / f"{recipe.name}.json")
-    Output(json).data(data, *([] if json else [markdown(points)]))
-
-
-@contextmanager
-def _progress() -> Iterator[Any]:
     from sdmobile.cli.progress import step_progress
+    from sdmobile.quantize.curve import CurvePlan, analysed_checkpoint, draw_curve, work_folders
+    from sdmobile.quantize.recipes import named_recipe
+    from sdmobile.quantize.sensitivity import load_sensitivity
 
-    with step_progress() as tell:
-        yield tell
-
-
-@contextmanager
-def _kept(no_cache: bool) -> Iterator[tuple[Path, Path | None]]:
-    """Yields the folder for finished pieces of work and the cache of recordings."""
-    from sdmobile.reference.recording_cache import default_recordings_dir
-
-    if no_cache:
-        with tempfile.TemporaryDirectory(prefix="sdmobile-quantize-") as scratch:
-            yield Path(scratch), None
-    else:
-        recordings = default_recordings_dir()
-        yield recordings.parent / "quantize", recordings
+    recipes = tuple(named_recipe(name) for name in _listed(uniform))
+    plan = CurvePlan(tuple(map(_size, _listed(bits))), recipes, pictures, steps, max_samples)
+    sensitivity = load_sensitivity(sensitivities)
+    opened = analysed_checkpoint(sensitivity, checkpoint)
+    with step_progress() as tell, work_folders(not no_cache) as folders:
+        drawn = draw_curve(sensitivity, opened, plan, folders, tell)
+    if output is not None:
+        drawn.save(output)
+    Output(json).data(drawn.to_json(), *([] if json else [drawn.table]))
 
 
-def _opened(table: Sensitivity, checkpoint: Path | None) -> Checkpoint:
-    """Opens the checkpoint that was analysed, or a fine-tune of its architecture."""
-    from sdmobile.checkpoints import open_checkpoint
-
-    opened = open_checkpoint(checkpoint)
-    if checkpoint is None and opened.content_hash != table.source_hash:
-        raise CheckpointError(
-            "measuring needs the checkpoint that was analysed", "it is not shapes-64", "Give it: --checkpoint."
-        )
-    return opened
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _study(
-    checkpoint: Checkpoint,
-    component: str,
-    requests: Any,
-    max_samples: int,
-    folder: Path,
-    recordings: Path | None,
-    through: str = "call",
-) -> tuple[Study, EncodedWeights]:
-    from sdmobile.quantize.sensitivity_analysis import opened_study
-    from sdmobile.quantize.sensitivity_study import EncodedWeights, weights_key
-
-    study = opened_study(checkpoint, component, requests, max_samples, recordings, through)
-    return study, EncodedWeights(study, folder / "weights" / weights_key(checkpoint.content_hash, component))
+def _size(text: str) -> float:
+    try:
+        size = float(text)
+    except ValueError:
+        size = 0.0
+    if not size > 0:
+        raise typer.BadParameter(f"--bits holds positive numbers, separated by commas; not {text!r}")
+    return size
 
 
-def _write(path: Path, text: str) -> None:
-    from sdmobile.basics.files import write_whole
-
-    write_whole(path, text.encode())
-
-
-def _sensitivities(found: Sensitivity) -> Table:
+def _sensitivities(sensitivity: Sensitivity) -> Table:
     """Returns the PSNR of the output per layer and scheme, the most sensitive layers first."""
     import numpy as np
     from rich.table import Table
 
     from sdmobile.quantize.sensitivity import rank_correlation
 
-    rho = rank_correlation(found)
+    rho = rank_correlation(sensitivity)
     agreement = "" if rho is None else f" Estimate and direct measurement: Spearman {rho:.3f}."
     table = Table(
-        title=f"{found.component}: PSNR of the output in dB when one layer alone is compressed",
+        title=f"{sensitivity.component}: PSNR of the output in dB when one layer alone is compressed",
         title_justify="left",
-        caption=f"{len(found.layers)} layers, {found.total_elements} weights.{agreement}",
+        caption=f"{len(sensitivity.layers)} layers, {sensitivity.total_elements} weights.{agreement}",
         caption_justify="left",
     )
     table.add_column("module", overflow="fold")
-    for scheme in ("weights", *found.schemes):
+    for scheme in ("weights", *sensitivity.schemes):
         table.add_column(scheme, justify="right")
-    errors = found.best
+    errors = sensitivity.best
     for i in np.argsort(-np.nansum(errors, axis=1), kind="stable").tolist():
-        cells = ("–" if np.isnan(error) else f"{found.psnr_db(float(error)):.1f}" for error in errors[i])
-        table.add_row(found.layers[i], str(found.elements[i]), *cells)
+        cells = ("–" if np.isnan(error) else f"{sensitivity.psnr_db(float(error)):.1f}" for error in errors[i])
+        table.add_row(sensitivity.layers[i], str(sensitivity.elements[i]), *cells)
     return table
 
 

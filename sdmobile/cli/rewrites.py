@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sdmobile.cli.arguments import COMPONENTS
-from sdmobile.cli.output import Output, megabytes
+from sdmobile.cli.output import Output
 from sdmobile.errors import OutputError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from sdmobile.rewrites.explanation import Explanation
-    from sdmobile.validate.ablation import Ablation
 
 rewrites_app = typer.Typer(
     help="The rewrite rules: what they are, what they do to a checkpoint, what each brings.", no_args_is_help=True
@@ -73,17 +71,17 @@ def explain(
     check_names(options)
     if rule is not None:
         rule_class(rule)
-    found: list[Explanation] = []
+    explanations: list[Explanation] = []
     for name in open_checkpoint(checkpoint).family.names if component is None else (component,):
         subject = capture_subject(checkpoint, name, device, resolution=resolution)
-        found.append(explain_program(name, subject.program, rules_for(subject.profile, options)))
+        explanations.append(explain_program(name, subject.program, rules_for(subject.profile, options)))
     output = Output(json)
     if json:
-        output.data([explanation.to_json() for explanation in found])
+        output.data([explanation.to_json() for explanation in explanations])
     elif rule is not None:
-        output.data(None, *_one_rule(rule, found))
+        output.data(None, *_one_rule(rule, explanations))
     else:
-        output.data(None, *(view for explanation in found for view in _explained(explanation)))
+        output.data(None, *(view for explanation in explanations for view in _explained(explanation)))
 
 
 @rewrites_app.command("ablate")
@@ -112,9 +110,11 @@ def ablate_rules(
     """
     import tempfile
 
+    from sdmobile.basics.files import write_whole
     from sdmobile.cli.progress import step_progress
     from sdmobile.device_profiles import device_key
     from sdmobile.reference.subject import capture_subject
+    from sdmobile.report.ablation import markdown
     from sdmobile.rewrites.options import RewriteOptions
     from sdmobile.rewrites.registry import check_names, rules_for
     from sdmobile.validate.ablation import AblationPlan, run_ablation
@@ -133,11 +133,12 @@ def ablate_rules(
         plan = AblationPlan(rules, options, not graph_only, rounds, repeats, threads, device_key(device))
         result = run_ablation(subject, plan, Path(scratch), lambda what: progress(what, 0, 1))
     heading = f"{subject.checkpoint.name}, {component}, for {subject.profile.title}"
+    rows = result.to_json()
     if output is not None:
-        _write(output, _markdown(heading, result))
+        write_whole(output, markdown(heading, rows).encode())
     if plot is not None:
-        _write(plot, _waterfall(heading, result))
-    Output(json).data(result.to_json(), *([] if json else [_table(heading, result), *_phone_table(result)]))
+        write_whole(plot, result.waterfall(heading).encode())
+    Output(json).data(rows, *([] if json else _ablated(heading, rows)))
 
 
 def _rules(rows: list[dict[str, Any]]) -> Table:
@@ -163,7 +164,7 @@ def _explained(explanation: Explanation) -> list[RenderableType]:
     return [table, Text()]
 
 
-def _one_rule(name: str, found: list[Explanation]) -> list[RenderableType]:
+def _one_rule(name: str, explanations: list[Explanation]) -> list[RenderableType]:
     """Returns a rule's own words, and a table of every place."""
     from rich.table import Table
     from rich.text import Text
@@ -172,7 +173,7 @@ def _one_rule(name: str, found: list[Explanation]) -> list[RenderableType]:
     from sdmobile.rewrites.rule import Outcome
 
     table = Table("component", "module", "outcome", "nodes", "details")
-    for explanation in found:
+    for explanation in explanations:
         for record in explanation.records(name):
             details = record.reason or ", ".join(f"{key} {value}" for key, value in record.details.items())
             nodes = f"{record.removed} → {record.added}" if record.outcome == Outcome.APPLIED else "–"
@@ -180,112 +181,24 @@ def _one_rule(name: str, found: list[Explanation]) -> list[RenderableType]:
     return [Text(rule_text(name)), table]
 
 
-_HEADINGS = ("rules so far", "places", "ops", "in file", "peak", "f32 dB", "f16 dB", "file dB", "ms", "faster")
-_PREDICTED = ("rules so far", "predicted ms", "interval", "faster")
-
-
-def _cells(result: Ablation) -> list[tuple[str, ...]]:
-    """Returns the rows of the table as text; "faster" is the first row's time over this row's."""
-    first = result.measured[0].median
-    rows: list[tuple[str, ...]] = []
-    for index, (row, measured) in enumerate(zip(result.rows, result.measured, strict=True)):
-        median = measured.median
-        rows.append(
-            (
-                row.rule if index == 0 else f"+ {row.rule}",
-                "–" if index == 0 else str(row.applied),
-                str(row.cost.operator_count),
-                "–" if measured.file_operators is None else str(measured.file_operators),
-                megabytes(row.cost.peak_bytes),
-                "same" if math.isinf(row.float32_db) else f"{row.float32_db:.1f}",
-                f"{row.float16_db:.1f}",
-                "–" if measured.file_db is None else f"{measured.file_db:.1f}",
-                "–" if median is None else f"{median:.1f}",
-                "–" if median is None or first is None else f"{first / median:.2f}×",
-            )
-        )
-    return rows
-
-
-def _phone_cells(result: Ablation) -> list[tuple[str, ...]]:
-    """Returns what is predicted for the phone, a row per state; "faster" is the first row's time over this row's."""
-    first = result.predicted[0].milliseconds
-    rows: list[tuple[str, ...]] = []
-    for index, (row, each) in enumerate(zip(result.rows, result.predicted, strict=True)):
-        name = row.rule if index == 0 else f"+ {row.rule}"
-        if each.milliseconds is None or each.low is None or each.high is None:
-            rows.append((name, "–", "–", "–"))
-            continue
-        ratio = "–" if first is None else f"{first / each.milliseconds:.2f}×"
-        rows.append((name, f"{each.milliseconds:.3g}", f"{each.low:.3g} – {each.high:.3g}", ratio))
-    return rows
-
-
-def _phone_title(result: Ablation) -> str:
-    phone = result.predicted[0]
-    return f"predicted for {phone.device}, {phone.unit}, from the files; not measured"
-
-
-def _phone_table(result: Ablation) -> list[Table]:
+def _ablated(heading: str, rows: list[dict[str, Any]]) -> list[Table]:
+    """Returns what was measured, and the predictions where there are some."""
     from rich.table import Table
 
-    if not result.predicted:
-        return []
-    table = Table(title=_phone_title(result), title_justify="left")
-    for index, name in enumerate(_PREDICTED):
-        table.add_column(name, justify="left" if index == 0 else "right")
-    for cells in _phone_cells(result):
-        table.add_row(*cells)
-    return [table]
+    from sdmobile.report import ablation
 
-
-def _waterfall(heading: str, result: Ablation) -> str:
-    from sdmobile.prediction.plots import waterfall_svg
-
-    pairs = zip(result.rows, result.predicted, strict=False)
-    steps = [(row.rule, 1e-3 * each.milliseconds) for row, each in pairs if each.milliseconds is not None]
-    if not steps:
-        raise UnsupportedError("a plot of predictions needs a device with compute units", heading, "Leave --plot out")
-    return waterfall_svg(steps, f"{heading}: predicted")
-
-
-def _table(heading: str, result: Ablation) -> Table:
-    from rich.table import Table
-
-    table = Table(
-        title=heading, title_justify="left", caption=_legend(result), caption_justify="left", padding=(0, 0, 0, 1)
+    measured = Table(
+        title=heading, title_justify="left", caption=ablation.legend(rows), caption_justify="left", padding=(0, 0, 0, 1)
     )
-    for index, name in enumerate(_HEADINGS):
-        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True, overflow="fold")
-    for cells in _cells(result):
-        table.add_row(*cells)
-    return table
-
-
-def _markdown(heading: str, result: Ablation) -> str:
-    lines = [f"### {heading}", "", *_markdown_rows(_HEADINGS, _cells(result)), "", _legend(result), ""]
-    if result.predicted:
-        lines += [_phone_title(result) + ":", "", *_markdown_rows(_PREDICTED, _phone_cells(result)), ""]
-    return "\n".join(lines)
-
-
-def _markdown_rows(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    head = [" | ".join(("", *headings, "")).strip(), "|---" * len(headings) + "|"]
-    return [*head, *("| " + " | ".join(cells) + " |" for cells in rows)]
-
-
-def _legend(result: Ablation) -> str:
-    """Returns what the columns mean."""
-    clock = result.measured[0].clock
-    time = "" if clock is None else f" ms: median, {clock}, the states taking turns; faster: first row over this one."
-    return (
-        "ops: operators of the graph; in file: of the exported file. peak: intermediates of the graph in float16. "
-        "f32, f16: PSNR of the graph against the captured one in float32, and with every value rounded to float16. "
-        "file: PSNR of the exported file against float32 PyTorch." + time
-    )
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, "utf-8")
-    part.replace(path)
+    for index, name in enumerate(ablation.HEADINGS):
+        measured.add_column(name, justify="left" if index == 0 else "right", no_wrap=True, overflow="fold")
+    for row in ablation.cells(rows):
+        measured.add_row(*row)
+    if not (cells := ablation.predicted_cells(rows)):
+        return [measured]
+    predicted = Table(title=ablation.predicted_title(rows), title_justify="left")
+    for index, name in enumerate(ablation.PREDICTED):
+        predicted.add_column(name, justify="left" if index == 0 else "right")
+    for row in cells:
+        predicted.add_row(*row)
+    return [measured, predicted]

@@ -30,6 +30,8 @@ def shapes(
     from sdmobile.training.shapes import quick as quick_config
     from sdmobile.training.shapes import train_shapes
 
+    if quick is not None and quick < 1:
+        raise typer.BadParameter(f"--quick is a number of steps, at least 1; not {quick}")
     if threads is not None:
         import torch
 

@@ -132,7 +132,7 @@ def validate(
     with step_progress() as progress:
         validation = validate_bundle(bundle, options, progress)
     if report_dir is not None:
-        write_report(bundle, validation, report_dir)
+        _write_report(bundle, validation, report_dir)
     _show(validation.report, Format.JSON if json_output else format)
     if not validation.report.passed:
         raise typer.Exit(EXIT_BELOW_THRESHOLD)
@@ -163,30 +163,15 @@ def read_prompts(file: Path) -> tuple[str, ...]:
     return lines
 
 
-def write_report(bundle: Path, validation: Validation, folder: Path) -> None:
-    """Writes the report as HTML, JSON, Markdown and JUnit XML, the model card, and one PNG per prompt and runtime."""
+def _write_report(bundle: Path, validation: Validation, folder: Path) -> None:
     import json
 
-    from sdmobile.basics.files import write_whole
     from sdmobile.families.model_card import model_card
     from sdmobile.formats.bundle.reading import MANIFEST
-    from sdmobile.report.figures import png_bytes
-    from sdmobile.report.html import render_report
-    from sdmobile.report.junit import junit
-    from sdmobile.report.markdown import markdown
+    from sdmobile.report.folder import write_report
 
-    manifest = json.loads((bundle / MANIFEST).read_text("utf-8"))
-    for index, row in enumerate(validation.images):
-        for name, image in row.items():
-            write_whole(folder / f"prompt-{index + 1}-{name}.png", png_bytes(image))
-    report = validation.report.to_json()
-    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
-    write_whole(folder / "validation.json", f"{text}\n".encode())
-    write_whole(folder / "validation.md", markdown(report).encode())
-    write_whole(folder / "validation.xml", junit(report).encode())
-    write_whole(folder / "README.md", model_card(manifest, report).encode())
-    html = render_report(manifest, report, validation.images)
-    write_whole(folder / "report.html", html.encode())
+    manifest, report = json.loads((bundle / MANIFEST).read_text("utf-8")), validation.report.to_json()
+    write_report(folder, manifest, report, validation.images, model_card(manifest, report))
 
 
 def _show(report: ValidationReport, form: Format) -> None:

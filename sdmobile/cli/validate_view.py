@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sdmobile.basics import words
-from sdmobile.validate.results import NOT_RUN, PASSED, WARNING
+from sdmobile.validate.checks import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from sdmobile.basics.metrics import Metrics
     from sdmobile.reference.overflow import OverflowScan
-    from sdmobile.validate.extras import ExtraCheck
-    from sdmobile.validate.results import ComponentCheck, TrajectoryCheck, ValidationReport
+    from sdmobile.validate.checks import ComponentCheck, ExtraCheck, TrajectoryCheck
+    from sdmobile.validate.results import ValidationReport
 
 _LEFT = ("component", "prompt", "run by", "result", "checker", "where", "figures", "module", "inputs", "float16")
 _WRAPS = ("prompt", "figures", "module", "inputs")
@@ -36,9 +36,9 @@ def tables(report: ValidationReport) -> Iterator[RenderableType]:
     elif report.overflow:
         yield Text("no value of the float32 reference comes near the largest float16 number")
     for check in report.extras:
-        if check.status == WARNING:
+        if check.status == Status.WARNING:
             yield Text(f"warning: {check.name}: {check.failure}")
-    for reason in dict.fromkeys(check.reason for check in report.checks if check.status == NOT_RUN):
+    for reason in dict.fromkeys(check.reason for check in report.checks if check.status == Status.NOT_RUN):
         yield Text(f"not run: {reason}")
 
 
@@ -117,5 +117,5 @@ def _figures(worst: Metrics | None) -> tuple[str, ...]:
 
 
 def _result(status: str) -> Text:
-    colours = {PASSED: "green", NOT_RUN: "yellow", WARNING: "yellow", "near": "yellow"}
+    colours = {Status.PASSED: "green", Status.NOT_RUN: "yellow", Status.WARNING: "yellow", "near": "yellow"}
     return Text(status, style=colours.get(status, "red"))

@@ -86,7 +86,11 @@ def analyse(
         folder: finished pieces are kept here under a hash of everything that decides them; a stopped analysis goes on.
         recordings: cache of recordings, None for none.
         tell: sees (what, finished, all).
+
+    Raises:
+        UnsupportedError: the checkpoint has no such component.
     """
+    checkpoint.family.component(plan.component)  # before minutes of sampling
     if not is_main():
         wait_for_all()  # and find what the first process recorded
     study = opened_study(checkpoint, plan.component, plan.requests, plan.max_samples, recordings, plan.through)

@@ -6,14 +6,16 @@ states of the graph (rewrites/ablation) ─▶ each exported in a process of its
 
 from __future__ import annotations
 
+import gc
 import statistics
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.errors import UnsupportedError
 from sdmobile.rewrites.ablation import BASELINE, AblationRow, ablate
-from sdmobile.validate.interleaved import Run, interleaved
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from sdmobile.rewrites.rule import Rule
 
 Tell = Callable[[str], None]
+Run = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,26 @@ class Ablation:
     def to_json(self) -> list[dict[str, Any]]:
         """Returns one JSON object per row; measured and predicted values are apart."""
         pairs = zip(self.rows, self.measured, strict=True)
-        found = [{**row.to_json(), "measured": {**asdict(m), "median_ms": m.median}} for row, m in pairs]
-        for row, predicted in zip(found, self.predicted, strict=False):
+        objects = [{**row.to_json(), "measured": {**asdict(m), "median_ms": m.median}} for row, m in pairs]
+        for row, predicted in zip(objects, self.predicted, strict=False):
             row["predicted"] = asdict(predicted)
-        return found
+        return objects
+
+    def waterfall(self, heading: str) -> str:
+        """Returns a drawing of the predicted times as SVG, each rule beside what it takes off.
+
+        Raises:
+            UnsupportedError: nothing could be predicted.
+        """
+        from sdmobile.prediction.plots import waterfall_svg
+
+        pairs = zip(self.rows, self.predicted, strict=False)
+        steps = [(row.rule, 1e-3 * state.milliseconds) for row, state in pairs if state.milliseconds is not None]
+        if not steps:
+            raise UnsupportedError(
+                "a plot of predictions needs a device with compute units", heading, "Leave --plot out"
+            )
+        return waterfall_svg(steps, f"{heading}: predicted")
 
 
 @dataclass(frozen=True)
@@ -130,18 +149,17 @@ def run_ablation(subject: Subject, plan: AblationPlan, scratch: Path, tell: Tell
         rows.append(row)
         programs[row.rule] = program
     files = {row.rule: _export(subject, plan, row.rule, scratch, tell) for row in rows} if plan.files else {}
-    found = {name: _judge(subject, plan, file, samples) for name, file in files.items()}
+    judged = {name: _judge(subject, plan, file, samples) for name, file in files.items()}
     times, clock = _times(subject, plan, files, programs, samples, tell)
     empty = Measured()
     measured = (
-        replace(found.get(row.rule, empty), milliseconds=tuple(times.get(row.rule, ())), clock=clock) for row in rows
+        replace(judged.get(row.rule, empty), milliseconds=tuple(times.get(row.rule, ())), clock=clock) for row in rows
     )
-    return Ablation(tuple(rows), tuple(measured), _predictions(subject, [files.get(row.rule) for row in rows]))
+    return Ablation(tuple(rows), tuple(measured), predictions(subject, [files.get(row.rule) for row in rows]))
 
 
-def _predictions(subject: Subject, files: Sequence[BundleComponent | None]) -> tuple[Predicted, ...]:
+def predictions(subject: Subject, files: Sequence[BundleComponent | None]) -> tuple[Predicted, ...]:
     """Predicts the phone's latency of every state with a file; empty where the device's units are not known."""
-    from sdmobile.errors import UnsupportedError
     from sdmobile.prediction.assess_device import choose_unit
 
     try:
@@ -153,7 +171,6 @@ def _predictions(subject: Subject, files: Sequence[BundleComponent | None]) -> t
 
 
 def _predicted(unit: ChosenUnit, file: BundleComponent | None) -> Predicted:
-    from sdmobile.errors import UnsupportedError
     from sdmobile.formats.graph import read_graph
     from sdmobile.prediction.component_cost import predict_files
 
@@ -161,10 +178,10 @@ def _predicted(unit: ChosenUnit, file: BundleComponent | None) -> Predicted:
     if file is None:
         return empty
     try:
-        _, found = predict_files([read_graph(file.path)], unit)
+        _, latency = predict_files([read_graph(file.path)], unit)
     except UnsupportedError:  # a category of kernels for which the profile has no efficiency
         return empty
-    return replace(empty, milliseconds=1e3 * found.seconds, low=1e3 * found.low, high=1e3 * found.high)
+    return replace(empty, milliseconds=1e3 * latency.seconds, low=1e3 * latency.low, high=1e3 * latency.high)
 
 
 def _export(subject: Subject, plan: AblationPlan, last: str, scratch: Path, tell: Tell) -> BundleComponent:
@@ -207,7 +224,7 @@ def _judge(subject: Subject, plan: AblationPlan, file: BundleComponent, samples:
     runner = _runner(subject, plan, file)
     outputs = [(sample.outputs, runner.run(subject.component, sample.inputs)) for sample in samples]
     runner.release()
-    worst = min(psnr(expected[name], found[name]) for expected, found in outputs for name in expected)
+    worst = min(psnr(expected[name], computed[name]) for expected, computed in outputs for name in expected)
     lowered = next(stage for stage in file.record["stages"] if stage["name"] == "lower")
     return Measured(lowered["operator_count"], file.record["bytes"], worst)
 
@@ -255,3 +272,36 @@ def _graph_loader(subject: Subject, program: ExportedProgram, sample: RecordedSa
         return lambda: module(*inputs)
 
     return load
+
+
+def interleaved(
+    contenders: Mapping[str, Callable[[], Run]], rounds: int, repeats: int, tell: Callable[[str], None] | None = None
+) -> dict[str, list[float]]:
+    """Times several ways of doing the same in turns, so that the machine's moods fall on all of them alike.
+
+    A round opens each contender in turn, runs it once to warm up, times `repeats` runs and closes it, so that only one
+    is in memory at a time.
+
+    Args:
+        contenders: by name, a function that loads it and returns the function to time.
+        rounds: how often each is opened.
+        repeats: timed runs a round.
+        tell: sees what is under way.
+
+    Returns:
+        The milliseconds of every timed run by contender.
+    """
+    milliseconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(rounds):
+        for name, load in contenders.items():
+            if tell is not None:
+                tell(f"timing {name}, round {number + 1} of {rounds}")
+            run = load()
+            run()
+            for _ in range(repeats):
+                started = time.perf_counter()
+                run()
+                milliseconds[name].append(1e3 * (time.perf_counter() - started))
+            del run
+            gc.collect()
+    return milliseconds

@@ -8,51 +8,21 @@ first operation whose value overflows, or where the error jumps. In float32 the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from sdmobile.basics.describe import describe
 from sdmobile.runtimes.mlprogram.precision import EVALUATORS
-from sdmobile.validate.results import FAILED, PASSED
+from sdmobile.validate.checks import Cause, CauseKind, ComponentCheck, Status
 
 if TYPE_CHECKING:
     from sdmobile.checkpoints import Checkpoint
     from sdmobile.formats.bundle.reading import Bundle, BundleComponent
     from sdmobile.reference.recording import RecordedSample, Recording
     from sdmobile.runtimes.mlprogram.diagnosis import Fault
-    from sdmobile.validate.bisect import Culprit
-    from sdmobile.validate.results import ComponentCheck
+    from sdmobile.validate.bisect.part import Culprit
 
 FLOAT32_ISLANDS = "export with --float32-islands, which keeps such operations in float32"
-
-
-@dataclass(frozen=True)
-class Cause:
-    """What makes a component fail, as far as its file tells.
-
-    Args:
-        kind: "overflow": a value is not finite in float16; "jump": the error against float32 jumps; "differs": a module
-            computes something else than PyTorch's; "unknown": nothing stands out.
-        sentence: for people.
-        operation: name of the operation in the file, None if unknown.
-        type: its type.
-        module: path of its source module.
-        hint: what to do.
-    """
-
-    kind: Literal["overflow", "jump", "differs", "unknown"]
-    sentence: str
-    operation: str | None = None
-    type: str | None = None
-    module: str | None = None
-    hint: str | None = None
-
-    def __str__(self) -> str:
-        return self.sentence if self.hint is None else f"{self.sentence}; {self.hint}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the fields."""
-        return asdict(self)
 
 
 def with_causes(
@@ -71,23 +41,23 @@ def with_causes(
         recording: the inputs.
         culprits: what was found already, by `--bisect`.
     """
-    found: list[ComponentCheck] = []
+    explained: list[ComponentCheck] = []
     wrong: dict[str, Cause] = {}  # by component that is wrong in float32 already
     right: set[str] = set()  # components that are right in float32
     known = {(culprit.component, culprit.runtime): culprit for culprit in culprits}
     for check in checks:
-        if check.status == PASSED and EVALUATORS.get(check.runtime) == "float32":
+        if check.status == Status.PASSED and EVALUATORS.get(check.runtime) == "float32":
             right.add(check.component)
-        if check.status != FAILED or check.runtime not in EVALUATORS:
-            found.append(check)
+        if check.status != Status.FAILED or check.runtime not in EVALUATORS:
+            explained.append(check)
             continue
         cause = _as_in_float32(wrong.get(check.component)) if _is_finite(check) else None
         culprit = known.get((check.component, check.runtime))
-        cause = cause or _cause(bundle, checkpoint, check, recording, culprit, check.component in right)
+        cause = cause or find_cause(bundle, checkpoint, check, recording, culprit, check.component in right)
         if EVALUATORS[check.runtime] == "float32":
             wrong[check.component] = cause
-        found.append(replace(check, cause=cause))
-    return found
+        explained.append(replace(check, cause=cause))
+    return explained
 
 
 def _as_in_float32(cause: Cause | None) -> Cause | None:
@@ -101,7 +71,7 @@ def _is_finite(check: ComponentCheck) -> bool:
     return check.worst is not None and check.worst.non_finite == 0
 
 
-def _cause(
+def find_cause(
     bundle: Bundle,
     checkpoint: Checkpoint,
     check: ComponentCheck,
@@ -122,20 +92,22 @@ def _cause(
     try:
         fault = _float16_fault(component, checkpoint, check.runtime, worst_sample(check, recording))
     except Exception as error:
-        return Cause("unknown", f"the operation at fault was not found: {describe(error)}")
+        return Cause(CauseKind.UNKNOWN, f"the operation at fault was not found: {describe(error)}")
     if fault is None and not right_in_float32:
         return against_torch()
     if fault is None:
-        return Cause("unknown", "no operation overflows or lets the error jump: rounding adds up over the program")
+        return Cause(
+            CauseKind.UNKNOWN, "no operation overflows or lets the error jump: rounding adds up over the program"
+        )
     hint = _islands_hint(component) if fault.kind == "overflow" else None
     measured = fault.measured
-    return Cause(fault.kind, fault.message(), measured.name, measured.type, fault.module, hint)
+    return Cause(CauseKind(fault.kind), fault.message(), measured.name, measured.type, fault.module, hint)
 
 
 def _of_culprit(culprit: Culprit) -> Cause:
     if culprit.module is None:
-        return Cause("unknown", culprit.finding)
-    return Cause("differs", culprit.finding, culprit.operations[-1], culprit.type, culprit.module)
+        return Cause(CauseKind.UNKNOWN, culprit.finding)
+    return Cause(CauseKind.DIFFERS, culprit.finding, culprit.operations[-1], culprit.type, culprit.module)
 
 
 def _float16_fault(

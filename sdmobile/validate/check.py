@@ -13,9 +13,10 @@ from sdmobile.errors import UnsupportedError
 from sdmobile.formats.bundle.reading import Bundle, open_bundle
 from sdmobile.reference.recording import Recording, record
 from sdmobile.reference.sampling import PipelineSpec, SampleResult, sample_all
+from sdmobile.validate.checks import ComponentCheck, Status, TrajectoryCheck
 from sdmobile.validate.options import ValidationOptions
 from sdmobile.validate.parity import check_component, compare_runs
-from sdmobile.validate.results import ERROR, FAILED, NOT_RUN, PASSED, ComponentCheck, TrajectoryCheck, ValidationReport
+from sdmobile.validate.results import ValidationReport
 from sdmobile.validate.thresholds import FLOAT32_RUNTIMES
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from sdmobile.families.family import Family
     from sdmobile.reference.overflow import OverflowScan
     from sdmobile.runtimes import Runner
-    from sdmobile.validate.bisect import Culprit
+    from sdmobile.validate.bisect.part import Culprit
 
 Progress = Callable[[str, int, int], None]
 
@@ -73,7 +74,7 @@ def validate_bundle(folder: Path, options: ValidationOptions, progress: Progress
         UnsupportedError: an unknown component or runtime was asked for.
     """
     from sdmobile.runtimes import bundle_runner, validation_runtimes
-    from sdmobile.validate.extras import run_checkers
+    from sdmobile.validate.checkers import run_checkers
 
     started = time.perf_counter()
     bundle = open_bundle(folder)
@@ -154,7 +155,7 @@ def _components(subject: _Subject, runner: Runner, recording: Recording) -> list
             samples, limits = recording.samples[name], subject.options.thresholds
             checks.append(check_component(runner, name, samples, limits, is_compressed(component.record)))
         else:
-            checks.append(ComponentCheck(name, runner.name, NOT_RUN, reason="not among --components"))
+            checks.append(ComponentCheck(name, runner.name, Status.NOT_RUN, reason="not among --components"))
     return checks
 
 
@@ -164,11 +165,11 @@ def _trajectories(
     """Returns a check for each prompt and the pictures by prompt index."""
     requests = subject.options.requests()
 
-    def all_alike(status: str, reason: str) -> list[TrajectoryCheck]:
+    def all_alike(status: Status, reason: str) -> list[TrajectoryCheck]:
         return [TrajectoryCheck(r.prompt, r.seed, runner.name, status, reason=reason) for r in requests]
 
     if subject.why_no_trajectory is not None:
-        return all_alike(NOT_RUN, subject.why_no_trajectory), {}
+        return all_alike(Status.NOT_RUN, subject.why_no_trajectory), {}
     try:
         runs = sample_all(
             runner,
@@ -178,7 +179,7 @@ def _trajectories(
             release=True,
         )
     except Exception as error:
-        return all_alike(ERROR, describe(error)), {}
+        return all_alike(Status.ERROR, describe(error)), {}
     finally:
         runner.release()
     captions = has_captions(subject.checkpoint.name, subject.bundle.geometry)
@@ -212,14 +213,14 @@ def _bisected(subject: _Subject, checks: Sequence[ComponentCheck], recording: Re
         return []
     from sdmobile.validate.bisect import bisect_component
 
-    found = []
-    checked = [check for check in checks if check.status == FAILED or _is_exact(subject, check)]
+    culprits = []
+    checked = [check for check in checks if check.status == Status.FAILED or _is_exact(subject, check)]
     for index, check in enumerate(checked):
         subject.tell(f"looking into {check.name}", index, len(checked))
         culprit = bisect_component(subject.bundle, subject.checkpoint, check, recording, folder)
-        if check.status == FAILED or culprit.reproduced:
-            found.append(culprit)
-    return found
+        if check.status == Status.FAILED or culprit.reproduced:
+            culprits.append(culprit)
+    return culprits
 
 
 def _with_causes(
@@ -228,7 +229,7 @@ def _with_causes(
     """Returns the checks, those that failed in the evaluator with the operation at fault."""
     from sdmobile.validate.cause import with_causes
 
-    failed = [check.name for check in checks if check.status == FAILED]
+    failed = [check.name for check in checks if check.status == Status.FAILED]
     if failed:
         subject.tell(f"looking for the cause of {failed[0]}", 0, len(failed))
     return with_causes(subject.bundle, subject.checkpoint, checks, recording, culprits)
@@ -237,7 +238,7 @@ def _with_causes(
 def _is_exact(subject: _Subject, check: ComponentCheck) -> bool:
     """Whether a check passed in float32 arithmetic on weights that were not compressed."""
     record = subject.bundle.components[check.component].record
-    return check.status == PASSED and check.runtime in FLOAT32_RUNTIMES and not is_compressed(record)
+    return check.status == Status.PASSED and check.runtime in FLOAT32_RUNTIMES and not is_compressed(record)
 
 
 def _wanted(bundle: Bundle, asked: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -286,10 +287,10 @@ def _versions() -> dict[str, str]:
 
     from sdmobile import __version__
 
-    found = {"sdmobile": __version__}
+    versions = {"sdmobile": __version__}
     for name in ("torch", "diffusers", "numpy", "coremltools", "ai-edge-litert", "onnxruntime"):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

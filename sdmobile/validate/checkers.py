@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdmobile.validate.extras import PREDICTED, Checker, ExtraCheck
-from sdmobile.validate.results import FAILED, NOT_RUN, PASSED, WARNING
+from sdmobile.basics.describe import describe
+from sdmobile.validate.checks import PREDICTED, Checker, ExtraCheck, Status
 
 if TYPE_CHECKING:
     from sdmobile.formats.bundle.reading import Bundle
@@ -36,16 +36,36 @@ class CheckerChoice:
 
     def checkers(self) -> dict[str, Checker]:
         """Returns the checkers by name."""
-        found: dict[str, Checker] = {}
+        chosen: dict[str, Checker] = {}
         if self.lint != "off":
-            found["lint"] = lint_checker(self.lint == "fail")
+            chosen["lint"] = lint_checker(self.lint == "fail")
         if self.gpu != "off":
-            found["gpu"] = gpu_checker(self.gpu)
+            chosen["gpu"] = gpu_checker(self.gpu)
         if self.benchmark_model is not None:
-            from sdmobile.validate.phone.checker import phone_checker
+            from sdmobile.validate.phone import phone_checker
 
-            found["adb"] = phone_checker(self.benchmark_model, self.serial)
-        return found
+            chosen["adb"] = phone_checker(self.benchmark_model, self.serial)
+        return chosen
+
+
+def run_checkers(
+    bundle: Bundle, components: Sequence[str], recording: Recording, checkers: Mapping[str, Checker]
+) -> list[ExtraCheck]:
+    """Runs checkers one after the other; one that raises becomes an error of its own and hides no other.
+
+    Args:
+        bundle: what is checked.
+        components: canonical names of what to check.
+        recording: the reference's calls.
+        checkers: by name.
+    """
+    checks: list[ExtraCheck] = []
+    for name, checker in checkers.items():
+        try:
+            checks += checker(bundle, components, recording)
+        except Exception as error:
+            checks.append(ExtraCheck(name, "bundle", Status.ERROR, reason=describe(error)))
+    return checks
 
 
 def lint_checker(fail: bool) -> Checker:
@@ -64,7 +84,7 @@ def lint_checker(fail: bool) -> Checker:
         limits, checks = device_limits(bundle.target, bundle.device), []
         for name in components:
             report = lint_component(bundle.components[name], None, limits)
-            status = PASSED if report.accepted else FAILED if fail else WARNING
+            status = Status.PASSED if report.accepted else Status.FAILED if fail else Status.WARNING
             objections = [f for f in report.findings if f.severity != "warning" or f.rule == DEPLOYMENT_TARGET]
             lines = [_finding(finding.op, finding.module, finding.detail) for finding in objections[:_SHOWN]]
             more = len(objections) - _SHOWN
@@ -86,24 +106,25 @@ def gpu_checker(ways: str) -> Checker:
         from sdmobile.validate.gpu.bundle import COMBINATIONS, check_bundle_gpu
 
         if bundle.target != "android":
-            return [ExtraCheck("gpu", "bundle", NOT_RUN, reason="the GPU check runs LiteRT files")]
-        found = check_bundle_gpu(bundle, recording, COMBINATIONS[ways], components=components)
-        return [_gpu_check(one) for one in found.checks]
+            return [ExtraCheck("gpu", "bundle", Status.NOT_RUN, reason="the GPU check runs LiteRT files")]
+        report = check_bundle_gpu(bundle, recording, COMBINATIONS[ways], components=components)
+        return [_gpu_check(result) for result in report.checks]
 
     return check
 
 
-def _gpu_check(found: GpuCheck) -> ExtraCheck:
-    verdict = found.verdict
-    status = PASSED if verdict.passed else FAILED if verdict.failed else NOT_RUN
+def _gpu_check(check: GpuCheck) -> ExtraCheck:
+    verdict = check.verdict
+    status = Status.PASSED if verdict.passed else Status.FAILED if verdict.failed else Status.NOT_RUN
     reason = None if verdict.passed else ": ".join(filter(None, [verdict.status, verdict.reason]))
-    lines = [_finding(one.operator, ", ".join(one.modules[:3]) or None, one.reason) for one in verdict.refused[:_SHOWN]]
+    refused = verdict.refused[:_SHOWN]
+    lines = [_finding(node.operator, ", ".join(node.modules[:3]) or None, node.reason) for node in refused]
     figures = {f"{name}_s": value for name, value in verdict.seconds.items()}
     if verdict.worst is not None:
         figures["psnr_db"] = verdict.worst.psnr_db
     name = f"gpu {verdict.way} {verdict.precision}"
     place = verdict.adapter or "software GPU of this machine"
-    return ExtraCheck(name, found.component, status, place, reason, tuple(lines), figures)
+    return ExtraCheck(name, check.component, status, place, reason, tuple(lines), figures)
 
 
 def _finding(operator: str | None, module: str | None, detail: str) -> str:

@@ -98,12 +98,12 @@ def measure_bundle(bundle: Bundle, options: MeasureOptions, tell: Tell) -> Measu
             not_run.append(f"{runtime}: Core ML needs macOS, this is {platform.system()}")
             continue
         try:
-            rows += _by_runtime(bundle, runtime, options, tell)
+            rows += times_by_runtime(bundle, runtime, options, tell)
         except MissingDependencyError as error:
             not_run.append(f"{runtime}: {error.message()}")
     if options.benchmark_model is not None:
-        found, problems = _on_phone(bundle, options, tell)
-        rows, not_run = [*rows, *found], [*not_run, *problems]
+        on_phone, problems = _on_phone(bundle, options, tell)
+        rows, not_run = [*rows, *on_phone], [*not_run, *problems]
     return Measurements(tuple(rows), tuple(not_run))
 
 
@@ -133,7 +133,8 @@ def sample_inputs(component: BundleComponent, seed: int = 0) -> dict[str, NDArra
     return {name: made(name, spec.canonical_shape) for name, spec in specs.items()}
 
 
-def _by_runtime(bundle: Bundle, runtime: str, options: MeasureOptions, tell: Tell) -> Iterator[MeasuredTime]:
+def times_by_runtime(bundle: Bundle, runtime: str, options: MeasureOptions, tell: Tell) -> Iterator[MeasuredTime]:
+    """Times every component by one runtime of this machine."""
     from sdmobile.runtimes import bundle_runner
 
     for name, component in bundle.components.items():
@@ -142,7 +143,7 @@ def _by_runtime(bundle: Bundle, runtime: str, options: MeasureOptions, tell: Tel
         times = timed(runner, name, sample_inputs(component), options)
         plan = _plan_remark(component, runtime) if runtime.startswith("coreml") else ""
         runner.release()
-        yield _row(name, runtime, times, options.threads, plan)
+        yield measured_time(name, runtime, times, options.threads, plan)
 
 
 def timed(
@@ -158,7 +159,8 @@ def timed(
     return times
 
 
-def _row(component: str, runtime: str, times: list[float], threads: int | None, remark: str) -> MeasuredTime:
+def measured_time(component: str, runtime: str, times: list[float], threads: int | None, remark: str) -> MeasuredTime:
+    """Returns median and percentiles of timed runs, in seconds."""
     import numpy as np
 
     low, high = (float(value) for value in np.quantile(times, (0.1, 0.9)))
@@ -175,9 +177,9 @@ def host() -> str:
 
 
 def _on_phone(bundle: Bundle, options: MeasureOptions, tell: Tell) -> tuple[list[MeasuredTime], list[str]]:
-    """Runs LiteRT's own program through adb; see validate/phone for what it prints."""
-    from sdmobile.validate.phone.checker import phone_checker
-    from sdmobile.validate.results import ERROR, FAILED, NOT_RUN
+    """Runs LiteRT's own program through adb; see `phone` for what it prints."""
+    from sdmobile.validate.checks import Status
+    from sdmobile.validate.phone import phone_checker
 
     if options.benchmark_model is None:
         raise UnsupportedError("a phone is measured by LiteRT's benchmark_model", "none", "Pass --benchmark-model")
@@ -185,16 +187,16 @@ def _on_phone(bundle: Bundle, options: MeasureOptions, tell: Tell) -> tuple[list
     check = phone_checker(options.benchmark_model, options.serial)
     rows: list[MeasuredTime] = []
     problems: list[str] = []
-    for found in check(bundle, list(bundle.components), None):  # pyright: ignore[reportArgumentType]  # no inputs
-        if found.status in (NOT_RUN, ERROR) or "average_ms" not in found.figures:
-            problems.append(f"{found.name}: {found.failure}")
+    for result in check(bundle, list(bundle.components), None):  # pyright: ignore[reportArgumentType]  # no inputs
+        if result.status in (Status.NOT_RUN, Status.ERROR) or "average_ms" not in result.figures:
+            problems.append(f"{result.name}: {result.failure}")
             continue
-        figures = found.figures
+        figures = result.figures
         runs = int(figures["runs"]) if "runs" in figures else None
         remark = f"mean; best {figures['best_ms']:.1f} ms" if "best_ms" in figures else "mean"
-        remark += f", {found.reason}" if found.status == FAILED and found.reason else ""
+        remark += f", {result.reason}" if result.status == Status.FAILED and result.reason else ""
         seconds = 1e-3 * figures["average_ms"]
-        rows.append(MeasuredTime(found.component, found.place, found.checker, seconds, runs=runs, remark=remark))
+        rows.append(MeasuredTime(result.component, result.place, result.checker, seconds, runs=runs, remark=remark))
     return rows, problems
 
 

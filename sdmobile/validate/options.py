@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sdmobile.reference.sampling import PipelineSpec
-    from sdmobile.validate.extras import Checker
+    from sdmobile.validate.checks import Checker
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ValidationOptions:
         recording_dir: where recorded inputs are saved, None for nowhere.
         cache_dir: where the reference's recordings are kept for the next validation, None for nowhere.
         overflow: look for values that float16 cannot hold, in the reference, by component and step.
-        checkers: what else is asked, by name; see `extras`.
+        checkers: what else is asked, by name; see `checkers`.
         bisect_dir: where the smallest failing subgraph of each failing component is saved, None for nowhere.
     """
 

@@ -10,7 +10,7 @@ from sdmobile.basics import metrics
 from sdmobile.basics.describe import describe
 from sdmobile.basics.ssim import image_ssim
 from sdmobile.checkpoints.shapes64.obedience import judge
-from sdmobile.validate.results import ERROR, FAILED, PASSED, ComponentCheck, SampleCheck, TrajectoryCheck
+from sdmobile.validate.checks import ComponentCheck, SampleCheck, Status, TrajectoryCheck
 
 if TYPE_CHECKING:
     from sdmobile.reference.recording import RecordedSample
@@ -47,13 +47,13 @@ def check_component(
             figures = metrics.worst(metrics.compare(sample.outputs[name], outputs[name]) for name in sample.outputs)
             rows.append(SampleCheck(sample.key, sample.label, figures, seconds))
     except Exception as error:
-        return ComponentCheck(component, runner.name, ERROR, tuple(rows), None, describe(error))
+        return ComponentCheck(component, runner.name, Status.ERROR, tuple(rows), None, describe(error))
     finally:
         runner.release(component)
     if not rows:
-        return ComponentCheck(component, runner.name, ERROR, (), None, "no inputs were recorded")
+        return ComponentCheck(component, runner.name, Status.ERROR, (), None, "no inputs were recorded")
     worst = metrics.worst(row.metrics for row in rows)
-    status = PASSED if limits.component_passes(worst) else FAILED
+    status = Status.PASSED if limits.component_passes(worst) else Status.FAILED
     return ComponentCheck(component, runner.name, status, tuple(rows), worst, limits=limits)
 
 
@@ -80,7 +80,7 @@ def compare_runs(
         prompt=reference.request.prompt,
         seed=reference.request.seed,
         runtime=runtime,
-        status=PASSED if passed else FAILED,
+        status=Status.PASSED if passed else Status.FAILED,
         timesteps=tuple(reference.timesteps),
         latent_psnr_db=latents,
         latent_rmse=errors,

@@ -117,11 +117,11 @@ class Thresholds:
         """
         exact = runtime in FLOAT32_RUNTIMES and not compressed
         level = max(self.component_db, self.float32_db) if exact else self.component_db
-        found = Limits(level, self.image_db, self.image_ssim, self.non_finite)
+        limits = Limits(level, self.image_db, self.image_ssim, self.non_finite)
         for override in self.overrides:
             if override.covers(component, runtime):
-                found = replace(found, **override.values)  # pyright: ignore[reportArgumentType]
-        return found
+                limits = replace(limits, **override.values)  # pyright: ignore[reportArgumentType]
+        return limits
 
     def to_json(self) -> dict[str, Any]:
         """Returns the numbers."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sdmobile.cli.export import _show_memory
+from sdmobile.cli.export import show_memory
 from sdmobile.formats.bundle.reading import Bundle
 from sdmobile.prediction.assess import bundle_memory
 from sdmobile.prediction.memory_budget import Advice, BudgetCheck
@@ -15,7 +15,7 @@ __all__ = ["sd15"]
 
 def test_a_bundle_that_does_not_fit_is_a_warning_with_advice(capsys: pytest.CaptureFixture[str]) -> None:
     advice = (Advice("load one component at a time", 1_900_000_000),)
-    _show_memory(BudgetCheck(3_400_000_000, 3_100_000_000, "all at once", advice, "a table"))
+    show_memory(BudgetCheck(3_400_000_000, 3_100_000_000, "all at once", advice, "a table"))
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == (
@@ -25,7 +25,7 @@ def test_a_bundle_that_does_not_fit_is_a_warning_with_advice(capsys: pytest.Capt
 
 
 def test_a_bundle_that_fits_is_told_without_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
-    _show_memory(BudgetCheck(1_900_000_000, 3_100_000_000, "one at a time", (), "a table"))
+    show_memory(BudgetCheck(1_900_000_000, 3_100_000_000, "one at a time", (), "a table"))
     expected = "memory, predicted, one at a time: needs 1.9 GB, an app may use 3.1 GB\n"
     assert capsys.readouterr().err == expected
 

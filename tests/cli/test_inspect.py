@@ -106,7 +106,7 @@ def test_a_missing_tokenizer_is_a_problem(checkpoint: Checkpoint) -> None:
 
 def test_commands_import_nothing_heavy() -> None:
     code = (
-        "import sys, sdmobile.cli.inspect, sdmobile.cli.doctor, sdmobile.cli.doctor_checks; "
+        "import sys, sdmobile.cli.inspect, sdmobile.cli.doctor, sdmobile.validate.environment; "
         "print([name for name in ('torch', 'diffusers', 'numpy', 'pydantic') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sdmobile.cli.output import Output, megabytes
+from sdmobile.basics.words import megabytes
+from sdmobile.cli.output import Output
 
 
 def test_json_replaces_what_people_see(capsys: pytest.CaptureFixture[str]) -> None:

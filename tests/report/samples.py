@@ -12,8 +12,8 @@ from sdmobile.checkpoints.shapes64.obedience import Obedience
 from sdmobile.families.contracts import contract_for
 from sdmobile.formats.bundle.contracts import Geometry
 from sdmobile.reference.overflow import OverflowScan, Peak
-from sdmobile.validate.extras import PREDICTED, ExtraCheck
-from sdmobile.validate.results import ComponentCheck, SampleCheck, TrajectoryCheck, ValidationReport
+from sdmobile.validate.checks import PREDICTED, ComponentCheck, ExtraCheck, SampleCheck, Status, TrajectoryCheck
+from sdmobile.validate.results import ValidationReport
 from sdmobile.validate.thresholds import Limits, Thresholds
 from tests.families import COMPONENTS, SD
 
@@ -66,10 +66,10 @@ def validation() -> ValidationReport:
     rows = (SampleCheck("00ff00ff00ff00ff", "prompt 1, step 1, t=801", good, 0.1),)
     limits = Limits(60.0)
     components = (
-        ComponentCheck("text_encoder", "evaluator", "passed", rows, good, limits=limits),
-        ComponentCheck("unet", "evaluator", "failed", rows, bad, limits=limits),
-        ComponentCheck("vae_decoder", "evaluator", "error", (), None, "RuntimeError: <boom>"),
-        ComponentCheck("vae_encoder", "evaluator", "not run", (), None, "not among --components"),
+        ComponentCheck("text_encoder", "evaluator", Status.PASSED, rows, good, limits=limits),
+        ComponentCheck("unet", "evaluator", Status.FAILED, rows, bad, limits=limits),
+        ComponentCheck("vae_decoder", "evaluator", Status.ERROR, (), None, "RuntimeError: <boom>"),
+        ComponentCheck("vae_encoder", "evaluator", Status.NOT_RUN, (), None, "not among --components"),
     )
     prompt = "a <b>red</b> circle & a square"
     trajectories = (
@@ -77,7 +77,7 @@ def validation() -> ValidationReport:
             prompt,
             0,
             "evaluator",
-            "passed",
+            Status.PASSED,
             (801, 601, 401),
             (60.0, 55.5, 52.25),
             48.5,
@@ -92,7 +92,7 @@ def validation() -> ValidationReport:
             prompt,
             0,
             "evaluator-fp16",
-            "failed",
+            Status.FAILED,
             (801, 601, 401),
             (50.0, float("nan"), 40.0),
             30.0,
@@ -103,7 +103,7 @@ def validation() -> ValidationReport:
             obedience=Obedience((), ("1 objects, not 2",)),
             limits=limits,
         ),
-        TrajectoryCheck("kein Kreis – 円", 1, "evaluator", "error", reason="RuntimeError: no memory"),
+        TrajectoryCheck("kein Kreis – 円", 1, "evaluator", Status.ERROR, reason="RuntimeError: no memory"),
     )
     return ValidationReport(
         target="ios",
@@ -115,8 +115,8 @@ def validation() -> ValidationReport:
         seconds=200.0,
         versions={"torch": "2.13.0"},
         extras=(
-            ExtraCheck("lint ml-drift", "unet", "failed", PREDICTED, "1 node refused", ("BROADCAST_TO in <mid>",)),
-            ExtraCheck("adb", "unet", "passed", "Pixel 9", figures={"inference_ms": 12.5}),
+            ExtraCheck("lint ml-drift", "unet", Status.FAILED, PREDICTED, "1 node refused", ("BROADCAST_TO in <mid>",)),
+            ExtraCheck("adb", "unet", Status.PASSED, "Pixel 9", figures={"inference_ms": 12.5}),
         ),
         overflow=(
             OverflowScan("unet", 7e4, (Peak("mid.attn1", "attention scores", 7e4, "prompt 1, step 1", {}),)),

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from sdmobile.cli.rewrites import _markdown, _phone_cells, _waterfall
 from sdmobile.device_profiles import load_profile
 from sdmobile.formats import graph as graph_module
 from sdmobile.prediction.assess_device import choose_unit
 from sdmobile.prediction.kernels import kernels_of
 from sdmobile.prediction.latency import predict
+from sdmobile.report.ablation import markdown, predicted_cells
 from sdmobile.rewrites.ablation import BASELINE, AblationRow
-from sdmobile.validate.ablation import Ablation, Measured, Predicted, _predictions
+from sdmobile.rewrites.cost import GraphCost
+from sdmobile.validate.ablation import Ablation, Measured, Predicted, predictions
 from tests.prediction.assessed import sd15_graph
 
 
@@ -29,24 +30,23 @@ def _file(name: str) -> Any:
 
 
 def _row(rule: str) -> AblationRow:
-    cost = SimpleNamespace(operator_count=3, peak_bytes=10)
-    return cast(AblationRow, SimpleNamespace(rule=rule, applied=1, cost=cost, float32_db=90.0, float16_db=60.0))
+    return AblationRow(rule, 1, 0, GraphCost({"aten.mul": 3}, 0, 10, 10, "mul", 2), 90.0, 60.0)
 
 
 def test_every_state_with_a_file_is_predicted_on_the_devices_first_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph_module, "read_graph", sd15_graph)
-    found = _predictions(_subject("galaxy-s23-ultra"), [_file("vae_decoder"), _file("text_encoder")])
+    states = predictions(_subject("galaxy-s23-ultra"), [_file("vae_decoder"), _file("text_encoder")])
     unit = choose_unit("galaxy-s23-ultra")
-    for each, name in zip(found, ("vae_decoder", "text_encoder"), strict=True):
+    for state, name in zip(states, ("vae_decoder", "text_encoder"), strict=True):
         expected = predict(kernels_of(sd15_graph(Path(f"{name}.tflite")), unit.unit, unit.rules), unit.model)
-        assert (each.device, each.unit) == ("galaxy-s23-ultra", "gpu")
-        assert each.milliseconds == pytest.approx(1e3 * expected.seconds)
-        assert (each.low, each.high) == pytest.approx((1e3 * expected.low, 1e3 * expected.high))
+        assert (state.device, state.unit) == ("galaxy-s23-ultra", "gpu")
+        assert state.milliseconds == pytest.approx(1e3 * expected.seconds)
+        assert (state.low, state.high) == pytest.approx((1e3 * expected.low, 1e3 * expected.high))
 
 
 def test_without_files_or_units_nothing_is_predicted() -> None:
-    assert _predictions(_subject("galaxy-s23-ultra"), [None, None]) == ()
-    assert _predictions(_subject("android-cpu"), [_file("unet")]) == ()
+    assert predictions(_subject("galaxy-s23-ultra"), [None, None]) == ()
+    assert predictions(_subject("android-cpu"), [_file("unet")]) == ()
 
 
 def test_predicted_and_measured_are_apart_everywhere() -> None:
@@ -54,19 +54,19 @@ def test_predicted_and_measured_are_apart_everywhere() -> None:
     measured = (Measured(milliseconds=(5.0,), clock="LiteRT on this CPU"), Measured(milliseconds=(4.0,)))
     predicted = (Predicted("phone", "gpu", 3.0, 2.0, 4.0), Predicted("phone", "gpu", 1.5, 1.0, 2.0))
     result = Ablation(rows, measured, predicted)
-    assert [cells[1:] for cells in _phone_cells(result)] == [("3", "2 – 4", "1.00×"), ("1.5", "1 – 2", "2.00×")]
-    text = _markdown("heading", result)
+    objects = result.to_json()
+    assert [cells[1:] for cells in predicted_cells(objects)] == [("3", "2 – 4", "1.00×"), ("1.5", "1 – 2", "2.00×")]
+    text = markdown("heading", objects)
     here, phone = text.split("predicted for phone, gpu, from the files; not measured:")
     assert "| 5.0 |" in here
     assert "| 1.5 |" in phone
     assert "| 5.0 |" not in phone
-    assert "-50.0%" in _waterfall("heading", result)
+    assert "-50.0%" in result.waterfall("heading")
 
 
 def test_json_has_a_field_of_its_own() -> None:
-    row = SimpleNamespace(to_json=lambda: {"rule": "x"})
-    found = Ablation((cast(AblationRow, row),), (Measured(milliseconds=(5.0,)),), (Predicted("phone", "gpu", 3.0),))
-    (data,) = json.loads(json.dumps(found.to_json()))
+    result = Ablation((_row("x"),), (Measured(milliseconds=(5.0,)),), (Predicted("phone", "gpu", 3.0),))
+    (data,) = json.loads(json.dumps(result.to_json()))
     assert data["measured"]["median_ms"] == 5.0
     assert data["predicted"]["milliseconds"] == 3.0
     assert "milliseconds" not in data

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from sdmobile.basics.metrics import psnr
-from sdmobile.validate.bisect import run
 from sdmobile.validate.bisect.diagnose import epsilon_faults
 from sdmobile.validate.bisect.graph import ExportedGraph, FileOp, Piece
 from sdmobile.validate.bisect.match import Match, match_modules
+from sdmobile.validate.bisect.part import Case, Culprit
 from sdmobile.validate.bisect.reference import ModuleOutput
-from sdmobile.validate.bisect.run import OUTPUT_MODULE, Case, Culprit
-from sdmobile.validate.results import ComponentCheck
+from sdmobile.validate.bisect.run import OUTPUT_MODULE, bisect_case
+from sdmobile.validate.checks import ComponentCheck, Status
 
 Function = Callable[[np.ndarray], np.ndarray]
 X = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
@@ -62,7 +62,7 @@ def _blamed(functions: Mapping[str, Function]) -> Culprit:
     matches.append(Match(OUTPUT_MODULE, "out", exact["out"], psnr(exact["out"], final)))
     program = torch.export.export(torch.nn.ReLU(), (torch.ones(1),))  # has no parameters and no epsilons
     case = Case(graph, program, {"x": X}, matches, 60.0)
-    return run._bisect(case, cast(Any, ComponentCheck("unet", "litert", "failed")), None)
+    return bisect_case(case, cast(Any, ComponentCheck("unet", "litert", Status.FAILED)), None)
 
 
 def _file(**changed: Function) -> dict[str, Function]:

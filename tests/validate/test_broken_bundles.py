@@ -93,7 +93,7 @@ def test_nothing_is_looked_for_where_all_is_well(bench: Bench, monkeypatch: pyte
     def never(*_: object, **__: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("sdmobile.validate.cause._cause", never)
+    monkeypatch.setattr("sdmobile.validate.cause.find_cause", never)
     report = bench.report(bench.copy("ios"), bisect=False)
     assert report.passed
     assert [check.cause for check in report.components] == [None, None]

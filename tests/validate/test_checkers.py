@@ -9,10 +9,10 @@ from sdmobile.basics.metrics import Metrics
 from sdmobile.formats.bundle.contracts import Geometry
 from sdmobile.formats.bundle.reading import Bundle
 from sdmobile.reference.recording import Recording
-from sdmobile.validate.checkers import CheckerChoice, gpu_checker
-from sdmobile.validate.extras import ExtraCheck, run_checkers
+from sdmobile.validate.checkers import CheckerChoice, gpu_checker, run_checkers
+from sdmobile.validate.checks import ExtraCheck, Status
 from sdmobile.validate.gpu import bundle as gpu_bundle
-from sdmobile.validate.gpu.verdict import GpuVerdict, RefusedOperator
+from sdmobile.validate.gpu.verdict import GpuStatus, GpuVerdict, RefusedOperator
 
 
 def bundle(target: str) -> Bundle:
@@ -24,10 +24,10 @@ def test_verdicts_of_the_gpu_join_the_report(monkeypatch: pytest.MonkeyPatch) ->
     good = Metrics(134.7, 130.0, 1e-6, 1.0, 0)
     refused = RefusedOperator("BROADCAST_TO", "Operation is not supported.", 2, ("mid_block.attentions.0",))
     verdicts = (  # one of each kind
-        GpuVerdict("browser", "float32", "accepted", adapter="swiftshader", worst=good, seconds={"first": 5.5}),
-        GpuVerdict("wheel", "float16", "rejected", "54 of 91 nodes", refused=(refused,)),
-        GpuVerdict("wheel", "float32", "crashed", "the process was killed", signal="SIGSEGV"),
-        GpuVerdict("wheel", "float32", "not run", "no Vulkan driver", missing="Mesa"),
+        GpuVerdict("browser", "float32", GpuStatus.ACCEPTED, adapter="swiftshader", worst=good, seconds={"first": 5.5}),
+        GpuVerdict("wheel", "float16", GpuStatus.REJECTED, "54 of 91 nodes", refused=(refused,)),
+        GpuVerdict("wheel", "float32", GpuStatus.CRASHED, "the process was killed", signal="SIGSEGV"),
+        GpuVerdict("wheel", "float32", GpuStatus.NOT_RUN, "no Vulkan driver", missing="Mesa"),
     )
     checks = tuple(gpu_bundle.GpuCheck("unet", "unet.tflite", "torch", verdict) for verdict in verdicts)
     monkeypatch.setattr(gpu_bundle, "check_bundle_gpu", lambda *_, **__: gpu_bundle.GpuReport(checks))
@@ -51,7 +51,7 @@ def test_a_checker_that_raises_hides_no_other() -> None:
         raise RuntimeError("no driver")
 
     def fine(*_: object) -> list[ExtraCheck]:
-        return [ExtraCheck("fine", "unet", "passed")]
+        return [ExtraCheck("fine", "unet", Status.PASSED)]
 
     found = run_checkers(bundle("android"), ["unet"], Recording(), {"broken": broken, "fine": fine})
     assert [(check.checker, check.status) for check in found] == [("broken", "error"), ("fine", "passed")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sdmobile.validate.interleaved import Run, interleaved
+from sdmobile.validate.ablation import Run, interleaved
 
 
 def test_order_and_number_of_runs() -> None:

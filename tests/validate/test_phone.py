@@ -10,10 +10,8 @@ from sdmobile.families.contracts import contract_for
 from sdmobile.formats.bundle.contracts import Geometry
 from sdmobile.formats.bundle.reading import Bundle, BundleComponent
 from sdmobile.reference.recording import Recording
-from sdmobile.validate.extras import ExtraCheck
-from sdmobile.validate.phone.adb import find_phone
-from sdmobile.validate.phone.benchmark import parse_benchmark
-from sdmobile.validate.phone.checker import phone_checker
+from sdmobile.validate.checks import ExtraCheck
+from sdmobile.validate.phone import find_phone, parse_benchmark, phone_checker
 from tests.families import SD
 from tests.validate.phone_fakes import CPU, GPU, calls, write_adb
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from sdmobile.validate.bisect.run import Culprit, bisect_component
+from sdmobile.validate.bisect.part import Culprit
+from sdmobile.validate.bisect.run import bisect_component
 
 __all__ = ["Culprit", "bisect_component"]

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
     from sdmobile.formats.bundle.contracts import Contract
     from sdmobile.runtimes.mlprogram.precision import Precision
-    from sdmobile.validate.bisect.graph import Arrays
-    from sdmobile.validate.bisect.naming import ModuleNames
+    from sdmobile.validate.bisect.graph import Arrays, ModuleNames
 
 _ARRAY_NUMBERS = {name: number for number, name in ARRAY_TYPES.items()}
 
@@ -82,7 +81,7 @@ class CoreMLGraph(ExportedGraph):
 
     def constants(self, op: FileOp) -> dict[str, NDArray[Any]]:
         """Returns the floating-point constants that an operation takes; compressed ones are left out."""
-        found = {}
+        arrays = {}
         for parameter, argument in self._messages[op.outputs[0]].inputs.items():
             if op.type == "batch_norm" and parameter == "epsilon":
                 continue  # an affine map in disguise: its variance is 1 and its epsilon the converter's own
@@ -91,8 +90,8 @@ class CoreMLGraph(ExportedGraph):
                 array = None if value is None else self._array(value)
                 if array is not None:
                     name = binding.name if binding.WhichOneof("binding") == "name" else parameter
-                    found[f"{parameter} of {op.name}" if array.size == 1 else name] = array
-        return found
+                    arrays[f"{parameter} of {op.name}" if array.size == 1 else name] = array
+        return arrays
 
     def dtype_of(self, name: str) -> type[np.generic]:
         """Returns the element type that the file has for a value."""
@@ -104,8 +103,8 @@ class CoreMLGraph(ExportedGraph):
         from sdmobile.runtimes.mlprogram import MLProgram
 
         program = MLProgram(path, precision=self._precision, cache_bytes=0)
-        given = {name: array.astype(np.float32) if array.dtype.kind == "f" else array for name, array in inputs.items()}
-        for step, values in program.results(given):
+        feeds = {name: array.astype(np.float32) if array.dtype.kind == "f" else array for name, array in inputs.items()}
+        for step, values in program.results(feeds):
             for output in step.operation.outputs:
                 if output.name in values and values[output.name].is_floating_point():
                     yield output.name, values[output.name].numpy()
@@ -121,16 +120,16 @@ class CoreMLGraph(ExportedGraph):
 
     def _with_interface(self, model: Any, inputs: Iterable[Any], outputs: Iterable[str]) -> Any:
         """Returns a copy of a model that takes and gives other values."""
-        changed, given = type(model)(), list(inputs)
+        changed, feeds = type(model)(), list(inputs)
         changed.CopyFrom(model)
         function = next(iter(changed.mlProgram.functions.values()))
         del function.inputs[:]
-        function.inputs.extend(given)
+        function.inputs.extend(feeds)
         block = function.block_specializations[function.opset]
         del block.outputs[:]
         block.outputs.extend(outputs)
         del changed.description.input[:], changed.description.output[:]
-        for item in given:
+        for item in feeds:
             self._describe(changed.description.input.add(), item.name)
         for name in block.outputs:
             self._describe(changed.description.output.add(), name)
@@ -158,7 +157,7 @@ class CoreMLGraph(ExportedGraph):
             needed.add(name)
             arguments = self._messages[name].inputs.values()
             bound = (b.name for a in arguments for b in a.arguments if b.WhichOneof("binding") == "name")
-            waiting += [one for one in bound if one in self._messages and _is_constant(self._messages[one])]
+            waiting += [taken for taken in bound if taken in self._messages and _is_constant(self._messages[taken])]
         return [op for op in self._block.operations if op.outputs[0].name in needed]
 
     def _constant(self, binding: Any) -> Any:

@@ -48,17 +48,17 @@ def epsilon_faults(expected: Iterable[float], constants: Mapping[str, NDArray[An
     """
     scalars = {name: float(array.reshape(-1)[0]) for name, array in constants.items() if array.size == 1}
     named = {name: value for name, value in scalars.items() if "epsilon" in name}
-    given = named or {name: value for name, value in scalars.items() if 0 < abs(value) < 1}
+    candidates = named or {name: value for name, value in scalars.items() if 0 < abs(value) < 1}
     faults = []
     for value in dict.fromkeys(expected):
-        if given and not any(_is_epsilon(found, value) for found in given.values()):
-            listed = ", ".join(f"{found:.3g} ({name})" for name, found in given.items())
+        if candidates and not any(_is_epsilon(candidate, value) for candidate in candidates.values()):
+            listed = ", ".join(f"{candidate:.3g} ({name})" for name, candidate in candidates.items())
             faults.append(f"PyTorch has the epsilon {value:g}; the file has {listed}")
     return faults
 
 
-def _is_epsilon(found: float, value: float) -> bool:
-    return any(abs(found - wanted) <= EPSILON * wanted for wanted in (value, math.sqrt(value)))
+def _is_epsilon(candidate: float, value: float) -> bool:
+    return any(abs(candidate - wanted) <= EPSILON * wanted for wanted in (value, math.sqrt(value)))
 
 
 def _holds(array: NDArray[np.float32], parameter: NDArray[np.float32]) -> bool:

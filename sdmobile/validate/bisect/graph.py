@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -105,3 +106,29 @@ class ExportedGraph(ABC):
                 chosen.add(producer[name])
                 waiting += reversed(self.ops[producer[name]].inputs)
         return Piece(tuple(self.ops[index] for index in sorted(chosen)), tuple(inputs), output)
+
+
+class ModuleNames:
+    """Reads from the names in a file which module of the checkpoint a value comes from.
+
+    Args:
+        paths: of the modules, such as "down_blocks.0.resnets.0.norm1".
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._paths = set(paths)
+        self._by_identifier = {re.sub(r"\W+", "_", path): path for path in paths}
+
+    def of_identifier(self, name: str) -> str | None:
+        """Returns the module of a Core ML name: its longest beginning that is a module's path with underscores."""
+        words = re.sub(r"^(?:p_)?(?:component_)?", "", name).split("_")
+        for count in range(len(words), 0, -1):
+            path = self._by_identifier.get("_".join(words[:count]))
+            if path is not None:
+                return path
+        return None
+
+    def of_location(self, name: str) -> str | None:
+        """Returns the module of a LiteRT tensor: the first of the places that its name lists."""
+        path = name.split(";")[0]
+        return path if path in self._paths else None

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sdmobile.formats.bundle.contracts import Contract
-    from sdmobile.validate.bisect.graph import Arrays
-    from sdmobile.validate.bisect.naming import ModuleNames
+    from sdmobile.validate.bisect.graph import Arrays, ModuleNames
 
 _OUTPUT = "output"
 _DEQUANTIZE = "DEQUANTIZE"
@@ -57,8 +56,8 @@ class LiteRTGraph(ExportedGraph):
             inputs: by the names of the signature.
         """
         piece = Piece(self.ops, self.inputs, self.output)
-        found = self._run(self._with(piece), {self._feeds[name]: array for name, array in inputs.items()}, piece)
-        return ((name, array) for name, array in found if array.dtype in (np.float32, np.float16))
+        computed = self._run(self._with(piece), {self._feeds[name]: array for name, array in inputs.items()}, piece)
+        return ((name, array) for name, array in computed if array.dtype in (np.float32, np.float16))
 
     def write(self, piece: Piece, folder: Path) -> Path:
         """Writes a part as `subgraph.tflite`."""
@@ -72,14 +71,14 @@ class LiteRTGraph(ExportedGraph):
 
     def constants(self, op: FileOp) -> dict[str, NDArray[Any]]:
         """Returns the floating-point constants that an operation takes."""
-        operator = next(one for one in self._graph.operators if self._names[one.outputs[0]] == op.outputs[0])
-        found = {}
+        operator = next(own for own in self._graph.operators if self._names[own.outputs[0]] == op.outputs[0])
+        arrays = {}
         for index in operator.inputs:
             if index in self._constant:
                 array = self._array(self._constant[index])
                 if array is not None:
-                    found[self._names[index]] = array
-        return found
+                    arrays[self._names[index]] = array
+        return arrays
 
     def _signature(self, name: str, path: Path) -> Any:
         for signature in self._model.signatureDefs or []:
@@ -91,12 +90,12 @@ class LiteRTGraph(ExportedGraph):
         return self._tools.opcode_to_name(self._model, operator.opcodeIndex)
 
     def _file_op(self, operator: Any, modules: ModuleNames) -> FileOp:
-        given = [index for index in operator.inputs if index >= 0 and index not in self._constant]
+        taken = [index for index in operator.inputs if index >= 0 and index not in self._constant]
         names = tuple(self._names[index] for index in operator.outputs)
         stored = [i for i in operator.inputs if i in self._constant and math.prod(self._graph.tensors[i].shape) > 1]
         places = [names[0].partition(": ")[2], *(_text(self._graph.tensors[i].name) for i in stored)]
         module = next(filter(None, map(modules.of_location, places)), None)  # an output has the signature's name
-        return FileOp(names[0], self._code(operator), tuple(self._names[i] for i in given), names, module)
+        return FileOp(names[0], self._code(operator), tuple(self._names[i] for i in taken), names, module)
 
     def _array(self, index: int) -> NDArray[Any] | None:
         """Returns the data of a constant tensor of floats."""
@@ -110,12 +109,12 @@ class LiteRTGraph(ExportedGraph):
     def _with(self, piece: Piece) -> bytes:
         """Returns the file with a part as its only computation; what that does not need is emptied."""
         model = self._tools.read_model_from_bytearray(self._tools.convert_object_to_bytearray(self._model))
-        index = next(i for i, one in enumerate(self._model.subgraphs) if one is self._graph)
+        index = next(i for i, other in enumerate(self._model.subgraphs) if other is self._graph)
         graph, number = model.subgraphs[index], {name: i for i, name in enumerate(self._names)}
         graph.operators = self._operators(graph, {op.outputs[0] for op in piece.ops})
         used = {int(i) for op in graph.operators for i in (*op.inputs, *op.outputs) if i >= 0}
         kept = {graph.tensors[i].buffer for i in used}
-        kept |= {tensor.buffer for one in model.subgraphs if one is not graph for tensor in one.tensors}
+        kept |= {tensor.buffer for other in model.subgraphs if other is not graph for tensor in other.tensors}
         for place, buffer in enumerate(model.buffers):
             if place not in kept:
                 buffer.data = None
@@ -167,17 +166,17 @@ def _tools() -> Any:
 
 def _constant_tensors(model: Any, graph: Any, code: Any) -> dict[int, int]:
     """Returns the tensors that are constant, with the tensor that holds the data: itself, or its float16 original."""
-    given = {int(index) for index in graph.inputs}
+    fed = {int(index) for index in graph.inputs}
     computed = {int(index) for op in graph.operators for index in op.outputs}
-    found = {
+    holders = {
         i: i
         for i, tensor in enumerate(graph.tensors)
-        if i not in given and i not in computed and model.buffers[tensor.buffer].data is not None
+        if i not in fed and i not in computed and model.buffers[tensor.buffer].data is not None
     }
     for op in graph.operators:
-        if code(op) == _DEQUANTIZE and op.inputs[0] in found:
-            found[int(op.outputs[0])] = int(op.inputs[0])
-    return found
+        if code(op) == _DEQUANTIZE and op.inputs[0] in holders:
+            holders[int(op.outputs[0])] = int(op.inputs[0])
+    return holders
 
 
 def _signature_def(schema: Any, index: int, graph: Any) -> Any:

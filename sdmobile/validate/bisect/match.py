@@ -137,13 +137,13 @@ def differences(graph: ExportedGraph, matches: Sequence[Match], least_db: float)
 
 def next_matched(graph: ExportedGraph, value: str, matched: Mapping[str, bool]) -> set[str]:
     """Returns the matched values that depend on a value with no matched one between."""
-    reached, found = {value}, set[str]()
+    reached, following = {value}, set[str]()
     for op in graph.ops:  # in an order in which they can run, so one pass reaches everything
         if reached.isdisjoint(op.inputs):
             continue
         for name in op.outputs:
             if name in matched and name != value:
-                found.add(name)
+                following.add(name)
             else:
                 reached.add(name)
-    return found
+    return following

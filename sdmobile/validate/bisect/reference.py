@@ -73,17 +73,17 @@ def module_sequence(program: ExportedProgram) -> tuple[str, ...]:
 
 def module_parameters(program: ExportedProgram, module: str) -> dict[str, NDArray[np.float32]]:
     """Returns the parameters of one module, without those of its children, by their full names."""
-    found = {}
+    parameters = {}
     for name, tensor in program.state_dict.items():
         path = name.removeprefix("component.")
         if path.rpartition(".")[0] == module and isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
-            found[path] = tensor.detach().float().numpy()
-    return found
+            parameters[path] = tensor.detach().float().numpy()
+    return parameters
 
 
 def module_epsilons(program: ExportedProgram, module: str) -> list[float]:
     """Returns the epsilons of the norms that a module computes."""
-    found = []
+    epsilons = []
     for node in program.graph.nodes:
         if node.op != "call_function" or source_module(node) != module:
             continue
@@ -91,5 +91,5 @@ def module_epsilons(program: ExportedProgram, module: str) -> list[float]:
         for index, argument in enumerate(schema.arguments if schema else ()):
             if argument.name == "eps":
                 value = node.args[index] if index < len(node.args) else node.kwargs.get("eps", argument.default_value)
-                found.append(float(value))
-    return found
+                epsilons.append(float(value))
+    return epsilons

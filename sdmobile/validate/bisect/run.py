@@ -7,147 +7,40 @@
 
 The part is cut from the bytes that ship, so damage in the file is in the part. The reference is the graph before any
 rewrite, so a wrong rewrite shows as well as a wrong conversion. A rewrite may leave no value in the file that is the
-module's output, and what differs is another quantity (`standing.py`); the part then reaches to the next module.
+module's output, and what differs is another quantity (`stands_for_its_module`); the part then reaches to the next
+module.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics.describe import describe
-from sdmobile.basics.metrics import json_number, psnr
+from sdmobile.basics.metrics import psnr
 from sdmobile.errors import UnsupportedError
 from sdmobile.runtimes.mlprogram.precision import EVALUATORS
+from sdmobile.validate.bisect.diagnose import epsilon_faults, weight_faults
+from sdmobile.validate.bisect.graph import ModuleNames
+from sdmobile.validate.bisect.match import Match, differences, layouts, match_modules, name_by_content, next_matched
+from sdmobile.validate.bisect.part import Case, Culprit, Part
+from sdmobile.validate.bisect.save import run_part, save_part
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
-    from torch.export import ExportedProgram
 
     from sdmobile.checkpoints import Checkpoint
     from sdmobile.formats.bundle.reading import Bundle, BundleComponent
     from sdmobile.reference.recording import RecordedSample, Recording
-    from sdmobile.validate.bisect.graph import ExportedGraph, Piece
-    from sdmobile.validate.bisect.match import Match
-    from sdmobile.validate.results import ComponentCheck
+    from sdmobile.validate.bisect.graph import ExportedGraph
+    from sdmobile.validate.checks import ComponentCheck
 
 LEAST_DB, MOST_DB = 30.0, 60.0  # a part is held to its component's limit, within these
 OUTPUT_MODULE = "(output)"
-
-
-@dataclass(frozen=True)
-class Culprit:
-    """The smallest failing part that was found.
-
-    Args:
-        component: canonical name.
-        runtime: where the component failed.
-        module: path of the first module whose value differs, None if none was found.
-        operations: names of the part's operations in the file.
-        type: type of its last operation.
-        modules: source modules of its operations.
-        in_place_db: PSNR of the module's value in the file's own run.
-        alone_db: PSNR of the part on PyTorch's exact values.
-        reproduced: whether the part fails by itself.
-        faults: what its constants say is wrong, in words.
-        folder: where it was saved, None if there is nothing.
-        reason: why nothing was found.
-    """
-
-    component: str
-    runtime: str
-    module: str | None = None
-    operations: tuple[str, ...] = ()
-    type: str | None = None
-    modules: tuple[str, ...] = ()
-    in_place_db: float = float("nan")
-    alone_db: float = float("nan")
-    reproduced: bool = False
-    faults: tuple[str, ...] = ()
-    folder: str | None = None
-    reason: str | None = None
-
-    @property
-    def sentence(self) -> str:
-        """The finding in one sentence."""
-        where = f"{self.component} on {self.runtime}"
-        if self.module is None:
-            return f"{where}: no failing part was found: {self.reason}"
-        saved = f". Saved in {self.folder}" if self.folder else ""
-        return f"{where}: {self.finding}{saved}"
-
-    def after(self, told: str) -> str:
-        """Returns the sentence, without the finding where a text that goes before has it."""
-        if self.folder is None or self.finding not in told:
-            return self.sentence
-        return f"{self.component} on {self.runtime}: the failing part is saved in {self.folder}"
-
-    @property
-    def finding(self) -> str:
-        """What differs first, without where it was run and saved."""
-        if self.module is None:
-            return f"no failing part was found: {self.reason}"
-        alone = f"{self.alone_db:.1f} dB by itself" if self.alone_db == self.alone_db else "not finite by itself"
-        count = f"{len(self.operations)} operation" + ("s" if len(self.operations) != 1 else "")
-        last = f" ending in {self.type} '{self.operations[-1]}'" if self.operations else ""
-        others = [module for module in self.modules if module != self.module]
-        beside = f", with {', '.join(others[:3])}{', …' if len(others) > 3 else ''}" if others else ""
-        sure = "" if self.reproduced else ", which is not below its limit: the error builds up over the modules before"
-        faults = f": {'; '.join(self.faults)}" if self.faults else ""
-        return f"{self.module} differs first ({count}{last}{beside}, {alone}{sure}){faults}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the fields with null for what is not finite."""
-        return {
-            "component": self.component,
-            "runtime": self.runtime,
-            "module": self.module,
-            "operations": list(self.operations),
-            "type": self.type,
-            "modules": list(self.modules),
-            "in_place_db": json_number(self.in_place_db),
-            "alone_db": json_number(self.alone_db),
-            "reproduced": self.reproduced,
-            "faults": list(self.faults),
-            "folder": self.folder,
-            "reason": self.reason,
-        }
-
-
-@dataclass(frozen=True)
-class Case:
-    """One recorded call that failed, on both sides."""
-
-    graph: ExportedGraph
-    program: ExportedProgram
-    inputs: dict[str, NDArray[Any]]
-    matches: Sequence[Match]
-    least_db: float
-
-    def part(self, match: Match, given: Mapping[str, NDArray[Any]] | None = None) -> Part:
-        """Cuts the file between values that agree, or are given, and one that does not."""
-        exact = {one.value: one.expected for one in self.matches if one.agrees(self.least_db)} | dict(given or {})
-        piece = self.graph.piece(match.value, set(exact))
-        return Part(match, piece, {name: exact.get(name, self.inputs.get(name)) for name in piece.inputs})  # pyright: ignore
-
-
-@dataclass(frozen=True)
-class Part:
-    """A cut part with what goes in and what should come out.
-
-    Args:
-        match: the module that it ends in.
-        piece: its operations.
-        inputs: PyTorch's exact values for what it takes, by name in the file.
-    """
-
-    match: Match
-    piece: Piece
-    inputs: dict[str, NDArray[Any]]
+MOST_LATER = 6  # later modules that are asked whether a difference matters
 
 
 def bisect_component(
@@ -164,7 +57,7 @@ def bisect_component(
     """
     try:
         case = _case(bundle.components[check.component], checkpoint, check, worst_sample(check, recording))
-        return _bisect(case, check, folder)
+        return bisect_case(case, check, folder)
     except Exception as error:
         return Culprit(check.component, check.runtime, reason=describe(error))
 
@@ -179,8 +72,6 @@ def worst_sample(check: ComponentCheck, recording: Recording) -> RecordedSample:
 def _case(component: BundleComponent, checkpoint: Checkpoint, check: ComponentCheck, sample: RecordedSample) -> Case:
     from sdmobile.reference.component_inputs import as_tensors
     from sdmobile.reference.subject import captured
-    from sdmobile.validate.bisect.match import Match, match_modules, name_by_content
-    from sdmobile.validate.bisect.naming import ModuleNames
     from sdmobile.validate.bisect.reference import module_outputs, module_paths
 
     if component.chain:
@@ -209,13 +100,13 @@ def _keeping(
     name: str, values: Iterable[tuple[str, NDArray[Any]]], kept: list[NDArray[Any]]
 ) -> Iterator[tuple[str, NDArray[Any]]]:
     """Passes values on and keeps one of them."""
-    for found, array in values:
-        if found == name:
+    for value, array in values:
+        if value == name:
             kept.append(array)
-        yield found, array
+        yield value, array
 
 
-def open_graph(component: BundleComponent, runtime: str, names: Any) -> ExportedGraph:
+def open_graph(component: BundleComponent, runtime: str, names: ModuleNames) -> ExportedGraph:
     """Opens a component's file for looking into.
 
     Raises:
@@ -234,8 +125,6 @@ def open_graph(component: BundleComponent, runtime: str, names: Any) -> Exported
 
 def target_output(component: BundleComponent, sample: RecordedSample) -> NDArray[np.float32]:
     """Returns PyTorch's output of a recorded call in the layout of the file."""
-    from sdmobile.validate.bisect.match import layouts
-
     spec = component.contract.outputs[0]
     return next(layouts(sample.outputs[spec.canonical], spec.shape))
 
@@ -248,23 +137,20 @@ def _by_value(
     return {value: inputs[name] for value, name in zip(graph.inputs, names, strict=True)}
 
 
-def _bisect(case: Case, check: ComponentCheck, folder: Path | None) -> Culprit:
-    from sdmobile.validate.bisect.match import differences
-    from sdmobile.validate.bisect.save import run_part, save_part
-    from sdmobile.validate.bisect.standing import stands_for_its_module
-
-    found: tuple[Part, float] | None = None
+def bisect_case(case: Case, check: ComponentCheck, folder: Path | None) -> Culprit:
+    """Returns the first part that fails by itself and stands for its module, or the first that differs at all."""
+    failing: tuple[Part, float] | None = None
     for match in differences(case.graph, case.matches, case.least_db):
         part = case.part(match)
         alone = run_part(case.graph, part)
         if alone >= case.least_db:
-            found = found or (part, alone)
+            failing = failing or (part, alone)
         elif stands_for_its_module(case, match):
-            found = part, alone
+            failing = part, alone
             break
-    if found is None:
+    if failing is None:
         return Culprit(check.component, check.runtime, reason="every module's value agrees with PyTorch's")
-    part, alone = found
+    part, alone = failing
     place = None if folder is None else save_part(case.graph, part, folder / f"{check.component}-{check.runtime}")
     return Culprit(
         check.component,
@@ -281,6 +167,44 @@ def _bisect(case: Case, check: ComponentCheck, folder: Path | None) -> Culprit:
     )
 
 
+def stands_for_its_module(case: Case, match: Match) -> bool:
+    """Whether a value that differs is its module's output, and not another quantity of the module.
+
+    A rewrite may compute a module in other steps and fold its last one into the next module: GroupNorm that divides by
+    the largest magnitude first, with its scale moved on. Then no value of the file is the module's output, and the one
+    that was matched with it, of the same shape, differs without anything being wrong. So the difference has to matter:
+    PyTorch's value in its place must repair a later value that is wrong because of it. The component's output is what
+    its contract says and needs no proof.
+
+    Args:
+        case: a recorded call on both sides.
+        match: a module and the file's value that differs from its output.
+    """
+    if match.value == case.graph.output:
+        return True
+    for later in _later(case, match):
+        part = case.part(later, {match.value: match.expected})
+        if match.value not in part.piece.inputs:
+            continue
+        repaired = run_part(case.graph, part) >= case.least_db
+        if repaired and not run_part(case.graph, case.part(later)) >= case.least_db:
+            return True
+    return False
+
+
+def _later(case: Case, match: Match) -> Iterator[Match]:
+    """Yields the matches that depend on one, the nearest first."""
+    by_value = {other.value: other for other in case.matches}
+    agreeing = {other.value: other.agrees(case.least_db) for other in case.matches}
+    waiting, seen = [match.value], {match.value}
+    while waiting and len(seen) <= MOST_LATER:
+        following = next_matched(case.graph, waiting.pop(0), agreeing) - seen
+        for value in (other.value for other in case.matches if other.value in following):
+            seen.add(value)
+            waiting.append(value)
+            yield by_value[value]
+
+
 def _blamed(part: Part) -> str:
     """Returns the module that a part ends in; that of its last operation where it ends in the component's output."""
     if part.match.module != OUTPUT_MODULE:
@@ -290,7 +214,6 @@ def _blamed(part: Part) -> str:
 
 def _faults(case: Case, part: Part) -> list[str]:
     """Compares the constants of a part with the parameters and epsilons of the modules that it computes."""
-    from sdmobile.validate.bisect.diagnose import epsilon_faults, weight_faults
     from sdmobile.validate.bisect.reference import module_epsilons, module_parameters
 
     modules = dict.fromkeys([_blamed(part), *(op.module for op in part.piece.ops if op.module)])

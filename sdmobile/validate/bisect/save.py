@@ -14,7 +14,7 @@ from sdmobile.errors import OutputError
 
 if TYPE_CHECKING:
     from sdmobile.validate.bisect.graph import ExportedGraph
-    from sdmobile.validate.bisect.run import Part
+    from sdmobile.validate.bisect.part import Part
 
 _README = """\
 The smallest part of an exported file that differs from PyTorch, cut out by `sdmobile validate --bisect`.

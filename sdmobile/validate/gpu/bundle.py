@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import EXIT_BELOW_THRESHOLD, EXIT_MISSING, EXIT_OK, UnsupportedError
+from sdmobile.reference.recording import DEFAULT_PROMPTS, Recording, chosen_steps, record
 from sdmobile.validate.gpu.chain import parts_of
 from sdmobile.validate.gpu.check import DEFAULT_TIMEOUT, check_file, judge, run_on_gpu
 from sdmobile.validate.gpu.verdict import GpuVerdict, Precision, Way
@@ -15,7 +16,7 @@ from sdmobile.validate.thresholds import COMPONENT_DB
 
 if TYPE_CHECKING:
     from sdmobile.formats.bundle.reading import Bundle, BundleComponent
-    from sdmobile.reference.recording import RecordedSample, Recording
+    from sdmobile.reference.recording import RecordedSample
 
 Combination = tuple[Way, Precision]
 Progress = Callable[[str, int, int], None]
@@ -174,3 +175,49 @@ def _check_component(
     run = run_on_gpu(file.path, inputs, way=way, precision=precision, timeout=timeout, repeat=repeat)
     canonical = tuple(file.contract.from_target(outputs) for outputs in run.outputs)
     return judge(replace(run, outputs=canonical), [sample.outputs for sample in samples], threshold_db)
+
+
+def record_inputs(
+    bundle: Bundle,
+    components: tuple[str, ...],
+    reference: Path | None,
+    steps: int,
+    max_samples: int,
+    progress: Progress | None = None,
+) -> Recording:
+    """Samples one picture with the bundle's checkpoint and keeps a few calls of each component.
+
+    Args:
+        bundle: the bundle; its pipeline decides the shapes.
+        components: what to record.
+        reference: the checkpoint, None for the one that ships with sdmobile.
+        steps: scheduler steps.
+        max_samples: most calls per component.
+        progress: sees (what, done, all).
+
+    Raises:
+        CheckpointError: the reference is missing or another checkpoint.
+    """
+    from sdmobile.reference.resolve import resolve_reference
+    from sdmobile.reference.sampling import PipelineSpec, SampleRequest
+    from sdmobile.reference.torch_runner import TorchRunner
+
+    spec = PipelineSpec.from_bundle(bundle)
+    runner = TorchRunner(resolve_reference(bundle, reference), bundle.geometry)
+    known = tuple(name for name in components if name in runner.components)
+    request = SampleRequest(DEFAULT_PROMPTS[0], "", steps, 0, spec.guidance_scale, None)
+
+    def tell(done: int, total: int) -> None:
+        if progress is not None:
+            progress("sampling with torch", done, total)
+
+    return record(runner, spec, [request], known, max_samples, True, tell)
+
+
+def limited(recording: Recording, most: int) -> Recording:
+    """Returns the recording with at most so many samples per component, spread from the first to the last."""
+    samples = {
+        name: [kept[index] for index in sorted(chosen_steps(len(kept), most))] if kept else []
+        for name, kept in recording.samples.items()
+    }
+    return Recording(samples, recording.runs)

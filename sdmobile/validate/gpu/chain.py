@@ -65,8 +65,8 @@ def run_chain(
     """
     known, verdicts = dict(inputs), {}
     for part in file.chain or (file,):
-        given = part.contract.to_target({spec.canonical: known[spec.canonical] for spec in part.contract.inputs})
-        run = run_on_gpu(part.path, [given], way=way, precision=precision, timeout=timeout)
+        feeds = part.contract.to_target({spec.canonical: known[spec.canonical] for spec in part.contract.inputs})
+        run = run_on_gpu(part.path, [feeds], way=way, precision=precision, timeout=timeout)
         verdicts[part.path.name] = run.verdict
         if not run.outputs:
             return ChainRun(verdicts, {})

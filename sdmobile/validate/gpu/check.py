@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sdmobile.basics.metrics import compare, worst
-from sdmobile.validate.gpu import verdict as is_
-from sdmobile.validate.gpu.acceptance import read_acceptance
-from sdmobile.validate.gpu.order import Answer, Order, load_answer, load_outputs
-from sdmobile.validate.gpu.process import Ending, run_order
-from sdmobile.validate.gpu.verdict import GpuVerdict, Precision, Way
+from sdmobile.errors import MissingDependencyError
+from sdmobile.validate.gpu import places
+from sdmobile.validate.gpu.order import Answer, Ending, Order, load_answer, load_outputs, run_order
+from sdmobile.validate.gpu.verdict import GpuStatus, GpuVerdict, Precision, Way, read_acceptance
+from sdmobile.validate.gpu.vulkan import device_of
 from sdmobile.validate.thresholds import COMPONENT_DB, Limits
 
 if TYPE_CHECKING:
@@ -46,6 +50,25 @@ class GpuRun:
     outputs: tuple[dict[str, NDArray[Any]], ...] = ()
 
 
+@dataclass(frozen=True)
+class Ready:
+    """How to run a way, or what is missing.
+
+    Args:
+        module: the way's program.
+        environment: variables that it needs.
+        settings: what its order holds besides.
+        missing: what this machine lacks.
+        fix: what to do about that.
+    """
+
+    module: str
+    environment: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
+    missing: str | None = None
+    fix: str = places.SETUP
+
+
 def check_file(
     path: Path,
     inputs: Arrays | Sequence[Arrays] | None = None,
@@ -74,7 +97,6 @@ def check_file(
         UnsupportedError: not a `.tflite` file.
     """
     from sdmobile.validate.gpu.model_facts import read_model
-    from sdmobile.validate.gpu.reference import cpu_outputs, made_up_inputs
 
     facts = read_model(path)
     samples = made_up_inputs(path) if inputs is None else _as_list(inputs)
@@ -111,10 +133,9 @@ def run_on_gpu(
         force: try what is known to crash.
     """
     from sdmobile.validate.gpu.model_facts import read_model
-    from sdmobile.validate.gpu.ways import prepare, proves_gpu
 
     facts = facts or read_model(path)
-    base = GpuVerdict(way, precision, is_.NOT_RUN, samples=len(samples))
+    base = GpuVerdict(way, precision, GpuStatus.NOT_RUN, samples=len(samples))
     ready = prepare(way)
     if ready.missing is not None:
         return GpuRun(replace(base, reason=f"{ready.missing}. {ready.fix}", missing=ready.missing))
@@ -132,9 +153,9 @@ def run_on_gpu(
         ending = run_order(ready.module, folder, timeout, ready.environment)
         answer = load_answer(folder)
         if answer is None:
-            return GpuRun(_without_answer(base, ending, timeout))
-        result = _with_answer(base, answer, ending, facts, lambda proof: proves_gpu(way, proof))
-        computed = result.status in (is_.ACCEPTED, is_.TOO_LARGE) and answer.error is None
+            return GpuRun(judge_ending(base, ending, timeout))
+        result = judge_answer(base, answer, ending, facts, lambda proof: proves_gpu(way, proof))
+        computed = result.status in (GpuStatus.ACCEPTED, GpuStatus.TOO_LARGE) and answer.error is None
         outputs = tuple(load_outputs(folder, len(samples))) if computed else ()
     return GpuRun(result, outputs)
 
@@ -150,47 +171,58 @@ def judge(run: GpuRun, expected: Sequence[Arrays], threshold_db: float = COMPONE
     if not run.outputs:
         return run.verdict
     figures = []
-    for found, wanted in zip(run.outputs, expected, strict=True):
-        if set(found) != set(wanted):
-            reason = f"the outputs are {', '.join(sorted(found))}; expected {', '.join(sorted(wanted))}"
-            return replace(run.verdict, status=is_.WRONG, reason=reason)
+    for computed, wanted in zip(run.outputs, expected, strict=True):
+        if set(computed) != set(wanted):
+            reason = f"the outputs are {', '.join(sorted(computed))}; expected {', '.join(sorted(wanted))}"
+            return replace(run.verdict, status=GpuStatus.WRONG, reason=reason)
         for name, reference in wanted.items():
-            if found[name].shape != reference.shape:
-                reason = f"{name} has the shape {found[name].shape}; expected {reference.shape}"
-                return replace(run.verdict, status=is_.WRONG, reason=reason)
-            figures.append(compare(reference, found[name]))
+            if computed[name].shape != reference.shape:
+                reason = f"{name} has the shape {computed[name].shape}; expected {reference.shape}"
+                return replace(run.verdict, status=GpuStatus.WRONG, reason=reason)
+            figures.append(compare(reference, computed[name]))
     figure = worst(figures)
     if not run.verdict.passed or Limits(component_db=threshold_db).component_passes(figure):
         return replace(run.verdict, worst=figure)
     what = f"{figure.non_finite} non-finite values" if figure.non_finite else f"{figure.psnr_db:.1f} dB"
-    return replace(run.verdict, status=is_.WRONG, worst=figure, reason=f"{what}; at least {threshold_db:g} dB needed")
+    return replace(
+        run.verdict, status=GpuStatus.WRONG, worst=figure, reason=f"{what}; at least {threshold_db:g} dB needed"
+    )
 
 
 def _as_list(arrays: Arrays | Sequence[Arrays]) -> list[Arrays]:
     return [arrays] if isinstance(arrays, Mapping) else list(arrays)
 
 
-def _without_answer(base: GpuVerdict, ending: Ending, timeout: float) -> GpuVerdict:
-    """The process ended, or was ended, before it could say anything."""
+def judge_ending(base: GpuVerdict, ending: Ending, timeout: float) -> GpuVerdict:
+    """Returns the verdict where the process ended, or was ended, before it could say anything."""
     log = ending.log[-_LOG_LINES:]
     if ending.code is None:
         reason = f"no result within {timeout:g} s; it was {ending.phase}"
-        return replace(base, status=is_.TIMED_OUT, reason=reason, log=log)
+        return replace(base, status=GpuStatus.TIMED_OUT, reason=reason, log=log)
     if ending.signal_name is not None:
         reason = f"native code crashed ({ending.signal_name}) while {ending.phase}"
-        return replace(base, status=is_.CRASHED, reason=reason, signal=ending.signal_name, log=log)
+        return replace(base, status=GpuStatus.CRASHED, reason=reason, signal=ending.signal_name, log=log)
     last = next((line for line in reversed(ending.log) if line.strip()), "no word")
     return replace(base, reason=f"the check itself failed while {ending.phase}: {last}", missing="a check", log=log)
 
 
-def _with_answer(
+def judge_answer(
     base: GpuVerdict, answer: Answer, ending: Ending, facts: ModelFacts, proven: Callable[[dict[str, Any]], bool]
 ) -> GpuVerdict:
+    """Returns the verdict that an answer and the runtime's own words come to.
+
+    Args:
+        base: way, precision and number of samples.
+        answer: of the process.
+        ending: how it ended, and what was printed.
+        facts: what the file holds.
+        proven: whether the evidence of a run shows that the GPU computed.
+    """
     if answer.unavailable is not None:
         return replace(base, reason=answer.unavailable)
     acceptance = read_acceptance(ending.log)
     largest = facts.largest(base.precision, answer.limit)
-    found = replace(
+    verdict = replace(
         base,
         adapter=answer.adapter,
         proof=answer.proof,
@@ -200,25 +232,94 @@ def _with_answer(
     )
     log = ending.log[-_LOG_LINES:]
     if answer.error is not None and any(word in answer.error for word in _CRASH_WORDS):
-        return replace(found, status=is_.CRASHED, reason=f"{answer.error} (while {ending.phase})", log=log)
+        return replace(verdict, status=GpuStatus.CRASHED, reason=f"{answer.error} (while {ending.phase})", log=log)
     if acceptance.complaints or not answer.accepted:
         counts = f"; {acceptance.on_cpu} operators would be left to the CPU" if acceptance.on_cpu else ""
-        reason = _complaints(found) or _one_line(answer.error or "the accelerator did not take every operator")
-        return replace(found, status=is_.REJECTED, reason=reason + counts, log=log)
+        reason = _complaints(verdict) or _one_line(answer.error or "the accelerator did not take every operator")
+        return replace(verdict, status=GpuStatus.REJECTED, reason=reason + counts, log=log)
     if largest is not None and not largest.fits:
         reason = f"{largest.name} needs {largest.bytes} bytes in one buffer; this device holds {largest.limit}"
-        return replace(found, status=is_.TOO_LARGE, reason=f"{reason}; results beyond that are not trusted")
+        return replace(verdict, status=GpuStatus.TOO_LARGE, reason=f"{reason}; results beyond that are not trusted")
     if answer.error is not None or answer.errors:
-        return replace(found, status=is_.RUN_FAILED, reason=_one_line(answer.error or answer.errors[0]), log=log)
+        return replace(
+            verdict, status=GpuStatus.RUN_FAILED, reason=_one_line(answer.error or answer.errors[0]), log=log
+        )
     if not proven(answer.proof):
-        return replace(found, reason="it ran, but nothing shows that the GPU computed", log=log)
-    return replace(found, status=is_.ACCEPTED)
+        return replace(verdict, reason="it ran, but nothing shows that the GPU computed", log=log)
+    return replace(verdict, status=GpuStatus.ACCEPTED)
 
 
-def _complaints(found: GpuVerdict) -> str:
-    return "; ".join(f"{operator.operator}: {operator.reason}" for operator in found.refused)
+def _complaints(verdict: GpuVerdict) -> str:
+    return "; ".join(f"{operator.operator}: {operator.reason}" for operator in verdict.refused)
 
 
 def _one_line(text: str) -> str:
     """Returns an error of several lines, which the runtime draws as a tree, as one."""
     return "; ".join(part for line in text.splitlines() if (part := line.strip(" └").removeprefix("ERROR: ")))
+
+
+def prepare(way: Way) -> Ready:
+    """Returns how to run a way here, or what is missing for it."""
+    return _browser() if way == "browser" else _wheel()
+
+
+def proves_gpu(way: Way, proof: dict[str, Any]) -> bool:
+    """Whether the evidence of a run shows that the GPU computed."""
+    from sdmobile.validate.gpu import browser, wheel
+
+    return browser.proves_gpu(proof) if way == "browser" else wheel.proves_gpu(proof)
+
+
+def _browser() -> Ready:
+    module = "sdmobile.validate.gpu.browser"
+    if find_spec("playwright") is None:
+        return Ready(module, missing="Playwright is not installed", fix="Install it: pip install 'sdmobile[gpu]'")
+    browser = places.find_browser()
+    if browser is None:
+        return Ready(module, missing="there is no Chromium")
+    if not places.page_is_built():
+        return Ready(module, missing="the page for the browser is not built, or is of another version")
+    return Ready(module, settings={"browser": str(browser), "page": str(places.page_folder())})
+
+
+def _wheel() -> Ready:
+    module = "sdmobile.validate.gpu.wheel"
+    if sys.platform != "linux":
+        return Ready(module, missing="the wheel's accelerator is checked on Linux only", fix="Use the browser way")
+    if find_spec("ai_edge_litert") is None:
+        fix = "Install it: pip install 'sdmobile[android]'"
+        return Ready(module, missing="ai-edge-litert is not installed", fix=fix)
+    driver = places.find_driver()
+    if driver is None:
+        return Ready(module, missing="there is no software Vulkan driver of Mesa 25 or newer")
+    try:
+        device = device_of(driver)
+    except MissingDependencyError as error:
+        return Ready(module, missing=f"the software Vulkan driver does not load ({error.rule})")
+    settings = {"adapter": f"{device.name}, {device.driver}", "limit": str(device.max_storage_buffer_range)}
+    return Ready(module, driver.environment(), settings)
+
+
+def made_up_inputs(path: Path, seed: int = 0) -> list[dict[str, NDArray[Any]]]:
+    """Returns one sample for a file: normally distributed numbers, and zeros where integers are wanted."""
+    random = np.random.default_rng(seed)
+    details = _signature(path).get_input_details()
+    sample: dict[str, NDArray[Any]] = {}
+    for name, detail in details.items():
+        shape = tuple(int(size) for size in detail["shape"])
+        floats = np.issubdtype(detail["dtype"], np.floating)
+        sample[name] = random.standard_normal(shape).astype(np.float32) if floats else np.zeros(shape, np.int32)
+    return [sample]
+
+
+def cpu_outputs(path: Path, samples: Sequence[Arrays]) -> list[dict[str, NDArray[Any]]]:
+    """Returns what LiteRT computes on the CPU."""
+    runner = _signature(path)
+    return [{name: np.array(value) for name, value in runner(**sample).items()} for sample in samples]
+
+
+def _signature(path: Path) -> Any:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(path))
+    return interpreter.get_signature_runner(next(iter(interpreter.get_signature_list())))

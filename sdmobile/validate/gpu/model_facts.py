@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import UnsupportedError
 from sdmobile.formats.tflite.gpu_bytes import gpu_bytes
-from sdmobile.validate.gpu.verdict import LargestTensor, RefusedOperator
+from sdmobile.validate.gpu.verdict import Acceptance, LargestTensor, RefusedOperator
 from sdmobile.validate.gpu.winograd_copies import transformed_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from sdmobile.validate.gpu.acceptance import Acceptance
 
 COMPOSITE = "STABLEHLO_COMPOSITE"
 _MANY = 6

@@ -1,9 +1,12 @@
-"""What is asked of the process that talks to the GPU, and what it answers, as files in a folder of their own."""
+"""What is asked of the process that talks to the GPU and what it answers, as files in a folder, and how it is run."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 ORDER, ANSWER, LOG = "order.json", "answer.json", "log.txt"
 PHASE = "[phase] "
 _DTYPES = ("float32", "int32", "uint8")
+_GRACE = 5.0
 
 
 @dataclass(frozen=True)
@@ -121,3 +125,73 @@ def _plain(array: NDArray[Any]) -> NDArray[Any]:
         return np.ascontiguousarray(array)
     wanted = np.float32 if array.dtype.kind == "f" else np.int32
     return np.ascontiguousarray(array, dtype=wanted)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How the process ended.
+
+    Args:
+        code: exit code; negative for a signal, None when the time was up.
+        log: everything it printed.
+        phase: the last thing it said it was doing.
+    """
+
+    code: int | None
+    log: tuple[str, ...]
+    phase: str
+
+    @property
+    def signal_name(self) -> str | None:
+        """Name of the signal that ended the process, if one did."""
+        return signal.Signals(-self.code).name if self.code is not None and self.code < 0 else None
+
+
+def run_order(module: str, folder: Path, timeout: float, environment: dict[str, str]) -> Ending:
+    """Runs an order by `python -m module folder`, with a time limit, and ends everything that it started.
+
+    Args:
+        module: the way's own program.
+        folder: where order and inputs lie; also the process's folder for temporary files.
+        timeout: seconds; then the process and all its descendants are killed.
+        environment: variables on top of the present ones.
+    """
+    variables = {**os.environ, **environment, "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"}
+    file = folder / LOG
+    with file.open("wb") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", module, str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=variables,
+            start_new_session=True,
+        )
+        try:
+            code: int | None = child.wait(timeout)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            _end(child)
+    lines = tuple(file.read_text("utf-8", errors="replace").splitlines())
+    phases = [line[len(PHASE) :] for line in lines if line.startswith(PHASE)]
+    return Ending(code, lines, phases[-1] if phases else "starting")
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Kills what is left of the process; a browser puts its own processes into another group."""
+    import psutil
+
+    try:
+        family = psutil.Process(child.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        family = []
+    if child.poll() is None:
+        child.kill()
+    for process in family:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(family, timeout=_GRACE)
+    child.wait()

@@ -29,9 +29,9 @@ def find_browser() -> Path | None:
     """Returns the Chromium to use: `$SDMOBILE_CHROMIUM`, else the first one on the path."""
     chosen = os.environ.get(BROWSER_VARIABLE)
     for name in (chosen,) if chosen else BROWSERS:
-        found = shutil.which(name)
-        if found:
-            return Path(found)
+        program = shutil.which(name)
+        if program:
+            return Path(program)
     return None
 
 

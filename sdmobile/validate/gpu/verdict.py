@@ -1,11 +1,23 @@
-"""What a GPU check found, as values and as JSON."""
+"""What a GPU check found, as values and as JSON, and ML Drift's acceptance report, read from what it prints.
+
+The report has the same form on both ways (source: `tflite/delegates/gpu/delegate.cc` and `ml_drift_delegate/` of
+google-ai-edge/LiteRT; observed with ai-edge-litert 2.3.0 and @litertjs/core 2.5.3):
+
+    Following operations are not supported by GPU delegate:
+    BROADCAST_TO: Operation is not supported.
+    28 operations will run on the GPU, and the remaining 642 operations will run on the CPU.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from sdmobile.basics.metrics import Metrics
 
 Way = Literal["browser", "wheel"]
@@ -13,15 +25,26 @@ Precision = Literal["float32", "float16"]
 WAYS: tuple[Way, ...] = ("browser", "wheel")
 PRECISIONS: tuple[Precision, ...] = ("float32", "float16")
 
-ACCEPTED = "accepted"
-REJECTED = "rejected"
-CRASHED = "crashed"
-TIMED_OUT = "timed out"
-WRONG = "wrong"
-TOO_LARGE = "too large"
-RUN_FAILED = "run failed"
-NOT_RUN = "not run"
-FAILURES = (REJECTED, CRASHED, TIMED_OUT, WRONG, TOO_LARGE, RUN_FAILED)
+_START = "Following operations are not supported by GPU delegate"
+_COUNTS = re.compile(r"(\d+) operations will run on the GPU, and the remaining (\d+)")
+_NO_GPU = re.compile(r"No operations will run on the GPU, and all (\d+)")
+_COMPLAINT = re.compile(r"^\s*([A-Z][A-Z0-9_]+)(?: [^:]*)?: (.+)$")
+
+
+class GpuStatus(str, Enum):
+    """What came of one way of checking."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    CRASHED = "crashed"
+    TIMED_OUT = "timed out"
+    WRONG = "wrong"
+    TOO_LARGE = "too large"
+    RUN_FAILED = "run failed"  # it was accepted, but gave no result
+    NOT_RUN = "not run"
+
+    def __str__(self) -> str:
+        return self.value
 
 
 @dataclass(frozen=True)
@@ -83,8 +106,7 @@ class GpuVerdict:
     Args:
         way: "browser" or "wheel".
         precision: "float32" or "float16".
-        status: accepted, rejected, crashed, timed out, wrong, too large, run failed (it was accepted, but gave no
-            result) or not run.
+        status: what came of it.
         reason: why it is not accepted, or what the verdict leaves open.
         missing: what is missing on this machine to run the check; None if that is not why it was not run.
         adapter: the device that computed, in its own words.
@@ -100,7 +122,7 @@ class GpuVerdict:
 
     way: Way
     precision: Precision
-    status: str
+    status: GpuStatus
     reason: str | None = None
     missing: str | None = None
     adapter: str | None = None
@@ -116,19 +138,19 @@ class GpuVerdict:
     @property
     def passed(self) -> bool:
         """Whether the GPU took the whole file, ran it and computed what was expected."""
-        return self.status == ACCEPTED
+        return self.status == GpuStatus.ACCEPTED
 
     @property
     def failed(self) -> bool:
         """Whether the check ran and the file is not good for this GPU."""
-        return self.status in FAILURES
+        return self.status not in (GpuStatus.ACCEPTED, GpuStatus.NOT_RUN)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields."""
         return {
             "way": self.way,
             "precision": self.precision,
-            "status": self.status,
+            "status": self.status.value,
             "reason": self.reason,
             "missing": self.missing,
             "adapter": self.adapter,
@@ -141,3 +163,38 @@ class GpuVerdict:
             "seconds": dict(self.seconds),
             "log": list(self.log),
         }
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """What the report says.
+
+    Args:
+        complaints: (operator, reason) in the order of the report.
+        on_gpu: operators that would run on the GPU; None if there is no report, as when everything is accepted.
+        on_cpu: operators left to the CPU.
+    """
+
+    complaints: tuple[tuple[str, str], ...] = ()
+    on_gpu: int | None = None
+    on_cpu: int | None = None
+
+
+def read_acceptance(lines: Iterable[str]) -> Acceptance:
+    """Returns what the accelerator refused, from the lines that it printed."""
+    complaints: dict[tuple[str, str], None] = {}
+    on_gpu: int | None = None
+    on_cpu: int | None = None
+    listing = False
+    for line in (part for text in lines for part in text.splitlines()):
+        if _START in line:
+            listing = True
+            line = line.partition(_START)[2].partition(":")[2]
+        if counted := _COUNTS.search(line):
+            on_gpu, on_cpu, listing = int(counted[1]), int(counted[2]), False
+        elif none := _NO_GPU.search(line):
+            on_gpu, on_cpu, listing = 0, int(none[1]), False
+        elif listing and (complaint := _COMPLAINT.match(line)):
+            reason = complaint[2].strip().removeprefix(f"{complaint[1]}: ")  # some checks repeat the operator's name
+            complaints[complaint[1], reason] = None
+    return Acceptance(tuple(complaints), on_gpu, on_cpu)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _WEBGPU_KINDS = range(20, 30)  # of LiteRtTensorBufferType in litert/c/litert_tensor_buffer_types.h; host memory is 1
 _DRIVER = "libvulkan_lvp"
 _LOCK_FAILED = "Failed to lock"
-_PAUSE = 1.0
+PAUSE = 1.0
 _IDLE = 0.01  # seconds of processor time that an idle driver stays below in a pause
 
 
@@ -26,7 +26,7 @@ def main(folder: Path) -> None:
     """Runs the order in a folder and writes the answer."""
     order = load_order(folder)
     adapter, limit = order.settings["adapter"], int(order.settings["limit"])
-    own = _threads()
+    own = running_threads()
     tell_phase("compiling")
     started = time.perf_counter()
     try:
@@ -36,13 +36,13 @@ def main(folder: Path) -> None:
         return
     seconds = {"compile": time.perf_counter() - started}
     proof: dict[str, Any] = {"buffer_types": _buffer_types(model), "driver_loaded": driver_is_loaded()}
-    before = _processor_seconds(_threads() - own)
+    before = _processor_seconds(running_threads() - own)
     error = None
     try:
         seconds |= _run(model, order, folder, own)
     except RuntimeError as failure:
         error = str(failure)
-    proof["driver_seconds"] = round(_processor_seconds(_threads() - own) - before, 6)
+    proof["driver_seconds"] = round(_processor_seconds(running_threads() - own) - before, 6)
     Answer(bool(model.is_fully_accelerated()), error, adapter, limit, proof, [], seconds).save(folder)
 
 
@@ -63,7 +63,7 @@ def driver_is_loaded() -> bool:
     return _DRIVER in Path("/proc/self/maps").read_text("utf-8", errors="replace")
 
 
-def _threads() -> set[str]:
+def running_threads() -> set[str]:
     """Returns the ids of this process's threads."""
     return {task.name for task in Path("/proc/self/task").iterdir()}
 
@@ -119,13 +119,13 @@ def _run(model: Any, order: Order, folder: Path, own: set[str]) -> dict[str, flo
         for _ in range(order.repeat):
             tell_phase(f"running sample {index + 1} of {order.samples}")
             started = time.perf_counter()
-            results = _run_patiently(model, arrays, own)
+            results = run_patiently(model, arrays, own)
             times.append(time.perf_counter() - started)
         save_outputs(folder, index, results)
     return run_times(times)
 
 
-def _run_patiently(model: Any, arrays: dict[str, NDArray[Any]], own: set[str]) -> dict[str, NDArray[Any]]:
+def run_patiently(model: Any, arrays: dict[str, NDArray[Any]], own: set[str]) -> dict[str, NDArray[Any]]:
     """Runs once, and again if the runtime lost its patience with a GPU that was still computing.
 
     The runtime waits for outputs as long as a real GPU may need ("Failed to lock custom tensor buffer"); this one
@@ -133,13 +133,13 @@ def _run_patiently(model: Any, arrays: dict[str, NDArray[Any]], own: set[str]) -
     """
     while True:
         try:
-            return _run_once(model, arrays)
+            return run_once(model, arrays)
         except RuntimeError as error:
-            if _LOCK_FAILED not in str(error) or not _was_busy(own):
+            if _LOCK_FAILED not in str(error) or not was_busy(own):
                 raise
 
 
-def _run_once(model: Any, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def run_once(model: Any, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Runs in new buffers, because a failed wait leaves a buffer locked."""
     import numpy as np
 
@@ -157,12 +157,12 @@ def _run_once(model: Any, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[
     return results
 
 
-def _was_busy(own: set[str]) -> bool:
+def was_busy(own: set[str]) -> bool:
     """Waits until the driver's threads rest, and returns whether they had been at work."""
-    first = last = _processor_seconds(_threads() - own)
+    first = last = _processor_seconds(running_threads() - own)
     while True:
-        time.sleep(_PAUSE)
-        now = _processor_seconds(_threads() - own)
+        time.sleep(PAUSE)
+        now = _processor_seconds(running_threads() - own)
         if now - last < _IDLE:
             return last - first >= _IDLE
         last = now
@@ -172,8 +172,8 @@ def run_times(times: list[float]) -> dict[str, float]:
     """Returns the first time, with the compilation of kernels, and the median of the others."""
     from statistics import median
 
-    found = {"first": times[0]} if times else {}
-    return {**found, "later": median(times[1:])} if len(times) > 1 else found
+    first = {"first": times[0]} if times else {}
+    return {**first, "later": median(times[1:])} if len(times) > 1 else first
 
 
 if __name__ == "__main__":

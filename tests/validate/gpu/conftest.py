@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from sdmobile.validate.gpu.check import prepare
 from sdmobile.validate.gpu.verdict import Way
-from sdmobile.validate.gpu.ways import prepare
 from tests.validate.gpu.models import Case, CompositeNorm, Plain, Slow, Transposed, WithNorm, write_case
 
 REQUIRED = "SDMOBILE_GPU_REQUIRED"

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from sdmobile.validate.gpu import check_file, judge, run_on_gpu
-from sdmobile.validate.gpu.verdict import ACCEPTED, NOT_RUN, REJECTED, TIMED_OUT, WAYS, WRONG, Way
+from sdmobile.validate.gpu.verdict import WAYS, GpuStatus, Way
 from tests.validate.gpu.models import Case
 
 Needs = Callable[[Way], None]
@@ -20,7 +20,7 @@ both_ways = pytest.mark.parametrize("way", WAYS)
 def test_right_file_is_accepted_and_its_error_is_that_of_float32(needs: Needs, plain: Case, way: Way) -> None:
     needs(way)
     verdict = check_file(plain.path, plain.inputs, plain.expected, way=way, timeout=120)
-    assert verdict.status == ACCEPTED, verdict.reason
+    assert verdict.status == GpuStatus.ACCEPTED, verdict.reason
     assert verdict.worst is not None
     assert verdict.worst.psnr_db > 120
     assert verdict.adapter
@@ -34,7 +34,7 @@ def test_right_file_is_accepted_and_its_error_is_that_of_float32(needs: Needs, p
 def test_transposed_weight_is_wrong(needs: Needs, transposed: Case, plain: Case, way: Way) -> None:
     needs(way)
     verdict = check_file(transposed.path, plain.inputs, plain.expected, way=way, timeout=120)
-    assert verdict.status == WRONG
+    assert verdict.status == GpuStatus.WRONG
     assert verdict.worst is not None
     assert verdict.worst.psnr_db < 35
     assert "35 dB needed" in (verdict.reason or "")
@@ -44,7 +44,7 @@ def test_transposed_weight_is_wrong(needs: Needs, transposed: Case, plain: Case,
 def test_broadcast_to_is_refused_and_its_module_named(needs: Needs, refused: Case, way: Way) -> None:
     needs(way)
     verdict = check_file(refused.path, refused.inputs, refused.expected, way=way, timeout=120)
-    assert verdict.status == REJECTED
+    assert verdict.status == GpuStatus.REJECTED
     assert [operator.operator for operator in verdict.refused] == ["BROADCAST_TO"]
     assert verdict.refused[0].count == 2
     assert any("GroupNorm" in module for module in verdict.refused[0].modules)
@@ -64,7 +64,7 @@ def test_endless_run_is_ended_with_all_its_processes(
 
 def _check_that_it_is_ended(slow: Case, way: Way, folder: str) -> None:
     verdict = check_file(slow.path, slow.inputs, slow.expected, way=way, timeout=5)
-    assert verdict.status == TIMED_OUT
+    assert verdict.status == GpuStatus.TIMED_OUT
     assert "no result within 5 s" in (verdict.reason or "")
     alive = [process for process in psutil.process_iter(["cmdline"]) if folder in str(process.info["cmdline"])]
     assert alive == []
@@ -76,6 +76,6 @@ def test_run_on_the_cpu_is_found_out(needs: Needs, plain: Case, way: Way) -> Non
     needs(way)
     run = run_on_gpu(plain.path, [plain.inputs], way=way, timeout=120, accelerator="cpu")
     verdict = judge(run, [plain.expected])
-    assert verdict.status == NOT_RUN
+    assert verdict.status == GpuStatus.NOT_RUN
     assert not verdict.passed
     assert "nothing shows that the GPU computed" in (verdict.reason or "")

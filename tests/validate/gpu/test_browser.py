@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from sdmobile.validate.gpu import check_file
 from sdmobile.validate.gpu.browser import heap_words, proves_gpu
-from sdmobile.validate.gpu.verdict import ACCEPTED, NOT_RUN, Way
+from sdmobile.validate.gpu.verdict import GpuStatus, Way
 from tests.validate.gpu.models import Case
 
 Needs = Callable[[Way], None]
@@ -15,7 +15,7 @@ Needs = Callable[[Way], None]
 def test_composite_runs_and_its_kernels_are_counted(needs: Needs, composite: Case) -> None:
     needs("browser")
     verdict = check_file(composite.path, composite.inputs, composite.expected, timeout=120)
-    assert verdict.status == ACCEPTED, verdict.reason
+    assert verdict.status == GpuStatus.ACCEPTED, verdict.reason
     assert verdict.worst is not None
     assert verdict.worst.psnr_db > 120
     assert verdict.proof["dispatches"] > 0
@@ -27,7 +27,7 @@ def test_composite_runs_and_its_kernels_are_counted(needs: Needs, composite: Cas
 def test_float16_is_not_run_rather_than_computed_in_float32(needs: Needs, plain: Case) -> None:
     needs("browser")
     verdict = check_file(plain.path, plain.inputs, plain.expected, precision="float16", timeout=120)
-    assert verdict.status == NOT_RUN
+    assert verdict.status == GpuStatus.NOT_RUN
     assert "shader-f16" in (verdict.reason or "")
 
 

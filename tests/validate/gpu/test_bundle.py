@@ -15,9 +15,8 @@ from sdmobile.errors import EXIT_BELOW_THRESHOLD, EXIT_MISSING, EXIT_OK, Unsuppo
 from sdmobile.formats.bundle.contracts import Contract, TensorSpec
 from sdmobile.formats.bundle.reading import Bundle, BundleComponent
 from sdmobile.reference.recording import RecordedSample, Recording
-from sdmobile.validate.gpu.bundle import GpuCheck, GpuReport, check_bundle_gpu
-from sdmobile.validate.gpu.recorded import limited
-from sdmobile.validate.gpu.verdict import ACCEPTED, NOT_RUN, REJECTED, GpuVerdict, Way
+from sdmobile.validate.gpu.bundle import GpuCheck, GpuReport, check_bundle_gpu, limited
+from sdmobile.validate.gpu.verdict import GpuStatus, GpuVerdict, Way
 from tests.validate.gpu.models import Case
 
 Needs = Callable[[Way], None]
@@ -49,7 +48,7 @@ def test_bundle_is_compared_with_recorded_outputs(needs: Needs, plain: Case) -> 
     bundle, recording = cast(Bundle, _Bundle(plain)), _recording(plain, 2)
     ways: tuple[tuple[Way, str], ...] = (("wheel", "float32"),)
     (check,) = check_bundle_gpu(bundle, recording, ways, timeout=120).checks  # pyright: ignore[reportArgumentType]
-    assert (check.component, check.reference, check.verdict.status) == ("vae_decoder", "torch", ACCEPTED)
+    assert (check.component, check.reference, check.verdict.status) == ("vae_decoder", "torch", GpuStatus.ACCEPTED)
     assert check.verdict.samples == 2
     assert check.verdict.worst is not None
     assert check.verdict.worst.psnr_db > 120
@@ -59,7 +58,7 @@ def test_component_without_a_recording_is_compared_with_the_cpu(needs: Needs, pl
     needs("wheel")
     bundle = cast(Bundle, _Bundle(plain))
     (check,) = check_bundle_gpu(bundle, Recording(), (("wheel", "float32"),), timeout=120).checks
-    assert (check.reference, check.verdict.status) == ("litert", ACCEPTED)
+    assert (check.reference, check.verdict.status) == ("litert", GpuStatus.ACCEPTED)
 
 
 def test_only_android_bundles() -> None:
@@ -75,9 +74,9 @@ def _report(*verdicts: GpuVerdict) -> GpuReport:
 
 
 def test_exit_codes() -> None:
-    good = GpuVerdict("browser", "float32", ACCEPTED)
-    bad = replace(good, status=REJECTED)
-    composites = GpuVerdict("wheel", "float32", NOT_RUN, reason="composites")
+    good = GpuVerdict("browser", "float32", GpuStatus.ACCEPTED)
+    bad = replace(good, status=GpuStatus.REJECTED)
+    composites = GpuVerdict("wheel", "float32", GpuStatus.NOT_RUN, reason="composites")
     missing = replace(composites, missing="no driver")
     assert _report(good).exit_code == EXIT_OK
     assert _report(good, composites).exit_code == EXIT_OK  # one way takes the file; the other has a reason of its own

@@ -19,7 +19,7 @@ from sdmobile.reference.recording import RecordedSample
 from sdmobile.validate.gpu import chain as chain_module
 from sdmobile.validate.gpu.chain import parts_of, run_chain
 from sdmobile.validate.gpu.check import GpuRun
-from sdmobile.validate.gpu.verdict import ACCEPTED, CRASHED, GpuVerdict, Way
+from sdmobile.validate.gpu.verdict import GpuStatus, GpuVerdict, Way
 
 
 class First(nn.Module):
@@ -81,8 +81,8 @@ def test_the_gpu_runs_a_chain_on_what_it_computed_itself(needs: Callable[[Way], 
     x = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
     run = run_chain(chained(tmp_path), {"x": x}, way="wheel", timeout=120)
     assert [(name, verdict.status) for name, verdict in run.verdicts.items()] == [
-        ("unet_1.tflite", ACCEPTED),
-        ("unet_2.tflite", ACCEPTED),
+        ("unet_1.tflite", GpuStatus.ACCEPTED),
+        ("unet_2.tflite", GpuStatus.ACCEPTED),
     ]
     np.testing.assert_allclose(run.outputs["y"], x + (2 * x + 1) * np.tanh(x), atol=1e-5)
 
@@ -94,11 +94,11 @@ def test_values_go_from_file_to_file_until_one_fails(tmp_path: Path, monkeypatch
     def fake(path: Path, samples: list[dict[str, np.ndarray]], **_: object) -> GpuRun:
         seen.append(samples[0])
         if path.name == "unet_1.tflite":
-            return GpuRun(GpuVerdict("browser", "float32", ACCEPTED), ({"a": 2 * x, "b": 3 * x},))
-        return GpuRun(GpuVerdict("browser", "float32", CRASHED))
+            return GpuRun(GpuVerdict("browser", "float32", GpuStatus.ACCEPTED), ({"a": 2 * x, "b": 3 * x},))
+        return GpuRun(GpuVerdict("browser", "float32", GpuStatus.CRASHED))
 
     monkeypatch.setattr(chain_module, "run_on_gpu", fake)
     run = run_chain(whole, {"x": x})
     assert {name: float(value.max()) for name, value in seen[1].items()} == {"x": 1.0, "a": 2.0, "b": 3.0}
-    assert [verdict.status for verdict in run.verdicts.values()] == [ACCEPTED, CRASHED]
+    assert [verdict.status for verdict in run.verdicts.values()] == [GpuStatus.ACCEPTED, GpuStatus.CRASHED]
     assert run.outputs == {}

@@ -9,9 +9,15 @@ import pytest
 from torch import nn
 
 import sdmobile
-from sdmobile.validate.gpu.acceptance import Acceptance, read_acceptance
 from sdmobile.validate.gpu.model_facts import TensorFacts, read_model, source_modules
-from sdmobile.validate.gpu.verdict import GpuVerdict, LargestTensor, RefusedOperator
+from sdmobile.validate.gpu.verdict import (
+    Acceptance,
+    GpuStatus,
+    GpuVerdict,
+    LargestTensor,
+    RefusedOperator,
+    read_acceptance,
+)
 from tests.validate.gpu.models import Case, write_case
 
 REPORT = """INFO: something before
@@ -94,7 +100,7 @@ def test_verdict_is_plain_json() -> None:
     verdict = GpuVerdict(
         "wheel",
         "float16",
-        "rejected",
+        GpuStatus.REJECTED,
         refused=(RefusedOperator("X", "no", 1, ("m",)),),
         largest=LargestTensor("t", 9, 8),
     )

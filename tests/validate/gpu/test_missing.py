@@ -12,7 +12,7 @@ from sdmobile.validate.gpu import WAYS, check_file
 from sdmobile.validate.gpu import places as places
 from sdmobile.validate.gpu.setup import page
 from sdmobile.validate.gpu.setup.vulkan_driver import install_driver
-from sdmobile.validate.gpu.verdict import NOT_RUN, Way
+from sdmobile.validate.gpu.verdict import GpuStatus, Way
 from tests.validate.gpu.models import Case
 
 
@@ -27,7 +27,7 @@ def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("way", WAYS)
 def test_verdict_says_what_is_missing_and_what_to_do(bare_machine: Path, plain: Case, way: Way) -> None:
     verdict = check_file(plain.path, plain.inputs, plain.expected, way=way)
-    assert verdict.status == NOT_RUN
+    assert verdict.status == GpuStatus.NOT_RUN
     assert not verdict.passed
     assert not verdict.failed
     assert verdict.missing

@@ -12,7 +12,7 @@ import pytest
 from torch import nn
 
 from sdmobile.validate.gpu import check_file, run_on_gpu, wheel
-from sdmobile.validate.gpu.verdict import ACCEPTED, CRASHED, NOT_RUN, TOO_LARGE, Way
+from sdmobile.validate.gpu.verdict import GpuStatus, Way
 from sdmobile.validate.gpu.wheel import proves_gpu, run_times
 from tests.validate.gpu.models import Case, Large, write_case
 
@@ -22,7 +22,7 @@ Needs = Callable[[Way], None]
 def test_float16_rounds(needs: Needs, plain: Case) -> None:
     needs("wheel")
     verdict = check_file(plain.path, plain.inputs, plain.expected, way="wheel", precision="float16", timeout=120)
-    assert verdict.status == ACCEPTED, verdict.reason
+    assert verdict.status == GpuStatus.ACCEPTED, verdict.reason
     assert verdict.worst is not None
     assert 50 < verdict.worst.psnr_db < 90  # float32 gives more than 120
 
@@ -30,7 +30,7 @@ def test_float16_rounds(needs: Needs, plain: Case) -> None:
 def test_composites_are_not_tried(needs: Needs, composite: Case) -> None:
     needs("wheel")
     verdict = check_file(composite.path, composite.inputs, composite.expected, way="wheel", timeout=120)
-    assert verdict.status == NOT_RUN
+    assert verdict.status == GpuStatus.NOT_RUN
     assert verdict.missing is None
     assert "odml.group_norm" in (verdict.reason or "")
 
@@ -38,7 +38,7 @@ def test_composites_are_not_tried(needs: Needs, composite: Case) -> None:
 def test_crash_is_a_verdict_with_its_signal(needs: Needs, composite: Case) -> None:
     needs("wheel")
     verdict = run_on_gpu(composite.path, [composite.inputs], way="wheel", timeout=120, force=True).verdict
-    assert verdict.status == CRASHED
+    assert verdict.status == GpuStatus.CRASHED
     assert verdict.signal == "SIGSEGV"
     assert "while compiling" in (verdict.reason or "")
 
@@ -48,7 +48,7 @@ def test_tensor_beyond_the_buffer_limit_is_not_trusted(needs: Needs, tmp_path: P
     needs("wheel")
     case = write_case(tmp_path, "large", Large(), (1, 4, 1056, 1024))
     verdict = check_file(case.path, case.inputs, case.expected, way="wheel", timeout=300)
-    assert verdict.status == TOO_LARGE
+    assert verdict.status == GpuStatus.TOO_LARGE
     assert verdict.largest is not None
     assert verdict.largest.bytes == 1056 * 1024 * 32 * 4
     assert verdict.largest.limit == 2**27
@@ -62,7 +62,7 @@ def test_transformed_weights_beyond_the_buffer_limit_are_not_trusted(needs: Need
     needs("wheel")
     case = write_case(tmp_path, "winograd", nn.Conv2d(1920, 640, 3, padding=1), (1, 1920, 32, 32))
     verdict = check_file(case.path, case.inputs, case.expected, way="wheel", timeout=300)
-    assert verdict.status == TOO_LARGE
+    assert verdict.status == GpuStatus.TOO_LARGE
     assert verdict.largest is not None
     assert verdict.largest.bytes == 36 * 1920 * 640 * 4
     assert verdict.largest.name.endswith("(transformed)")
@@ -96,20 +96,20 @@ def test_a_lost_patience_is_repeated_while_the_gpu_was_busy(monkeypatch: pytest.
             raise answer
         return answer
 
-    monkeypatch.setattr(wheel, "_run_once", run_once)
-    monkeypatch.setattr(wheel, "_was_busy", lambda own: next(busy))
-    assert wheel._run_patiently(None, {}, set())["y"] == 1
+    monkeypatch.setattr(wheel, "run_once", run_once)
+    monkeypatch.setattr(wheel, "was_busy", lambda own: next(busy))
+    assert wheel.run_patiently(None, {}, set())["y"] == 1
     for message in ("Failed to lock", "another error"):
         answers.append(RuntimeError(message))
         with pytest.raises(RuntimeError, match=message):
-            wheel._run_patiently(None, {}, set())
+            wheel.run_patiently(None, {}, set())
 
 
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="processor time of threads is Linux's")
 def test_busy_means_that_other_threads_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wheel, "_PAUSE", 0.2)
-    own = wheel._threads()
-    assert not wheel._was_busy(own)
+    monkeypatch.setattr(wheel, "PAUSE", 0.2)
+    own = wheel.running_threads()
+    assert not wheel.was_busy(own)
     stop = time.perf_counter() + 0.6
     threading.Thread(target=lambda: [None for _ in iter(lambda: time.perf_counter() < stop, False)]).start()
-    assert wheel._was_busy(own)
+    assert wheel.was_busy(own)

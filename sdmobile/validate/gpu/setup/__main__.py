@@ -46,7 +46,7 @@ def probe_browser() -> str:
     import tempfile
     from pathlib import Path
 
-    from sdmobile.validate.gpu.ways import prepare
+    from sdmobile.validate.gpu.check import prepare
 
     ready = prepare("browser")
     if ready.missing is not None:

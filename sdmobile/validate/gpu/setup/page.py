@@ -25,9 +25,9 @@ def install_browser() -> str:
     Raises:
         MissingDependencyError: there is none and it cannot be installed.
     """
-    found = places.find_browser()
-    if found is not None:
-        return f"{found} is there"
+    browser = places.find_browser()
+    if browser is not None:
+        return f"{browser} is there"
     if os.environ.get(places.BROWSER_VARIABLE):
         value = os.environ[places.BROWSER_VARIABLE]
         raise MissingDependencyError(f"{places.BROWSER_VARIABLE} must name a program", value, _BROWSER_FIX)
@@ -41,10 +41,10 @@ def install_browser() -> str:
         fix=_BROWSER_FIX,
         environment={"DEBIAN_FRONTEND": "noninteractive"},
     )
-    found = places.find_browser()
-    if found is None:
+    browser = places.find_browser()
+    if browser is None:
         raise MissingDependencyError("the package chromium must bring the program chromium", None, _BROWSER_FIX)
-    return f"{found} installed"
+    return f"{browser} installed"
 
 
 def build_page() -> str:

@@ -96,15 +96,15 @@ def machine(folder: Path) -> Machine:
 
 def libraries() -> list[Library]:
     """Returns every library of sdmobile's metadata with the version that is installed here."""
-    found: list[Library] = []
+    known: list[Library] = []
     for requirement, extra in _requirements():
         try:
             version = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
             version = None
         in_range = version is not None and requirement.specifier.contains(version, prereleases=True)
-        found.append(Library(requirement.name, extra, str(requirement.specifier), version, in_range))
-    return found
+        known.append(Library(requirement.name, extra, str(requirement.specifier), version, in_range))
+    return known
 
 
 def abilities(installed: list[Library]) -> list[Ability]:
@@ -129,7 +129,7 @@ def abilities(installed: list[Library]) -> list[Ability]:
 def _requirements() -> Iterator[tuple[Requirement, str]]:
     from packaging.requirements import Requirement
 
-    for text in _stated_requirements():
+    for text in stated_requirements():
         requirement = Requirement(text)
         if requirement.name == PACKAGE:  # an extra that is made of other extras
             continue
@@ -142,23 +142,23 @@ def _requirements() -> Iterator[tuple[Requirement, str]]:
                 yield requirement, extra
 
 
-def _stated_requirements() -> list[str]:
+def stated_requirements() -> list[str]:
     """Returns the requirements of the installed package, or of the source tree that is being run."""
     try:
         return metadata.requires(PACKAGE) or []
     except metadata.PackageNotFoundError:
-        return _source_requirements(Path(__file__).resolve().parents[2] / "pyproject.toml")
+        return source_requirements(Path(__file__).resolve().parents[2] / "pyproject.toml")
 
 
-def _source_requirements(path: Path) -> list[str]:
+def source_requirements(path: Path) -> list[str]:
+    """Returns the requirements that a pyproject.toml states, in the form of a package's metadata; none without it."""
+    if not path.is_file():
+        return []
     if sys.version_info >= (3, 11):
         import tomllib
     else:
         import tomli as tomllib
-    if not path.is_file():
-        return []
-    with path.open("rb") as stream:
-        project = tomllib.load(stream)["project"]
+    project = tomllib.loads(path.read_text("utf-8"))["project"]
     optional = project.get("optional-dependencies", {})
     extras = [f'{text} ; extra == "{extra}"' for extra in _EXTRAS for text in optional.get(extra, [])]
     return [*project["dependencies"], *extras]

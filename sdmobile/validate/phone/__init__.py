@@ -1,1 +1,0 @@
-"""Runs exported files on a phone that is connected to this machine."""

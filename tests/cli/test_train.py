@@ -1,0 +1,49 @@
+"""`sdmobile train`: what is refused before any work, and where the results of judging go."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sdmobile.cli.app import run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("shapes", "--steps", "0"), 2, "--steps"),
+        (("shapes", "--quick", "0"), 2, "--quick is a number of steps"),
+        (("shapes", "--threads", "0"), 2, "--threads"),
+        (("evaluate", "--prompts", "0"), 2, "--prompts"),
+        (("evaluate", "missing"), 4, "the checkpoint must exist"),
+    ],
+)
+def test_what_is_refused(
+    arguments: tuple[str, ...],
+    code: int,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["train", *arguments]) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert words in captured.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_evaluate_says_how_many_are_obeyed_and_prints_the_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "judged"
+    assert run(["train", "evaluate", "-o", str(output), "--prompts", "1", "--steps", "1"]) == 0
+    captured = capsys.readouterr()
+    record = json.loads((output / "obedience.json").read_text("utf-8"))
+    assert record["prompts"] == 1
+    assert f"{record['obeyed']} of 1 held-out prompts obeyed" in captured.err
+    assert captured.out == f"{output}\n"
+    assert (output / "samples.png").is_file()
