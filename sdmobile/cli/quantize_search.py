@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdmobile.basics.words import megabytes
+from sdmobile.cli.arguments import COMPONENTS
 from sdmobile.cli.output import Output
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def analyze(
     checkpoint: Annotated[
         Path | None, typer.Argument(help="Diffusers folder or single file; without it, the bundled shapes-64.")
     ] = None,
-    component: Annotated[str, typer.Option(help="text_encoder, unet, vae_decoder or vae_encoder.")] = "unet",
+    component: Annotated[str | None, typer.Option(help=f"{COMPONENTS}; without it, the denoiser.")] = None,
     schemes: Annotated[
         str | None, typer.Option(help="What a layer may become, separated by commas, such as palette4,int8c,fp16.")
     ] = None,
@@ -58,12 +59,13 @@ def analyze(
     from sdmobile.cli.validate import read_prompts
     from sdmobile.quantize.curve import work_folders
     from sdmobile.quantize.sensitivity import DEFAULT_SCHEMES
-    from sdmobile.quantize.sensitivity_analysis import AnalysisPlan, analyse
+    from sdmobile.quantize.sensitivity_analysis import AnalysisPlan, analyse, usual_error
     from sdmobile.quantize.sensitivity_study import ANALYSIS_PROMPTS, requests_for
     from sdmobile.quantize.sensitivity_work import is_main
 
     opened = open_checkpoint(checkpoint)
     texts = ANALYSIS_PROMPTS if prompts is None else read_prompts(prompts)
+    component = component or opened.family.denoiser.name
     plan = AnalysisPlan(
         component=component,
         requests=requests_for(opened, texts, steps, seed),
@@ -72,7 +74,7 @@ def analyze(
         probes=probes,
         direct=direct,
         seed=seed,
-        through=through or ("trajectory" if component == "unet" else "call"),
+        through=through or usual_error(opened.family, component),
     )
     with step_progress() as tell, work_folders(not no_cache) as folders:
         sensitivity = analyse(opened, plan, folders.work, folders.recordings, tell)

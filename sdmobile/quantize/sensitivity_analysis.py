@@ -16,6 +16,7 @@ import numpy as np
 
 from sdmobile.errors import UnsupportedError
 from sdmobile.families import FAMILIES
+from sdmobile.families.family import BATCH2, Family
 from sdmobile.quantize.schemes import parse_scheme
 from sdmobile.quantize.sensitivity import DEFAULT_SCHEMES, DIRECT, PROBES, Sensitivity
 from sdmobile.quantize.sensitivity_study import EncodedWeights, Row, Study, open_study, weights_key
@@ -73,6 +74,11 @@ class AnalysisPlan:
 def _is_denoiser(component: str) -> bool:
     """Returns whether a component is called at every step, so that its errors may be those of the final latents."""
     return any(component == family.denoiser.name for family in FAMILIES)
+
+
+def usual_error(family: Family, component: str) -> str:
+    """Returns whose error counts unless something else is asked for: a denoiser's is that of the final latents."""
+    return TRAJECTORY if component == family.denoiser.name and BATCH2 in family.guidances else CALL
 
 
 def analyse(

@@ -8,15 +8,16 @@ import pytest
 
 from sdmobile.checkpoints import open_checkpoint
 from sdmobile.errors import UnsupportedError
-from sdmobile.families.contracts import COMPONENTS, contract_for
+from sdmobile.families.contracts import contract_for
 from sdmobile.quantize.backends import backend_for
 from sdmobile.reference.sampling import PipelineSpec
+from tests.families import COMPONENTS, SD
 
 
 @pytest.mark.parametrize("target", ["ios", "android"])
 def test_a_backend_is_for_the_files_that_the_target_exports(target: str) -> None:
     geometry = PipelineSpec.from_checkpoint(open_checkpoint(None)).geometry
-    names = [contract_for(target, component, geometry).file_name for component in COMPONENTS]
+    names = [contract_for(SD, target, component, geometry).file_name for component in COMPONENTS]
     assert {Path(name).suffix for name in names} == {backend_for(target).suffix}
 
 
