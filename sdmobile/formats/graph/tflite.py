@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,12 @@ import numpy as np
 from sdmobile.formats.graph.graph import FileGraph, Operation, Tensor
 from sdmobile.formats.tflite.model import Graph, Node
 from sdmobile.formats.tflite.model import Tensor as Stored
-from sdmobile.formats.tflite.names import module_of
+from sdmobile.formats.tflite.names import source_name
 from sdmobile.formats.tflite.reader import read_graph
 
 # An operator's small integer constants (axes, permutations, paddings) are kept, because kernels depend on them.
 MAX_KEPT_ELEMENTS = 64
 CONSTANT_INPUTS = "constant_inputs"
-_COUNTER = re.compile(r"^\d*(_\w+)?$")
 _PLAIN = (bool, int, float, str)
 
 
@@ -110,18 +108,6 @@ def _kind(node: Node) -> str:
     if node.composite is not None:
         return node.composite.name
     return (node.custom or "custom") if node.op == "CUSTOM" else node.op.lower()
-
-
-def source_name(node: Node) -> str:
-    """Returns the module of the source model as far as the names of a node's outputs say, "" if they say nothing.
-
-    Exports of this project name a tensor "down_blocks.0.resnets.0.conv1;3": module and counter.
-    """
-    names = [tensor.name for tensor in node.outputs]
-    if any("/" in name for name in names):
-        return module_of(node) or ""
-    parts = [part for name in names for part in name.split(";") if part and not _COUNTER.match(part)]
-    return max(parts, key=len) if parts else ""
 
 
 def _attributes(node: Node) -> dict[str, Any]:

@@ -83,10 +83,11 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Composite:
-    """A composite operator: its name and attributes; the graph that defines it is another subgraph."""
+    """A composite operator: its name, its attributes and the index of the subgraph that computes the same."""
 
     name: str
     attributes: dict[str, Any]
+    decomposition: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,14 +133,17 @@ class Node:
         return ACTIVATIONS.get(self.options.get("fusedActivationFunction", 0), "unknown")
 
 
+COMPOSITE = "STABLEHLO_COMPOSITE"
+"""The operator that stands for one under a name of its own."""
 ACTIVATIONS = {0: "NONE", 1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6", 4: "TANH", 5: "SIGN_BIT"}
 
 
 @dataclass(frozen=True)
 class Graph:
-    """The main subgraph of a file.
+    """A subgraph of a file.
 
     Args:
+        path: the file.
         nodes: operators in the order in which they run.
         tensors: all tensors.
         inputs: indices of the inputs.
@@ -153,3 +157,30 @@ class Graph:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     file_bytes: int
+
+
+
+
+@dataclass(frozen=True)
+class Signature:
+    """How an app calls a file.
+
+    Args:
+        key: name of the signature.
+        graph: index of the subgraph that it runs.
+        inputs: name of each input to the index of its tensor in that subgraph.
+        outputs: the same of the outputs.
+    """
+
+    key: str
+    graph: int
+    inputs: dict[str, int]
+    outputs: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A whole file: its subgraphs, the main one first, and its signatures."""
+
+    graphs: tuple[Graph, ...]
+    signatures: tuple[Signature, ...]

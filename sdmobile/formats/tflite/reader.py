@@ -5,10 +5,15 @@ from __future__ import annotations
 import mmap
 import struct
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sdmobile.formats.errors import LintInputError
-from sdmobile.formats.tflite.model import Composite, Graph, Node, Quantization, Tensor
+from sdmobile.formats.tflite.model import COMPOSITE, Composite, Graph, Model, Node, Quantization, Signature, Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_Read = TypeVar("_Read")
 
 IDENTIFIER = b"TFL3"
 _SMALLEST = 8  # bytes: where the root table is, and the identifier
@@ -29,8 +34,17 @@ def read_graph(path: Path) -> Graph:
     Raises:
         LintInputError: the file is missing, is no `.tflite` file, or is truncated.
     """
+    return _read(path, lambda reader: reader.graph(0))
+
+
+def read_model(path: Path) -> Model:
+    """Reads all subgraphs of a file and its signatures; raises as `read_graph`."""
+    return _read(path, _Reader.model)
+
+
+def _read(path: Path, part: Callable[[_Reader], _Read]) -> _Read:
     if not path.is_file():
-        raise LintInputError("a file to lint must exist", path, "Give the path of a .tflite file")
+        raise LintInputError("a .tflite file to read must exist", path, "Give the path of a .tflite file")
     size = path.stat().st_size
     if size < _SMALLEST:
         raise LintInputError("a .tflite file must hold a flatbuffer", f"{path} has {size} bytes", _AGAIN)
@@ -41,7 +55,7 @@ def read_graph(path: Path) -> Graph:
             "a .tflite file must carry the identifier TFL3", f"{path} has {bytes(buffer[4:8])!r}", "Give a .tflite file"
         )
     try:
-        return _Reader(path, buffer).graph()
+        return part(_Reader(path, buffer))
     except _BROKEN as error:
         raise LintInputError(
             "a .tflite file must be whole", f"{path} ({size} bytes) breaks off: {type(error).__name__}: {error}", _AGAIN
@@ -58,22 +72,35 @@ class _Reader:
         self._path = path
         self._buffer = buffer
         self._model: Any = schema.Model.GetRootAs(buffer, 0)
-        self._operators = _names(schema.BuiltinOperator)
-        self._types = _names(schema.TensorType)
+        self._operators = operator_names()
+        self._types = type_names()
+        self._buffers = [self._place(i) for i in range(self._model.BuffersLength())]
 
-    def graph(self) -> Graph:
-        """Returns the main subgraph."""
-        buffers = [self._stored(i) for i in range(self._model.BuffersLength())]
-        main = self._model.Subgraphs(0)
-        if main is None:
+    def model(self) -> Model:
+        """Returns everything."""
+        graphs = tuple(self.graph(i) for i in range(max(1, self._model.SubgraphsLength())))
+        signatures = map(self._model.SignatureDefs, range(self._model.SignatureDefsLength()))
+        return Model(graphs, tuple(self._signature(stored) for stored in signatures))
+
+    def graph(self, index: int) -> Graph:
+        """Returns a subgraph."""
+        stored = self._model.Subgraphs(index)
+        if stored is None:
             raise ValueError("no subgraph")
-        tensors = tuple(self._tensor(main.Tensors(i), i, buffers) for i in range(main.TensorsLength()))
-        nodes = tuple(self._node(main.Operators(i), i, tensors) for i in range(main.OperatorsLength()))
-        inputs = tuple(main.Inputs(i) for i in range(main.InputsLength()))
-        outputs = tuple(main.Outputs(i) for i in range(main.OutputsLength()))
+        tensors = tuple(self._tensor(stored.Tensors(i), i) for i in range(stored.TensorsLength()))
+        nodes = tuple(self._node(stored.Operators(i), i, tensors) for i in range(stored.OperatorsLength()))
+        inputs = tuple(stored.Inputs(i) for i in range(stored.InputsLength()))
+        outputs = tuple(stored.Outputs(i) for i in range(stored.OutputsLength()))
         return Graph(self._path, nodes, tensors, inputs, outputs, len(self._buffer))
 
-    def _stored(self, index: int) -> tuple[int, int] | None:
+    def _signature(self, stored: Any) -> Signature:
+        inputs = {_text(item.Name()): item.TensorIndex() for item in map(stored.Inputs, range(stored.InputsLength()))}
+        outputs = {
+            _text(item.Name()): item.TensorIndex() for item in map(stored.Outputs, range(stored.OutputsLength()))
+        }
+        return Signature(_text(stored.SignatureKey()), stored.SubgraphIndex(), inputs, outputs)
+
+    def _place(self, index: int) -> tuple[int, int] | None:
         """Returns where the bytes of a buffer are, None where there are none; checks that the file holds them."""
         buffer = self._model.Buffers(index)
         if buffer.Size() > 1:  # stored behind the flatbuffer; 0 and 1 are placeholders
@@ -87,11 +114,11 @@ class _Reader:
             raise ValueError(f"buffer {index} ends at byte {start + length}")
         return start, length
 
-    def _tensor(self, stored: Any, index: int, buffers: list[tuple[int, int] | None]) -> Tensor:
-        place = buffers[stored.Buffer()]
+    def _tensor(self, stored: Any, index: int) -> Tensor:
+        place = self._buffers[stored.Buffer()]
         return Tensor(
             index=index,
-            name=(stored.Name() or b"").decode("utf-8", "replace"),
+            name=_text(stored.Name()),
             shape=tuple(stored.Shape(i) for i in range(stored.ShapeLength())),
             dtype=self._types.get(stored.Type(), f"type {stored.Type()}"),
             constant=place is not None,
@@ -113,13 +140,12 @@ class _Reader:
 
     def _node(self, stored: Any, index: int, tensors: tuple[Tensor, ...]) -> Node:
         code = self._model.OperatorCodes(stored.OpcodeIndex())
-        number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+        number = operator_number(code.BuiltinCode(), code.DeprecatedBuiltinCode())
         op = self._operators.get(number, f"operator {number}")
         unpacked = self._schema.OperatorT.InitFromObj(stored)
         options = {}
         for chosen in (unpacked.builtinOptions, unpacked.builtinOptions2):
             options.update(vars(chosen) if chosen is not None else {})
-        custom = (code.CustomCode() or b"").decode("utf-8", "replace") if op == "CUSTOM" else None
         return Node(
             index=index,
             op=op,
@@ -127,8 +153,8 @@ class _Reader:
             inputs=tuple(None if i == _OPTIONAL else tensors[i] for i in map(int, _each(unpacked.inputs))),
             outputs=tuple(tensors[i] for i in map(int, _each(unpacked.outputs))),
             options=options,
-            custom=custom,
-            composite=_composite(options) if op == "STABLEHLO_COMPOSITE" else None,
+            custom=_text(code.CustomCode()) if op == "CUSTOM" else None,
+            composite=_composite(options) if op == COMPOSITE else None,
         )
 
 
@@ -139,9 +165,32 @@ def _each(values: Any) -> Any:
 def _composite(options: dict[str, Any]) -> Composite:
     from flatbuffers import flexbuffers
 
-    name, packed = options.get("name") or b"", options.get("compositeAttributes")
-    attributes = flexbuffers.Loads(bytes(bytearray(packed))) if packed is not None and len(packed) else {}
-    return Composite(name.decode() if isinstance(name, bytes) else name, attributes)  # pyright: ignore
+    packed = options.get("compositeAttributes")
+    attributes: Any = flexbuffers.Loads(bytes(bytearray(packed))) if packed is not None and len(packed) else {}
+    return Composite(_text(options.get("name")), attributes, options.get("decompositionSubgraphIndex"))
+
+
+def operator_names() -> dict[int, str]:
+    """Returns the names of the schema's operators by number."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    return _names(schema.BuiltinOperator)
+
+
+def type_names() -> dict[int, str]:
+    """Returns the names of the schema's element types by number."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    return _names(schema.TensorType)
+
+
+def operator_number(builtin: int, deprecated: int) -> int:
+    """Returns an operator's number, which old files have in the field of 8 bits, with 0 in the other."""
+    return max(builtin, deprecated)
+
+
+def _text(stored: bytes | str | None) -> str:
+    return stored if isinstance(stored, str) else (stored or b"").decode("utf-8", "replace")
 
 
 def _names(enum: type) -> dict[int, str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdmobile.errors import ComponentError
+from sdmobile.formats.tflite.reader import type_names
 from sdmobile.quantize.litert.engine import TFLiteWeight, read_model
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from sdmobile.quantize.schemes import Linear
 
-_INT8, _INT4 = 9, 17  # TensorType of the TFLite schema
 _HALF_STEP = 0.501
 
 
@@ -29,15 +29,15 @@ def check_integers(
     Raises:
         ComponentError: a weight is missing, of another type, or further from its original than half a step.
     """
-    model = read_model(path)
+    model, types = read_model(path), type_names()
     facts: dict[str, tuple[int, float]] = {}
     for weight in weights:
         if weight.name not in schemes:
             continue
         subgraph = model.subgraphs[weight.subgraph]
         tensor = next((t for t in subgraph.tensors if t.name.decode() == weight.name), None)
-        expected = _INT8 if schemes[weight.name].bits == 8 else _INT4
-        if tensor is None or tensor.type != expected or list(tensor.shape) != list(weight.values.shape):
+        expected = f"INT{schemes[weight.name].bits}"
+        if tensor is None or types[tensor.type] != expected or list(tensor.shape) != list(weight.values.shape):
             raise _error(path, weight, "is not stored as the recipe says")
         facts[weight.name] = _compare(path, model, subgraph, tensor, weight, schemes[weight.name])
     return facts

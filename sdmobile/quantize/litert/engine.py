@@ -7,7 +7,7 @@ of its functions is replaced meanwhile.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdmobile.errors import UnsupportedError
+from sdmobile.formats.tflite.names import first_place
+from sdmobile.formats.tflite.reader import operator_names, operator_number, type_names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,16 +25,16 @@ if TYPE_CHECKING:
 
     from sdmobile.quantize.schemes import Linear
 
-# BuiltinOperator and TensorType of the TFLite schema (schema.fbs).
-_DEQUANTIZE = 6
-_FLOAT32, _FLOAT16 = 0, 1
+_DEQUANTIZE = "DEQUANTIZE"
 _WEIGHT_OPERATORS = {
-    3: ("CONV_2D", 1),
-    4: ("DEPTHWISE_CONV_2D", 1),
-    7: ("EMBEDDING_LOOKUP", 1),
-    9: ("FULLY_CONNECTED", 1),
-    67: ("CONV_2D_TRANSPOSE", 1),
+    "CONV_2D": "CONV_2D",
+    "DEPTHWISE_CONV_2D": "DEPTHWISE_CONV_2D",
+    "EMBEDDING_LOOKUP": "EMBEDDING_LOOKUP",
+    "FULLY_CONNECTED": "FULLY_CONNECTED",
+    "TRANSPOSE_CONV": "CONV_2D_TRANSPOSE",
 }
+"""Operators with weights: the schema's name to AEQ's."""
+_WEIGHT_INPUT = 1
 _BLOCKS = (32, 64, 128, 256)
 _AEQ_PIECE = 32 << 20
 
@@ -79,6 +81,7 @@ def expand(model: Any, weights: Iterable[TFLiteWeight]) -> None:
 
     The DEQUANTIZE's output tensor becomes the constant under the name of the float16 tensor, which goes.
     """
+    name_of = _namer(model)
     for index, subgraph in enumerate(model.subgraphs):
         chosen = {weight.tensor: weight for weight in weights if weight.subgraph == index}
         if not chosen:
@@ -89,7 +92,7 @@ def expand(model: Any, weights: Iterable[TFLiteWeight]) -> None:
             wide_values = weight.values.astype(np.float32)
             model.buffers[narrow.buffer].data = wide_values.reshape(-1).view(np.uint8)
         subgraph.operators = [
-            op for op in subgraph.operators if not (_code(model, op) == _DEQUANTIZE and int(op.inputs[0]) in chosen)
+            op for op in subgraph.operators if not (name_of(op) == _DEQUANTIZE and int(op.inputs[0]) in chosen)
         ]
         _drop_tensors(model, index, set(chosen))
 
@@ -98,6 +101,7 @@ def _of_subgraph(model: Any, index: int) -> list[TFLiteWeight]:
     from ai_edge_quantizer.utils.tfl_flatbuffer_utils import get_op_scope
 
     subgraph = model.subgraphs[index]
+    name_of, types = _namer(model), type_names()
     shared = _buffer_users(model)
     users: dict[int, list[tuple[Any, int]]] = {}
     for op in subgraph.operators:
@@ -105,27 +109,27 @@ def _of_subgraph(model: Any, index: int) -> list[TFLiteWeight]:
             users.setdefault(int(tensor), []).append((op, position))
     weights: list[TFLiteWeight] = []
     for op in subgraph.operators:
-        if _code(model, op) != _DEQUANTIZE:
+        if name_of(op) != _DEQUANTIZE:
             continue
         narrow, wide = int(op.inputs[0]), int(op.outputs[0])
         tensor, uses = subgraph.tensors[narrow], users.get(wide, [])
         data = model.buffers[tensor.buffer].data
-        known = [_WEIGHT_OPERATORS.get(_code(model, user), ("", -1)) for user, _ in uses]
-        weight_only = bool(uses) and all(place == at for (_, place), (_, at) in zip(known, uses, strict=True))
-        if data is None or tensor.type != _FLOAT16 or not weight_only or len(users[narrow]) > 1:
+        operators = [_WEIGHT_OPERATORS[name_of(user)] for user, place in uses if _takes_weight(name_of(user), place)]
+        weight_only = bool(uses) and len(operators) == len(uses)
+        if data is None or types[tensor.type] != "FLOAT16" or not weight_only or len(users[narrow]) > 1:
             continue
         if shared[tensor.buffer] > 1 or wide in {int(output) for output in subgraph.outputs}:
             continue
         values = np.frombuffer(data, np.float16).reshape([int(size) for size in tensor.shape])
         scopes = tuple(dict.fromkeys(get_op_scope(user, subgraph.tensors) for user, _ in uses))
         name = tensor.name.decode()
-        weights.append(TFLiteWeight(name, module_of(scopes[0]), known[0][0], scopes, values, index, narrow, wide))
+        module = first_place(scopes[0])
+        weights.append(TFLiteWeight(name, module, operators[0], scopes, values, index, narrow, wide))
     return weights
 
 
-def module_of(scope: str) -> str:
-    """Returns the module path in an operator's name: what stands before the first semicolon."""
-    return scope.split(";")[0]
+def _takes_weight(operator: str, position: int) -> bool:
+    return operator in _WEIGHT_OPERATORS and position == _WEIGHT_INPUT
 
 
 def _buffer_users(model: Any) -> dict[int, int]:
@@ -136,9 +140,11 @@ def _buffer_users(model: Any) -> dict[int, int]:
     return counts
 
 
-def _code(model: Any, op: Any) -> int:
-    code = model.operatorCodes[op.opcodeIndex]
-    return max(code.builtinCode, code.deprecatedBuiltinCode)
+def _namer(model: Any) -> Callable[[Any], str]:
+    """Returns a function that gives an operator's name in the schema."""
+    names = operator_names()
+    codes = [names[operator_number(code.builtinCode, code.deprecatedBuiltinCode)] for code in model.operatorCodes]
+    return lambda op: codes[op.opcodeIndex]
 
 
 def _drop_tensors(model: Any, index: int, gone: set[int]) -> None:
