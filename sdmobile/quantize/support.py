@@ -7,6 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from sdmobile.errors import UnsupportedError
+from sdmobile.formats.mlprogram.opsets import (
+    FLOAT16_IOS,
+    INTEGER_ACTIVATIONS_IOS,
+    ios_of_integers,
+    ios_of_tables,
+)
 from sdmobile.quantize.recipes import Recipe
 from sdmobile.quantize.schemes import W8A8, Float16, Linear, Palette, Scheme
 
@@ -100,10 +106,10 @@ _INTEGERS = "xnnpack"  # the runtime, by the name that device profiles use, that
 def minimum_ios(scheme: Scheme) -> int:
     """Returns the iOS version whose operations can express a scheme."""
     if isinstance(scheme, Palette):
-        return 18 if scheme.bits == 3 or scheme.group_size else 16
+        return ios_of_tables(scheme.bits, one_table=not scheme.group_size)
     if isinstance(scheme, Linear):
-        return 16 if scheme.bits == 8 and not scheme.block_size else 18
-    return 17 if isinstance(scheme, W8A8) else 15
+        return ios_of_integers(scheme.bits, per_channel=not scheme.block_size)
+    return INTEGER_ACTIVATIONS_IOS if isinstance(scheme, W8A8) else FLOAT16_IOS
 
 
 def require_supported(

@@ -28,6 +28,22 @@ def test_core_ml_takes_a_scheme_from_its_system_on(name: str) -> None:
         require_supported(scheme, "ios", deployment_target=f"iOS{needed - 1}")
 
 
+def test_the_table_says_the_same_system() -> None:
+    since = {row.scheme: row.since for row in TABLE if row.runtime == "Core ML" and row.verdict == "yes"}
+    samples = {
+        "fp16": ["fp16"],
+        "palette1, 2, 4, 6, 8": ["palette1", "palette2", "palette4", "palette6", "palette8"],
+        "palette3": ["palette3"],
+        "paletteNgG": ["palette4g16", "palette8g4"],
+        "int8c, uint8c": ["int8c", "uint8c"],
+        "int4c, int4bN, int8bN": ["int4c", "int4b32", "int8b32"],
+        "w8a8": ["w8a8"],
+    }
+    assert {row: {f"iOS {minimum_ios(parse_scheme(name))}" for name in names} for row, names in samples.items()} == {
+        row: {system} for row, system in since.items()
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "target", "device", "reason"),
     [

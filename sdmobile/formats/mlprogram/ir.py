@@ -12,8 +12,8 @@ from sdmobile.formats.mlprogram.types import NamedType
 from sdmobile.formats.mlprogram.values import Constant, constant, tensor_type
 
 _PROGRAM_ATTRIBUTES = {"buildInfo"}  # names of the tools that wrote the file
-_OPSETS = {"CoreML5": 15, "CoreML6": 16, "CoreML7": 17, "CoreML8": 18, "CoreML9": 26}
-
+OPSETS = {"CoreML5": 15, "CoreML6": 16, "CoreML7": 17, "CoreML8": 18, "CoreML9": 26}
+"""Name of an operation set to the iOS version that brought it."""
 
 Binding = str | Constant
 """The name of a value computed before, or a constant."""
@@ -108,7 +108,7 @@ def build(model: dict[str, Any], name: str | None = None) -> Function:
     check(features, inputs)
     check(tuple(feature(item) for item in description.get("output", [])), outputs)
     version = model.get("specificationVersion", 0)
-    return Function(name, version, _OPSETS[opset], inputs, outputs, operations, {item.name: item for item in features})
+    return Function(name, version, OPSETS[opset], inputs, outputs, operations, {item.name: item for item in features})
 
 
 def _chosen(model: dict[str, Any], name: str | None) -> str:
@@ -127,7 +127,7 @@ def _block(function: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Returns the operation set of a function and the block written for it."""
     _only(function.get("attributes", {}), set(), "attributes of the function")
     opset = function.get("opset", "")
-    if opset not in _OPSETS:
+    if opset not in OPSETS:
         raise UnsupportedError("The Core ML evaluator knows the operation sets CoreML5 to CoreML9", opset)
     if opset not in function.get("block_specializations", {}):
         raise PackageError("The function must have a block for its operation set", opset, "Export the model again")

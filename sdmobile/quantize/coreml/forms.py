@@ -12,6 +12,7 @@ import numpy as np
 
 from sdmobile.errors import UnsupportedError
 from sdmobile.formats.mlprogram.blob_writer import PACKED_BITS, pack_bits
+from sdmobile.formats.mlprogram.opsets import FLOAT16_IOS, ios_of_integers, ios_of_tables
 from sdmobile.formats.mlprogram.write import WEIGHT_FILE
 from sdmobile.quantize.encodings import HalfEncoding
 from sdmobile.quantize.linear import LinearEncoding
@@ -47,17 +48,13 @@ class Form:
 
 
 def minimum_ios(encoding: Encoding) -> int:
-    """Returns the iOS version from which an encoding can be written.
-
-    iOS 16 has one table per tensor of 1, 2, 4, 6 or 8 bits and 8-bit integers per channel; groups, 3 bits, 4-bit
-    integers and blocks came with iOS 18 (coremltools' definitions of iOS16 and iOS18 operations).
-    """
+    """Returns the iOS version from which an encoding can be written."""
     if isinstance(encoding, LinearEncoding):
-        return 16 if encoding.bits == 8 and _per_channel(encoding) else 18
+        return ios_of_integers(encoding.bits, per_channel=_per_channel(encoding))
     if isinstance(encoding, HalfEncoding):
-        return 15
-    lut = _lut(encoding)
-    return 16 if len(lut) == 1 and lut.shape[1] != 8 else 18
+        return FLOAT16_IOS
+    tables, entries = _lut(encoding).shape
+    return ios_of_tables(entries.bit_length() - 1, one_table=tables == 1)
 
 
 def form_of(encoding: Encoding, ios: int, dtype: str) -> Form:
