@@ -5,10 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
-
-from sdmobile.errors import UnsupportedError
 
 
 @dataclass(frozen=True)
@@ -74,20 +71,3 @@ class FileGraph:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     file_bytes: int
-
-
-def read_graph(path: Path) -> FileGraph:
-    """Reads the graph of a `.tflite` file or of an `.mlpackage` folder.
-
-    Raises:
-        UnsupportedError: neither of the two.
-    """
-    if path.suffix == ".tflite":
-        from sdmobile.formats.graph.tflite import read_tflite
-
-        return read_tflite(path)
-    if path.suffix == ".mlpackage":
-        from sdmobile.formats.graph.mlprogram import read_mlpackage
-
-        return read_mlpackage(path)
-    raise UnsupportedError("the file must be a .tflite or an .mlpackage", path)
