@@ -159,8 +159,6 @@ class Graph:
     file_bytes: int
 
 
-
-
 @dataclass(frozen=True)
 class Signature:
     """How an app calls a file.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sdmobile.device_profiles.runtime_rules.conv_layer import ConvLayer
 from sdmobile.device_profiles.runtime_rules.tflite_operators import TABLES, GpuRuntime
 from sdmobile.device_profiles.runtime_rules.winograd import LITERT_DELEGATE, ML_DRIFT
+from sdmobile.formats.tflite.convolution import convolutions
 from sdmobile.formats.tflite.gpu_bytes import gpu_bytes
 from sdmobile.formats.tflite.model import Graph, Node, Tensor
 from sdmobile.formats.tflite.names import module_of
@@ -79,35 +79,11 @@ def _held_bytes(node: Node, tensor: Tensor, float_bytes: int) -> int:
 
 def _transformed_weights(graph: Graph, runtime: GpuRuntime, limits: Limits) -> Iterator[_Buffer]:
     """Yields the weights of convolutions that the runtime computes by Winograd's method in a buffer."""
-    stored = {tensor.index for tensor in graph.tensors if tensor.constant}
-    stored |= {
-        node.outputs[0].index for node in graph.nodes if node.op == "DEQUANTIZE" and len(node.constants) == 1
-    }  # the runtime reads through these
-    for node in graph.nodes:
-        layer = _layer(node, stored) if node.op == "CONV_2D" else None
-        shape = None if layer is None else _WINOGRAD[runtime].weight_buffer(layer, limits.gpu)
+    for node, layer in convolutions(graph):
+        shape = _WINOGRAD[runtime].weight_buffer(layer, limits.gpu)
         if shape is not None:
             size = gpu_bytes(shape, "FLOAT32", limits.float_bytes)
             yield _Buffer(node, f"{node.inputs[1]} transformed for Winograd's method", size, _FIX_WINOGRAD)
-
-
-def _layer(node: Node, stored: set[int]) -> ConvLayer | None:
-    """Returns the facts of a convolution with stored weights, None for another or an incomplete one."""
-    image, weights = node.input(0), node.input(1)
-    if image is None or weights is None or weights.rank != 4 or weights.index not in stored:
-        return None
-    batch, height, width, _ = node.outputs[0].bhwc
-    out_channels, rows, columns, group_channels = weights.shape
-    channels = image.bhwc[3]
-    return ConvLayer(
-        batch=batch,
-        channels=(channels, out_channels),
-        size=(height, width),
-        kernel=(rows, columns),
-        stride=(node.options.get("strideH", 1), node.options.get("strideW", 1)),
-        dilation=(node.options.get("dilationHFactor", 1), node.options.get("dilationWFactor", 1)),
-        groups=max(1, channels // max(1, group_channels)),
-    )
 
 
 def _too_large(buffer: _Buffer, limits: Limits) -> Finding:

@@ -9,6 +9,7 @@ import pytest
 from torch import nn
 
 import sdmobile
+from sdmobile.errors import UnsupportedError
 from sdmobile.validate.gpu.model_facts import TensorFacts, read_model, source_modules
 from sdmobile.validate.gpu.verdict import (
     Acceptance,
@@ -81,6 +82,15 @@ def test_weights_that_the_engine_transforms_are_counted(
     assert largest is not None
     assert (largest.bytes == 4 * (transformed or 0)) == (transformed is not None)
     assert largest.name.endswith("(transformed)") == (transformed is not None)
+
+
+def test_other_and_broken_files_are_refused(plain: Case, tmp_path: Path) -> None:
+    whole = plain.path.read_bytes()
+    for name, content in (("text", b"no flatbuffer at all"), ("cut", whole[: len(whole) // 2]), ("empty", b"")):
+        path = tmp_path / f"{name}.tflite"
+        path.write_bytes(content)
+        with pytest.raises(UnsupportedError, match=name):
+            read_model(path)
 
 
 def test_size_on_the_gpu_counts_padded_channels() -> None:
