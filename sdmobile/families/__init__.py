@@ -10,9 +10,10 @@ from typing import Any
 
 from sdmobile.errors import UnsupportedError
 from sdmobile.families.family import Family
+from sdmobile.families.latent_consistency import LatentConsistency
 from sdmobile.families.stable_diffusion import StableDiffusion
 
-FAMILIES: tuple[Family, ...] = (StableDiffusion(),)
+FAMILIES: tuple[Family, ...] = (LatentConsistency(), StableDiffusion())
 """In the order in which they are asked whether a checkpoint is theirs; the last one takes, or refuses, what is left."""
 
 

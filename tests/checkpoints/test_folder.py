@@ -245,7 +245,6 @@ UNSUPPORTED: list[tuple[str, str, dict[str, Any], str]] = [
     ("t5", INDEX, {"text_encoder": ["transformers", "T5EncoderModel"]}, "text_encoder = T5EncoderModel"),
     ("taesd", INDEX, {"vae": ["diffusers", "AutoencoderTiny"]}, "vae = AutoencoderTiny"),
     ("sdxl unet", "unet/config.json", {"addition_embed_type": "text_time"}, "SDXL"),
-    ("lcm", "unet/config.json", {"time_cond_proj_dim": 256}, "latent consistency"),
     ("shift", "vae/config.json", {"shift_factor": 0.1}, "shifted latents"),
     ("prediction", "scheduler/scheduler_config.json", {"prediction_type": "flow"}, "prediction type.*flow"),
 ]

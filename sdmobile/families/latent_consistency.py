@@ -1,0 +1,220 @@
+"""Latent consistency models: Stable Diffusion whose UNet takes the guidance scale as an input, in 1 to 8 steps.
+
+    f(x, w, c, t) = c_skip(t)·x + c_out(t)·D(x, w, c, t)          D the clean latent that the prediction implies
+    x_next = √ᾱ_next·f + √(1 − ᾱ_next)·z                          z fresh noise; after the last step x = f
+
+Luo et al., "Latent Consistency Models", arXiv 2310.04378 (equation 9, algorithm 2); c_skip and c_out as in Diffusers'
+LCMScheduler. There is no unconditional row: guidance was distilled into the UNet, by an embedding of its scale.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sdmobile.errors import UnsupportedError
+from sdmobile.families import autoencoder, clip, unet
+from sdmobile.families.family import EMBEDDED, Config, Facts, FileNames, Kind, Shapes, Value
+from sdmobile.families.sampler_tables import alpha_sigma, model_output, training_schedule
+from sdmobile.families.stable_diffusion import StableDiffusion
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from sdmobile.families.family import Arrays
+    from sdmobile.formats.bundle.contracts import Geometry
+
+STEP_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8)
+_EMBEDDING = "timestep_cond"
+_WIDTH = "time_cond_proj_dim"
+_SCHEDULER = "LCMScheduler"
+_STORED = f"{unet.PREFIX}time_embed.cond_proj.weight"
+
+
+def guidance_embedding(scale: float, width: int) -> NDArray[np.float32]:
+    """Returns what the UNet takes for a guidance scale, [1, width].
+
+    e = [sin(1000·(s − 1)·f), cos(1000·(s − 1)·f)],    f_i = exp(−i·ln 10000 / (width/2 − 1))
+
+    In float32 as Diffusers computes it, since the network was trained on these roundings.
+
+    Args:
+        scale: s, as users give it.
+        width: an odd one ends in a zero.
+    """
+    import numpy as np
+
+    half = width // 2
+    exponents = np.arange(half, dtype=np.float32) * -(np.log(np.float32(10000.0)) / np.float32(half - 1))
+    phases = np.float32(scale - 1.0) * np.float32(1000.0) * np.exp(exponents)
+    return np.pad(np.concatenate([np.sin(phases), np.cos(phases)]), (0, width % 2))[None]
+
+
+def _derive(shapes: Shapes) -> Config:
+    facts = unet.derive(shapes)
+    if (projection := shapes.get("time_embedding.cond_proj.weight")) and len(projection) == 2:
+        facts[_WIDTH] = projection[1]
+    return facts
+
+
+def _convert(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Renames the tensors of a single file; Diffusers' own renaming does not know the guidance embedding."""
+    renamed = unet.convert({name: tensor for name, tensor in tensors.items() if name != _STORED})
+    return {**renamed, "time_embedding.cond_proj.weight": tensors[_STORED]}
+
+
+def _wrap(module: nn.Module, channels_last: bool) -> nn.Module:
+    from sdmobile.families.wrappers import UNetWithVector
+
+    return UNetWithVector(module, channels_last, _EMBEDDING)
+
+
+def _reference(module: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    arguments = (inputs[name] for name in ("sample", "timestep", "encoder_hidden_states"))
+    return module(*arguments, timestep_cond=inputs[_EMBEDDING], return_dict=False)[0]
+
+
+_MODEL = dataclasses.replace(
+    unet.MODEL,
+    derive=_derive,
+    check=lambda class_name, config: unet.check(class_name, config, taken=(_WIDTH,)),
+    convert=_convert,
+)
+_UNET = dataclasses.replace(
+    unet.UNET,
+    summary="Denoiser: noisy latents, timestep, text features and guidance embedding to a prediction",
+    inputs=(
+        *unet.UNET.inputs,
+        Value(_EMBEDDING, Kind.VECTOR, lambda g: (g.batch, g.size(_WIDTH)), "Embedding of the guidance scale"),
+    ),
+    files={
+        target: FileNames(names.file, names.signature, (*names.inputs, _EMBEDDING), names.outputs)
+        for target, names in unet.UNET.files.items()
+    },
+    wrap=_wrap,
+    reference=_reference,
+)
+
+
+class LatentConsistency(StableDiffusion):
+    """Recognised by the guidance embedding of its UNet; text encoder and autoencoder are those of Stable Diffusion."""
+
+    name = "latent-consistency"
+    title = "Latent consistency"
+    models = (clip.MODEL, _MODEL, autoencoder.MODEL)
+    components = (clip.TEXT_ENCODER, _UNET, autoencoder.DECODER, autoencoder.ENCODER)
+    guidances = (EMBEDDED,)
+    default_steps = 4
+    default_guidance_scale = 8.5
+    tag = "latent-consistency"
+    guidance_rule = "The guidance scale is an input of the UNet (`guidance_embedding` in `metadata.json`)"
+    app_use: ClassVar[Mapping[str, str]] = {}
+
+    def claims(self, index: Mapping[str, Any], configs: Mapping[str, Config]) -> bool:
+        return configs.get("unet", {}).get(_WIDTH) is not None
+
+    def claims_file(self, names: Sequence[str]) -> bool:
+        return _STORED in names
+
+    def facts(self, configs: Mapping[str, Config], scheduler_config: Config, notes: list[str]) -> Facts:
+        facts = super().facts(configs, scheduler_config, notes)
+        return dataclasses.replace(facts, sizes=((_WIDTH, int(configs["unet"][_WIDTH])),))
+
+    def file_scheduler(self, metadata: Mapping[str, str], names: Sequence[str], notes: list[str]) -> Config:
+        schedule = super().file_scheduler(metadata, names, notes)
+        notes.append(f"scheduler: the file has none; {_SCHEDULER} with the betas of Stable Diffusion assumed")
+        return {**schedule, "_class_name": _SCHEDULER, "original_inference_steps": 50}
+
+    def conditioning(self, guidance_scale: float, geometry: Geometry) -> Arrays:
+        return {_EMBEDDING: guidance_embedding(guidance_scale, geometry.size(_WIDTH))}
+
+    def scheduler(self, config: Mapping[str, Any], name: str | None, steps: int) -> Any:
+        if name not in (None, "lcm", _SCHEDULER):
+            raise UnsupportedError("a latent consistency model is sampled by its own scheduler", name, "Leave it out")
+        settings = {**config, "clip_sample": False}  # clipping to [-1, 1] is for pixels; latents are not bounded
+        try:
+            return super().scheduler(settings, _SCHEDULER, steps)
+        except ValueError as error:
+            most = config.get("original_inference_steps", 50)
+            raise UnsupportedError(f"a latent consistency model takes at most {most} steps", steps) from error
+
+    def step(
+        self,
+        scheduler: Any,
+        prediction: Tensor,
+        timestep: Tensor,
+        latent: Tensor,
+        generator: torch.Generator,
+        noise: Callable[[], NDArray[np.float32]],
+    ) -> Tensor:
+        """As the base class says. Diffusers' step gives f; the noise is the documented one, which a phone can draw."""
+        import torch
+
+        denoised = scheduler.step(prediction, timestep, latent, generator=generator, return_dict=False)[1]
+        if scheduler.step_index == len(scheduler.timesteps):
+            return denoised
+        alpha = scheduler.alphas_cumprod[scheduler.timesteps[scheduler.step_index]]
+        return alpha.sqrt() * denoised + (1.0 - alpha).sqrt() * torch.from_numpy(noise())
+
+    def scheduler_document(self, config: Mapping[str, Any], scaling_factor: float) -> dict[str, Any]:
+        scheduler = self.scheduler(config, None, 1)
+        counts = [steps for steps in STEP_COUNTS if steps <= scheduler.config.original_inference_steps]
+        tables = {str(steps): consistency_table(self.scheduler(config, None, steps)) for steps in counts}
+        update, guidance = "x_next = a * x + b * D + n * z", f"{_EMBEDDING}, see metadata.json; no unconditional row"
+        return {
+            **training_schedule(scheduler, scaling_factor, update, guidance),
+            "noise": "z: the next values of the generator that gave the initial latent; not drawn where n is 0",
+            "default_solver": "lcm",
+            "default_steps": self.default_steps,
+            "solvers": {"lcm": {"diffusers_class": _SCHEDULER, "steps": tables}},
+        }
+
+    def app_differences(self, target: str, facts: Facts) -> list[str]:
+        if target != "ios":
+            return []
+        return [
+            f"Apple's Swift package gives the UNet no `{_EMBEDDING}` and has no sampler for it: the app runs the files "
+            "itself, by scheduler.json and metadata.json"
+        ]
+
+    def app_facts(self, facts: Facts) -> dict[str, Any]:
+        width, scale = dict(facts.sizes)[_WIDTH], self.default_guidance_scale
+        return {
+            "guidance_embedding": {
+                "input": _EMBEDDING,
+                "width": width,
+                "formula": "[sin(w * f), cos(w * f)], w = 1000 * (s - 1), f_i = exp(-i * ln(10000) / (width / 2 - 1))",
+                "example": {"guidance_scale": scale, "values": guidance_embedding(scale, width)[0].tolist()},
+            }
+        }
+
+
+def consistency_table(scheduler: Any) -> list[dict[str, float]]:
+    """Returns the linear update of every step of an LCMScheduler whose timesteps are set.
+
+    Args:
+        scheduler: of Diffusers; it is stepped to its end.
+
+    Returns:
+        One row per step: timestep, alpha and sigma (of x = α·x₀ + σ·ε), a, b and n of
+        x_next = a·x + b·D + n·z.
+    """
+    import torch
+
+    # f is linear in x and D, so its coefficients are its values at (1, 0) and (0, 1), taken in one elementwise step.
+    sample, clean = torch.eye(2, dtype=torch.float64)
+    rows = []
+    timesteps = [int(timestep) for timestep in scheduler.timesteps]
+    for timestep, following in zip_longest(timesteps, timesteps[1:]):
+        alpha, sigma = alpha_sigma(scheduler, timestep)
+        output = model_output(scheduler.config.prediction_type, sample, clean, alpha, sigma)
+        by_sample, by_clean = scheduler.step(output, timestep, sample, return_dict=False)[1].tolist()
+        signal, noise = (1.0, 0.0) if following is None else alpha_sigma(scheduler, following)
+        row = {"timestep": timestep, "alpha": alpha, "sigma": sigma}
+        rows.append({**row, "a": signal * by_sample, "b": signal * by_clean, "n": noise})
+    return rows
