@@ -47,7 +47,7 @@ SELECTION_SEED, JUDGING_SEED = 1_000, 2_000
 Row = tuple["torch.Tensor", ...]
 _ROWS_PER_CALL = 4
 _LIBRARIES = ("torch", "diffusers", "transformers", "safetensors", "numpy")
-LEFT_OUT = ("device_profiles/*", "rewrites/*", "lint/*", "exporters/*", "validate/*")
+LEFT_OUT = ("lint/*", "exporters/*", "validate/*")
 """Rooms that have no part in what is measured and kept; all others count (`basics.fingerprint`)."""
 
 

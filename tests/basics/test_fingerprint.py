@@ -85,14 +85,14 @@ def test_a_file_that_moved_is_another_hash(package: Path) -> None:
 def test_recordings_know_no_phone_but_everything_that_samples(package: Path) -> None:
     before, after = _changed_hash(package, "quantize/apply.py", LEFT_OUT)
     assert before == after
-    for name in ("exporters/contracts.py", "validate/sampling.py", "families/relu_attention.py"):
+    for name in ("formats/bundle/contracts.py", "reference/sampling.py", "families/relu_attention.py"):
         before, after = _changed_hash(package, name, LEFT_OUT)
         assert before != after, name
 
 
 def test_every_python_file_is_either_deciding_or_left_out() -> None:
     names = set(deciding_files())
-    assert {"errors.py", "exporters/component.py", "validate/magnitudes.py", "basics/fingerprint.py"} <= names
+    assert {"errors.py", "exporters/component.py", "reference/magnitudes.py", "basics/fingerprint.py"} <= names
     rooms = {name.split("/")[0] for name in names}
     assert rooms.isdisjoint({"cli", "report", "training", "web", "data"})
 

@@ -83,13 +83,7 @@ _WORK = """
 import json, sys
 from pathlib import Path
 from sdmobile.checkpoints import open_checkpoint
-from sdmobile.exporters.bundle import Part
-from sdmobile.exporters.component import export_component
-from sdmobile.exporters.job import ExportJob
 from sdmobile.quantize.activations.recorded import RecordedInputs
-from sdmobile.quantize.apply import Destination, compress_part
-from sdmobile.quantize.recipes import Recipe, named_recipe
-from sdmobile.quantize.schemes import W8A8
 from sdmobile.reference.geometry import geometry_for
 
 checkpoint, out, target, device = Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]
@@ -97,6 +91,14 @@ opened = open_checkpoint(checkpoint)
 inputs = RecordedInputs(opened, geometry_for(opened, "batch2", None), "batch2")
 inputs.judging("text_encoder")
 sampling = [name for name in sys.modules if name.startswith("sdmobile")]
+
+from sdmobile.exporters.component import export_component
+from sdmobile.exporters.job import ExportJob
+from sdmobile.formats.bundle.writing import Part
+from sdmobile.quantize.apply import Destination, compress_part
+from sdmobile.quantize.recipes import Recipe, named_recipe
+from sdmobile.quantize.schemes import W8A8
+
 job = ExportJob(checkpoint, "text_encoder", target, device, "batch2", None, out, float32_islands=True)
 part = Part(out, export_component(job))
 recipe = Recipe("w8a8", W8A8(-99.0, -99.0, -99.0), min_elements=64) if target == "ios" else named_recipe("int8c")

@@ -96,7 +96,7 @@ def test_profile_predicts_a_picture(family: Family, bundles: Bundles) -> None:
     data = json.loads(invoke("profile", bundles("android"), "--device", UNIT["android"], "--json"))["prediction"]
     assert data["steps"] == family.default_steps
     assert data["image"]["seconds"] > 0
-    calls = {part["name"]: part["calls"] for part in data["components"]}
+    calls = {name: part["calls_per_image"] for name, part in data["components"].items()}
     guidance = family.guidance(None)
     assert calls == {part.name: guidance.calls_of(part.role, family.default_steps) for part in family.components}
 

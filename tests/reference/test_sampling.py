@@ -53,7 +53,7 @@ def test_images_are_those_of_diffusers(
     diffusers_pipeline: Any, torch_runner: TorchRunner, spec: PipelineSpec, scheduler: str | None, guidance: str
 ) -> None:
     request = replace(REQUEST, scheduler=scheduler)
-    mine = sample(torch_runner, replace(spec, guidance=guidance), request).image
+    mine = sample(torch_runner, replace(spec, guidance=spec.family.guidance(guidance)), request).image
     expected = reference_image(diffusers_pipeline, spec, request)
     assert expected.std() > 0.1
     np.testing.assert_allclose(np.clip(mine, -1, 1), expected, atol=1e-4)
@@ -65,7 +65,7 @@ def test_no_guidance_is_that_of_diffusers(
 ) -> None:
     request = replace(REQUEST, guidance_scale=1.0, scheduler="ddim")
     calls: list[ComponentCall] = []
-    mine = sample(torch_runner, replace(spec, guidance=guidance), request, calls.append).image
+    mine = sample(torch_runner, replace(spec, guidance=spec.family.guidance(guidance)), request, calls.append).image
     np.testing.assert_allclose(np.clip(mine, -1, 1), reference_image(diffusers_pipeline, spec, request), atol=1e-4)
     assert sum(call.component == "unet" for call in calls) == 5
 

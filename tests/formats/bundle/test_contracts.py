@@ -27,7 +27,7 @@ geometries = st.builds(
     context_length=st.integers(1, 7),
     context_dim=st.integers(1, 7),
 )
-contracts = st.builds(contract_for, st.sampled_from(TARGETS), st.sampled_from(COMPONENTS), geometries)
+contracts = st.builds(contract_for, st.just(SD), st.sampled_from(TARGETS), st.sampled_from(COMPONENTS), geometries)
 
 
 def canonical_array(spec: TensorSpec, rng: np.random.Generator) -> np.ndarray:
