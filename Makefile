@@ -38,7 +38,7 @@ demo: $(STAMP)  ## export shapes-64 for both phones, validate, draw pictures, wr
 	@echo "Pictures:  $(DEMO)/torch.png  $(DEMO)/ios.png  $(DEMO)/android.png"
 	@echo "Reports:   $(DEMO)/report-ios/report.html  $(DEMO)/report-android/report.html"
 
-test: $(STAMP)  ## lint, types and the fast tests (under 15 minutes on two cores)
+test: $(STAMP)  ## lint, types and the fast tests
 	$(MAKE) lint type
 	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sdmobile.errors import UnsupportedError
+from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families import autoencoder, clip, unet
 from sdmobile.families.family import EMBEDDED, Config, Facts, FileNames, Kind, Shapes, Value
 from sdmobile.families.sampler_tables import alpha_sigma, model_output, training_schedule
@@ -123,7 +123,10 @@ class LatentConsistency(StableDiffusion):
 
     def facts(self, configs: Mapping[str, Config], scheduler_config: Config, notes: list[str]) -> Facts:
         facts = super().facts(configs, scheduler_config, notes)
-        return dataclasses.replace(facts, sizes=((_WIDTH, int(configs["unet"][_WIDTH])),))
+        width = configs["unet"][_WIDTH]
+        if not isinstance(width, int) or not 4 <= width <= 65536:
+            raise CheckpointError(f"{_WIDTH} of the UNet must be a number of features from 4 to 65536", width)
+        return dataclasses.replace(facts, sizes=((_WIDTH, width),))
 
     def file_scheduler(self, metadata: Mapping[str, str], names: Sequence[str], notes: list[str]) -> Config:
         schedule = super().file_scheduler(metadata, names, notes)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sdmobile.checkpoints import load_model, open_checkpoint
-from sdmobile.errors import UnsupportedError
+from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families import family_named
 from sdmobile.families.latent_consistency import guidance_embedding
 from sdmobile.reference.noise import NoiseStream
@@ -112,3 +112,12 @@ def test_what_it_is_not_sampled_by_is_refused(folder: Path) -> None:
         LCM.scheduler(config, None, 51)
     with pytest.raises(UnsupportedError, match="guidance of Latent consistency must be one of embedded"):
         LCM.guidance("batch2")
+
+
+@pytest.mark.parametrize("width", ["wide", 2, 10**9])
+def test_a_width_that_is_none_is_refused(folder: Path, width: object) -> None:
+    checkpoint = open_checkpoint(folder)
+    configs = {name: dict(info.config) for name, info in checkpoint.components.items()}
+    configs["unet"]["time_cond_proj_dim"] = width
+    with pytest.raises(CheckpointError, match="number of features"):
+        LCM.facts(configs, checkpoint.scheduler_config, [])
