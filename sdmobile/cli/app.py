@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from sdmobile import __version__
+from sdmobile.cli.arguments import CommandGroup
 from sdmobile.cli.devices import devices_app
 from sdmobile.cli.doctor import doctor
 from sdmobile.cli.export import export
@@ -37,6 +38,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    rich_markup_mode=None,  # Typer's boxes cost more time than all else that --help does
+    cls=CommandGroup,
 )
 app.command()(inspect)
 app.command()(export)

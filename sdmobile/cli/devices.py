@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sdmobile.cli.arguments import CommandGroup
 from sdmobile.cli.output import Output
 from sdmobile.errors import UnsupportedError
 
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
     from sdmobile.prediction.measurements_fit import Refit
 
 devices_app = typer.Typer(
-    name="devices", help="Device profiles: what is known of each phone, and where from.", no_args_is_help=True
+    name="devices",
+    help="Device profiles: what is known of each phone, and where from.",
+    cls=CommandGroup,
+    no_args_is_help=True,
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdmobile.basics.words import megabytes
+from sdmobile.cli.arguments import CommandGroup
 from sdmobile.cli.output import Output
 from sdmobile.cli.quantize_search import analyze, curve, search
 
@@ -21,7 +22,10 @@ _REFERENCE = "The bundle's checkpoint, for w8a8 and --correct; without it, the o
 _CORRECT = "Fit a factor per layer to recorded inputs and keep it where it helps on others (iOS); takes minutes."
 
 quantize_app = typer.Typer(
-    name="quantize", help="Compress the weights of a bundle, with the loss measured.", no_args_is_help=True
+    name="quantize",
+    help="Compress the weights of a bundle, with the loss measured.",
+    cls=CommandGroup,
+    no_args_is_help=True,
 )
 
 

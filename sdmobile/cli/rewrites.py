@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdmobile.cli.arguments import COMPONENTS
+from sdmobile.cli.arguments import COMPONENTS, CommandGroup
 from sdmobile.cli.output import Output
 from sdmobile.errors import OutputError, UnsupportedError
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from sdmobile.rewrites.explanation import Explanation
 
 rewrites_app = typer.Typer(
-    help="The rewrite rules: what they are, what they do to a checkpoint, what each brings.", no_args_is_help=True
+    help="The rewrite rules: what they are, what they do to a checkpoint, what each brings.",
+    cls=CommandGroup,
+    no_args_is_help=True,
 )
 
 Checkpoint = Annotated[

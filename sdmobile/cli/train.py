@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from sdmobile.cli.arguments import CommandGroup
 from sdmobile.cli.progress import step_progress
 
-train_app = typer.Typer(help="Train and judge the bundled checkpoint.", no_args_is_help=True)
+train_app = typer.Typer(help="Train and judge the bundled checkpoint.", cls=CommandGroup, no_args_is_help=True)
 
 
 @train_app.command()
