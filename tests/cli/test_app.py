@@ -19,7 +19,17 @@ def _run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
-_HEAVY = {"torch", "numpy", "coremltools", "diffusers", "transformers", "litert_torch", "ai_edge_litert", "onnx", "rich"}
+_HEAVY = {
+    "torch",
+    "numpy",
+    "coremltools",
+    "diffusers",
+    "transformers",
+    "litert_torch",
+    "ai_edge_litert",
+    "onnx",
+    "rich",
+}
 
 
 @pytest.mark.parametrize(
