@@ -86,13 +86,19 @@ def totals(result: AdrenoFit) -> str:
 
 
 def ablation(result: AdrenoFit) -> str:
-    """Returns the cumulative steps of the paper on both phones, and the published reductions."""
+    """Returns the cumulative steps of the paper on both phones, without its total too, and the published reductions."""
     phones = stable_diffusion.published_ablation(stable_diffusion.phones(result.values))
-    names = list(PUBLISHED_REDUCTION)
-    steps: list[tuple[AblationRow, ...]] = list(zip(*(phones[name] for name in names), strict=True))
-    lines = [[each[0].step, *(cell for row in each for cell in _cells(row))] for each in steps]
-    lines.append(["published", *(cell for name in names for cell in ("", f"-{PUBLISHED_REDUCTION[name]:.1%}"))])
-    header = ["step", *(f"{name} {what}" for name in names for what in ("ms", "reduction"))]
+    galaxy, iphone = PUBLISHED_REDUCTION
+    columns = {
+        galaxy: phones[galaxy],
+        f"{galaxy} without the factor": stable_diffusion.without_factor(result.values),
+        iphone: phones[iphone],
+    }
+    steps: list[tuple[AblationRow, ...]] = list(zip(*columns.values(), strict=True))
+    lines = [[step[0].step, *(cell for row in step for cell in _cells(row))] for step in steps]
+    published = [PUBLISHED_REDUCTION[galaxy], PUBLISHED_REDUCTION[galaxy], PUBLISHED_REDUCTION[iphone]]
+    lines.append(["published", *(cell for reduction in published for cell in ("", f"-{reduction:.1%}"))])
+    header = ["step", *(f"{name} {what}" for name in columns for what in ("ms", "reduction"))]
     return table(header, lines)
 
 
