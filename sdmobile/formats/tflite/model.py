@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,13 +21,17 @@ class Quantization:
 
     Args:
         kind: "affine" where scales are stored with the tensor, "blockwise" where other tensors hold them.
-        scales: number of scales; one means per tensor.
+        scales: number of scales that are stored with the tensor; one means per tensor.
         axis: the axis of several scales.
+        values: the scales themselves, float32 [scales].
+        holder: index of the tensor that holds the scales of blocks.
     """
 
     kind: QuantizationKind
     scales: int
     axis: int
+    values: np.ndarray | None = field(default=None, compare=False)
+    holder: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +46,8 @@ class Tensor:
         constant: whether the file holds its values.
         quantization: how integers stand for numbers, None for plain values.
         sparse: whether the values are stored sparsely.
-        data: bytes of a constant that lies within the flatbuffer.
+        data: bytes of a constant; a view of the file.
+        buffer: number of the buffer in the file; tensors may share one.
     """
 
     index: int
@@ -53,6 +58,7 @@ class Tensor:
     quantization: Quantization | None = None
     sparse: bool = False
     data: memoryview | None = None
+    buffer: int = 0
 
     @property
     def rank(self) -> int:
@@ -73,8 +79,8 @@ class Tensor:
         """Returns the values of a small constant, None where the file does not hold them within reach."""
         if self.data is None:
             return None
-        found = np.frombuffer(self.data, np.dtype(self.dtype.lower()))
-        return found.reshape(self.shape) if found.size == self.elements else None
+        flat = np.frombuffer(self.data, np.dtype(self.dtype.lower()))
+        return flat.reshape(self.shape) if flat.size == self.elements else None
 
     def __str__(self) -> str:
         constant = " constant" if self.constant else ""
@@ -178,7 +184,8 @@ class Signature:
 
 @dataclass(frozen=True)
 class Model:
-    """A whole file: its subgraphs, the main one first, and its signatures."""
+    """A whole file: subgraphs, the main one first, signatures, and whether weights lie behind the flatbuffer."""
 
     graphs: tuple[Graph, ...]
     signatures: tuple[Signature, ...]
+    weights_behind: bool = False

@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from sdmobile.errors import MissingDependencyError
 from sdmobile.formats.errors import LintInputError
 from sdmobile.formats.tflite.model import COMPOSITE, Composite, Graph, Model, Node, Quantization, Signature, Tensor
 
@@ -33,6 +34,7 @@ def read_graph(path: Path) -> Graph:
 
     Raises:
         LintInputError: the file is missing, is no `.tflite` file, or is truncated.
+        MissingDependencyError: ai-edge-litert, which brings the schema, is not installed.
     """
     return _read(path, lambda reader: reader.graph(0))
 
@@ -66,21 +68,21 @@ class _Reader:
     """Reads one file."""
 
     def __init__(self, path: Path, buffer: memoryview) -> None:
-        from ai_edge_litert import schema_py_generated as schema
-
+        schema = _schema()
         self._schema: Any = schema
         self._path = path
         self._buffer = buffer
         self._model: Any = schema.Model.GetRootAs(buffer, 0)
-        self._operators = operator_names()
-        self._types = type_names()
+        self._operators = _names(schema.BuiltinOperator)
+        self._types = _names(schema.TensorType)
         self._buffers = [self._place(i) for i in range(self._model.BuffersLength())]
 
     def model(self) -> Model:
         """Returns everything."""
         graphs = tuple(self.graph(i) for i in range(max(1, self._model.SubgraphsLength())))
         signatures = map(self._model.SignatureDefs, range(self._model.SignatureDefsLength()))
-        return Model(graphs, tuple(self._signature(stored) for stored in signatures))
+        behind = any(self._model.Buffers(i).Offset() > 1 for i in range(self._model.BuffersLength()))
+        return Model(graphs, tuple(self._signature(stored) for stored in signatures), behind)
 
     def graph(self, index: int) -> Graph:
         """Returns a subgraph."""
@@ -125,6 +127,7 @@ class _Reader:
             quantization=self._quantization(stored.Quantization()),
             sparse=stored.Sparsity() is not None,
             data=None if place is None else self._buffer[place[0] : place[0] + place[1]],
+            buffer=stored.Buffer(),
         )
 
     def _quantization(self, stored: Any) -> Quantization | None:
@@ -132,15 +135,17 @@ class _Reader:
             return None
         kind = stored.DetailsType()
         if kind == self._schema.QuantizationDetails.BlockwiseQuantization:
-            return Quantization("blockwise", 0, 0)
+            details = self._schema.BlockwiseQuantization()
+            details.Init(stored.Details().Bytes, stored.Details().Pos)
+            return Quantization("blockwise", 0, stored.QuantizedDimension(), holder=details.Scales())
         if kind == self._schema.QuantizationDetails.CustomQuantization:
             return Quantization("custom", 0, 0)
-        scales = stored.ScaleLength()
-        return Quantization("affine", scales, stored.QuantizedDimension()) if scales else None
+        count = stored.ScaleLength()
+        return Quantization("affine", count, stored.QuantizedDimension(), stored.ScaleAsNumpy()) if count else None
 
     def _node(self, stored: Any, index: int, tensors: tuple[Tensor, ...]) -> Node:
         code = self._model.OperatorCodes(stored.OpcodeIndex())
-        number = operator_number(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+        number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())  # old files have it in the field of 8 bits
         op = self._operators.get(number, f"operator {number}")
         unpacked = self._schema.OperatorT.InitFromObj(stored)
         options = {}
@@ -170,23 +175,14 @@ def _composite(options: dict[str, Any]) -> Composite:
     return Composite(_text(options.get("name")), attributes, options.get("decompositionSubgraphIndex"))
 
 
-def operator_names() -> dict[int, str]:
-    """Returns the names of the schema's operators by number."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    return _names(schema.BuiltinOperator)
-
-
-def type_names() -> dict[int, str]:
-    """Returns the names of the schema's element types by number."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    return _names(schema.TensorType)
-
-
-def operator_number(builtin: int, deprecated: int) -> int:
-    """Returns an operator's number, which old files have in the field of 8 bits, with 0 in the other."""
-    return max(builtin, deprecated)
+def _schema() -> Any:
+    try:
+        from ai_edge_litert import schema_py_generated
+    except ImportError as error:
+        raise MissingDependencyError(
+            "reading a .tflite file needs ai-edge-litert", error, "Install it: pip install 'sdmobile[android]'."
+        ) from error
+    return schema_py_generated
 
 
 def _text(stored: bytes | str | None) -> str:

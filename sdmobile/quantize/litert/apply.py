@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sdmobile.basics.memory import peak_resident_bytes
 from sdmobile.errors import OutputError, UnsupportedError
 from sdmobile.quantize.litert.check import check_integers
-from sdmobile.quantize.litert.engine import TFLiteWeight, float16_weights, quantize_file, read_model, reason_against
+from sdmobile.quantize.litert.engine import TFLiteWeight, float16_weights, quantize_file, reason_against
 from sdmobile.quantize.recipes import Recipe
 from sdmobile.quantize.records import CompressionRecord, TensorRecord
 from sdmobile.quantize.schemes import Float16, Linear
@@ -43,7 +43,7 @@ def compress_tflite(
     started = time.perf_counter()
     if out.exists():
         raise OutputError("the output must not exist", out, "Choose another path")
-    weights = float16_weights(read_model(source))
+    weights = float16_weights(source)
     chosen, kept = _choose(weights, recipe, component, device)
     before = source.stat().st_size
     if not chosen:
@@ -74,7 +74,7 @@ def compress_tflite(
 
 def modules(path: Path) -> tuple[str, ...]:
     """Returns the modules of a file that have float16 weights."""
-    return tuple(dict.fromkeys(weight.module for weight in float16_weights(read_model(path))))
+    return tuple(dict.fromkeys(weight.module for weight in float16_weights(path)))
 
 
 def _choose(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdmobile.errors import ComponentError
-from sdmobile.formats.tflite.reader import type_names
-from sdmobile.quantize.litert.engine import TFLiteWeight, read_model
+from sdmobile.formats.tflite.reader import read_model
+from sdmobile.quantize.litert.engine import TFLiteWeight
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from sdmobile.formats.tflite.model import Graph, Quantization, Tensor
     from sdmobile.quantize.schemes import Linear
 
 _HALF_STEP = 0.501
@@ -29,26 +30,26 @@ def check_integers(
     Raises:
         ComponentError: a weight is missing, of another type, or further from its original than half a step.
     """
-    model, types = read_model(path), type_names()
+    graphs = read_model(path).graphs
     facts: dict[str, tuple[int, float]] = {}
     for weight in weights:
         if weight.name not in schemes:
             continue
-        subgraph = model.subgraphs[weight.subgraph]
-        tensor = next((t for t in subgraph.tensors if t.name.decode() == weight.name), None)
+        graph = graphs[weight.subgraph]
+        tensor = next((stored for stored in graph.tensors if stored.name == weight.name), None)
         expected = f"INT{schemes[weight.name].bits}"
-        if tensor is None or types[tensor.type] != expected or list(tensor.shape) != list(weight.values.shape):
+        if tensor is None or tensor.dtype != expected or tensor.shape != weight.values.shape:
             raise _error(path, weight, "is not stored as the recipe says")
-        facts[weight.name] = _compare(path, model, subgraph, tensor, weight, schemes[weight.name])
+        facts[weight.name] = _compare(path, graph, tensor, weight, schemes[weight.name])
     return facts
 
 
-def _compare(
-    path: Path, model: Any, subgraph: Any, tensor: Any, weight: TFLiteWeight, scheme: Linear
-) -> tuple[int, float]:
-    data = np.asarray(model.buffers[tensor.buffer].data).view(np.uint8)
-    scale = _scales(model, subgraph, tensor.quantization)
-    shape, axis = weight.values.shape, int(tensor.quantization.quantizedDimension)
+def _compare(path: Path, graph: Graph, tensor: Tensor, weight: TFLiteWeight, scheme: Linear) -> tuple[int, float]:
+    if tensor.data is None or tensor.quantization is None:
+        raise _error(path, weight, "has no integers, or no scales for them")
+    data = np.frombuffer(tensor.data, np.uint8)
+    scale = _scales(graph, tensor.quantization)
+    shape, axis = weight.values.shape, tensor.quantization.axis
     if scale.size % shape[axis]:
         raise _error(path, weight, f"has {scale.size} scales for the {shape[axis]} channels of its axis {axis}")
     # A step per channel, or per block of one. Depthwise convolutions have their channels on the last axis.
@@ -69,11 +70,11 @@ def _by_channel(values: NDArray[Any], axis: int) -> NDArray[Any]:
     return np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
 
 
-def _scales(model: Any, subgraph: Any, quantization: Any) -> NDArray[np.float32]:
-    if quantization.scale is not None and len(quantization.scale):
-        return np.asarray(quantization.scale, np.float32)
-    holder = subgraph.tensors[quantization.details.scales]
-    return np.frombuffer(model.buffers[holder.buffer].data, np.float16).astype(np.float32)
+def _scales(graph: Graph, quantization: Quantization) -> NDArray[np.float32]:
+    stored = quantization.values
+    if quantization.holder is not None:
+        stored = graph.tensors[quantization.holder].values()
+    return np.zeros(0, np.float32) if stored is None else stored.astype(np.float32).reshape(-1)
 
 
 def _unpacked(data: NDArray[np.uint8], size: int) -> NDArray[np.int8]:

@@ -7,7 +7,8 @@ of its functions is replaced meanwhile.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -16,13 +17,14 @@ import numpy as np
 
 from sdmobile.errors import UnsupportedError
 from sdmobile.formats.tflite.names import first_place
-from sdmobile.formats.tflite.reader import operator_names, operator_number, type_names
+from sdmobile.formats.tflite.reader import read_model
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from sdmobile.formats.tflite.model import Graph, Model, Node
     from sdmobile.quantize.schemes import Linear
 
 _DEQUANTIZE = "DEQUANTIZE"
@@ -47,104 +49,85 @@ class TFLiteWeight:
         name: of the constant in the file.
         module: dotted path of the module of the first operator that uses it.
         operator: AEQ's name of that operator.
-        scopes: names of the operators that use it, as AEQ matches them.
+        users: indices of the operators that use it.
         values: float16, of the tensor's shape; a view of the file.
         subgraph: index of the subgraph.
         tensor: index of the constant.
         wide: index of what DEQUANTIZE makes of it.
+        dequantize: index of that DEQUANTIZE.
     """
 
     name: str
     module: str
     operator: str
-    scopes: tuple[str, ...]
+    users: tuple[int, ...]
     values: NDArray[np.float16]
     subgraph: int
     tensor: int
     wide: int
+    dequantize: int
 
 
-def read_model(path: Path) -> Any:
-    """Returns the model of a file; its buffers are views of the file."""
-    from ai_edge_quantizer.utils import tfl_flatbuffer_utils as utils
+def float16_weights(path: Path) -> tuple[TFLiteWeight, ...]:
+    """Returns the weights of convolutions, matrix products and tables that a file stores as float16."""
+    model = read_model(path)
+    sharing = Counter(tensor.buffer for graph in model.graphs for tensor in graph.tensors)
+    return tuple(weight for index in range(len(model.graphs)) for weight in _of_subgraph(model, index, sharing))
 
-    return utils.read_model(utils.get_model_content(path))
+
+def _of_subgraph(model: Model, index: int, sharing: Counter[int]) -> Iterator[TFLiteWeight]:
+    graph = model.graphs[index]
+    users = _users(graph)
+    for node in graph.nodes:
+        narrow = node.inputs[0] if node.op == _DEQUANTIZE else None
+        if narrow is None or narrow.dtype != "FLOAT16" or len(users[narrow.index]) > 1 or sharing[narrow.buffer] > 1:
+            continue
+        wide, values = node.outputs[0].index, narrow.values()
+        uses = users.get(wide, [])
+        weight_only = bool(uses) and all(user.op in _WEIGHT_OPERATORS and at == _WEIGHT_INPUT for user, at in uses)
+        if values is None or not weight_only or wide in graph.outputs:
+            continue
+        first = uses[0][0]
+        yield TFLiteWeight(
+            name=narrow.name,
+            module=first_place(first.outputs[0].name),
+            operator=_WEIGHT_OPERATORS[first.op],
+            users=tuple(dict.fromkeys(user.index for user, _ in uses)),
+            values=values,
+            subgraph=index,
+            tensor=narrow.index,
+            wide=wide,
+            dequantize=node.index,
+        )
 
 
-def float16_weights(model: Any) -> tuple[TFLiteWeight, ...]:
-    """Returns the weights of convolutions, matrix products and tables that are stored as float16."""
-    return tuple(weight for index in range(len(model.subgraphs)) for weight in _of_subgraph(model, index))
+def _users(graph: Graph) -> dict[int, list[tuple[Node, int]]]:
+    """Returns the operators that take each tensor, with the position at which they do."""
+    users: dict[int, list[tuple[Node, int]]] = {}
+    for node in graph.nodes:
+        for position, tensor in enumerate(node.inputs):
+            if tensor is not None:
+                users.setdefault(tensor.index, []).append((node, position))
+    return users
 
 
 def expand(model: Any, weights: Iterable[TFLiteWeight]) -> None:
-    """Turns some float16 weights into float32 constants and drops their DEQUANTIZE, in place.
+    """Turns some float16 weights into float32 constants and drops their DEQUANTIZE, in AEQ's model of their file.
 
     The DEQUANTIZE's output tensor becomes the constant under the name of the float16 tensor, which goes.
     """
-    name_of = _namer(model)
     for index, subgraph in enumerate(model.subgraphs):
-        chosen = {weight.tensor: weight for weight in weights if weight.subgraph == index}
-        if not chosen:
+        own = [weight for weight in weights if weight.subgraph == index]
+        if not own:
             continue
-        for weight in chosen.values():
+        for weight in own:
             narrow, wide = subgraph.tensors[weight.tensor], subgraph.tensors[weight.wide]
             wide.name, wide.buffer = narrow.name, narrow.buffer
             wide_values = weight.values.astype(np.float32)
             model.buffers[narrow.buffer].data = wide_values.reshape(-1).view(np.uint8)
-        subgraph.operators = [
-            op for op in subgraph.operators if not (name_of(op) == _DEQUANTIZE and int(op.inputs[0]) in chosen)
-        ]
-        _drop_tensors(model, index, set(chosen))
-
-
-def _of_subgraph(model: Any, index: int) -> list[TFLiteWeight]:
-    from ai_edge_quantizer.utils.tfl_flatbuffer_utils import get_op_scope
-
-    subgraph = model.subgraphs[index]
-    name_of, types = _namer(model), type_names()
-    shared = _buffer_users(model)
-    users: dict[int, list[tuple[Any, int]]] = {}
-    for op in subgraph.operators:
-        for position, tensor in enumerate(op.inputs):
-            users.setdefault(int(tensor), []).append((op, position))
-    weights: list[TFLiteWeight] = []
-    for op in subgraph.operators:
-        if name_of(op) != _DEQUANTIZE:
-            continue
-        narrow, wide = int(op.inputs[0]), int(op.outputs[0])
-        tensor, uses = subgraph.tensors[narrow], users.get(wide, [])
-        data = model.buffers[tensor.buffer].data
-        operators = [_WEIGHT_OPERATORS[name_of(user)] for user, place in uses if _takes_weight(name_of(user), place)]
-        weight_only = bool(uses) and len(operators) == len(uses)
-        if data is None or types[tensor.type] != "FLOAT16" or not weight_only or len(users[narrow]) > 1:
-            continue
-        if shared[tensor.buffer] > 1 or wide in {int(output) for output in subgraph.outputs}:
-            continue
-        values = np.frombuffer(data, np.float16).reshape([int(size) for size in tensor.shape])
-        scopes = tuple(dict.fromkeys(get_op_scope(user, subgraph.tensors) for user, _ in uses))
-        name = tensor.name.decode()
-        module = first_place(scopes[0])
-        weights.append(TFLiteWeight(name, module, operators[0], scopes, values, index, narrow, wide))
-    return weights
-
-
-def _takes_weight(operator: str, position: int) -> bool:
-    return operator in _WEIGHT_OPERATORS and position == _WEIGHT_INPUT
-
-
-def _buffer_users(model: Any) -> dict[int, int]:
-    counts: dict[int, int] = {}
-    for subgraph in model.subgraphs:
-        for tensor in subgraph.tensors:
-            counts[tensor.buffer] = counts.get(tensor.buffer, 0) + 1
-    return counts
-
-
-def _namer(model: Any) -> Callable[[Any], str]:
-    """Returns a function that gives an operator's name in the schema."""
-    names = operator_names()
-    codes = [names[operator_number(code.builtinCode, code.deprecatedBuiltinCode)] for code in model.operatorCodes]
-    return lambda op: codes[op.opcodeIndex]
+        dropped = {weight.dequantize for weight in own}
+        subgraph.operators = [op for number, op in enumerate(subgraph.operators) if number not in dropped]
+        _drop_tensors(model, index, {weight.tensor for weight in own})
 
 
 def _drop_tensors(model: Any, index: int, gone: set[int]) -> None:
@@ -217,21 +200,22 @@ def quantize_file(source: Path, out: Path, schemes: Mapping[str, Linear], weight
         weights: those of `source`; the ones without a scheme stay.
     """
     from ai_edge_quantizer import qtyping, quantizer
+    from ai_edge_quantizer.utils.tfl_flatbuffer_utils import get_op_scope
 
     job = quantizer.Quantizer(str(source))
-    model = job._float_model  # pyright: ignore[reportPrivateUsage] (there is no way to hand in a model)
-    if [w.name for w in float16_weights(model)] != [w.name for w in weights]:
+    model: Any = job._float_model  # pyright: ignore[reportPrivateUsage] (there is no way to hand in a model)
+    if any(model.subgraphs[w.subgraph].tensors[w.tensor].name.decode() != w.name for w in weights):
         raise UnsupportedError("ai-edge-quantizer must read the file as sdmobile does", source.name)
-    expand(model, [weight for weight in weights if weight.name in schemes])
-    for weight in weights:
-        if weight.name not in schemes:
-            continue
-        for scope in weight.scopes:
+    chosen = [weight for weight in weights if weight.name in schemes]
+    for weight in chosen:
+        graph = model.subgraphs[weight.subgraph]
+        for scope in dict.fromkeys(get_op_scope(graph.operators[user], graph.tensors) for user in weight.users):
             job.update_quantization_recipe(
                 regex=f"^{re.escape(scope)}$",
                 operation_name=qtyping.TFLOperationName(weight.operator),
                 op_config=config(schemes[weight.name]),
             )
+    expand(model, chosen)
     with large_weights():
         job.quantize(serialize_to_path=str(out), enable_progress_bar=False, enable_progress_report=False)
 

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdmobile.errors import MissingDependencyError, UnsupportedError
+from sdmobile.errors import UnsupportedError
+from sdmobile.formats.tflite.reader import read_model
+from sdmobile.formats.tflite.write import SIGNATURE, cut, input_name
 from sdmobile.validate.bisect.graph import ExportedGraph, FileOp, Piece
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sdmobile.formats.bundle.contracts import Contract
+    from sdmobile.formats.tflite.model import Graph, Node, Tensor
     from sdmobile.validate.bisect.graph import Arrays, ModuleNames
 
-_OUTPUT = "output"
 _DEQUANTIZE = "DEQUANTIZE"
+_FLOATS = ("FLOAT32", "FLOAT16")
 
 
 class LiteRTGraph(ExportedGraph):
@@ -35,19 +37,22 @@ class LiteRTGraph(ExportedGraph):
     """
 
     def __init__(self, path: Path, contract: Contract, modules: ModuleNames) -> None:
-        self._tools = _tools()
-        self._model = self._tools.read_model(str(path))
-        if any(buffer.offset > 1 for buffer in self._model.buffers):
+        model = read_model(path)
+        if model.weights_behind:
             raise UnsupportedError("a file that is bisected has its weights inside the flatbuffer", path.name)
-        signature = self._signature(contract.signature, path)
-        self._graph = self._model.subgraphs[signature.subgraphIndex]
-        self._names = [f"{i}: {_text(tensor.name)}" for i, tensor in enumerate(self._graph.tensors)]
-        self._constant = _constant_tensors(self._model, self._graph, self._code)
-        ops = [self._file_op(op, modules) for op in self._graph.operators if op.outputs[0] not in self._constant]
-        inputs = {_text(item.name): self._names[item.tensorIndex] for item in signature.inputs}
-        self._feeds = inputs
-        output = next(item.tensorIndex for item in signature.outputs)
-        super().__init__(ops, [inputs[spec.name] for spec in contract.inputs], self._names[output])
+        signature = next((own for own in model.signatures if own.key == contract.signature), None)
+        if signature is None:
+            told = f"{path.name}: {contract.signature}"
+            raise UnsupportedError("a file that is bisected has the signature of its contract", told)
+        self._path, self._index, self._graph = path, signature.graph, model.graphs[signature.graph]
+        self._constants = _constant_tensors(self._graph)
+        ops = [
+            self._file_op(node, modules) for node in self._graph.nodes if node.outputs[0].index not in self._constants
+        ]
+        self._feeds = {name: _name(self._graph.tensors[index]) for name, index in signature.inputs.items()}
+        output = next(iter(signature.outputs.values()))
+        inputs = [self._feeds[spec.name] for spec in contract.inputs]
+        super().__init__(ops, inputs, _name(self._graph.tensors[output]))
 
     def values(self, inputs: Arrays) -> Iterator[tuple[str, NDArray[Any]]]:
         """Runs the file without delegates and yields every floating-point value; the interpreter holds all of them.
@@ -56,13 +61,13 @@ class LiteRTGraph(ExportedGraph):
             inputs: by the names of the signature.
         """
         piece = Piece(self.ops, self.inputs, self.output)
-        computed = self._run(self._with(piece), {self._feeds[name]: array for name, array in inputs.items()}, piece)
+        computed = self._run(self._cut(piece), {self._feeds[name]: array for name, array in inputs.items()}, piece)
         return ((name, array) for name, array in computed if array.dtype in (np.float32, np.float16))
 
     def write(self, piece: Piece, folder: Path) -> Path:
         """Writes a part as `subgraph.tflite`."""
         path = folder / "subgraph.tflite"
-        path.write_bytes(self._with(piece))
+        path.write_bytes(self._cut(piece))
         return path
 
     def run_part(self, file: Path, piece: Piece, inputs: Arrays) -> NDArray[Any]:
@@ -71,67 +76,35 @@ class LiteRTGraph(ExportedGraph):
 
     def constants(self, op: FileOp) -> dict[str, NDArray[Any]]:
         """Returns the floating-point constants that an operation takes."""
-        operator = next(own for own in self._graph.operators if self._names[own.outputs[0]] == op.outputs[0])
-        arrays = {}
-        for index in operator.inputs:
-            if index in self._constant:
-                array = self._array(self._constant[index])
-                if array is not None:
-                    arrays[self._names[index]] = array
-        return arrays
+        node = next(own for own in self._graph.nodes if _name(own.outputs[0]) == op.outputs[0])
+        stored = {_name(tensor): self._stored(tensor) for tensor in node.inputs if tensor is not None}
+        holders = {name: holder for name, holder in stored.items() if holder is not None and holder.dtype in _FLOATS}
+        arrays = {name: holder.values() for name, holder in holders.items()}
+        return {name: array for name, array in arrays.items() if array is not None}
 
-    def _signature(self, name: str, path: Path) -> Any:
-        for signature in self._model.signatureDefs or []:
-            if _text(signature.signatureKey) == name:
-                return signature
-        raise UnsupportedError("a file that is bisected has the signature of its contract", f"{path.name}: {name}")
+    def _stored(self, tensor: Tensor) -> Tensor | None:
+        """Returns the tensor that holds the data of a constant one."""
+        return self._constants.get(tensor.index)
 
-    def _code(self, operator: Any) -> str:
-        return self._tools.opcode_to_name(self._model, operator.opcodeIndex)
+    def _file_op(self, node: Node, modules: ModuleNames) -> FileOp:
+        given = [tensor for tensor in node.inputs if tensor is not None]
+        taken = tuple(_name(tensor) for tensor in given if self._stored(tensor) is None)
+        weights = [tensor for tensor in given if self._stored(tensor) is not None and tensor.elements > 1]
+        names = tuple(_name(tensor) for tensor in node.outputs)
+        places = [tensor.name for tensor in (node.outputs[0], *weights)]  # an output has the signature's name
+        module = next(filter(None, map(modules.of_location, places)), None)
+        return FileOp(names[0], node.op, taken, names, module)
 
-    def _file_op(self, operator: Any, modules: ModuleNames) -> FileOp:
-        taken = [index for index in operator.inputs if index >= 0 and index not in self._constant]
-        names = tuple(self._names[index] for index in operator.outputs)
-        stored = [i for i in operator.inputs if i in self._constant and math.prod(self._graph.tensors[i].shape) > 1]
-        places = [names[0].partition(": ")[2], *(_text(self._graph.tensors[i].name) for i in stored)]
-        module = next(filter(None, map(modules.of_location, places)), None)  # an output has the signature's name
-        return FileOp(names[0], self._code(operator), tuple(self._names[i] for i in taken), names, module)
-
-    def _array(self, index: int) -> NDArray[Any] | None:
-        """Returns the data of a constant tensor of floats."""
-        tensor = self._graph.tensors[index]
-        dtype = {0: np.float32, 1: np.float16}.get(tensor.type)
-        data = self._model.buffers[tensor.buffer].data
-        if dtype is None or data is None:
-            return None
-        return np.asarray(data, np.uint8).view(dtype).reshape(tensor.shape if tensor.shape is not None else ())
-
-    def _with(self, piece: Piece) -> bytes:
-        """Returns the file with a part as its only computation; what that does not need is emptied."""
-        model = self._tools.read_model_from_bytearray(self._tools.convert_object_to_bytearray(self._model))
-        index = next(i for i, other in enumerate(self._model.subgraphs) if other is self._graph)
-        graph, number = model.subgraphs[index], {name: i for i, name in enumerate(self._names)}
-        graph.operators = self._operators(graph, {op.outputs[0] for op in piece.ops})
-        used = {int(i) for op in graph.operators for i in (*op.inputs, *op.outputs) if i >= 0}
-        kept = {graph.tensors[i].buffer for i in used}
-        kept |= {tensor.buffer for other in model.subgraphs if other is not graph for tensor in other.tensors}
-        for place, buffer in enumerate(model.buffers):
-            if place not in kept:
-                buffer.data = None
-        graph.inputs = np.array([number[name] for name in piece.inputs], np.int32)
-        graph.outputs = np.array([number[piece.output]], np.int32)
-        model.signatureDefs = [_signature_def(self._tools.schema_fb, index, graph)]
-        return bytes(self._tools.convert_object_to_bytearray(model))
-
-    def _operators(self, graph: Any, wanted: set[str]) -> list[Any]:
-        """Returns the wanted operators, and those that turn their constants into float32."""
-        own = [op for op in graph.operators if self._names[op.outputs[0]] in wanted]
-        needed = {int(index) for op in own for index in op.inputs}
-        return [
-            op
-            for op in graph.operators
-            if self._names[op.outputs[0]] in wanted or (op.outputs[0] in self._constant and op.outputs[0] in needed)
-        ]
+    def _cut(self, piece: Piece) -> bytes:
+        """Returns a file whose only computation is a part, with the operators that turn its constants into float32."""
+        number = {_name(tensor): tensor.index for tensor in self._graph.tensors}
+        first = {number[op.outputs[0]] for op in piece.ops}
+        own = [node for node in self._graph.nodes if node.outputs[0].index in first]
+        widened = {
+            tensor.index for node in own for tensor in node.inputs if tensor is not None
+        } & self._constants.keys()
+        operators = [node.index for node in self._graph.nodes if node.outputs[0].index in first | widened]
+        return cut(self._path, self._index, operators, [number[name] for name in piece.inputs], number[piece.output])
 
     def _run(
         self, content: bytes, inputs: Arrays, piece: Piece, wanted: set[str] | None = None
@@ -145,54 +118,25 @@ class LiteRTGraph(ExportedGraph):
             experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
             experimental_preserve_all_tensors=wanted is None,
         )
-        runner = interpreter.get_signature_runner("main")
-        runner(**{f"input_{i}": inputs[name] for i, name in enumerate(piece.inputs)})
+        runner = interpreter.get_signature_runner(SIGNATURE)
+        runner(**{input_name(place): inputs[name] for place, name in enumerate(piece.inputs)})
         details = {detail["index"]: detail for detail in interpreter.get_tensor_details()}
+        number = {_name(tensor): tensor.index for tensor in self._graph.tensors}
         for name in (name for op in piece.ops for name in op.outputs if wanted is None or name in wanted):
-            index = self._names.index(name)
-            if index in details:
-                yield name, np.array(interpreter.get_tensor(index))
+            if number[name] in details:
+                yield name, np.array(interpreter.get_tensor(number[name]))
 
 
-def _tools() -> Any:
-    try:
-        from ai_edge_litert.tools import flatbuffer_utils
-    except ImportError as error:
-        raise MissingDependencyError(
-            "bisecting a .tflite file needs ai-edge-litert", error, "Install it: pip install 'sdmobile[android]'."
-        ) from error
-    return flatbuffer_utils
+def _name(tensor: Tensor) -> str:
+    return f"{tensor.index}: {tensor.name}"
 
 
-def _constant_tensors(model: Any, graph: Any, code: Any) -> dict[int, int]:
+def _constant_tensors(graph: Graph) -> dict[int, Tensor]:
     """Returns the tensors that are constant, with the tensor that holds the data: itself, or its float16 original."""
-    fed = {int(index) for index in graph.inputs}
-    computed = {int(index) for op in graph.operators for index in op.outputs}
-    holders = {
-        i: i
-        for i, tensor in enumerate(graph.tensors)
-        if i not in fed and i not in computed and model.buffers[tensor.buffer].data is not None
-    }
-    for op in graph.operators:
-        if code(op) == _DEQUANTIZE and op.inputs[0] in holders:
-            holders[int(op.outputs[0])] = int(op.inputs[0])
+    computed = {tensor.index for node in graph.nodes for tensor in node.outputs} | set(graph.inputs)
+    holders = {tensor.index: tensor for tensor in graph.tensors if tensor.constant and tensor.index not in computed}
+    for node in graph.nodes:
+        source = node.inputs[0] if node.op == _DEQUANTIZE else None
+        if source is not None and source.index in holders:
+            holders[node.outputs[0].index] = source
     return holders
-
-
-def _signature_def(schema: Any, index: int, graph: Any) -> Any:
-    """Returns a signature `main` with the inputs input_0, input_1, … and one output."""
-    signature = schema.SignatureDefT()
-    signature.signatureKey, signature.subgraphIndex = "main", index
-    signature.inputs = [_tensor_map(schema, f"input_{i}", tensor) for i, tensor in enumerate(graph.inputs)]
-    signature.outputs = [_tensor_map(schema, _OUTPUT, graph.outputs[0])]
-    return signature
-
-
-def _tensor_map(schema: Any, name: str, index: int) -> Any:
-    entry = schema.TensorMapT()
-    entry.name, entry.tensorIndex = name, int(index)
-    return entry
-
-
-def _text(name: Any) -> str:
-    return name.decode() if isinstance(name, bytes) else str(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -40,11 +40,11 @@ def _name_by_module(path: Path, modules: tuple[str, ...]) -> None:
     """Gives operators and weights the names that sdmobile's exporter gives them."""
     from ai_edge_litert.tools import flatbuffer_utils
 
-    from sdmobile.quantize.litert.engine import float16_weights, read_model
+    from sdmobile.quantize.litert.engine import float16_weights
 
-    model = read_model(path)
+    model: Any = flatbuffer_utils.read_model(str(path))
     graph = model.subgraphs[0]
-    for weight, module in zip(float16_weights(model), modules, strict=True):
+    for weight, module in zip(float16_weights(path), modules, strict=True):
         user = next(op for op in graph.operators if weight.wide in list(op.inputs))
         graph.tensors[weight.tensor].name = f"{module};1".encode()
         graph.tensors[user.outputs[0]].name = f"{module};2".encode()

@@ -10,28 +10,23 @@ import pytest
 import torch
 
 from sdmobile.errors import ComponentError, OutputError, UnsupportedError
+from sdmobile.formats.tflite.names import first_place
+from sdmobile.formats.tflite.reader import read_graph
 from sdmobile.quantize.litert import engine
 from sdmobile.quantize.litert.apply import compress_tflite, modules
 from sdmobile.quantize.litert.check import check_integers
-from sdmobile.quantize.litert.engine import expand, float16_weights, read_model
+from sdmobile.quantize.litert.engine import expand, float16_weights
 from sdmobile.quantize.recipes import Override, Recipe, named_recipe
 from sdmobile.quantize.schemes import Float16, Linear
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-INT8, INT4, FLOAT16 = 9, 17, 1
 
-
-def _types(path: Path) -> dict[str, int]:
+def _types(path: Path) -> dict[str, str]:
     """Returns the type of each constant of at least 2,048 elements by its module."""
-    model = read_model(path)
-    graph = model.subgraphs[0]
-    return {
-        tensor.name.decode().split(";")[0]: int(tensor.type)
-        for tensor in graph.tensors
-        if model.buffers[tensor.buffer].data is not None and np.prod(tensor.shape) >= 2048
-    }
+    tensors = read_graph(path).tensors
+    return {first_place(t.name): t.dtype for t in tensors if t.constant and t.elements >= 2048}
 
 
 def _outputs(path: Path) -> np.ndarray:
@@ -71,7 +66,7 @@ def test_precision_and_size(small_tflite: Path, tmp_path: Path, name: str, least
 def test_error_recorded_is_that_of_rounding(small_tflite: Path, tmp_path: Path) -> None:
     """Rounding to steps of max/127 leaves step²/12 on the average."""
     record = compress_tflite(small_tflite, tmp_path / "out.tflite", named_recipe("int8c"), "unet")
-    for weight, tensor in zip(float16_weights(read_model(small_tflite)), record.tensors, strict=True):
+    for weight, tensor in zip(float16_weights(small_tflite), record.tensors, strict=True):
         rows = np.abs(weight.values.reshape(len(weight.values), -1).astype(np.float64))
         assert tensor.mse == pytest.approx(float(np.mean((rows.max(axis=1) / 127) ** 2) / 12), rel=0.1)
 
@@ -79,7 +74,7 @@ def test_error_recorded_is_that_of_rounding(small_tflite: Path, tmp_path: Path) 
 def test_blocks_only_where_a_kernel_takes_them(small_tflite: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.tflite"
     record = compress_tflite(small_tflite, out, named_recipe("int4b32"), "unet")
-    assert _types(out) == {"conv": FLOAT16, "wide": INT4, "narrow": INT4}
+    assert _types(out) == {"conv": "FLOAT16", "wide": "INT4", "narrow": "INT4"}
     assert {t.module: t.reason for t in record.tensors if t.reason} == {"conv": "int4b32: CONV_2D has no kernel for it"}
     assert 25 < _psnr(_outputs(small_tflite), _outputs(out)) < 60
 
@@ -88,7 +83,7 @@ def test_overrides_and_small_weights(small_tflite: Path, tmp_path: Path) -> None
     recipe = Recipe("mixed", Linear(8), (Override("conv", Linear(4)), Override("unet/wid*", Float16())))
     out = tmp_path / "out.tflite"
     record = compress_tflite(small_tflite, out, recipe, "unet")
-    assert _types(out) == {"conv": INT4, "wide": FLOAT16, "narrow": INT8}
+    assert _types(out) == {"conv": "INT4", "wide": "FLOAT16", "narrow": "INT8"}
     assert record.schemes == {"int4c": 1, "fp16": 1, "int8c": 1}
     kept = compress_tflite(small_tflite, tmp_path / "large.tflite", replace(recipe, min_elements=10_000), "unet")
     assert kept.schemes == {"int4c": 1, "fp16": 2}
@@ -97,8 +92,8 @@ def test_overrides_and_small_weights(small_tflite: Path, tmp_path: Path) -> None
 def test_what_stays_is_the_same_bytes(small_tflite: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.tflite"
     compress_tflite(small_tflite, out, Recipe("one", Float16(), (Override("conv", Linear(8)),)), "unet")
-    before = {w.module: w.values for w in float16_weights(read_model(small_tflite))}
-    after = {w.module: w.values for w in float16_weights(read_model(out))}
+    before = {w.module: w.values for w in float16_weights(small_tflite)}
+    after = {w.module: w.values for w in float16_weights(out)}
     assert sorted(after) == ["narrow", "wide"]
     assert all(np.array_equal(values.view(np.uint16), before[name].view(np.uint16)) for name, values in after.items())
 
@@ -129,7 +124,7 @@ def test_refusals(small_tflite: Path, tmp_path: Path) -> None:
 def test_the_check_finds_other_weights(small_tflite: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.tflite"
     compress_tflite(small_tflite, out, named_recipe("int8c"), "unet")
-    weights = float16_weights(read_model(small_tflite))
+    weights = float16_weights(small_tflite)
     schemes = {weight.name: Linear(8) for weight in weights}
     assert len(check_integers(out, weights, schemes)) == 3
     wrong = weights[0].values.copy()
@@ -143,10 +138,10 @@ def test_the_check_finds_other_weights(small_tflite: Path, tmp_path: Path) -> No
 def test_expanded_weights_compute_the_same(small_tflite: Path, tmp_path: Path) -> None:
     from ai_edge_litert.tools import flatbuffer_utils
 
-    model = read_model(small_tflite)
-    expand(model, float16_weights(model))
+    model: Any = flatbuffer_utils.read_model(str(small_tflite))
+    expand(model, float16_weights(small_tflite))
     (tmp_path / "wide.tflite").write_bytes(flatbuffer_utils.convert_object_to_bytearray(model))
-    assert float16_weights(read_model(tmp_path / "wide.tflite")) == ()
+    assert float16_weights(tmp_path / "wide.tflite") == ()
     np.testing.assert_allclose(_outputs(tmp_path / "wide.tflite"), _outputs(small_tflite), rtol=1e-5, atol=1e-6)
 
 
@@ -173,7 +168,7 @@ def test_depthwise_and_grouped_weights_are_read_along_their_own_axis(tmp_path: P
     source, out = tmp_path / "float16.tflite", tmp_path / "out.tflite"
     litert_torch.convert(Grouped().eval(), (torch.zeros(1, 64, 8, 8),)).export(str(tmp_path / "float32.tflite"))
     cast_weights(tmp_path / "float32.tflite", source)
-    weights = float16_weights(read_model(source))
+    weights = float16_weights(source)
     assert [w.operator for w in weights] == ["DEPTHWISE_CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D"]
     record = compress_tflite(source, out, named_recipe(name), "unet")
     assert record.checked == 3
