@@ -1,42 +1,51 @@
-"""Write a file whole or not at all."""
+"""Files written whole or not at all, and their hashes."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sdmobile.errors import OutputError
 
+_CHUNK = 4 << 20
+
+
+@contextmanager
+def whole_file(file: Path) -> Iterator[Path]:
+    """Yields a place of the same name and on the same disk; what was written there becomes the file at the end.
+
+    The folder is made if needed. After an error, what was there before stays.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
+        partial = Path(folder) / file.name
+        yield partial
+        os.replace(partial, file)
+
 
 def write_whole(file: Path, data: bytes) -> None:
-    """Writes to a temporary name in the same folder and renames it, making the folder if needed.
+    """Writes a file that is there whole or not at all, making its folder if needed.
 
     Raises:
         OutputError: the folder or the file cannot be written.
     """
-    temporary: str | None = None
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, file)
+        with whole_file(file) as partial:
+            partial.write_bytes(data)
     except OSError as error:
         raise OutputError("the output must be writable", f"{file}: {error}", "Choose another place.") from error
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
 
 
-def _umask() -> int:
-    """Returns the umask, which can only be read by setting it; mkstemp ignores it and makes private files."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def write_json(file: Path, value: Any, indent: int | None = 1) -> None:
+    """Writes JSON that ends in a line break, whole or not at all; raises as `write_whole`."""
+    write_whole(file, (json.dumps(value, indent=indent) + "\n").encode())
 
 
 def files_of(path: Path) -> list[Path]:
@@ -53,17 +62,38 @@ def hash_of(paths: list[Path]) -> str:
     """Returns one SHA-256 over names and contents: of the bytes alone if there is one file."""
     files = [(file, path.parent) for path in paths for file in files_of(path)]
     if len(files) == 1:
-        return _file_digest(files[0][0])
-    lines = "".join(f"{_file_digest(file)}  {file.relative_to(base).as_posix()}\n" for file, base in files)
+        return hash_file(files[0][0])
+    lines = "".join(f"{hash_file(file)}  {file.relative_to(base).as_posix()}\n" for file, base in files)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _file_digest(path: Path) -> str:
+def hash_file(path: Path) -> str:
+    """Returns the SHA-256 of a file as hexadecimal digits."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 22):
-            digest.update(chunk)
+    _take_in(digest, path)
     return digest.hexdigest()
+
+
+def hash_tree(root: Path, files: Iterable[Path]) -> str:
+    """Returns one SHA-256 over names, sizes and contents of files below a folder, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, path in sorted((path.relative_to(root).as_posix(), path) for path in files):
+        digest.update(f"{name}\0{path.stat().st_size}\0".encode())
+        _take_in(digest, path)
+    return digest.hexdigest()
+
+
+def hash_json(facts: Any) -> str:
+    """Returns the SHA-256 of a JSON document, whatever the order of its keys; it is the key of what depends on it."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _take_in(digest: Any, path: Path) -> None:
+    """Adds a file's bytes, in pieces."""
+    buffer = bytearray(_CHUNK)
+    with path.open("rb", buffering=0) as stream:
+        while count := stream.readinto(buffer):
+            digest.update(memoryview(buffer)[:count])
 
 
 def link_or_copy(source: Path, target: Path) -> None:

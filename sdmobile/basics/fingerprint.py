@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+
+from sdmobile.basics.files import hash_tree
 
 # What may change while finished components stay valid, and why. A room that is not named here counts, so that a new
 # one makes a key too strict, never too loose. Lint counts: its warnings are kept with a component.
@@ -32,11 +33,7 @@ def code_hash(left_out: tuple[str, ...] = (), root: Path = _ROOT) -> str:
         left_out: patterns of paths in the package that do not matter, beside `DECIDES_NO_BYTE`.
         root: folder of the package.
     """
-    digest = hashlib.sha256()
-    for name in sorted(deciding_files(left_out, root)):
-        content = (root / name).read_bytes()
-        digest.update(f"{name}\0{len(content)}\0".encode() + content)
-    return digest.hexdigest()
+    return hash_tree(root, (root / name for name in deciding_files(left_out, root)))
 
 
 def deciding_files(left_out: Iterable[str] = (), root: Path = _ROOT) -> Iterator[str]:

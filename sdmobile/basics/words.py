@@ -31,6 +31,11 @@ def megabytes(count: int) -> str:
     return f"{count / 1e3:.1f} kB"
 
 
+def gigabytes(count: int) -> str:
+    """Returns what memory is counted in on phones, "2.4 GB" (10⁹ bytes), without digits that no plan has."""
+    return f"{count / 1e9:.1f} GB" if count >= 5e7 else f"{count / 1e6:.0f} MB"
+
+
 def seconds(value: float | None) -> str:
     """Returns a duration, in minutes from two minutes on."""
     if value is None:
@@ -38,6 +43,16 @@ def seconds(value: float | None) -> str:
     if value >= 120:
         return f"{int(value // 60)} min {int(value % 60):02d} s"
     return f"{value:.0f} s" if value >= 20 else f"{value:.2f} s"
+
+
+def short_time(value: float | None) -> str:
+    """Returns a computed time with three digits: "1.23 s", "45.6 ms", "7.8 µs"."""
+    if value is None:
+        return "unknown"
+    for scale, name in ((1.0, "s"), (1e-3, "ms")):
+        if value >= scale:
+            return f"{value / scale:.3g} {name}" if value < 100 * scale else f"{value / scale:.0f} {name}"
+    return f"{value * 1e6:.3g} µs"
 
 
 def decibels(value: float | None) -> str:

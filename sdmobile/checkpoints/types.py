@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from sdmobile.checkpoints.hashing import hash_files
+from sdmobile.basics.files import hash_tree
+from sdmobile.errors import CheckpointError
 from sdmobile.families.family import Facts
 
 if TYPE_CHECKING:
@@ -75,7 +76,10 @@ class Checkpoint(Facts):
         Read on first use, at the speed of the disk; a copy of the checkpoint elsewhere has the same hash.
         """
         root = self.path if self.path.is_dir() else self.path.parent
-        return hash_files(root, self.hashed_files)
+        try:
+            return hash_tree(root, self.hashed_files)
+        except OSError as error:
+            raise CheckpointError("every file of the checkpoint must be readable", error) from error
 
     @property
     def image_size(self) -> int:

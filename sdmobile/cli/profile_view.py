@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sdmobile.basics.words import megabytes
+from sdmobile.basics.words import megabytes, short_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,16 +16,6 @@ if TYPE_CHECKING:
     from sdmobile.prediction.component_cost import ComponentCost
     from sdmobile.prediction.memory_budget import BudgetCheck
     from sdmobile.validate.measure import Measurements
-
-
-def seconds(value: float | None) -> str:
-    """Returns a time for people: "1.23 s", "45.6 ms", "7.8 µs"."""
-    if value is None:
-        return "unknown"
-    for scale, name in ((1.0, "s"), (1e-3, "ms")):
-        if value >= scale:
-            return f"{value / scale:.3g} {name}" if value < 100 * scale else f"{value / scale:.0f} {name}"
-    return f"{value * 1e6:.3g} µs"
 
 
 def predicted_views(result: Assessment, top: int) -> list[RenderableType]:
@@ -68,8 +58,8 @@ def _components(result: Assessment) -> Table:
         latency = part.prediction
         table.add_row(
             part.name,
-            seconds(latency.seconds),
-            f"{seconds(latency.low)} – {seconds(latency.high)}",
+            short_time(latency.seconds),
+            f"{short_time(latency.low)} – {short_time(latency.high)}",
             str(part.calls) if part.calls else "–",
             megabytes(part.file_bytes),
             megabytes(sum(memory.resident for memory in part.memory)),
@@ -82,7 +72,7 @@ def _components(result: Assessment) -> Table:
 def _load(part: ComponentCost) -> str:
     first = part.prediction.first_run
     known = [value for value in (first.load, first.compile) if value is not None]
-    return seconds(sum(known)) if known else "unknown"
+    return short_time(sum(known)) if known else "unknown"
 
 
 def _image(result: Assessment) -> list[RenderableType]:
@@ -91,12 +81,12 @@ def _image(result: Assessment) -> list[RenderableType]:
     lines: list[RenderableType] = []
     if result.image is not None:
         image = result.image
-        parts = f"text {seconds(image.text)}, UNet {seconds(image.unet)}, decoder {seconds(image.decoder)}"
-        interval = f"{seconds(image.low)} – {seconds(image.high)}"
-        head = f"image, {result.steps} steps, guidance {result.guidance}: predicted {seconds(image.seconds)}"
+        parts = f"text {short_time(image.text)}, UNet {short_time(image.unet)}, decoder {short_time(image.decoder)}"
+        interval = f"{short_time(image.low)} – {short_time(image.high)}"
+        head = f"image, {result.steps} steps, guidance {result.guidance}: predicted {short_time(image.seconds)}"
         lines.append(Text(f"{head} ({interval}): {parts}", style="bold"))
     if result.two_calls is not None and result.batch2 is not None:
-        ways = f"one call at batch 2 {seconds(result.batch2)}, two calls {seconds(result.two_calls)}"
+        ways = f"one call at batch 2 {short_time(result.batch2)}, two calls {short_time(result.two_calls)}"
         lines.append(Text(f"guided step, predicted: {ways}"))
     return lines
 
@@ -137,7 +127,7 @@ def _costliest(result: Assessment, top: int) -> Table:
             kernel.name or "–",
             kernel.category,
             costly.time.bound,
-            seconds(costly.time.seconds),
+            short_time(costly.time.seconds),
             share,
             kernel.note,
         )
@@ -151,9 +141,9 @@ def _savings(result: Assessment) -> Table:
         share = f"{saving.seconds / saving.without_seconds:.1%}"
         table.add_row(
             saving.choice,
-            seconds(saving.with_seconds),
-            seconds(saving.without_seconds),
-            f"{'-' if saving.seconds < 0 else ''}{seconds(abs(saving.seconds))} ({share})",
+            short_time(saving.with_seconds),
+            short_time(saving.without_seconds),
+            f"{'-' if saving.seconds < 0 else ''}{short_time(abs(saving.seconds))} ({share})",
         )
     return table
 
@@ -179,9 +169,9 @@ def measured_views(measurements: Measurements) -> list[RenderableType]:
         _titled("measured"), ("component", "measured on", "runtime"), ("median", "spread", "runs"), "remark"
     )
     for row in measurements.rows:
-        spread = "–" if row.low is None or row.high is None else f"{seconds(row.low)} – {seconds(row.high)}"
+        spread = "–" if row.low is None or row.high is None else f"{short_time(row.low)} – {short_time(row.high)}"
         table.add_row(
-            row.component, row.place, row.runtime, seconds(row.seconds), spread, str(row.runs or "–"), row.remark
+            row.component, row.place, row.runtime, short_time(row.seconds), spread, str(row.runs or "–"), row.remark
         )
     notes: list[RenderableType] = [Text(f"not run: {line}", style="dim") for line in measurements.not_run]
     if measurements.rows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_format
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,7 +52,7 @@ def analyze(
 
     Runs under `accelerate launch` over several processes; a stopped run goes on where it was.
     """
-    from sdmobile.basics.files import write_whole
+    from sdmobile.basics.files import write_json
     from sdmobile.checkpoints import open_checkpoint
     from sdmobile.cli.progress import step_progress
     from sdmobile.cli.validate import read_prompts
@@ -81,7 +80,7 @@ def analyze(
     if not is_main():
         return
     if output is not None:
-        write_whole(output, (json_format.dumps(sensitivity.to_json()) + "\n").encode())
+        write_json(output, sensitivity.to_json(), indent=None)
     Output(json).data(sensitivity.to_json(), *([] if json else [_sensitivities(sensitivity)]))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.basics.files import hash_of, link_or_copy
+from sdmobile.basics.files import hash_json, hash_of, link_or_copy
 from sdmobile.basics.fingerprint import code_hash, library_closure
 from sdmobile.basics.libraries import LIBRARIES
 
@@ -57,7 +56,7 @@ def component_key(plan: ExportPlan, component: str) -> str:
         "libraries": library_closure(_DECIDING_LIBRARIES),
         "python": platform.python_version(),
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return hash_json(facts)
 
 
 def compressed_key(key: str, recipe: Recipe, guidance: str) -> str:
@@ -68,7 +67,7 @@ def compressed_key(key: str, recipe: Recipe, guidance: str) -> str:
         recipe: what each weight became.
         guidance: of the sampling runs that a recipe with activations is calibrated on.
     """
-    return hashlib.sha256(json.dumps([key, recipe.name, recipe.key, guidance]).encode()).hexdigest()
+    return hash_json([key, recipe.name, recipe.key, guidance])
 
 
 @dataclass(frozen=True)

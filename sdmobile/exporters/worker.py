@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sdmobile.basics.files import write_json
 from sdmobile.errors import EXIT_OK, EXIT_USAGE, ComponentError, SdmobileError
 from sdmobile.exporters.component import run_stages
 from sdmobile.exporters.job import ExportJob
@@ -29,7 +30,7 @@ def main(arguments: list[str]) -> int:
     try:
         job = ExportJob.from_json(json.loads(job_path.read_text(encoding="utf-8")))
         record = run_stages(job, lambda *event: emit(_event(*event)))
-        _write_json(result_path, record)
+        write_json(result_path, record)
     except SdmobileError as error:
         return _report(error, emit)
     except Exception as error:
@@ -58,13 +59,6 @@ def _report(error: SdmobileError, emit: Callable[[dict[str, Any]], None]) -> int
     traceback.print_exception(error, file=sys.stderr)
     emit({"error": error.to_json()})
     return error.exit_code
-
-
-def _write_json(path: Path, data: dict[str, Any]) -> None:
-    """Writes the record so that it is there whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(data, indent=1), encoding="utf-8")
-    partial.replace(path)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sdmobile.basics.words import gigabytes
 from sdmobile.device_profiles.model import Fact
 from sdmobile.formats.graph import FileGraph
 from sdmobile.prediction.kernels import Kernel
@@ -109,11 +110,6 @@ class BudgetCheck:
             "advice": [{"text": advice.text, "needed_bytes": advice.needed} for advice in self.advice],
             "source": self.source,
         }
-
-
-def gigabytes(count: int) -> str:
-    """Returns bytes as "2.4 GB" (10⁹ bytes)."""
-    return f"{count / 1e9:.1f} GB" if count >= 5e7 else f"{count / 1e6:.0f} MB"
 
 
 def component_memory(

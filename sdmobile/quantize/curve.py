@@ -6,7 +6,6 @@ drawn on prompts that neither has seen.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.basics.files import write_whole
+from sdmobile.basics.files import write_json, write_whole
 from sdmobile.checkpoints import open_checkpoint
 from sdmobile.errors import CheckpointError
 from sdmobile.quantize.recipes import Recipe, save_recipe
@@ -181,7 +180,7 @@ class SizeQuality:
 
     def save(self, folder: Path) -> None:
         """Writes curve.json, curve.md, curve.svg and the mixed recipes into a folder, which is made if needed."""
-        write_whole(folder / "curve.json", (json.dumps(self.to_json(), indent=1) + "\n").encode())
+        write_json(folder / "curve.json", self.to_json())
         write_whole(folder / "curve.md", self.table.encode())
         write_whole(folder / "curve.svg", curve_svg(self.points, self.title).encode())
         for recipe in self.mixed:

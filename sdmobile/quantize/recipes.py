@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sdmobile.basics.files import hash_json, write_json
 from sdmobile.errors import UnsupportedError
 from sdmobile.quantize.schemes import W8A8, Float16, Scheme, parse_scheme
 
@@ -136,7 +136,7 @@ class Recipe:
     def key(self) -> str:
         """SHA-256 over what decides the result: everything but name and evidence."""
         facts = {k: v for k, v in self.to_json().items() if k not in ("name", "evidence")}
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return hash_json(facts)
 
 
 NAMED = (
@@ -212,9 +212,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
     """Writes a recipe as a JSON file, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(recipe.to_json(), indent=1) + "\n", "utf-8")
-    partial.replace(path)
+    write_json(path, recipe.to_json())
 
 
 def flat_path(path: str) -> str:

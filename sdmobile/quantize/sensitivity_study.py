@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdmobile.basics.files import hash_json, whole_file
 from sdmobile.basics.fingerprint import code_hash, library_closure
 from sdmobile.basics.metrics import psnr
 from sdmobile.checkpoints.shapes64.obedience import CAPTIONED
@@ -262,10 +260,8 @@ class EncodedWeights:
                 return arrays["decoded"], int(arrays["stored_bytes"])
         except (OSError, ValueError, KeyError):
             encoding = encode(weight, chosen)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            part = self.folder / f".{file.stem}.{os.getpid()}.npz"
-            np.savez(part, decoded=encoding.decode(), stored_bytes=np.int64(encoding.stored_bytes))
-            os.replace(part, file)
+            with whole_file(file) as part:
+                np.savez(part, decoded=encoding.decode(), stored_bytes=np.int64(encoding.stored_bytes))
             return encoding.decode(), encoding.stored_bytes
 
     def of_recipe(self, recipe: Recipe) -> tuple[dict[str, NDArray[np.float16]], int]:
@@ -284,4 +280,4 @@ class EncodedWeights:
 def weights_key(source_hash: str, component: str) -> str:
     """Returns the hash that names what is kept of a component: of the checkpoint, the package's code and libraries."""
     facts = [source_hash, component, code_hash(LEFT_OUT), library_closure(_LIBRARIES)]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+    return hash_json(facts)[:32]

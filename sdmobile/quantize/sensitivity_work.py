@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdmobile.basics.files import whole_file
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -66,9 +68,8 @@ def _kept(file: Path, index: int, compute: Callable[[int], NDArray[np.float64]])
         return np.load(file, allow_pickle=False)
     except (OSError, ValueError):
         value = np.asarray(compute(index), np.float64)
-        part = file.with_name(f".{file.stem}.{os.getpid()}.npy")
-        np.save(part, value, allow_pickle=False)
-        os.replace(part, file)
+        with whole_file(file) as part:
+            np.save(part, value, allow_pickle=False)
         return value
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdmobile.basics.files import whole_file, write_json
 from sdmobile.families.family import Role
 from sdmobile.reference.sampling import (
     ComponentCall,
@@ -97,16 +97,8 @@ INDEX = "index.json"
 def save_arrays(file: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Writes an .npz whole or not at all; one that is there already is kept."""
     if not file.exists():
-        temporary = file.with_name(f"{file.stem}.{os.getpid()}.part.npz")
-        np.savez(temporary, **arrays)  # pyright: ignore[reportArgumentType]
-        os.replace(temporary, file)
-
-
-def write_json(file: Path, value: Any) -> None:
-    """Writes JSON whole or not at all."""
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.part")
-    temporary.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
-    os.replace(temporary, file)
+        with whole_file(file) as partial:
+            np.savez(partial, **arrays)  # pyright: ignore[reportArgumentType]
 
 
 def load_recording(folder: Path) -> Recording:

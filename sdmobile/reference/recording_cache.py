@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sdmobile.basics.files import hash_file, write_json
 from sdmobile.basics.fingerprint import code_hash, library_closure
-from sdmobile.reference.recording import Recording, load_recording, save_arrays, write_json
+from sdmobile.reference.recording import Recording, load_recording, save_arrays
 from sdmobile.reference.sampling import SampleResult
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class RecordingCache:
         folder = self.root / key
         try:
             hashes = json.loads((folder / _HASHES).read_text("utf-8"))
-            if any(_sha256(folder / name) != digest for name, digest in hashes.items()):
+            if any(hash_file(folder / name) != digest for name, digest in hashes.items()):
                 return None
             recording = load_recording(folder)
             recording.runs = [_load_run(file, requests[i]) for i, file in enumerate(_runs(folder))]
@@ -122,7 +123,7 @@ class RecordingCache:
         recording.save(part)
         for index, run in enumerate(recording.runs):
             _save_run(part / f"run-{index:03d}.npz", run)
-        write_json(part / _HASHES, {file.name: _sha256(file) for file in sorted(part.iterdir())})
+        write_json(part / _HASHES, {file.name: hash_file(file) for file in sorted(part.iterdir())})
         target = self.root / key
         shutil.rmtree(target, ignore_errors=True)
         try:
@@ -153,7 +154,3 @@ def _load_run(file: Path, request: SampleRequest) -> SampleResult:
         seconds = zip(arrays["components"].tolist(), arrays["seconds"].tolist(), strict=True)
         latents, timesteps = list(arrays["latents"]), arrays["timesteps"].tolist()
         return SampleResult(request, latents, timesteps, arrays["image"], dict(seconds))
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()

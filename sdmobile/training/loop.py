@@ -10,6 +10,8 @@ import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 
+from sdmobile.basics.files import whole_file, write_json
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -70,10 +72,9 @@ class Trainer:
     def save(self) -> None:
         """Writes weights, optimizer, random state and moving average; the step counter last."""
         self.accelerator.save_state(str(self.folder / "state"))
-        torch.save(self.ema.state_dict(), self.folder / "ema.pt.tmp")
-        (self.folder / "ema.pt.tmp").replace(self.folder / "ema.pt")
-        (self.folder / "progress.json.tmp").write_text(json.dumps({"step": self.step}))
-        (self.folder / "progress.json.tmp").replace(self.folder / "progress.json")
+        with whole_file(self.folder / "ema.pt") as partial:
+            torch.save(self.ema.state_dict(), partial)
+        write_json(self.folder / "progress.json", {"step": self.step})
 
     def run(self, loss_at: Callable[[int], torch.Tensor], log: Path, save_every: int, progress: Progress) -> None:
         """Trains until the stage's last step.

@@ -9,10 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.calibration.stable_diffusion import image_time, phones
+from sdmobile.basics.words import short_time
 from sdmobile.cli import app as cli
 from sdmobile.cli.app import app
 from sdmobile.cli.profile import unit_for
-from sdmobile.cli.profile_view import seconds
 from sdmobile.errors import UnsupportedError
 from sdmobile.formats.bundle.reading import open_bundle
 from tests.prediction.assessed import sd15, sd15_bundle
@@ -96,6 +96,6 @@ def test_the_device_is_the_bundles_own_or_that_of_its_target(onnx_bundle: Path) 
 
 
 def test_times_are_short_and_right() -> None:
-    assert [seconds(value) for value in (11.5, 0.5482, 1.54e-3, 4.2e-6, 250.0, None)] == [
+    assert [short_time(value) for value in (11.5, 0.5482, 1.54e-3, 4.2e-6, 250.0, None)] == [
         "11.5 s", "548 ms", "1.54 ms", "4.2 µs", "250 s", "unknown",
     ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sdmobile.basics.words import gigabytes
 from sdmobile.device_profiles.model import Fact
 from sdmobile.formats.graph import FileGraph, Operation, Tensor
 from sdmobile.prediction.kernels import Kernel
@@ -12,7 +13,6 @@ from sdmobile.prediction.memory_budget import (
     ComponentMemory,
     check_budget,
     component_memory,
-    gigabytes,
     needed,
 )
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from sdmobile.basics.files import hash_file
 from sdmobile.checkpoints import Checkpoint, open_checkpoint
 from sdmobile.exporters.job import ExportJob
 from sdmobile.families.contracts import contract_for
 from sdmobile.formats.bundle.contracts import Geometry
-from sdmobile.formats.bundle.reading import KIND, MANIFEST, SCHEMA_VERSION, sha256_file
+from sdmobile.formats.bundle.reading import KIND, MANIFEST, SCHEMA_VERSION
 from sdmobile.reference.geometry import geometry_for
 from sdmobile.reference.subject import wrapped_component
 from sdmobile.rewrites.options import RewriteOptions
@@ -118,7 +119,7 @@ def _finish(
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Writes the manifest with the hashes that the files have now."""
     manifest["files"] = {
-        file.relative_to(folder).as_posix(): {"sha256": sha256_file(file), "bytes": file.stat().st_size}
+        file.relative_to(folder).as_posix(): {"sha256": hash_file(file), "bytes": file.stat().st_size}
         for file in sorted(folder.rglob("*"))
         if file.is_file() and file.name != MANIFEST
     }
@@ -161,5 +162,5 @@ def _record(name: str, file_name: str, contract: dict[str, Any], file: Path) -> 
         "rewrites": [],
         "warnings": [],
         "bytes": file.stat().st_size,
-        "sha256": sha256_file(file),
+        "sha256": hash_file(file),
     }

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from sdmobile.basics.files import hash_file
 from sdmobile.errors import EXIT_CHECKPOINT, SdmobileError
 from sdmobile.formats.bundle.contracts import TARGETS, Contract, Geometry
 
@@ -15,7 +15,6 @@ SCHEMA_VERSION = 1
 KIND = "sdmobile-bundle"
 MANIFEST = "manifest.json"
 _REQUIRED = ("target", "source", "geometry", "guidance", "pipeline", "components", "files")
-_CHUNK = 1 << 20
 
 
 class BundleError(SdmobileError):
@@ -162,7 +161,7 @@ def _check_files(root: Path, files: dict[str, dict[str, Any]], verify: bool) -> 
         if not verify:
             continue
         size = file.stat().st_size
-        if size != expected["bytes"] or sha256_file(file) != expected["sha256"]:
+        if size != expected["bytes"] or hash_file(file) != expected["sha256"]:
             raise BundleError(
                 "every file must have the size and SHA-256 that the manifest lists",
                 f"{relative} was changed or damaged after the export",
@@ -191,12 +190,3 @@ def _file(root: Path, name: str, relative: str) -> Path:
     if not path.exists():
         raise BundleError(f"the bundle must hold the file of its {name}", relative, "Export the bundle again.")
     return path
-
-
-def sha256_file(path: Path) -> str:
-    """Returns the SHA-256 of a file as hexadecimal digits, reading it in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

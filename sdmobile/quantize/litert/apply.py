@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from sdmobile.basics.files import whole_file
 from sdmobile.basics.memory import peak_resident_bytes
 from sdmobile.errors import OutputError, UnsupportedError
 from sdmobile.quantize.litert.check import check_integers
@@ -49,17 +50,13 @@ def compress_tflite(
     if not chosen:
         reason = next((line for line in kept.values() if line), "the recipe changes no weight of it")
         raise OutputError("a compressed file must be smaller", f"{source.name}: {reason}", "Leave the component out")
-    partial = out.with_name(f".{out.name}.partial")
-    try:
+    with whole_file(out) as partial:
         quantize_file(source, partial, chosen, weights)
         facts = check_integers(partial, weights, chosen)
         if (after := partial.stat().st_size) >= before:
             raise OutputError(
                 "a compressed file must be smaller", f"{out.name}: {before} to {after} bytes", "Use fewer bits"
             )
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
     return CompressionRecord(
         recipe=recipe.name,
         recipe_key=recipe.key,

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdmobile.basics.files import write_json
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -82,9 +84,7 @@ class Answer:
 
     def save(self, folder: Path) -> None:
         """Writes the answer; a reader sees all of it or nothing."""
-        temporary = folder / f"{ANSWER}.part"
-        temporary.write_text(json.dumps(asdict(self)), "utf-8")
-        os.replace(temporary, folder / ANSWER)
+        write_json(folder / ANSWER, asdict(self))
 
 
 def load_order(folder: Path) -> Order:

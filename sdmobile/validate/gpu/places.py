@@ -8,6 +8,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdmobile.basics.files import write_json
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BROWSER_VARIABLE = "SDMOBILE_CHROMIUM"
 HOME_VARIABLE = "SDMOBILE_GPU_HOME"
@@ -105,11 +107,7 @@ class VulkanDriver:
             "libraries": [str(folder) for folder in self.libraries],
             "runtime_dir": str(self.runtime_dir),
         }
-        file = _driver_file()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(".part")
-        temporary.write_text(json.dumps(fields, indent=1) + "\n", "utf-8")
-        os.replace(temporary, file)
+        write_json(_driver_file(), fields)
 
 
 def find_driver() -> VulkanDriver | None:
