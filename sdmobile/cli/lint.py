@@ -29,7 +29,8 @@ def lint(
     runtime: Annotated[
         str | None,
         typer.Option(
-            help="ml-drift (LiteRT's CompiledModel), tflite-gpu (the delegate of TensorFlow Lite) or core-ml."
+            help="ml-drift (LiteRT's CompiledModel), tflite-gpu (the delegate of TensorFlow Lite) or core-ml; "
+            "by default the device's."
         ),
     ] = None,
     device: Annotated[
@@ -39,12 +40,14 @@ def lint(
 ) -> None:
     """Predict, without a driver or a phone, what the runtime says to each operation; exit code 5 if it is refused."""
     from sdmobile.formats.bundle.reading import is_bundle
-    from sdmobile.lint import device_limits, lint_bundle, lint_file, target_of, worst
+    from sdmobile.lint import device_limits, device_runtime, lint_bundle, lint_file, target_of, worst
 
     if is_bundle(path):
         reports = lint_bundle(path, runtime, device)
     else:
-        reports = [lint_file(path, runtime, device_limits(target_of(path), device))]
+        target = target_of(path)
+        chosen = runtime or device_runtime(target, device)
+        reports = [lint_file(path, chosen, device_limits(target, device))]
     verdict = worst(reports)
     data = {"verdict": verdict, "files": [report.to_json() for report in reports]}
     Output(json).data(data, *([] if json else [view for report in reports for view in _views(report)]))

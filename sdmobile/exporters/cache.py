@@ -36,7 +36,7 @@ def component_key(plan: ExportPlan, component: str) -> str:
     These are the checkpoint's content, component, target, the deciding part of the device's profile, rewrites, shapes,
     the package's code and the libraries.
     """
-    from sdmobile.device_profiles import profile_hash
+    from sdmobile.device_profiles import load_profile, profile_hash
 
     request, denoiser = plan.request, plan.checkpoint.family.denoiser.name
     # Guidance decides what a denoiser takes, and which calls a short sampling run records for any component.
@@ -47,6 +47,7 @@ def component_key(plan: ExportPlan, component: str) -> str:
         "component": component,
         "target": request.target,
         "profile": profile_hash(plan.device),
+        "runtime": load_profile(plan.device).runtime,  # decides what is warned of
         "rewrites": request.rewrites.to_json(),
         "float32_islands": request.float32_islands,
         "chunks": request.chunks if component == denoiser else 1,

@@ -88,9 +88,10 @@ def run_stages(job: ExportJob, announce: Announce) -> dict[str, Any]:
             provenance = _provenance(checkpoint)  # reads and hashes all files of the checkpoint
         geometry = geometry_for(checkpoint, job.guidance, job.resolution)
         contract = contract_for(checkpoint.family, job.target, job.component, geometry)
-        profile = _profile(job)
+        device = _device(job)
+        profile = device.deciding()
         summary = checkpoint.family.component(job.component).summary
-        options = LoweringOptions(provenance, profile.deployment_target, summary=summary)
+        options = LoweringOptions(provenance, profile.deployment_target, summary=summary, runtime=device.runtime)
         run = _Run(job, profile, checkpoint, contract, options, log)
         job.out_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{contract.file_name}-", dir=job.out_dir) as scratch:
@@ -139,14 +140,14 @@ def _provenance(checkpoint: Checkpoint) -> Provenance:
     )
 
 
-def _profile(job: ExportJob) -> DeviceProfile:
-    """Returns what decides files about the device that the job names, or about the target's default device."""
+def _device(job: ExportJob) -> DeviceProfile:
+    """Returns the profile of the device that the job names, or of the target's default device."""
     from sdmobile.device_profiles import default_profile, load_profile
 
     profile = default_profile(job.target) if job.device is None else load_profile(job.device)
     if profile.target != job.target:
         raise UnsupportedError(f"{profile.name} takes the target {profile.target}", job.target)
-    return profile.deciding()
+    return profile
 
 
 def _lowered(run: _Run, folder: Path) -> list[Path]:

@@ -55,12 +55,14 @@ class LoweringOptions:
         recorded_inputs: of several calls of a sampling run, in the order of the contract; values that overflow float16
             on them are computed in float32 where the target can say so.
         summary: what the component is, in one sentence.
+        runtime: what runs the file on the device, by the name that device profiles use; None if they do not say.
     """
 
     provenance: Provenance
     deployment_target: str | None = None
     recorded_inputs: tuple[tuple[Tensor, ...], ...] = ()
     summary: str = "One component of a diffusion model"
+    runtime: str | None = None
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,28 @@ report.verdict  # "accepted", "refused", or "miscomputed": taken, and known to c
 
 from __future__ import annotations
 
-from sdmobile.formats.errors import LintInputError
-from sdmobile.lint.dispatch import RUNTIMES, device_limits, lint_bundle, lint_component, lint_file, target_of
+from sdmobile.formats.errors import FormatError
+from sdmobile.lint.dispatch import (
+    RUNTIMES,
+    device_limits,
+    device_runtime,
+    lint_bundle,
+    lint_component,
+    lint_file,
+    target_of,
+)
 from sdmobile.lint.limits import Limits, limits_of
 from sdmobile.lint.report import Finding, LintReport, Verdict, worst
 
 __all__ = [
     "RUNTIMES",
     "Finding",
+    "FormatError",
     "Limits",
-    "LintInputError",
     "LintReport",
     "Verdict",
     "device_limits",
+    "device_runtime",
     "limits_of",
     "lint_bundle",
     "lint_component",

@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile.device_profiles.runtime_rules.tflite_operators import GPU_RUNTIMES
 from sdmobile.errors import EXIT_USAGE, SdmobileError, UnsupportedError
-from sdmobile.formats.errors import LintInputError
+from sdmobile.formats.errors import FormatError
 from sdmobile.lint.limits import Limits, limits_of
 from sdmobile.lint.report import Finding, LintReport
 
 if TYPE_CHECKING:
+    from sdmobile.device_profiles import DeviceProfile
     from sdmobile.formats.bundle.reading import BundleComponent
 
 RUNTIMES = (*GPU_RUNTIMES, "core-ml")
 DEPLOYMENT_TARGET = "deployment-target"
 _DEFAULTS = {".tflite": "ml-drift", ".mlpackage": "core-ml"}
 _TARGETS = {".tflite": "android", ".mlpackage": "ios"}
+_LINTED = {**{name: name for name in GPU_RUNTIMES}, "coreml-ne": "core-ml", "coreml-gpu": "core-ml"}
+"""The runtimes of device profiles that have a lint, with its name."""
 _SUFFIXES = {"ml-drift": ".tflite", "tflite-gpu": ".tflite", "core-ml": ".mlpackage"}
 
 
@@ -41,12 +44,12 @@ def lint_file(path: Path, runtime: str | None = None, limits: Limits | None = No
         Findings and verdict.
 
     Raises:
-        LintInputError: the file is missing, truncated or of another format.
+        FormatError: the file is missing, truncated or of another format.
         RuntimeNameError: the runtime is unknown or does not go with the file.
     """
     chosen = runtime or _DEFAULTS.get(path.suffix.lower())
     if chosen is None:
-        raise LintInputError("a file to lint must be a .tflite file or an .mlpackage", path)
+        raise FormatError("a file to lint must be a .tflite file or an .mlpackage", path)
     if chosen not in RUNTIMES:
         raise RuntimeNameError("the runtime must be known", chosen, f"Choose one of {', '.join(RUNTIMES)}")
     if path.suffix.lower() != _SUFFIXES[chosen]:
@@ -61,11 +64,11 @@ def lint_file(path: Path, runtime: str | None = None, limits: Limits | None = No
 
 
 def lint_bundle(folder: Path, runtime: str | None = None, device: str | None = None) -> list[LintReport]:
-    """Predicts what the default runtime of a bundle's target says to each of its files.
+    """Predicts what the runtime of a bundle's device says to each of its files.
 
     Args:
         folder: the bundle.
-        runtime: another runtime than the target's default.
+        runtime: another runtime than the device's.
         device: a device profile for the sizes; None for that of the bundle.
 
     Returns:
@@ -73,14 +76,15 @@ def lint_bundle(folder: Path, runtime: str | None = None, device: str | None = N
 
     Raises:
         BundleError: the folder is no whole bundle.
-        UnsupportedError: the bundle's target has no lint.
+        UnsupportedError: the bundle's target, or the runtime of its device, has no lint.
     """
     from sdmobile.formats.bundle.reading import open_bundle
 
     bundle = open_bundle(folder)
     if bundle.target not in ("ios", "android"):
         raise UnsupportedError("a lint exists for the targets ios and android", bundle.target)
-    limits = device_limits(bundle.target, device or bundle.device)
+    chosen = device or bundle.device
+    runtime, limits = runtime or device_runtime(bundle.target, chosen), device_limits(bundle.target, chosen)
     return [lint_component(component, runtime, limits) for component in bundle.components.values()]
 
 
@@ -119,21 +123,50 @@ def device_limits(target: str, device: str | None) -> Limits:
         UnsupportedError: no such device.
         RuntimeNameError: the device runs files of another target.
     """
+    return limits_of(_profile(target, device))
+
+
+def device_runtime(target: str, device: str | None) -> str:
+    """Returns the runtime that a device's files are linted for: the one that its profile names first.
+
+    Raises:
+        UnsupportedError: no such device, or its runtime has no lint, as that of CPUs.
+        RuntimeNameError: the device runs files of another target.
+    """
+    profile = _profile(target, device)
+    runtime = linted_runtime(profile)
+    if runtime is None:
+        raise UnsupportedError(
+            f"a lint exists for the runtimes {', '.join(RUNTIMES)}",
+            f"{profile.name}, whose runtime is {profile.runtime}",
+            "Give --runtime to lint the files for another one",
+        )
+    return runtime
+
+
+def linted_runtime(profile: DeviceProfile) -> str | None:
+    """Returns the lint's name of a device's runtime: None if it has no lint, the target's if the profile names none."""
+    if profile.runtime is None:
+        return next(runtime for runtime, suffix in _SUFFIXES.items() if _TARGETS[suffix] == profile.target)
+    return _LINTED.get(profile.runtime)
+
+
+def _profile(target: str, device: str | None) -> DeviceProfile:
     from sdmobile.device_profiles import default_profile, load_profile
 
     profile = load_profile(device) if device else default_profile(target)
     if profile.target != target:
         raise RuntimeNameError(f"{device} must run files for {target}", profile.target, "Choose another --device")
-    return limits_of(profile)
+    return profile
 
 
 def target_of(path: Path) -> str:
     """Returns the target that a file is for, by its suffix.
 
     Raises:
-        LintInputError: the suffix is none of a file that can be linted.
+        FormatError: the suffix is none of a file that can be linted.
     """
     target = _TARGETS.get(path.suffix.lower())
     if target is None:
-        raise LintInputError("a file to lint must be a .tflite file or an .mlpackage", path)
+        raise FormatError("a file to lint must be a .tflite file or an .mlpackage", path)
     return target

@@ -76,14 +76,16 @@ def lint_checker(fail: bool) -> Checker:
     """
 
     def check(bundle: Bundle, components: Sequence[str], _recording: Recording) -> list[ExtraCheck]:
-        from sdmobile.lint import device_limits, lint_component
-        from sdmobile.lint.dispatch import DEPLOYMENT_TARGET
+        from sdmobile.device_profiles import default_profile, load_profile
+        from sdmobile.lint import limits_of, lint_component
+        from sdmobile.lint.dispatch import DEPLOYMENT_TARGET, linted_runtime
 
         if bundle.target not in ("ios", "android"):
             return []
-        limits, checks = device_limits(bundle.target, bundle.device), []
-        for name in components:
-            report = lint_component(bundle.components[name], None, limits)
+        profile = load_profile(bundle.device) if bundle.device else default_profile(bundle.target)
+        runtime, limits, checks = linted_runtime(profile), limits_of(profile), []
+        for name in components if runtime is not None else ():
+            report = lint_component(bundle.components[name], runtime, limits)
             status = Status.PASSED if report.accepted else Status.FAILED if fail else Status.WARNING
             objections = [f for f in report.findings if f.severity != "warning" or f.rule == DEPLOYMENT_TARGET]
             lines = [_finding(finding.op, finding.module, finding.detail) for finding in objections[:_SHOWN]]

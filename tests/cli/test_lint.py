@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from sdmobile.cli.lint import lint
 from sdmobile.errors import EXIT_UNSUPPORTED
-from sdmobile.lint import LintInputError
+from sdmobile.lint import FormatError
 from tests.lint.corpus.graph import Graph
 
 app = typer.Typer()
@@ -66,7 +66,7 @@ def test_a_device_of_another_target_is_an_error(accepted: Path) -> None:
 def test_a_broken_file_is_an_error_of_one_line(tmp_path: Path) -> None:
     path = tmp_path / "broken.tflite"
     path.write_bytes(b"\0\0\0\0TFL3")
-    assert isinstance(CliRunner().invoke(app, [str(path)]).exception, LintInputError)
+    assert isinstance(CliRunner().invoke(app, [str(path)]).exception, FormatError)
 
 
 def test_the_command_needs_no_torch(accepted: Path) -> None:

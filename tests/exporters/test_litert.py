@@ -101,6 +101,8 @@ def test_an_export_warns_of_what_the_gpu_is_predicted_to_refuse(lowered: Lower, 
     assert read_facts(path).operators["BROADCAST_TO"] == 2
     (warning,) = gpu_warnings(path)
     assert warning.startswith("the Android GPU is predicted to refuse 2 BROADCAST_TO")
+    assert gpu_warnings(path, "ml-drift") == (warning,)
+    assert gpu_warnings(path, "xnnpack") == ()
 
 
 def test_a_file_above_two_gigabytes_is_an_error_with_advice(

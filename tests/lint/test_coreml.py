@@ -13,7 +13,7 @@ import pytest
 from sdmobile.formats.mlprogram.ir import Operation
 from sdmobile.formats.mlprogram.types import NamedType, TensorType
 from sdmobile.formats.mlprogram.values import Constant
-from sdmobile.lint import Limits, LintInputError, LintReport, lint_component, lint_file
+from sdmobile.lint import FormatError, Limits, LintReport, lint_component, lint_file
 from sdmobile.lint.coreml import package as module
 from sdmobile.lint.coreml.operations import objections
 from sdmobile.lint.coreml.weights import StoredWeights
@@ -123,13 +123,13 @@ def test_weights_are_counted_once_and_with_their_bits(small_package: Path) -> No
 def test_broken_packages_are_said_to_be(tmp_path: Path, small_package: Path) -> None:
     import shutil
 
-    with pytest.raises(LintInputError):
+    with pytest.raises(FormatError):
         lint_file(tmp_path / "none.mlpackage")
     cut = tmp_path / "cut.mlpackage"
     shutil.copytree(small_package, cut)
     weights = next(cut.rglob("weight.bin"))
     weights.write_bytes(weights.read_bytes()[:200])
-    with pytest.raises(LintInputError):
+    with pytest.raises(FormatError):
         lint_file(cut)
 
 

@@ -12,11 +12,12 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import flexbuffers
 
+from sdmobile.device_profiles import profile_path
 from sdmobile.device_profiles.runtime_rules.winograd import Gpu
 from sdmobile.errors import UnsupportedError
 from sdmobile.formats.tflite.model import Tensor
 from sdmobile.formats.tflite.reader import read_graph
-from sdmobile.lint import Limits, LintInputError, LintReport, lint_bundle, lint_file, worst
+from sdmobile.lint import FormatError, Limits, LintReport, lint_bundle, lint_file, worst
 from sdmobile.lint.dispatch import RuntimeNameError
 from sdmobile.lint.tflite.memory import tensor_bytes
 from sdmobile.validate.gpu.model_facts import read_model
@@ -237,7 +238,7 @@ def test_weights_behind_the_flatbuffer_are_found(tmp_path: Path) -> None:
     assert [tensor.constant for tensor in graph.tensors] == [True, False]
     assert graph.tensors[0].values() is not None
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(LintInputError, match="breaks off"):
+    with pytest.raises(FormatError, match="breaks off"):
         read_graph(path)
 
 
@@ -273,7 +274,7 @@ def test_truncated_files_are_said_to_be(tmp_path: Path, kept: float) -> None:
     ).read_bytes()
     path = tmp_path / "cut.tflite"
     path.write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
-    with pytest.raises(LintInputError) as error:
+    with pytest.raises(FormatError) as error:
         lint_file(path)
     assert error.value.exit_code == 4
 
@@ -291,7 +292,7 @@ def test_random_bytes_never_end_in_another_error(tmp_path: Path) -> None:
         path.write_bytes(changed.tobytes())
         try:
             lint_file(path)
-        except LintInputError:
+        except FormatError:
             continue
 
 
@@ -299,10 +300,17 @@ def test_missing_and_other_files_are_said_to_be(tmp_path: Path) -> None:
     other = tmp_path / "text.tflite"
     other.write_text("not a flatbuffer at all")
     for path, words in ((tmp_path / "none.tflite", "must exist"), (other, "TFL3"), (tmp_path / "a.onnx", "must be a")):
-        with pytest.raises(LintInputError, match=words):
+        with pytest.raises(FormatError, match=words):
             lint_file(path)
     with pytest.raises(RuntimeNameError, match=r"takes \.mlpackage"):
         lint_file(other, "core-ml")
+
+
+def _renamed(device: str, folder: Path) -> Path:
+    """Writes a device's profile under a name that says nothing."""
+    text = profile_path(device).read_text("utf-8").replace(f'name = "{device}"', 'name = "my-device"')
+    (folder / "my-device.toml").write_text(text, "utf-8")
+    return folder / "my-device.toml"
 
 
 def test_a_bundle_is_linted_file_by_file_at_its_device_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,6 +324,10 @@ def test_a_bundle_is_linted_file_by_file_at_its_device_limits(tmp_path: Path, mo
     reports = lint_bundle(tmp_path)
     assert [report.verdict for report in reports] == ["refused", "miscomputed"]
     assert worst(reports) == "refused"
-    bundle.target = "onnx"
+    bundle.device = str(_renamed("android-cpu", tmp_path))
+    with pytest.raises(UnsupportedError, match="my-device, whose runtime is xnnpack"):
+        lint_bundle(tmp_path)
+    assert [report.runtime for report in lint_bundle(tmp_path, "tflite-gpu")] == ["tflite-gpu"] * 2
+    bundle.device, bundle.target = None, "onnx"
     with pytest.raises(UnsupportedError):
         lint_bundle(tmp_path)

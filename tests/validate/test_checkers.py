@@ -9,14 +9,21 @@ from sdmobile.basics.metrics import Metrics
 from sdmobile.formats.bundle.contracts import Geometry
 from sdmobile.formats.bundle.reading import Bundle
 from sdmobile.reference.recording import Recording
-from sdmobile.validate.checkers import CheckerChoice, gpu_checker, run_checkers
+from sdmobile.validate.checkers import CheckerChoice, gpu_checker, lint_checker, run_checkers
 from sdmobile.validate.checks import ExtraCheck, Status
 from sdmobile.validate.gpu import bundle as gpu_bundle
 from sdmobile.validate.gpu.verdict import GpuStatus, GpuVerdict, RefusedOperator
 
 
-def bundle(target: str) -> Bundle:
-    fields: dict[str, Any] = {"guidance": "batch2", "source": {}, "pipeline": {}, "manifest": {}, "components": {}}
+def bundle(target: str, device: str | None = None) -> Bundle:
+    manifest = {} if device is None else {"device": device}
+    fields: dict[str, Any] = {
+        "guidance": "batch2",
+        "source": {},
+        "pipeline": {},
+        "manifest": manifest,
+        "components": {},
+    }
     return Bundle(path=Path("."), target=target, geometry=Geometry(2, 4, 16, 16, 32, 32, 77, 32), **fields)
 
 
@@ -44,6 +51,12 @@ def test_verdicts_of_the_gpu_join_the_report(monkeypatch: pytest.MonkeyPatch) ->
 def test_only_android_files_are_run_on_the_gpu() -> None:
     (check,) = gpu_checker("both")(bundle("ios"), [], Recording())
     assert check.status == "not run"
+
+
+def test_files_for_a_cpu_are_not_linted_for_a_gpu() -> None:
+    assert lint_checker(fail=True)(bundle("android", "android-cpu"), ["unet"], Recording()) == []
+    with pytest.raises(KeyError, match="unet"):
+        lint_checker(fail=True)(bundle("android"), ["unet"], Recording())
 
 
 def test_a_checker_that_raises_hides_no_other() -> None:

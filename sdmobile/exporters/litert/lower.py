@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.fx.traceback
 
+from sdmobile.device_profiles.runtime_rules.tflite_operators import GPU_RUNTIMES
 from sdmobile.exporters.lowering import LoweringOptions, LoweringRecord
 from sdmobile.formats.tflite.graph import read_facts
 from sdmobile.reference.capture import example_inputs
@@ -63,7 +64,7 @@ def lower(program: ExportedProgram, contract: Contract, out: Path, options: Lowe
         program: the rewritten program.
         contract: names, shapes and types of the interface.
         out: the file to write; above 2 GB the converter puts weights behind the flatbuffer.
-        options: unused so far; LiteRT files carry their provenance in the bundle's metadata.
+        options: the device's runtime decides what is warned of; provenance is in the bundle's metadata.
     """
     import litert_torch
 
@@ -80,13 +81,20 @@ def lower(program: ExportedProgram, contract: Contract, out: Path, options: Lowe
         "largest_intermediate_bytes": facts.largest_intermediate,
         "decomposed_operators": facts.decomposed,
     }
-    return LoweringRecord(out, facts.operators, details, gpu_warnings(out))
+    return LoweringRecord(out, facts.operators, details, gpu_warnings(out, options.runtime))
 
 
-def gpu_warnings(file: Path) -> tuple[str, ...]:
-    """Returns one sentence for each operator and rule by which the Android GPU is predicted to refuse a file."""
+def gpu_warnings(file: Path, runtime: str | None = None) -> tuple[str, ...]:
+    """Returns one sentence for each operator and rule by which the Android GPU is predicted to refuse a file.
+
+    Args:
+        file: the `.tflite` file.
+        runtime: the device's; nothing is said if it is none of a GPU.
+    """
     from sdmobile.lint import lint_file
 
+    if runtime not in (None, *GPU_RUNTIMES):
+        return ()
     objections = [finding for finding in lint_file(file).findings if finding.severity != "warning"]
     groups: dict[tuple[str | None, str], list[Finding]] = {}
     for finding in objections:

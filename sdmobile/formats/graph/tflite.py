@@ -34,7 +34,7 @@ def read_tflite(path: Path) -> FileGraph:
         Its main subgraph. `stored_bytes` of a buffer that several tensors share counts for the first of them.
 
     Raises:
-        LintInputError: the file is missing, is no `.tflite` file, or is truncated.
+        FormatError: the file is missing, is no `.tflite` file, or is truncated.
     """
     return from_stored(read_graph(path))
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from sdmobile.errors import EXIT_CHECKPOINT, EXIT_USAGE, SdmobileError, UnsupportedError
+from sdmobile.errors import EXIT_USAGE, SdmobileError, UnsupportedError
+from sdmobile.formats.errors import FormatError
 
 
-class PackageError(SdmobileError):
+class PackageError(FormatError):
     """The package is missing, truncated or not what its format says."""
-
-    exit_code = EXIT_CHECKPOINT
 
 
 class InputError(SdmobileError):

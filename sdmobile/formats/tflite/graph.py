@@ -38,7 +38,7 @@ def read_facts(path: Path) -> FileFacts:
     """Returns what the file consists of; the weights are not read.
 
     Raises:
-        LintInputError: the file is missing, is no `.tflite` file, or is truncated.
+        FormatError: the file is missing, is no `.tflite` file, or is truncated.
     """
     graphs = read_model(path).graphs
     composites = [node.composite for graph in graphs for node in graph.nodes if node.composite is not None]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sdmobile.errors import MissingDependencyError
-from sdmobile.formats.errors import LintInputError
+from sdmobile.formats.errors import FormatError
 from sdmobile.formats.tflite.model import COMPOSITE, Composite, Graph, Model, Node, Quantization, Signature, Tensor
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def read_graph(path: Path) -> Graph:
         Its operators and tensors.
 
     Raises:
-        LintInputError: the file is missing, is no `.tflite` file, or is truncated.
+        FormatError: the file is missing, is no `.tflite` file, or is truncated.
         MissingDependencyError: ai-edge-litert, which brings the schema, is not installed.
     """
     return _read(path, lambda reader: reader.graph(0))
@@ -46,20 +46,20 @@ def read_model(path: Path) -> Model:
 
 def _read(path: Path, part: Callable[[_Reader], _Read]) -> _Read:
     if not path.is_file():
-        raise LintInputError("a .tflite file to read must exist", path, "Give the path of a .tflite file")
+        raise FormatError("a .tflite file to read must exist", path, "Give the path of a .tflite file")
     size = path.stat().st_size
     if size < _SMALLEST:
-        raise LintInputError("a .tflite file must hold a flatbuffer", f"{path} has {size} bytes", _AGAIN)
+        raise FormatError("a .tflite file must hold a flatbuffer", f"{path} has {size} bytes", _AGAIN)
     with path.open("rb") as file:
         buffer = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     if bytes(buffer[4:8]) != IDENTIFIER:
-        raise LintInputError(
+        raise FormatError(
             "a .tflite file must carry the identifier TFL3", f"{path} has {bytes(buffer[4:8])!r}", "Give a .tflite file"
         )
     try:
         return part(_Reader(path, buffer))
     except _BROKEN as error:
-        raise LintInputError(
+        raise FormatError(
             "a .tflite file must be whole", f"{path} ({size} bytes) breaks off: {type(error).__name__}: {error}", _AGAIN
         ) from error
 

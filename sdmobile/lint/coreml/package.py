@@ -8,8 +8,7 @@ from pathlib import Path
 
 from sdmobile.device_profiles.runtime_rules.core_ml import PALETTES, PALETTES_STAY
 from sdmobile.errors import UnsupportedError
-from sdmobile.formats.errors import LintInputError
-from sdmobile.formats.mlprogram.errors import PackageError
+from sdmobile.formats.errors import FormatError
 from sdmobile.formats.mlprogram.ir import Function
 from sdmobile.formats.mlprogram.package import Package
 from sdmobile.formats.mlprogram.read import read_program
@@ -39,13 +38,13 @@ def lint_package(path: Path, limits: Limits) -> LintReport:
         off the Neural Engine is a warning.
 
     Raises:
-        LintInputError: the package is missing, incomplete or truncated.
+        FormatError: the package is missing, incomplete or truncated.
     """
     try:
         package, function = read_program(path)
         findings = [*_operation_findings(function, limits), *_weight_findings(package, function, limits)]
-    except (PackageError, UnsupportedError) as error:
-        raise LintInputError(error.rule, error.value, error.fix) from error
+    except UnsupportedError as error:
+        raise FormatError(error.rule, error.value, error.fix) from error
     computed = [operation for operation in function.operations if operation.type != "const"]
     return LintReport(str(path), RUNTIME, _BASIS, len(computed), tuple(findings))
 

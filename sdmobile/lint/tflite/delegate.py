@@ -52,7 +52,7 @@ def lint_tflite(path: Path, runtime: GpuRuntime, limits: Limits) -> LintReport:
         The report; every node that breaks a rule has one finding at least.
 
     Raises:
-        LintInputError: the file is missing, truncated or no `.tflite` file.
+        FormatError: the file is missing, truncated or no `.tflite` file.
     """
     graph = read_graph(path)
     findings = [*_node_findings(graph, runtime), *memory_findings(graph, runtime, limits)]

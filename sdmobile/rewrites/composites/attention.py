@@ -11,13 +11,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from sdmobile.device_profiles.runtime_rules.attention_shape import AttentionShape
+from sdmobile.device_profiles.runtime_rules.tflite_operators import ATTENTION
 from sdmobile.rewrites.attention.arithmetic import plain
 from sdmobile.rewrites.attention.base import AttentionOperatorForm, Operands, attention_of
 from sdmobile.rewrites.composites.builder import Composite, load_marks
 from sdmobile.rewrites.operators import arguments, shape_of
 from sdmobile.rewrites.rule import Match
-
-NAME = "odml.scaled_dot_product_attention"
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def attention_composite(query: Tensor, key: Tensor, value: Tensor, mask: Tensor 
         mask: added to the scores; it broadcasts to (B, H, M, N).
         scale: factor of the scores.
     """
-    marks = Composite(NAME, {"scale": float(scale)})
+    marks = Composite(ATTENTION, {"scale": float(scale)})
     inputs = [x.transpose(1, 2) for x in (query, key, value)]
     if mask is not None:
         inputs.append(mask.reshape((1,) * (4 - mask.ndim) + tuple(mask.shape)))

@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sdmobile.device_profiles.runtime_rules.tflite_operators import GROUP_NORM
 from sdmobile.rewrites.composites.builder import Composite, load_marks
 from sdmobile.rewrites.group_norm import GroupNormRule, Weight, group_norm_nhwc_amax
 
-NAME = "odml.group_norm"
 _CHANNELS = 3  # the last axis of (N, H, W, C)
 
 
@@ -55,7 +55,7 @@ def group_norm_composite(
     """
     n, c = x.shape[0], x.shape[1]
     attributes = {"num_groups": num_groups, "epsilon": eps, "reduction_axes": [_CHANNELS], "channel_axis": _CHANNELS}
-    marks = Composite(NAME, attributes)
+    marks = Composite(GROUP_NORM, attributes)
     weight = torch.ones(c, dtype=x.dtype) if weight is None else weight
     bias = torch.zeros(c, dtype=x.dtype) if bias is None else bias
     last = x.movedim(1, -1)

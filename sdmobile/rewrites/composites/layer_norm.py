@@ -10,11 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sdmobile.device_profiles.runtime_rules.tflite_operators import GROUP_NORM
 from sdmobile.rewrites.composites.builder import Composite, load_marks
 from sdmobile.rewrites.layer_norm import LayerNormRule, Weight, layer_norm_plain
-
-# The engine knows LayerNorm as a GroupNorm without reduction axes.
-NAME = "odml.group_norm"
 
 
 class LayerNormComposite(LayerNormRule):
@@ -53,7 +51,7 @@ def layer_norm_composite(
         eps: ε.
     """
     c = x.shape[-1]
-    marks = Composite(NAME, {"num_groups": 1, "epsilon": eps, "channel_axis": x.ndim - 1})
+    marks = Composite(GROUP_NORM, {"num_groups": 1, "epsilon": eps, "channel_axis": x.ndim - 1})
     weight = torch.ones(c, dtype=x.dtype) if weight is None else weight
     bias = torch.zeros(c, dtype=x.dtype) if bias is None else bias
     x, weight, bias = marks.enter(x, weight, bias)

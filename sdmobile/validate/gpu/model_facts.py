@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sdmobile.device_profiles.runtime_rules.winograd import ML_DRIFT, Gpu
 from sdmobile.errors import UnsupportedError
-from sdmobile.formats.errors import LintInputError
+from sdmobile.formats.errors import FormatError
 from sdmobile.formats.tflite import reader as formats
 from sdmobile.formats.tflite.convolution import convolutions
 from sdmobile.formats.tflite.gpu_bytes import gpu_bytes
@@ -106,7 +106,7 @@ def read_model(path: Path) -> ModelFacts:
     """
     try:
         model = formats.read_model(path)
-    except LintInputError as error:
+    except FormatError as error:
         raise UnsupportedError(f"the GPU check reads LiteRT files: {error.rule}", error.value, error.fix) from error
     graph = model.graphs[0]
     signature = next(iter(model.signatures), None)

@@ -10,7 +10,7 @@ from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import flexbuffers
 
 from sdmobile.errors import SdmobileError, UnsupportedError
-from sdmobile.formats.errors import LintInputError
+from sdmobile.formats.errors import FormatError
 from sdmobile.formats.graph import Tensor, read_graph
 from tests.lint.corpus.graph import Graph, options
 
@@ -120,7 +120,7 @@ def _packed(model: schema.ModelT) -> bytes:
     return bytes(builder.Output())
 
 
-@pytest.mark.parametrize(("name", "error"), [("a.onnx", UnsupportedError), ("missing.tflite", LintInputError)])
+@pytest.mark.parametrize(("name", "error"), [("a.onnx", UnsupportedError), ("missing.tflite", FormatError)])
 def test_other_files_are_refused(tmp_path: Path, name: str, error: type[SdmobileError]) -> None:
     with pytest.raises(error):
         read_graph(tmp_path / name)
