@@ -11,6 +11,7 @@ from sdmobile.checkpoints.jsonfile import read_json
 from sdmobile.checkpoints.weights import find_weights, read_headers
 from sdmobile.errors import CheckpointError
 from sdmobile.families import FAMILIES
+from sdmobile.families.clip import TOKENIZER_FILES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from sdmobile.checkpoints.types import Checkpoint, ComponentInfo
     from sdmobile.families.family import Model
 
-_TOKENIZER_FILES = ("vocab.json", "merges.txt")
 _MODELS = tuple(dict.fromkeys(model.name for family in FAMILIES for model in family.models))
 
 
@@ -52,9 +52,9 @@ def open_folder(path: Path, tokenizer_dir: Path | None = None) -> Checkpoint:
         hashed += [info.path / "config.json", *info.weight_files]
     scheduler_file = path / "scheduler" / "scheduler_config.json"
     hashed.append(scheduler_file)
-    if tokenizer_dir is None and (path / "tokenizer" / _TOKENIZER_FILES[0]).is_file():
+    if tokenizer_dir is None and (path / "tokenizer" / TOKENIZER_FILES[0]).is_file():
         tokenizer_dir = path / "tokenizer"
-        hashed += [tokenizer_dir / name for name in _TOKENIZER_FILES if (tokenizer_dir / name).is_file()]
+        hashed += [tokenizer_dir / name for name in TOKENIZER_FILES if (tokenizer_dir / name).is_file()]
     card = _front_matter(path / "README.md")
     # Where model cards on the Hugging Face Hub put it: inference: parameters: guidance_scale.
     guidance = _stated(card, r"^\s+guidance_scale:\s*(\d+(?:\.\d+)?)\s*$")

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import CheckpointError
+from sdmobile.families.clip import TOKENIZER_FILES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from sdmobile.checkpoints.types import Checkpoint
-
-FILES = ("vocab.json", "merges.txt")
 
 
 def load_tokenizer(checkpoint: Checkpoint, tokenizer_dir: Path | None = None) -> Any:
@@ -32,9 +31,9 @@ def load_tokenizer(checkpoint: Checkpoint, tokenizer_dir: Path | None = None) ->
         raise CheckpointError(
             "a prompt needs the checkpoint's tokenizer",
             f"{checkpoint.path} has none",
-            f"Put a folder `tokenizer` with {' and '.join(FILES)} next to it.",
+            f"Put a folder `tokenizer` with {' and '.join(TOKENIZER_FILES)} next to it.",
         )
-    for name in FILES:
+    for name in TOKENIZER_FILES:
         if not (folder / name).is_file():
             raise CheckpointError("a tokenizer folder must hold vocab.json and merges.txt", folder / name)
     from transformers import CLIPTokenizer

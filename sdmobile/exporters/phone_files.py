@@ -7,6 +7,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import CheckpointError
+from sdmobile.families import clip
 from sdmobile.families.family import Role
 
 if TYPE_CHECKING:
@@ -15,27 +16,6 @@ if TYPE_CHECKING:
     from sdmobile.exporters.request import ExportPlan
 
 METADATA_SCHEMA = 1
-_TOKENIZER_FILES = ("vocab.json", "merges.txt")
-_OPTIONAL_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "tokenizer.json")
-
-_COMPILE = """\
-#!/bin/sh
-# Compiles the packages of this folder for Apple's StableDiffusion Swift package. Needs a Mac with Xcode:
-# Core ML's compiler exists for no other system.
-set -eu
-cd "$(dirname "$0")"
-if ! command -v xcrun >/dev/null 2>&1; then
-    echo "compile.sh needs xcrun, which comes with Xcode on a Mac" >&2
-    exit 1
-fi
-mkdir -p Resources
-for package in *.mlpackage; do
-    xcrun coremlcompiler compile "$package" Resources
-done
-cp vocab.json merges.txt Resources
-echo "Resources is ready{usual}"
-"""
-_APPLE_PIPELINE = ": StableDiffusionPipeline(resourcesAt: Resources, controlNet: [])"
 
 
 _LAYOUTS = {
@@ -57,21 +37,24 @@ def write_phone_files(plan: ExportPlan, records: dict[str, Any], folder: Path) -
         CheckpointError: the checkpoint has no tokenizer.
     """
     target = plan.request.target
-    usual_app = target in plan.checkpoint.family.app_use
-    if target == "ios":
-        _copy_tokenizer(plan, folder, optional=False)
-        script = folder / "compile.sh"
-        script.write_text(_COMPILE.replace("{usual}", _APPLE_PIPELINE if usual_app else ""), "utf-8")
-        script.chmod(0o755)
-    else:
-        _copy_tokenizer(plan, folder / "tokenizer", optional=True)
-    if target != "onnx" and not usual_app:
+    family = plan.checkpoint.family
+    _copy_tokenizer(plan, folder / _tokenizer_folder(plan))
+    if target in family.app_scripts:
+        name, text = family.app_scripts[target]
+        (folder / name).write_text(text, "utf-8")
+        (folder / name).chmod(0o755)
+    if target != "onnx" and target not in family.app_use:
         _write_documents(plan, records, folder)
 
 
-def _copy_tokenizer(plan: ExportPlan, folder: Path, optional: bool) -> None:
+def _tokenizer_folder(plan: ExportPlan) -> str:
+    return plan.checkpoint.family.app_tokenizer.get(plan.request.target, "tokenizer")
+
+
+def _copy_tokenizer(plan: ExportPlan, folder: Path) -> None:
+    """Copies what a tokenizer needs; into a folder of its own, also what its library reads."""
     source = plan.checkpoint.tokenizer_dir
-    missing = [name for name in _TOKENIZER_FILES if source is None or not (source / name).is_file()]
+    missing = [name for name in clip.TOKENIZER_FILES if source is None or not (source / name).is_file()]
     if source is None or missing:
         raise CheckpointError(
             "a bundle needs the tokenizer's vocab.json and merges.txt",
@@ -79,7 +62,7 @@ def _copy_tokenizer(plan: ExportPlan, folder: Path, optional: bool) -> None:
             "Put a `tokenizer` folder with both files beside the checkpoint",
         )
     folder.mkdir(exist_ok=True)
-    names = [*_TOKENIZER_FILES, *(_OPTIONAL_TOKENIZER_FILES if optional else ())]
+    names = [*clip.TOKENIZER_FILES, *(clip.OPTIONAL_TOKENIZER_FILES if _tokenizer_folder(plan) != "." else ())]
     for name in names:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
@@ -130,7 +113,7 @@ def _metadata(plan: ExportPlan, records: dict[str, Any]) -> dict[str, Any]:
         "image_range": [-1.0, 1.0],
         "layouts": _LAYOUTS[target],
         "tokenizer": {
-            "folder": "." if target == "ios" else "tokenizer",
+            "folder": _tokenizer_folder(plan),
             "kind": "CLIP byte-pair encoding, lower case",
             "length": checkpoint.context_length,
             "bos_token_id": config.get("bos_token_id"),

@@ -17,6 +17,8 @@ CLIP = "cond_stage_model.transformer."
 OPEN_CLIP = "cond_stage_model.model."
 # Both CLIP and OpenCLIP text towers have 64 channels per head.
 HEAD_CHANNELS = 64
+TOKENIZER_FILES = ("vocab.json", "merges.txt")
+OPTIONAL_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "tokenizer.json")
 
 
 def is_open_clip(names: Sequence[str]) -> bool:

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sdmobile.errors import UnsupportedError
+from sdmobile.families import apple
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -208,6 +209,10 @@ class Family(ABC):
     """What an app does with the guidance scale, as half a sentence of the model card."""
     app_use: ClassVar[Mapping[str, str]] = {}
     """Steps to use a bundle in a target's usual app, for targets that have one that is made for the family."""
+    app_scripts: ClassVar[Mapping[str, tuple[str, str]]] = {"ios": (apple.SCRIPT, apple.compile_script())}
+    """By target: name and text of the program that makes a bundle ready for an app."""
+    app_tokenizer: ClassVar[Mapping[str, str]] = {"ios": "."}
+    """By target: the folder where an app looks for the tokenizer; elsewhere it is `tokenizer`."""
 
     # -- recognition
 

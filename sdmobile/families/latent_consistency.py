@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families import autoencoder, clip, unet
-from sdmobile.families.family import EMBEDDED, Config, Facts, FileNames, Kind, Shapes, Value
+from sdmobile.families.family import EMBEDDED, Config, Facts, Family, FileNames, Kind, Shapes, Value
 from sdmobile.families.sampler_tables import alpha_sigma, model_output, training_schedule
 from sdmobile.families.stable_diffusion import StableDiffusion
 
@@ -114,6 +114,7 @@ class LatentConsistency(StableDiffusion):
     tag = "latent-consistency"
     guidance_rule = "The guidance scale is an input of the UNet (`guidance_embedding` in `metadata.json`)"
     app_use: ClassVar[Mapping[str, str]] = {}
+    app_scripts = Family.app_scripts
 
     def claims(self, index: Mapping[str, Any], configs: Mapping[str, Config]) -> bool:
         return configs.get("unet", {}).get(_WIDTH) is not None

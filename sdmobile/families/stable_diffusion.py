@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sdmobile.errors import CheckpointError, UnsupportedError
-from sdmobile.families import autoencoder, clip, unet
+from sdmobile.families import apple, autoencoder, clip, unet
 from sdmobile.families.family import BATCH2, SEPARATE, Config, Facts, Family
 from sdmobile.families.schedulers import STABLE_DIFFUSION, prediction_type
 
@@ -49,32 +49,6 @@ _OTHER_FILES = (
     ("motion_modules.", "AnimateDiff"),
     ("movq.", "Kandinsky"),
 )
-# What Apple's `StableDiffusion` Swift package has built in (apple/ml-stable-diffusion, Scheduler, Decoder, Encoder).
-_APPLE_LATENT_CHANNELS = 4
-_APPLE_SCHEDULE = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
-
-_APPLE_USE = """\
-1. On a Mac, run `compile.sh` in this folder: it turns each `.mlpackage` into the `.mlmodelc` that an app loads
-   (`xcrun coremlcompiler` is part of Xcode; there is no such tool for Linux).
-2. Give the folder with the compiled models, `vocab.json` and `merges.txt` to Apple's
-   [StableDiffusion Swift package](https://github.com/apple/ml-stable-diffusion) as its resources:
-
-   ```swift
-   var configuration = MLModelConfiguration()
-   configuration.computeUnits = .cpuAndNeuralEngine
-   let pipeline = try StableDiffusionPipeline(
-       resourcesAt: folder, controlNet: [], configuration: configuration, disableSafety: true)
-   try pipeline.loadResources()
-   var request = StableDiffusionPipeline.Configuration(prompt: "{prompt}")
-   request.seed = 0
-   request.stepCount = 20
-   request.guidanceScale = {guidance_scale}
-   request.decoderScaleFactor = {scaling_factor}
-   request.encoderScaleFactor = {scaling_factor}
-   let images = try pipeline.generateImages(configuration: request)
-   ```
-
-   Its default random source starts from the same noise as `sdmobile generate` with the same seed."""
 
 
 class StableDiffusion(Family):
@@ -89,7 +63,8 @@ class StableDiffusion(Family):
     default_guidance_scale = 7.5
     tag = "stable-diffusion"
     guidance_rule = "With guidance scale s, the prediction is uncond + s·(text − uncond)"
-    app_use: ClassVar[Mapping[str, str]] = {"ios": _APPLE_USE}
+    app_use: ClassVar[Mapping[str, str]] = {"ios": apple.USE}
+    app_scripts: ClassVar[Mapping[str, tuple[str, str]]] = {"ios": (apple.SCRIPT, apple.compile_script(apple.PIPELINE))}
 
     def claims(self, index: Mapping[str, Any], configs: Mapping[str, Config]) -> bool:
         return True
@@ -186,7 +161,7 @@ class StableDiffusion(Family):
             differences.append(
                 f"the UNet predicts {facts.prediction_type}; the schedulers of Apple's Swift package read epsilon"
             )
-        for key in _APPLE_SCHEDULE:
+        for key in apple.SCHEDULE:
             stated, built_in = facts.scheduler_config.get(key, STABLE_DIFFUSION[key]), STABLE_DIFFUSION[key]
             if stated != built_in:
                 differences.append(f"scheduler {key} is {stated}; Apple's Swift package has {built_in} built in")
@@ -195,10 +170,10 @@ class StableDiffusion(Family):
                 f"the latent scaling factor is {facts.scaling_factor:g}; Apple's Swift package defaults to "
                 f"{autoencoder.SCALING_FACTOR}: set it in the pipeline's configuration"
             )
-        if facts.latent_channels != _APPLE_LATENT_CHANNELS:
+        if facts.latent_channels != apple.LATENT_CHANNELS:
             differences.append(
                 f"latents have {facts.latent_channels} channels; the image encoder of Apple's Swift package assumes "
-                f"{_APPLE_LATENT_CHANNELS} (text to image is not affected)"
+                f"{apple.LATENT_CHANNELS} (text to image is not affected)"
             )
         return differences
 
