@@ -1,51 +1,119 @@
-"""Files written whole or not at all, and their hashes."""
+"""Files and folders written whole or not at all, copied, measured and hashed."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sdmobile.errors import OutputError
+from sdmobile.basics.scratch import put_in_place, real, scratch_beside
+from sdmobile.errors import OutputError, ResourceError, SdmobileError
 
 _CHUNK = 4 << 20
+_SMALL = 1 << 16
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What libraries say that lose the error's number: NumPy's writer, and C++ streams by way of their message.
+_FULL_WORDS = re.compile(r"\d+ requested and \d+ written|No space left on device|Disk quota exceeded")
+_FICLONE = 0x40049409  # linux/fs.h
 
 
 @contextmanager
-def whole_file(file: Path) -> Iterator[Path]:
+def whole_file(file: Path, overwrite: bool = True) -> Iterator[Path]:
     """Yields a place of the same name and on the same disk; what was written there becomes the file at the end.
 
     The folder is made if needed. After an error, what was there before stays.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
-        partial = Path(folder) / file.name
-        yield partial
-        os.replace(partial, file)
 
-
-def write_whole(file: Path, data: bytes) -> None:
-    """Writes a file that is there whole or not at all, making its folder if needed.
+    Args:
+        file: where to.
+        overwrite: whether it may replace a file.
 
     Raises:
-        OutputError: the folder or the file cannot be written.
+        OutputError: the file exists and may not be replaced.
+        OSError: the folder or the file cannot be written.
+    """
+    place = real(file)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with scratch_beside(place) as folder:
+        partial = folder / file.name
+        yield partial
+        put_in_place(partial, file, overwrite)
+
+
+def write_whole(file: Path, data: bytes, overwrite: bool = True) -> None:
+    """Writes a file that is there whole or not at all, making its folder if needed.
+
+    Args:
+        file: where to; a device or pipe (`/dev/stdout`) is written to as it is.
+        data: the content.
+        overwrite: whether it may replace a file.
+
+    Raises:
+        OutputError: the folder or the file cannot be written, or the file exists and may not be replaced.
+        ResourceError: the disk is full.
     """
     try:
-        with whole_file(file) as partial:
+        if file.exists() and not stat.S_ISREG(file.stat().st_mode) and not file.is_dir():
+            file.write_bytes(data)
+            return
+        with whole_file(file, overwrite) as partial:
             partial.write_bytes(data)
     except OSError as error:
-        raise OutputError("the output must be writable", f"{file}: {error}", "Choose another place.") from error
+        raise explained(error, file) from error
 
 
 def write_json(file: Path, value: Any, indent: int | None = 1) -> None:
     """Writes JSON that ends in a line break, whole or not at all; raises as `write_whole`."""
     write_whole(file, (json.dumps(value, indent=indent) + "\n").encode())
+
+
+def explained(error: OSError, place: Path | None = None) -> SdmobileError:
+    """Returns what a failed system call means to a user: a full disk, or a place that cannot be read or written."""
+    told = _first_of_many(error)
+    text = told if place is None or str(place) in told else f"{place}: {told}"
+    if is_disk_full(error):
+        return ResourceError("the disk must have room for the output", text, "Free some space or choose another place")
+    if place is None:
+        return OutputError("files and folders must be readable and writable", text)
+    return OutputError("the output must be writable", text, "Choose another place")
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, says that disk or quota are used up."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        if _FULL_WORDS.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def has_room(folder: Path) -> bool:
+    """Whether a small file can still be written into a folder; False only if the disk or a quota says no."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            stream.write(bytes(_SMALL))
+            stream.flush()
+    except OSError as error:
+        return error.errno not in _FULL
+    return True
+
+
+def _first_of_many(error: OSError) -> str:
+    """Returns the error as text; `shutil` gathers those of a tree as tuples of source, target and text."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        return str(error.args[0][0][-1])
+    return str(error)
 
 
 def files_of(path: Path) -> list[Path]:
@@ -96,17 +164,45 @@ def _take_in(digest: Any, path: Path) -> None:
             digest.update(memoryview(buffer)[:count])
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """Puts a file or folder elsewhere, by hard links where possible; finished files are never written again."""
-    if source.is_dir():
-        shutil.copytree(source, target, copy_function=_link_file)
-    else:
-        _link_file(str(source), str(target))
+def copy(source: Path, target: Path, leave_out: str | None = None) -> None:
+    """Copies a file or a folder's files; they share their blocks where the file system can, and never an inode.
+
+    Args:
+        source: a file or folder.
+        target: its new name, which nothing has.
+        leave_out: name of files and folders below `source` that are not copied.
+
+    Raises:
+        OSError: of the first file that cannot be read or written.
+    """
+    if not source.is_dir():
+        _copy_file(source, target)
+        return
+    target.mkdir()
+    for entry in sorted(source.iterdir()):
+        if entry.name != leave_out:
+            copy(entry, target / entry.name, leave_out)
 
 
-def _link_file(source: str, target: str) -> str:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-    return target
+def _copy_file(source: Path, target: Path) -> None:
+    if not _cloned(source, target):
+        shutil.copyfile(source, target)
+
+
+def _cloned(source: Path, target: Path) -> bool:
+    """Lets the target share the source's blocks until one is written (Btrfs, XFS, APFS); False where that cannot be."""
+    if sys.platform == "darwin":
+        import ctypes
+
+        clone = getattr(ctypes.CDLL(None), "clonefile", None)
+        return clone is not None and clone(os.fsencode(source), os.fsencode(target), 0) == 0
+    if sys.platform != "linux":
+        return False
+    import fcntl
+
+    with source.open("rb") as original, target.open("wb") as new:
+        try:
+            fcntl.ioctl(new, _FICLONE, original.fileno())
+        except OSError:
+            return False
+    return True

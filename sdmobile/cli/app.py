@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import logging
 import os
-import signal
 import sys
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
 from sdmobile import __version__
+from sdmobile.basics.files import explained
+from sdmobile.basics.stopping import exit_code, heed_signals, stopped_by
 from sdmobile.cli.arguments import CommandGroup
 from sdmobile.cli.devices import devices_app
 from sdmobile.cli.doctor import doctor
@@ -25,10 +26,7 @@ from sdmobile.cli.quantize import quantize_app
 from sdmobile.cli.rewrites import rewrites_app
 from sdmobile.cli.train import train_app
 from sdmobile.cli.validate import validate
-from sdmobile.errors import EXIT_INTERRUPTED, EXIT_UNEXPECTED, OutputError, ResourceError, SdmobileError
-
-if TYPE_CHECKING:
-    from types import FrameType
+from sdmobile.errors import EXIT_INTERRUPTED, EXIT_UNEXPECTED, SdmobileError
 
 _INTERRUPTED = "interrupted; nothing was left half-written"
 
@@ -86,10 +84,6 @@ def _quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def _terminated(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 def run(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit code; errors are one line on stderr.
 
@@ -99,19 +93,18 @@ def run(arguments: list[str] | None = None) -> int:
     try:
         result = app(arguments, standalone_mode=False)
         code = result if isinstance(result, int) else 0
-        if code == EXIT_INTERRUPTED:  # Typer's answer to Ctrl-C within a command
-            typer.secho(_INTERRUPTED, err=True)
-        return code
+        return _stopped() if code == EXIT_INTERRUPTED else code  # Typer's answer to Ctrl-C within a command
     except SdmobileError as error:
         _explain(error)
         return error.exit_code
     except OSError as error:
-        told = _explained(error)
+        if stopped_by() is not None:  # the terminal that Typer wanted to write to has gone
+            return _stopped()
+        told = explained(error)
         _explain(told)
         return told.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        typer.secho(_INTERRUPTED, err=True)
-        return EXIT_INTERRUPTED
+        return _stopped()
     except Exception as error:
         code = getattr(error, "exit_code", None)
         if code is not None and hasattr(error, "show"):
@@ -124,13 +117,11 @@ def run(arguments: list[str] | None = None) -> int:
         return EXIT_UNEXPECTED
 
 
-def _explained(error: OSError) -> SdmobileError:
-    """Returns what a failed system call means to a user: a full disk, or a place that cannot be read or written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ResourceError(
-            "the disk must have room for the output", error, "Free some space or choose another --output"
-        )
-    return OutputError("files and folders must be readable and writable", error)
+def _stopped() -> int:
+    """Says that a signal ended the command and returns 128 + its number; there may be no terminal to say it to."""
+    with contextlib.suppress(OSError):
+        typer.secho(_INTERRUPTED, err=True)
+    return exit_code()
 
 
 def _explain(error: SdmobileError) -> None:
@@ -143,7 +134,7 @@ def _explain(error: SdmobileError) -> None:
 
 def main() -> None:
     """Entry point of the `sdmobile` program."""
-    signal.signal(signal.SIGTERM, _terminated)
+    heed_signals()
     sys.exit(run())
 
 

@@ -54,7 +54,8 @@ def generate(
         result = sample(
             runner, spec, request, on_step=lambda done, total: progress(f"sampling with {runner.name}", done, total)
         )
-    write_whole(output, png_bytes(result.image, picture_texts(request, spec, runner.name, model_hash)))
+    picture = png_bytes(result.image, picture_texts(request, spec, runner.name, model_hash))
+    write_whole(output, picture, overwrite)
     typer.echo(str(output))
     for component, seconds in result.seconds.items():
         typer.echo(f"{component}: {seconds:.2f} s", err=True)

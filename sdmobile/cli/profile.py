@@ -92,16 +92,15 @@ def opened(path: Path | None, device: str | None, out: Output) -> Iterator[Bundl
         device: name or file; None for the bundle's own, or for the Galaxy S23 Ultra.
         out: for remarks.
     """
-    import tempfile
-
+    from sdmobile.basics.scratch import temporary_folder
     from sdmobile.formats.bundle.reading import is_bundle, open_bundle
 
     if path is not None and is_bundle(path):
         yield open_bundle(path, verify=False)
         return
     _require_checkpoint(path)
-    with tempfile.TemporaryDirectory(prefix="sdmobile-profile-") as folder:
-        yield open_bundle(_exported(path, device, Path(folder) / "bundle", out), verify=False)
+    with temporary_folder("profile") as folder:
+        yield open_bundle(_exported(path, device, folder / "bundle", out), verify=False)
 
 
 def _require_checkpoint(path: Path | None) -> None:

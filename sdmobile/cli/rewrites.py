@@ -110,9 +110,8 @@ def ablate_rules(
     Operators, peak memory of intermediates, error in float32 and with every value rounded to float16; of the exported
     files their operators, error and time on this machine, and the latency that is predicted for the phone.
     """
-    import tempfile
-
     from sdmobile.basics.files import write_whole
+    from sdmobile.basics.scratch import temporary_folder
     from sdmobile.cli.progress import step_progress
     from sdmobile.device_profiles import device_key
     from sdmobile.reference.subject import capture_subject
@@ -128,12 +127,12 @@ def ablate_rules(
             raise OutputError(f"the folder of {name} must exist", path.absolute().parent)
     if plot is not None and (graph_only or plot.suffix != ".svg"):
         raise UnsupportedError("--plot names an SVG file and needs the exported files", plot, "Leave --graph-only out")
-    with step_progress() as progress, tempfile.TemporaryDirectory(prefix="sdmobile-ablation-") as scratch:
+    with step_progress() as progress, temporary_folder("ablation") as scratch:
         progress("capturing", 0, 1)
         subject = capture_subject(checkpoint, component, device, resolution=resolution)
         rules = rules_for(subject.profile, options)
         plan = AblationPlan(rules, options, not graph_only, rounds, repeats, threads, device_key(device))
-        result = run_ablation(subject, plan, Path(scratch), lambda what: progress(what, 0, 1))
+        result = run_ablation(subject, plan, scratch, lambda what: progress(what, 0, 1))
     heading = f"{subject.checkpoint.name}, {component}, for {subject.profile.title}"
     rows = result.to_json()
     if output is not None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile import __version__
-from sdmobile.basics.files import link_or_copy
 from sdmobile.basics.libraries import library_versions
 from sdmobile.exporters.cache import ComponentCache, component_key, compressed_key
 from sdmobile.exporters.phone_files import write_phone_files
@@ -68,36 +67,46 @@ def export_bundle(plan: ExportPlan, cache: ComponentCache, watch: Watch, ignore_
     fixed_date()  # refused now, not when everything is done
     check_output(out, plan.request.overwrite)
     keys = {component.name: component_key(plan, component.name) for component in plan.components}
-    found = {name: hit for name, key in keys.items() if (hit := cache.find(key))}
+    present = frozenset(name for name, key in keys.items() if cache.has(key))
     if not ignore_limits:
-        check_resources(plan, frozenset(found))
+        check_resources(plan, present)
     with staging(out) as work:
-        parts: dict[str, Part] = {}
-        for name, key in keys.items():
-            if name in found:
-                parts[name] = Part(*found[name])
-                watch(name, {"event": "reused"})
-            else:
-                folder = work / "work" / name
-                folder.mkdir(parents=True)
-                record = run_component(plan.job(name, folder), work / "work", lambda e, n=name: watch(n, e))
-                cache.store(key, folder, record)
-                parts[name] = Part(folder, record)
+        parts, reused = _finished(plan, keys, cache, work / "work", watch)
         if plan.request.recipe is not None:
             parts = _compressed(plan, parts, keys, cache, work / "work", watch)
         records: dict[str, Any] = {}
         for name, part in parts.items():
             for file in part.record["files"]:
-                link_or_copy(part.folder / file, work / "bundle" / file)
+                (part.folder / file).rename(work / "bundle" / file)
             records[name] = part.record
             watch(name, {"event": "done", "record": part.record})
         shutil.rmtree(work / "work", ignore_errors=True)
         write_phone_files(plan, records, work / "bundle")
         manifest = _write_manifest(plan, records, work / "bundle")
-        put_in_place(work / "bundle", out)
+        put_in_place(work / "bundle", out, plan.request.overwrite)
     seconds = time.perf_counter() - started
     warnings = [*plan.warnings, *(line for record in records.values() for line in record["warnings"])]
-    return ExportResult(out, manifest, tuple(found), seconds, tuple(warnings))
+    return ExportResult(out, manifest, reused, seconds, tuple(warnings))
+
+
+def _finished(
+    plan: ExportPlan, keys: dict[str, str], cache: ComponentCache, work: Path, watch: Watch
+) -> tuple[dict[str, Part], tuple[str, ...]]:
+    """Returns every component in a folder of this export's own, and which of them came from the cache."""
+    parts: dict[str, Part] = {}
+    reused: list[str] = []
+    for name, key in keys.items():
+        folder = work / name
+        folder.mkdir()
+        record = cache.take(key, folder)
+        if record is None:
+            record = run_component(plan.job(name, folder), work, lambda e, n=name: watch(n, e))
+            cache.store(key, folder, record)
+        else:
+            reused.append(name)
+            watch(name, {"event": "reused"})
+        parts[name] = Part(folder, record)
+    return parts, tuple(reused)
 
 
 def _compressed(
@@ -118,14 +127,13 @@ def _compressed(
         if not recipe.covers(name):
             results[name] = part
             continue
-        key = compressed_key(keys[name], recipe, plan.guidance)
-        hit = cache.find(key)
-        if hit is None:
-            folder = work / f"{name}.compressed"
-            folder.mkdir(parents=True)
-            hit = folder, compress_part(part, recipe, destination, folder, watch, inputs)
-            cache.store(key, *hit)
-        results[name] = Part(*hit)
+        key, folder = compressed_key(keys[name], recipe, plan.guidance), work / f"{name}.compressed"
+        folder.mkdir()
+        record = cache.take(key, folder)
+        if record is None:
+            record = compress_part(part, recipe, destination, folder, watch, inputs)
+            cache.store(key, folder, record)
+        results[name] = Part(folder, record)
     return results
 
 

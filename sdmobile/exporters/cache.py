@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import shutil
@@ -10,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.basics.files import hash_json, hash_of, link_or_copy
+from sdmobile.basics.files import copy, explained, hash_json, hash_of, is_disk_full, size_of
 from sdmobile.basics.fingerprint import code_hash, library_closure
 from sdmobile.basics.libraries import LIBRARIES
+from sdmobile.basics.scratch import put_in_place, scratch_beside
+from sdmobile.errors import OutputError
 
 if TYPE_CHECKING:
     from sdmobile.exporters.request import ExportPlan
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 _DECIDING_LIBRARIES = (*LIBRARIES, "ai-edge-litert", "onnxscript", "onnxruntime", "safetensors", "numpy", "scipy")
 _RECORD = "record.json"
+_log = logging.getLogger("sdmobile.cache")
 
 
 def default_cache_dir() -> Path:
@@ -75,34 +79,73 @@ def compressed_key(key: str, recipe: Recipe, guidance: str) -> str:
 class ComponentCache:
     """A folder with one sub-folder per key: the component's files and its record.
 
+    Many processes may use it at once: an entry appears whole, and what is taken from it is a copy, checked after it
+    was made. It saves time and decides nothing: what goes wrong with it is a note, and the component is exported.
+
     Args:
         root: the folder; None switches the cache off.
     """
 
     root: Path | None
 
-    def find(self, key: str) -> tuple[Path, dict[str, Any]] | None:
-        """Returns folder and record of a finished component, or None if it is missing or was damaged."""
-        if self.root is None:
+    def has(self, key: str) -> bool:
+        """Whether a component seems to be there; `take` may still find it damaged, or gone."""
+        return self.root is not None and _record_of(self.root / key) is not None
+
+    def take(self, key: str, folder: Path) -> dict[str, Any] | None:
+        """Copies a finished component into an empty folder.
+
+        Args:
+            key: of `component_key` or `compressed_key`.
+            folder: where its files shall lie; it stays empty if there is none.
+
+        Returns:
+            The component's record, or None if it is missing or damaged.
+
+        Raises:
+            ResourceError: there is no room for the copy.
+        """
+        entry = None if self.root is None else self.root / key
+        record = None if entry is None else _record_of(entry)
+        if entry is None or record is None:
             return None
-        folder = self.root / key
+        copies = [folder / name for name in record["files"]]
         try:
-            record = json.loads((folder / _RECORD).read_text("utf-8"))
-            whole = hash_of([folder / name for name in record["files"]]) == record["sha256"]
-        except (OSError, ValueError, KeyError):
-            return None
-        return (folder, record) if whole else None
+            for copied in copies:
+                copy(entry / copied.name, copied)
+            if size_of(copies) == record["bytes"] and hash_of(copies) == record["sha256"]:
+                return record
+            _log.warning("note: %s in the cache is damaged and was not used", entry)
+        except OSError as error:
+            if is_disk_full(error):
+                raise explained(error, folder) from error
+        for copied in copies:
+            shutil.rmtree(copied) if copied.is_dir() else copied.unlink(missing_ok=True)
+        return None
 
     def store(self, key: str, folder: Path, record: dict[str, Any]) -> None:
-        """Keeps a finished component; hard links where the file system has them, so it costs no space."""
+        """Keeps a copy of a finished component; where that fails, a note says so and nothing else happens."""
         if self.root is None:
             return
-        self.root.mkdir(parents=True, exist_ok=True)
-        part = self.root / f".{key}.{os.getpid()}"
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        for name in record["files"]:
-            link_or_copy(folder / name, part / name)
-        (part / _RECORD).write_text(json.dumps(record), "utf-8")
-        shutil.rmtree(self.root / key, ignore_errors=True)
-        part.rename(self.root / key)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with scratch_beside(self.root / key) as scratch:
+                entry = scratch / "entry"
+                entry.mkdir()
+                for name in record["files"]:
+                    copy(folder / name, entry / name)
+                (entry / _RECORD).write_text(json.dumps(record), "utf-8")
+                put_in_place(entry, self.root / key, overwrite=True)
+        except (OSError, OutputError) as error:
+            _log.warning("note: %s was not kept in the cache: %s", record.get("component", "a component"), error)
+
+
+def _record_of(entry: Path) -> dict[str, Any] | None:
+    """Returns the record of an entry if it reads as one and names files of the entry alone."""
+    try:
+        record = json.loads((entry / _RECORD).read_text("utf-8"))
+        names, known = record["files"], (record["bytes"], record["sha256"])
+        plain = all(isinstance(name, str) and name not in ("", "..") and Path(name).name == name for name in names)
+        return record if plain and isinstance(names, list) and (int, str) == tuple(map(type, known)) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile import __version__
-from sdmobile.basics.files import hash_of, size_of
+from sdmobile.basics.files import has_room, hash_of, is_disk_full, size_of
 from sdmobile.errors import ComponentError, MissingDependencyError, ResourceError, SdmobileError, UnsupportedError
 from sdmobile.exporters.chunk_contracts import part_contracts
 from sdmobile.exporters.job import ExportJob
@@ -94,7 +94,8 @@ def run_stages(job: ExportJob, announce: Announce) -> dict[str, Any]:
         options = LoweringOptions(provenance, profile.deployment_target, summary=summary, runtime=device.runtime)
         run = _Run(job, profile, checkpoint, contract, options, log)
         job.out_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{contract.file_name}-", dir=job.out_dir) as scratch:
+        prefix = f".{contract.file_name}-"
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=job.out_dir) as scratch, _room_for(job, log):
             for path in _lowered(run, Path(scratch)):
                 if job.target == "android":
                     _cast_to_float16(run, path)
@@ -124,8 +125,29 @@ def _explained(job: ExportJob, log: StageLog) -> Iterator[None]:
     except OSError as error:
         raise ResourceError(f"{job.component}: stage `{log.current}` could not read or write", error) from error
     except Exception as error:
-        summary = f"{type(error).__name__}: {error}".splitlines()[0][:500]
+        summary = _one_line(error)
         raise ComponentError(f"{job.component}: stage `{log.current}` failed", summary) from error
+
+
+@contextmanager
+def _room_for(job: ExportJob, log: StageLog) -> Iterator[None]:
+    """Tells a full disk from other failures: what native code raises then may not say so."""
+    try:
+        yield
+    except SdmobileError:
+        raise
+    except Exception as error:
+        if is_disk_full(error) or not has_room(job.out_dir):
+            raise ResourceError(
+                f"{job.component}: the disk must have room for the output",
+                f"stage `{log.current}`: {_one_line(error)}",
+                "Free some space or choose another --output",
+            ) from error
+        raise
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:500]
 
 
 def _provenance(checkpoint: Checkpoint) -> Provenance:

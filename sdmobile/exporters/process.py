@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.basics.tether import tethered
 from sdmobile.errors import (
     EXIT_CHECKPOINT,
     EXIT_MISSING,
@@ -61,7 +62,13 @@ def run_component(job: ExportJob, scratch: Path, on_event: StageEvent) -> dict[s
     command = [sys.executable, "-m", "sdmobile.exporters.worker", str(order), str(result)]
     # A session of its own: Ctrl-C reaches this process only, which then ends the child and all its threads.
     child = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, errors="replace"
+        tethered(command),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        errors="replace",
     )
     noise: deque[str] = deque(maxlen=_TAIL_LINES)
     reader = threading.Thread(target=_drain, args=(child, noise), daemon=True)

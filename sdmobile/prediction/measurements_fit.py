@@ -166,9 +166,8 @@ def write_refitted(source: Path, unit: str, result: Refit, output: Path, overwri
         OutputError: the output exists or is the source.
         MeasurementError: the source's latency values are not written as tables of their own.
     """
-    import tempfile
-
     from sdmobile.basics.files import write_whole
+    from sdmobile.basics.scratch import temporary_folder
     from sdmobile.errors import OutputError
 
     if output.suffix != ".toml":
@@ -176,8 +175,8 @@ def write_refitted(source: Path, unit: str, result: Refit, output: Path, overwri
     if output.exists() and (not overwrite or output.resolve() == source.resolve()):
         raise OutputError("the new profile must not exist yet", output, "Choose another --output, or add --overwrite")
     text = refitted_toml(source.read_text("utf-8"), unit, result, output.stem)
-    with tempfile.TemporaryDirectory() as folder:
-        trial = Path(folder) / output.name
+    with temporary_folder("profile") as folder:
+        trial = folder / output.name
         trial.write_text(text, "utf-8")
         latency = read_profile(trial).latency[unit].model_dump()
     for name, value in result.values.items():
@@ -190,4 +189,4 @@ def write_refitted(source: Path, unit: str, result: Refit, output: Path, overwri
                 f"latency.{unit}.{name}",
                 f"Write [latency.{unit}.{name}] with value, source and reliability on lines of their own",
             )
-    write_whole(output, text.encode())
+    write_whole(output, text.encode(), overwrite)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.basics.files import hash_of, link_or_copy, size_of
+from sdmobile.basics.files import copy, hash_of, size_of
 from sdmobile.errors import OutputError, UnsupportedError
 from sdmobile.families.model_card import model_card
 from sdmobile.formats.bundle.writing import Part, check_output, put_in_place, seal, staging
@@ -85,7 +85,7 @@ def apply_recipe(
         _copy_others(bundle, manifest, parts, new)
         manifest = {**manifest, "components": records, "recipe": recipe.to_json()}
         manifest = seal(manifest, new, model_card(manifest))
-        put_in_place(new, out)
+        put_in_place(new, out, overwrite)
     known = {line for part in parts.values() for line in part.record["warnings"]}
     warnings = tuple(line for record in records.values() for line in record["warnings"] if line not in known)
     return AppliedRecipe(out, manifest, warnings, time.perf_counter() - started)
@@ -178,7 +178,7 @@ def compress_part(
     models = _model_files(part, destination.target) if recipe.changes(job.component) else []
     for file in part.record["files"]:
         if file not in models:
-            link_or_copy(part.folder / file, out / file)
+            copy(part.folder / file, out / file)
     if not models:
         return {**part.record, "warnings": list(part.record["warnings"])}
     backend = backend_for(destination.target)
@@ -218,4 +218,4 @@ def _copy_others(bundle: Path, manifest: Mapping[str, Any], parts: Mapping[str, 
         if name.split("/")[0] in owned or name == "README.md":
             continue
         (out / name).parent.mkdir(parents=True, exist_ok=True)
-        link_or_copy(bundle / name, out / name)
+        copy(bundle / name, out / name)

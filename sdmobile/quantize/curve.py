@@ -6,7 +6,6 @@ drawn on prompts that neither has seen.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics.files import write_json, write_whole
+from sdmobile.basics.scratch import temporary_folder
 from sdmobile.checkpoints import open_checkpoint
 from sdmobile.errors import CheckpointError
 from sdmobile.quantize.recipes import Recipe, save_recipe
@@ -60,8 +60,8 @@ def work_folders(keep: bool = True) -> Iterator[WorkFolders]:
         recordings = default_recordings_dir()
         yield WorkFolders(recordings.parent / "quantize", recordings)
     else:
-        with tempfile.TemporaryDirectory(prefix="sdmobile-quantize-") as scratch:
-            yield WorkFolders(Path(scratch), None)
+        with temporary_folder("quantize") as scratch:
+            yield WorkFolders(scratch, None)
 
 
 def analysed_checkpoint(sensitivity: Sensitivity, path: Path | None) -> Checkpoint:

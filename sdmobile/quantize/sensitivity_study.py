@@ -7,15 +7,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
-from sdmobile.basics.files import hash_json, whole_file
+from sdmobile.basics.files import hash_json
 from sdmobile.basics.fingerprint import code_hash, library_closure
 from sdmobile.basics.metrics import psnr
 from sdmobile.checkpoints.shapes64.obedience import CAPTIONED
 from sdmobile.quantize.recipes import MIN_ELEMENTS
 from sdmobile.quantize.schemes import parse_scheme
+from sdmobile.quantize.sensitivity_work import keep
 from sdmobile.reference.recording import DEFAULT_PROMPTS
 
 if TYPE_CHECKING:
@@ -258,11 +260,11 @@ class EncodedWeights:
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 return arrays["decoded"], int(arrays["stored_bytes"])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             encoding = encode(weight, chosen)
-            with whole_file(file) as part:
-                np.savez(part, decoded=encoding.decode(), stored_bytes=np.int64(encoding.stored_bytes))
-            return encoding.decode(), encoding.stored_bytes
+            decoded, size = encoding.decode(), encoding.stored_bytes
+            keep(file, lambda part: np.savez(part, decoded=decoded, stored_bytes=np.int64(size)))
+            return decoded, size
 
     def of_recipe(self, recipe: Recipe) -> tuple[dict[str, NDArray[np.float16]], int]:
         """Returns every layer's weight under a recipe, and the stored bytes of all; a misfit stays float16."""

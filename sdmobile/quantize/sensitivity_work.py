@@ -5,6 +5,7 @@ Each piece is computed alone from its number, so that the result does not depend
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdmobile.basics.files import whole_file
+from sdmobile.errors import SdmobileError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Tell = Callable[[str, int, int], None]
+_log = logging.getLogger("sdmobile.cache")
 # What `accelerate launch`, `torchrun` and mpirun set.
 _LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
@@ -52,7 +55,6 @@ def computed(
         tell: sees (what, finished, all) of this process.
     """
     rank, size = world()
-    folder.mkdir(parents=True, exist_ok=True)
     mine = pieces[rank::size]
     done: dict[int, NDArray[np.float64]] = {}
     for index in mine:
@@ -66,11 +68,24 @@ def computed(
 def _kept(file: Path, index: int, compute: Callable[[int], NDArray[np.float64]]) -> NDArray[np.float64]:
     try:
         return np.load(file, allow_pickle=False)
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         value = np.asarray(compute(index), np.float64)
-        with whole_file(file) as part:
-            np.save(part, value, allow_pickle=False)
+        keep(file, lambda part: np.save(part, value, allow_pickle=False))
         return value
+
+
+def keep(file: Path, write: Callable[[Path], object]) -> None:
+    """Keeps what was computed for the next run; where that fails, a note says so and nothing else happens.
+
+    Args:
+        file: where; it appears whole or not at all.
+        write: writes the content to a file of the same name.
+    """
+    try:
+        with whole_file(file) as part:
+            write(part)
+    except (OSError, SdmobileError) as error:
+        _log.warning("note: %s was not kept: %s", file.name, error)
 
 
 def _gathered(done: dict[int, Any]) -> dict[int, Any]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 import numpy as np
 
 from sdmobile.basics.files import hash_file, write_json
 from sdmobile.basics.fingerprint import code_hash, library_closure
+from sdmobile.basics.scratch import put_in_place, scratch_beside
+from sdmobile.errors import OutputError
 from sdmobile.reference.recording import Recording, load_recording, save_arrays
 from sdmobile.reference.sampling import SampleResult
 
@@ -25,6 +28,7 @@ _LIBRARIES = ("torch", "diffusers", "transformers", "safetensors", "numpy")
 # The float32 reference knows no phone: these rooms have no part in it.
 LEFT_OUT = ("device_profiles/*", "quantize/*", "exporters/*", "validate/*", "lint/*")
 _HASHES = "sha256.json"
+_log = logging.getLogger("sdmobile.cache")
 
 
 def default_recordings_dir() -> Path:
@@ -110,26 +114,25 @@ class RecordingCache:
                 return None
             recording = load_recording(folder)
             recording.runs = [_load_run(file, requests[i]) for i, file in enumerate(_runs(folder))]
-        except (OSError, ValueError, KeyError, IndexError):
+        except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, BadZipFile):
             return None
         return recording
 
     def store(self, key: str, recording: Recording) -> None:
-        """Keeps a recording; another process that keeps the same one at the same time does no harm."""
+        """Keeps a recording, which appears whole; where that fails, a note says so and nothing else happens."""
         if self.root is None:
             return
-        part = self.root / f".{key}.{os.getpid()}"
-        shutil.rmtree(part, ignore_errors=True)
-        recording.save(part)
-        for index, run in enumerate(recording.runs):
-            _save_run(part / f"run-{index:03d}.npz", run)
-        write_json(part / _HASHES, {file.name: hash_file(file) for file in sorted(part.iterdir())})
-        target = self.root / key
-        shutil.rmtree(target, ignore_errors=True)
         try:
-            part.rename(target)
-        except OSError:  # somebody else was faster
-            shutil.rmtree(part, ignore_errors=True)
+            self.root.mkdir(parents=True, exist_ok=True)
+            with scratch_beside(self.root / key) as scratch:
+                part = scratch / "recording"
+                recording.save(part)
+                for index, run in enumerate(recording.runs):
+                    _save_run(part / f"run-{index:03d}.npz", run)
+                write_json(part / _HASHES, {file.name: hash_file(file) for file in sorted(part.iterdir())})
+                put_in_place(part, self.root / key, overwrite=True)
+        except (OSError, OutputError) as error:
+            _log.warning("note: the recording was not kept in the cache: %s", error)
 
 
 def _runs(folder: Path) -> list[Path]:

@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from sdmobile.basics.scratch import put_in_place, scratch_beside
 from sdmobile.checkpoints import bundled_checkpoint
 
 RECORDS = ("log-vae.jsonl", "log-text.jsonl", "log-unet.jsonl", "config.json", "obedience.json")
@@ -18,14 +19,13 @@ def install(run: Path, folder: Path) -> None:
         run: output folder of `sdmobile train shapes`.
         folder: where the package keeps its checkpoint.
     """
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(run / "checkpoint", part)
-    (part / "training").mkdir()
-    for name in RECORDS:
-        shutil.copy(run / name, part / "training" / name)
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+    with scratch_beside(folder) as scratch:
+        part = scratch / "checkpoint"
+        shutil.copytree(run / "checkpoint", part)
+        (part / "training").mkdir()
+        for name in RECORDS:
+            shutil.copy(run / name, part / "training" / name)
+        put_in_place(part, folder, overwrite=True)
 
 
 if __name__ == "__main__":

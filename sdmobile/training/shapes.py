@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.basics.scratch import put_in_place, scratch_beside
 from sdmobile.training.config import BETAS, TrainConfig
 
 if TYPE_CHECKING:
@@ -60,10 +61,18 @@ def assemble(
         vae: the trained autoencoder.
         folder: where it goes; an existing one is replaced.
     """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with scratch_beside(folder) as scratch:
+        part = scratch / "checkpoint"
+        _write_parts(config, unet, text, vae, part)
+        put_in_place(part, folder, overwrite=True)
+
+
+def _write_parts(
+    config: TrainConfig, unet: UNet2DConditionModel, text: CLIPTextModel, vae: AutoencoderKL, part: Path
+) -> None:
     import torch
 
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
     parts: list[tuple[Any, str]] = [(unet, "unet"), (text, "text_encoder"), (vae, "vae")]
     for module, name in parts:
         module.to(torch.float16).save_pretrained(part / name)
@@ -84,8 +93,6 @@ def assemble(
     }
     (part / "README.md").write_text(MODEL_CARD, "utf-8")
     (part / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
 
 
 def train_shapes(config: TrainConfig, report: Report) -> Path:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdmobile.basics.tether import tethered
 from sdmobile.errors import (
     EXIT_MISSING,
     EXIT_RESOURCES,
@@ -212,11 +213,18 @@ def _devices(listing: str) -> dict[str, str]:
 
 def _run(command: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL
+        done = subprocess.run(
+            tethered(command),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
         )
     except subprocess.TimeoutExpired as error:
         raise ResourceError("the phone must answer in time", f"{timeout:.0f} s passed: {' '.join(command)}") from error
+    return subprocess.CompletedProcess(command, done.returncode, done.stdout, done.stderr)
 
 
 def _checked(result: subprocess.CompletedProcess[str]) -> str:

@@ -131,17 +131,20 @@ def test_a_second_run_reuses_finished_components(
 def test_a_damaged_cache_entry_is_not_used(exported: tuple[ExportPlan, ComponentCache], tmp_path: Path) -> None:
     plan, cache = exported
     key = component_key(plan, "text_encoder")
-    hit = cache.find(key)
-    assert hit is not None
-    copy = ComponentCache(tmp_path)
-    copy.store(key, *hit)
-    damaged = tmp_path / key / "text_encoder.tflite"
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    for folder in (first, second, third):
+        folder.mkdir()
+    record = cache.take(key, first)
+    assert record is not None
+    copy = ComponentCache(tmp_path / "cache")
+    copy.store(key, first, record)
+    damaged = copy.root / key / "text_encoder.tflite"  # pyright: ignore[reportOptionalOperand]
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
-    damaged.unlink()  # a hard link: writing would change the original too
     damaged.write_bytes(content)
-    assert copy.find(key) is None
-    assert cache.find(key) is not None
+    assert copy.take(key, second) is None
+    assert list(second.iterdir()) == []
+    assert cache.take(key, third) == record
 
 
 def test_the_key_depends_on_what_decides_the_file(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -242,7 +245,7 @@ def _heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_leaves_nothing_behind(tiny_checkpoint: Path, tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "sdmobile.cli.app", "export", str(tiny_checkpoint), "--target", "onnx"]
     command += ["--output", str(tmp_path / "out" / "bundle"), "--no-cache"]
@@ -254,6 +257,6 @@ def test_ctrl_c_leaves_nothing_behind(tiny_checkpoint: Path, tmp_path: Path, num
         children = psutil.Process(process.pid).children(recursive=True)
         workers = [child for child in children if "sdmobile.exporters.worker" in child.cmdline()]
     process.send_signal(number)
-    assert process.wait(timeout=30) == 130
+    assert process.wait(timeout=30) == 128 + number
     assert list((tmp_path / "out").iterdir()) == []
     assert not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers)

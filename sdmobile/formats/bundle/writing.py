@@ -6,19 +6,18 @@ import datetime
 import json
 import os
 import re
-import shutil
-import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.basics.files import files_of, hash_of
+from sdmobile.basics import scratch
+from sdmobile.basics.files import explained, files_of, hash_of
 from sdmobile.errors import OutputError, UsageError
 from sdmobile.formats.bundle.reading import MANIFEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 _MEASURED = ("seconds", "peak_rss_bytes")
@@ -33,51 +32,60 @@ class Part:
 
 
 def check_output(out: Path, overwrite: bool) -> None:
-    """Checks that a bundle may be written to a folder.
+    """Checks that a bundle may be written to a folder; what a run that was killed left of it is put back first.
 
     Raises:
         OutputError: it exists and `overwrite` is false, or it is not a bundle, or its parent cannot be written.
     """
-    if out.exists():
+    scratch.recover(out)
+    if os.path.lexists(out):
         if not overwrite:
             raise OutputError("the output folder must not exist", out, "Pass --overwrite or choose another --output")
-        if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).is_file()):
+        if not may_be_replaced(out):
             raise OutputError(
                 "--overwrite replaces bundles only", f"{out} has no {MANIFEST}", "Choose another --output"
             )
     try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        scratch.real(out).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError("the folder above the output must be writable", error) from error
+        raise explained(error, out) from error
+
+
+def may_be_replaced(folder: Path) -> bool:
+    """Whether `--overwrite` may replace what is there: a bundle or an empty folder."""
+    return folder.is_dir() and ((folder / MANIFEST).is_file() or not any(folder.iterdir()))
 
 
 @contextmanager
 def staging(out: Path) -> Iterator[Path]:
-    """Yields a hidden folder beside the output, on the same file system, and removes it whatever happens."""
+    """Yields a hidden folder beside the output, on the same file system, and removes it whatever happens.
+
+    It holds `bundle`, for `put_in_place`, and `work`. What dead runs left beside the output is cleared away.
+
+    Raises:
+        OutputError: a file could not be written.
+        ResourceError: the disk is full.
+    """
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.part-", dir=out.absolute().parent))
+        with scratch.scratch_beside(out) as folder:
+            (folder / "bundle").mkdir()
+            (folder / "work").mkdir()
+            yield folder
     except OSError as error:
-        raise OutputError("the folder above the output must be writable", error) from error
-    (folder / "bundle").mkdir()
-    (folder / "work").mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        raise explained(error, out) from error
 
 
-def put_in_place(staged: Path, out: Path) -> None:
-    """Moves the finished bundle to its name; an old one is moved aside first and deleted last."""
-    staged.chmod(0o755)
-    old = staged.parent / "replaced"
-    if out.exists():
-        out.rename(old)
-    try:
-        staged.rename(out)
-    except OSError:
-        if old.exists():
-            old.rename(out)
-        raise
+def put_in_place(staged: Path, out: Path, overwrite: bool) -> None:
+    """Gives the finished bundle its name; an old one is exchanged for it and goes with the staging folder.
+
+    Raises:
+        OutputError: something appeared at the output meanwhile, and it may not be overwritten.
+    """
+    if overwrite and out.exists():  # the old one must not be gone before the new one is on the disk
+        for file in files_of(staged):
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+    scratch.put_in_place(staged, out, overwrite, may_be_replaced)
 
 
 def fixed_date() -> int | None:

@@ -6,15 +6,14 @@ type, and the weight file is written in one pass. That takes seconds where corem
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.basics.files import copy
+from sdmobile.basics.scratch import put_in_place, scratch_beside
 from sdmobile.errors import UnsupportedError
 from sdmobile.formats.mlprogram.blob_writer import BlobWriter
 from sdmobile.formats.mlprogram.constants import (
@@ -97,9 +96,9 @@ def rewrite_weights(
     for key, value in (metadata or {}).items():
         spec.description.metadata.userDefined[key] = value
     target = Path(out)
-    with _staging(target) as folder:
+    with scratch_beside(target) as folder:
         copied = folder / target.name
-        shutil.copytree(package.path, copied, ignore=lambda _, names: [n for n in names if n == "weights"])
+        copy(package.path, copied, leave_out="weights")
         model = copied / package.model.relative_to(package.path)
         weights = model.parent / "weights" / "weight.bin"
         weights.parent.mkdir()
@@ -109,9 +108,7 @@ def rewrite_weights(
         if edit is not None:
             edit(spec)
         model.write_bytes(program_bytes(spec))
-        if target.exists():
-            shutil.rmtree(target)
-        copied.rename(target)
+        put_in_place(copied, target, overwrite=True)
     return RewrittenPackage(target, after, before if after != before else None, tuple(encoded))
 
 
@@ -180,13 +177,6 @@ def _values_of(operation: Any) -> Iterator[Any]:
     yield from operation.attributes.values()
     for argument in operation.inputs.values():
         yield from (binding.value for binding in argument.arguments if binding.HasField("value"))
-
-
-@contextmanager
-def _staging(out: Path) -> Iterator[Path]:
-    """Yields a hidden folder beside the output and removes it whatever happens."""
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.absolute().parent) as name:
-        yield Path(name)
 
 
 def _check_names(encodings: Mapping[str, Encoding], constants: tuple[WeightConstant, ...]) -> None:

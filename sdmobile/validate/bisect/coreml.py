@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdmobile.basics.files import copy
 from sdmobile.errors import MissingDependencyError
 from sdmobile.formats.mlprogram.blob_writer import BlobWriter
 from sdmobile.formats.mlprogram.constants import WeightReader
@@ -59,7 +59,7 @@ class CoreMLGraph(ExportedGraph):
         """Writes a part as `subgraph.mlpackage`, with the weights that it takes and no others."""
         path = folder / "subgraph.mlpackage"
         weights = self._package.model.parent / "weights"
-        shutil.copytree(self._package.path, path, ignore=shutil.ignore_patterns(weights.name))
+        copy(self._package.path, path, leave_out=weights.name)
         model = _read(self._package.model)
         block = self._block_of(model)
         del block.operations[:]

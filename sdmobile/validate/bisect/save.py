@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sdmobile.basics.metrics import psnr
+from sdmobile.basics.scratch import put_in_place, scratch_beside, temporary_folder
 from sdmobile.errors import OutputError
 
 if TYPE_CHECKING:
@@ -54,8 +53,8 @@ _CODE = {
 
 def run_part(graph: ExportedGraph, part: Part) -> float:
     """Returns the PSNR in dB of a part's output on PyTorch's exact inputs, cut out of its file and run alone."""
-    with tempfile.TemporaryDirectory(prefix="sdmobile-part-") as scratch:
-        return _alone(graph, part, graph.write(part.piece, Path(scratch)))
+    with temporary_folder("part") as scratch:
+        return _alone(graph, part, graph.write(part.piece, scratch))
 
 
 def _alone(graph: ExportedGraph, part: Part, file: Path) -> float:
@@ -73,19 +72,22 @@ def save_part(graph: ExportedGraph, part: Part, folder: Path) -> Path:
     Raises:
         OutputError: the folder is there and holds something else.
     """
-    if folder.exists() and not (folder / "expected.npz").is_file():
+    if folder.exists() and not _is_part(folder):
         raise OutputError("the folder for a failing part must not exist", folder, "Choose another --bisect-dir.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        place = Path(scratch) / "part"
+    with scratch_beside(folder) as scratch:
+        place = scratch / "part"
         place.mkdir()
         file = graph.write(part.piece, place)
         alone = _alone(graph, part, file)
         _write_arrays(place, file.suffix, graph, part)
         (place / "README.txt").write_text(_readme(file, part, alone), "utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        place.rename(folder)
+        put_in_place(place, folder, overwrite=True, replaceable=_is_part)
     return folder
+
+
+def _is_part(folder: Path) -> bool:
+    return (folder / "expected.npz").is_file()
 
 
 def _write_arrays(place: Path, suffix: str, graph: ExportedGraph, part: Part) -> None:

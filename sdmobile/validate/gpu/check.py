@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdmobile.basics.metrics import compare, worst
+from sdmobile.basics.scratch import temporary_folder
 from sdmobile.errors import MissingDependencyError
 from sdmobile.validate.gpu import places
 from sdmobile.validate.gpu.order import Answer, Ending, Order, load_answer, load_outputs, run_order
@@ -144,8 +144,7 @@ def run_on_gpu(
         reason = f"composites ({names}), on which the wheel's accelerator crashes; the browser way takes them. "
         reason += "To check float16, export with --plain-ops"
         return GpuRun(replace(base, reason=reason))
-    with tempfile.TemporaryDirectory(prefix="sdm-gpu-") as name:
-        folder = Path(name)
+    with temporary_folder("gpu") as folder:
         order = Order(
             str(path.resolve()), precision, facts.signature, len(samples), repeat, accelerator, ready.settings
         )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
+from sdmobile.basics.tether import tethered
 from sdmobile.errors import MissingDependencyError
 
 if TYPE_CHECKING:
@@ -38,9 +40,11 @@ def run_quietly(
         MissingDependencyError: it is not there, fails or does not end.
     """
     variables = {**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})}
+    if shutil.which(command[0], path=variables.get("PATH")) is None:
+        raise MissingDependencyError(f"to {purpose}, {command[0]} must be installed", None, fix)
     try:
         done = subprocess.run(
-            list(command),
+            tethered(list(command)),
             cwd=folder,
             env=variables,
             stdin=subprocess.DEVNULL,
@@ -49,9 +53,8 @@ def run_quietly(
             text=True,
             errors="replace",
             timeout=timeout,
+            start_new_session=True,
         )
-    except FileNotFoundError as error:
-        raise MissingDependencyError(f"to {purpose}, {command[0]} must be installed", None, fix) from error
     except subprocess.TimeoutExpired as error:
         raise MissingDependencyError(f"{command[0]} must {purpose}", f"no end after {timeout:g} s", fix) from error
     if done.returncode != 0:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdmobile.basics.files import write_json
+from sdmobile.basics.tether import tethered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -160,7 +161,7 @@ def run_order(module: str, folder: Path, timeout: float, environment: dict[str, 
     file = folder / LOG
     with file.open("wb") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", module, str(folder)],
+            tethered([sys.executable, "-m", module, str(folder)]),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -101,9 +101,8 @@ def _resolve(path: str, page: Path, files: Mapping[str, Path]) -> Path | None:
 def main() -> None:
     """Serves the page for people until it is interrupted: `python -m sdmobile.validate.gpu.server --port 8765`."""
     import argparse
-    import tempfile
-    from pathlib import Path
 
+    from sdmobile.basics.scratch import temporary_folder
     from sdmobile.validate.gpu import places
 
     parser = argparse.ArgumentParser(description="Serve the page that runs a .tflite file on this device's GPU.")
@@ -111,7 +110,7 @@ def main() -> None:
     port = parser.parse_args().port
     if not places.page_is_built():
         parser.exit(EXIT_MISSING, f"the page is not built. {places.SETUP}\n")
-    with tempfile.TemporaryDirectory() as results, serve(places.page_folder(), {}, Path(results), port) as address:
+    with temporary_folder("gpu-page") as results, serve(places.page_folder(), {}, results, port) as address:
         print(address, flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()

@@ -43,9 +43,7 @@ def probe_browser() -> str:
     Raises:
         MissingDependencyError: the browser does not start, or offers the page no GPU.
     """
-    import tempfile
-    from pathlib import Path
-
+    from sdmobile.basics.scratch import temporary_folder
     from sdmobile.validate.gpu.check import prepare
 
     ready = prepare("browser")
@@ -56,7 +54,7 @@ def probe_browser() -> str:
     from sdmobile.validate.gpu.browser import describe_gpu, open_page
     from sdmobile.validate.gpu.server import serve
 
-    with tempfile.TemporaryDirectory() as results, serve(places.page_folder(), {}, Path(results)) as address:
+    with temporary_folder("gpu-page") as results, serve(places.page_folder(), {}, results) as address:
         try:
             with open_page(ready.settings["browser"]) as page:
                 page.set_default_timeout(_PROBE_SECONDS * 1000)

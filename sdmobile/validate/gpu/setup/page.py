@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-from pathlib import Path
 
+from sdmobile.basics.scratch import put_in_place, scratch_beside
 from sdmobile.errors import MissingDependencyError
 from sdmobile.validate.gpu import places
 from sdmobile.validate.gpu.commands import run_quietly
@@ -58,8 +57,8 @@ def build_page() -> str:
         return f"{target} is up to date"
     home = places.gpu_home()
     home.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="build-", dir=home) as name:
-        work = Path(name) / "web"
+    with scratch_beside(target) as folder:
+        work = folder / "web"
         shutil.copytree(places.page_sources(), work, ignore=shutil.ignore_patterns("node_modules"))
         run_quietly(
             ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
@@ -74,12 +73,5 @@ def build_page() -> str:
         runtime = work / "node_modules" / "@litertjs" / "core" / "wasm"
         shutil.copytree(runtime, site / "wasm", ignore=shutil.ignore_patterns(f"*{_UNUSED}*"))
         (site / "sources.sha256").write_text(places.sources_hash() + "\n", "utf-8")
-        _replace(site, target, Path(name) / "old")
+        put_in_place(site, target, overwrite=True)
     return f"{target} built"
-
-
-def _replace(new: Path, target: Path, old: Path) -> None:
-    """Puts a folder in another's place; the one that was there goes to `old`."""
-    if target.exists():
-        os.replace(target, old)
-    os.replace(new, target)

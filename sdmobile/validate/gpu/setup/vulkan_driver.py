@@ -9,13 +9,12 @@ is not needed.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 
+from sdmobile.basics.scratch import put_in_place, scratch_beside
 from sdmobile.errors import MissingDependencyError
 from sdmobile.validate.gpu import places
 from sdmobile.validate.gpu.commands import run_quietly
@@ -79,15 +78,12 @@ def _fetch(runtime: Path, apt_folder: Path) -> VulkanDriver:
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         raise MissingDependencyError("the wheel way needs a software Vulkan driver", "this system has no apt", _FIX)
     home = places.gpu_home()
-    with tempfile.TemporaryDirectory(prefix="mesa-", dir=home) as name:
-        work = Path(name)
+    target = home / "mesa"
+    with scratch_beside(target) as work:
         root = work / "root"
         for package in _download(work, apt_folder):
             run_quietly(["dpkg-deb", "-x", str(package), str(root)], "unpack a package")
-        target = home / "mesa"
-        if target.exists():
-            os.replace(target, work / "old")
-        os.replace(root, target)
+        put_in_place(root, target, overwrite=True)
     driver = _unpacked_driver(target, runtime)
     version = None if driver is None else _mesa(driver)
     if driver is None or version is None:

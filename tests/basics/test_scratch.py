@@ -1,0 +1,372 @@
+"""An output is the old one or the new one, whole, wherever the program is stopped; nothing of another is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from sdmobile.basics import renames
+from sdmobile.basics.files import write_whole
+from sdmobile.basics.scratch import MARK, put_in_place, scratch_beside, sweep, temporary_folder
+from sdmobile.errors import EXIT_RESOURCES, OutputError, ResourceError
+from sdmobile.formats.bundle import writing
+from sdmobile.formats.bundle.reading import MANIFEST
+from tests.fuzz.processes import Way, every_stop, run_stopped
+
+_FILES = ("model.bin", "tokenizer/vocab.json", MANIFEST)
+
+
+def _fill(folder: Path, text: str) -> None:
+    for name in _FILES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def _export(out: Path, text: str, overwrite: bool) -> None:
+    """What every command does that writes a bundle."""
+    writing.check_output(out, overwrite)
+    with writing.staging(out) as work:
+        _fill(work / "bundle", text)
+        writing.put_in_place(work / "bundle", out, overwrite)
+
+
+def _content(out: Path) -> str | None:
+    """Returns what a whole bundle holds, None if there is none; fails for half of one."""
+    if not out.exists():
+        return None
+    assert {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()} == set(_FILES)
+    texts = {(out / name).read_text() for name in _FILES}
+    assert len(texts) == 1, texts
+    return texts.pop()
+
+
+def _hidden(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def _prepared(tmp_path: Path, old: str | None, overwrite: bool) -> tuple[Path, Callable[[], Callable[[], None]]]:
+    """Returns an output and what lays out the folder anew and returns an export of "new"."""
+    out = tmp_path / "out"
+
+    def prepare() -> Callable[[], None]:
+        for path in (out, *tmp_path.iterdir()):
+            _remove(path)
+        if old is not None:
+            _fill(out, old)
+        return lambda: _export(out, "new", overwrite)
+
+    return out, prepare
+
+
+def _remove(path: Path) -> None:
+    import shutil
+
+    shutil.rmtree(path, ignore_errors=True)
+    path.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("plain_renames", [False, True])
+@pytest.mark.parametrize("old", [None, "old"])
+def test_killed_before_any_system_call_a_bundle_is_whole(tmp_path: Path, old: str | None, plain_renames: bool) -> None:
+    out, prepare = _prepared(tmp_path, old, overwrite=True)
+    stops = 0
+    for step, ending in every_stop(prepare, Way.KILL, plain_renames):
+        assert ending.killed, ending
+        if not plain_renames:
+            assert _content(out) in (old, "new"), step  # at every moment, before anything is repaired
+        writing.check_output(out, overwrite=True)
+        assert _content(out) in (old, "new"), step  # the next run puts back what was moved aside
+        _export(out, "newer", overwrite=True)
+        assert _content(out) == "newer"
+        assert _hidden(tmp_path) == [], step
+        stops += 1
+    assert stops > 15
+
+
+def test_killed_while_it_repairs_a_bundle_is_whole(tmp_path: Path) -> None:
+    """The repair of what was left between the two plain renames may be stopped, too."""
+    out, prepare = _prepared(tmp_path, "old", overwrite=True)
+    for _, ending in every_stop(prepare, Way.KILL, plain_renames=True):
+        if ending.killed and not out.exists():
+            break
+    else:
+        pytest.fail("no stop left the name free")
+    left = {path.name: path for path in tmp_path.iterdir()}
+    copy = tmp_path / "copy"
+
+    def again() -> Callable[[], None]:
+        import shutil
+
+        _remove(copy)
+        copy.mkdir()
+        for name, path in left.items():
+            shutil.copytree(path, copy / name)
+        return lambda: writing.check_output(copy / "out", overwrite=True)
+
+    for step, ending in every_stop(again, Way.KILL, plain_renames=True):
+        assert ending.killed
+        writing.check_output(copy / "out", overwrite=True)
+        assert _content(copy / "out") == "old", step
+        sweep(copy)
+        assert _hidden(copy) == []
+
+
+@pytest.mark.parametrize("plain_renames", [False, True])
+def test_a_signal_at_any_system_call_cleans_up(tmp_path: Path, plain_renames: bool) -> None:
+    out, prepare = _prepared(tmp_path, "old", overwrite=True)
+    for step, ending in every_stop(prepare, Way.SIGNAL, plain_renames):
+        assert ending.interrupted, (step, ending)
+        assert _content(out) in ("old", "new"), step
+        assert _hidden(tmp_path) == [], step
+
+
+@pytest.mark.parametrize("plain_renames", [False, True])
+def test_a_disk_that_is_full_at_any_system_call_is_told(tmp_path: Path, plain_renames: bool) -> None:
+    out, prepare = _prepared(tmp_path, "old", overwrite=True)
+    told = 0
+    for step, ending in every_stop(prepare, Way.FULL_DISK, plain_renames):
+        assert ending.fault is None, (step, ending)
+        assert ending.refused in (None, EXIT_RESOURCES), (step, ending)
+        assert _content(out) == ("old" if ending.refused else "new"), step
+        told += ending.refused is not None
+        sweep(tmp_path)
+        assert _hidden(tmp_path) == [], step
+    assert told > 8
+
+
+@pytest.mark.parametrize("plain_renames", [False, True])
+@pytest.mark.parametrize("way", Way)
+@pytest.mark.parametrize("old", [None, "old"])
+def test_a_single_file_is_whole_wherever_it_is_stopped(
+    tmp_path: Path, old: str | None, way: Way, plain_renames: bool
+) -> None:
+    file = tmp_path / "picture.png"
+
+    def prepare() -> Callable[[], None]:
+        for path in tmp_path.iterdir():
+            path.unlink()
+        if old is not None:
+            file.write_text(old)
+        return lambda: write_whole(file, b"new", overwrite=old is not None)
+
+    for step, ending in every_stop(prepare, way, plain_renames):
+        assert ending.fault is None
+        assert (file.read_text() if file.exists() else None) in (old, "new"), step
+        sweep(tmp_path)
+        assert _hidden(tmp_path) == [], step
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_what_appears_meanwhile_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: bool) -> None:
+    if plain:
+        monkeypatch.setattr(renames, "_system_call", lambda: None)
+    out, file = tmp_path / "out", tmp_path / "picture.png"
+    with writing.staging(out) as work:
+        _fill(work / "bundle", "mine")
+        _fill(out, "theirs")
+        with pytest.raises(OutputError, match="appeared meanwhile"):
+            writing.put_in_place(work / "bundle", out, overwrite=False)
+    assert _content(out) == "theirs"
+    file.write_text("theirs")
+    with pytest.raises(OutputError, match="appeared meanwhile"):
+        write_whole(file, b"mine", overwrite=False)
+    assert file.read_text() == "theirs"
+    assert _hidden(tmp_path) == []
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_overwrite_takes_no_folder_that_is_no_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: bool
+) -> None:
+    """Also if it takes the bundle's place during the export, up to the exchange itself."""
+    if plain:
+        monkeypatch.setattr(renames, "_system_call", lambda: None)
+    out = tmp_path / "out"
+    with writing.staging(out) as work:
+        _fill(work / "bundle", "mine")
+        out.mkdir()
+        (out / "cat.png").write_text("meow")
+        with pytest.raises(OutputError, match="replaces what sdmobile wrote"):
+            writing.put_in_place(work / "bundle", out, overwrite=True)
+    looks = iter([not plain, False])
+    with scratch_beside(out) as work:
+        (work / "made").mkdir()
+        with pytest.raises(OutputError, match="replaces what sdmobile wrote"):
+            put_in_place(work / "made", out, True, lambda _: next(looks))
+    assert (out / "cat.png").read_text() == "meow"
+    assert _hidden(tmp_path) == []
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_of_two_at_one_output_one_wins_and_the_other_says_so(tmp_path: Path, plain: bool) -> None:
+    out = tmp_path / "out"
+    for _ in range(10):
+        _remove(out)
+        gate, start = os.pipe()
+        children = []
+        for text in ("first", "second"):
+            child = os.fork()
+            if child == 0:
+                os.close(start)
+                ending = run_stopped(partial(_race, out, text, gate), 0, plain_renames=plain)
+                os._exit(0 if ending.done else ending.refused or 1)
+            children.append(child)
+        time.sleep(0.02)
+        os.close(start)
+        os.close(gate)
+        codes = sorted(os.WEXITSTATUS(os.waitpid(child, 0)[1]) for child in children)
+        assert codes == [0, 6]
+        assert _content(out) in ("first", "second")
+        assert _hidden(tmp_path) == []
+
+
+def _race(out: Path, text: str, gate: int) -> None:
+    writing.check_output(out, overwrite=False)
+    with writing.staging(out) as work:
+        _fill(work / "bundle", text)
+        os.read(gate, 1)  # both go on when the end that writes is closed
+        writing.put_in_place(work / "bundle", out, overwrite=False)
+
+
+def test_the_living_keep_their_folders_and_the_dead_lose_them(tmp_path: Path) -> None:
+    with scratch_beside(tmp_path / "out") as mine:
+        (mine / "half").write_text("work")
+        ending = run_stopped(lambda: _left_in(tmp_path), 0)
+        assert ending.killed
+        assert len(_hidden(tmp_path)) == 2
+        old = 10 * 365 * 86400
+        os.utime(mine.parent, (old, old))  # age does not matter
+        sweep(tmp_path)
+        assert _hidden(tmp_path) == [mine.parent.name]
+        assert (mine / "half").read_text() == "work"
+    assert _hidden(tmp_path) == []
+
+
+def _left_in(folder: Path) -> None:
+    with scratch_beside(folder / "out") as work:
+        (work / "half").write_text("work")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_nothing_is_swept_that_is_another_s(tmp_path: Path) -> None:
+    """Neither a user's own hidden files nor what a link leads to."""
+    for name in (".config", f"photos{MARK}1", ".sdmobile"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cat.png").write_text("meow")
+    (tmp_path / f".link{MARK}2").symlink_to(tmp_path / ".config")
+    trap = tmp_path / f".trap{MARK}3"
+    trap.mkdir()
+    (trap / "lock").symlink_to(tmp_path / "made-by-the-lock")
+    (trap / "work").symlink_to(tmp_path / ".config")
+    sweep(tmp_path)
+    for name in (".config", f"photos{MARK}1", ".sdmobile"):
+        assert (tmp_path / name / "cat.png").read_text() == "meow"
+    assert not (tmp_path / "made-by-the-lock").exists()
+
+
+def test_folders_for_temporary_files_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def die() -> None:
+        with temporary_folder("gpu"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert run_stopped(die, 0).killed
+    assert len(_hidden(tmp_path)) == 1
+    with temporary_folder("gpu") as folder:
+        assert _hidden(tmp_path) == [folder.parent.name]
+    assert _hidden(tmp_path) == []
+
+
+def test_a_link_at_the_output_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "bundle")
+    _export(tmp_path / "out", "first", overwrite=False)
+    _export(tmp_path / "out", "second", overwrite=True)
+    assert (tmp_path / "out").is_symlink()
+    assert _content(tmp_path / "disk" / "bundle") == "second"
+
+
+def test_a_device_is_written_to_and_never_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_whole(pipe, b"content")
+    assert os.read(reading, 100) == b"content"
+    os.close(reading)
+    assert pipe.is_fifo()
+
+
+def test_long_names_and_the_umask(tmp_path: Path) -> None:
+    name = "ü" * 120 + ".json"  # 245 bytes of at most 255
+    before = os.umask(0o027)
+    try:
+        write_whole(tmp_path / name, b"content")
+        _export(tmp_path / "ü" / ("ö" * 127), "new", overwrite=False)
+    finally:
+        os.umask(before)
+    assert (tmp_path / name).stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "ü" / ("ö" * 127)).stat().st_mode & 0o777 == 0o750
+
+
+def test_places_that_cannot_be_written_are_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    for out in (tmp_path / "file" / "out", tmp_path / "file" / "deeper" / "out"):
+        with pytest.raises(OutputError, match="file"):
+            writing.check_output(out, overwrite=False)
+        with pytest.raises(OutputError, match="file"):
+            write_whole(out, b"content")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match="folder"):
+        write_whole(tmp_path / "folder", b"content")
+    assert _hidden(tmp_path) == []
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Callable[[str], Path]:
+    """Returns a function that mounts an empty file system of one megabyte; needs root on Linux."""
+    import subprocess
+
+    places: list[Path] = []
+
+    def mount(options: str) -> Path:
+        place = tmp_path / f"mount-{len(places)}"
+        place.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size=1m,{options}", "tmpfs", str(place)]
+        try:
+            done = subprocess.run(command, capture_output=True, check=False)
+        except FileNotFoundError:
+            pytest.skip("no mount")
+        if done.returncode != 0:
+            pytest.skip("a file system cannot be mounted here")
+        places.append(place)
+        return place
+
+    yield mount  # pyright: ignore[reportReturnType]
+    for place in places:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_disk_that_is_really_full(mounted: Callable[[str], Path]) -> None:
+    disk = mounted("mode=755")
+    _export(disk / "out", "old", overwrite=False)
+    with pytest.raises(ResourceError, match="room"):
+        _export(disk / "out", "x" * 900_000, overwrite=True)
+    with pytest.raises(ResourceError, match="room"):
+        write_whole(disk / "picture.png", bytes(2_000_000))
+    assert _content(disk / "out") == "old"
+    assert sorted(path.name for path in disk.iterdir()) == ["out"]
+
+
+def test_a_disk_that_is_read_only(mounted: Callable[[str], Path]) -> None:
+    disk = mounted("ro")
+    with pytest.raises(OutputError, match="Read-only"):
+        _export(disk / "out", "new", overwrite=False)
+    with pytest.raises(OutputError, match="Read-only"):
+        write_whole(disk / "picture.png", b"new")
