@@ -38,7 +38,7 @@ def check_output(out: Path, overwrite: bool) -> None:
         OutputError: it exists and `overwrite` is false, or it is not a bundle, or its parent cannot be written.
     """
     scratch.recover(out)
-    if os.path.lexists(out):
+    if os.path.lexists(scratch.real(out)):
         if not overwrite:
             raise OutputError("the output folder must not exist", out, "Pass --overwrite or choose another --output")
         if not may_be_replaced(out):
