@@ -22,6 +22,12 @@ from tests.fuzz.processes import Way, every_stop, run_stopped
 _FILES = ("model.bin", "tokenizer/vocab.json", MANIFEST)
 
 
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a killed process has written is there: only a power failure loses what was not synchronised."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
 def _fill(folder: Path, text: str) -> None:
     for name in _FILES:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
