@@ -1,10 +1,12 @@
-"""Numbers as people read them."""
+"""Numbers and errors as people read them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from sdmobile.errors import SdmobileError
 
 _SPELLINGS = {"unet": "UNet", "vae": "VAE", "controlnet": "ControlNet", "clip": "CLIP", "t5": "T5"}
 UNKNOWN = "–"
@@ -135,3 +137,8 @@ def grouped_rewrites(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
         if module and module not in row["modules"]:
             row["modules"].append(module)
     return list(rows.values())
+
+
+def describe(error: Exception) -> str:
+    """Returns an error as one line; unexpected ones with their type."""
+    return error.message() if isinstance(error, SdmobileError) else f"{type(error).__name__}: {error}"

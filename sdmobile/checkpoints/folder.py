@@ -101,5 +101,5 @@ def _front_matter(readme: Path) -> str:
 
 
 def _stated(card: str, pattern: str) -> str | None:
-    found = re.search(pattern, card, flags=re.MULTILINE)
-    return found[1] if found else None
+    match = re.search(pattern, card, flags=re.MULTILINE)
+    return match[1] if match else None

@@ -179,7 +179,7 @@ def _part(program: ExportedProgram, nodes: Sequence[Node], weights: dict[Node, t
     regions = [source for source in sources if source.op == "get_attr"]  # graphs of their own, as those of autocast
     taken = [source for source in sources if source not in weights and source.op != "get_attr"]
     taken.sort(key=lambda node: node.op != "placeholder")  # original inputs first
-    given = [node for node in nodes if any(user not in inside for user in node.users)]
+    results = [node for node in nodes if any(user not in inside for user in node.users)]
     graph, mapped = Graph(), {}
     for source in (*held, *taken):
         mapped[source] = graph.placeholder(source.name)
@@ -188,19 +188,19 @@ def _part(program: ExportedProgram, nodes: Sequence[Node], weights: dict[Node, t
     for node in (*regions, *nodes):
         mapped[node] = graph.node_copy(node, lambda n: mapped[n])
         mapped[node].name = node.name
-    graph.output(tuple(mapped[node] for node in given))
+    graph.output(tuple(mapped[node] for node in results))
     specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     signature = ExportGraphSignature(
         [
             *(specs[node.name] for node in held),
             *(InputSpec(InputKind.USER_INPUT, TensorArgument(name=node.name), None) for node in taken),
         ],
-        [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(name=node.name), None) for node in given],
+        [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(name=node.name), None) for node in results],
     )
     tensors = {str(specs[node.name].target): weights[node] for node in held}
     piece = _program(program, GraphModule(program.graph_module, graph), signature, tensors, taken)
     size = sum(tensor.numel() * 4 for tensor in tensors.values())
-    return Part(piece, tuple(n.name for n in taken), tuple(n.name for n in given), size)
+    return Part(piece, tuple(n.name for n in taken), tuple(n.name for n in results), size)
 
 
 def _plain(node: Node) -> torch.Tensor:

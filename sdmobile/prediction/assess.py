@@ -215,7 +215,7 @@ def _both_batches(
     unet: tuple[FileGraph, ...], exported: str
 ) -> tuple[tuple[FileGraph, ...], tuple[FileGraph, ...], list[str]]:
     """The UNet's files for one image and for two, as far as the exported ones tell."""
-    from sdmobile.formats.graph.batch import half_batch
+    from sdmobile.formats.graph.graph import half_batch
 
     if exported != "batch2" or not unet:
         return unet, (), []

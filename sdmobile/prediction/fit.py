@@ -90,10 +90,10 @@ def fit(problem: Problem, without: Sequence[int] = ()) -> Vector:
         return np.concatenate([robust[keep], (logs - guess) / spread])
 
     start = np.clip(guess, bounds[0] + 1e-9, bounds[1] - 1e-9)
-    found = least_squares(residuals, start, bounds=bounds, xtol=1e-11, ftol=1e-11, gtol=1e-11, max_nfev=2000)
-    if not found.success:
-        raise UnsupportedError("the fit must converge", found.message, "Look at the rows and the guesses")
-    return np.exp(found.x)
+    solution = least_squares(residuals, start, bounds=bounds, xtol=1e-11, ftol=1e-11, gtol=1e-11, max_nfev=2000)
+    if not solution.success:
+        raise UnsupportedError("the fit must converge", solution.message, "Look at the rows and the guesses")
+    return np.exp(solution.x)
 
 
 def leave_one_out(problem: Problem, groups: Sequence[str] | None = None) -> Vector:

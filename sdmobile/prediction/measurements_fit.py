@@ -62,14 +62,14 @@ def refit(unit: ChosenUnit, measurements: Sequence[Measurement]) -> Refit:
         )
     entries = _entries(unit)
     problem = _problem(unit, entries, rows)
-    found = np.array([float(f"{value:.{_DIGITS}g}") for value in fit(problem)])
-    values = {name: float(value) for names, value in zip(entries, found, strict=True) for name in names}
+    fitted = np.array([float(f"{value:.{_DIGITS}g}") for value in fit(problem)])
+    values = {name: float(value) for names, value in zip(entries, fitted, strict=True) for name in names}
     left_out = leave_one_out(problem) if len(rows) >= _FEWEST_FOR_ERRORS else None
     judged = None if left_out is None else quality(left_out, problem.measured)
     if judged is not None:
         values |= _interval(unit, judged, len(rows))
     guesses = np.array([parameter.guess for parameter in problem.parameters])
-    return Refit(rows, values, problem.predict(guesses), problem.predict(found), left_out, judged)
+    return Refit(rows, values, problem.predict(guesses), problem.predict(fitted), left_out, judged)
 
 
 def _interval(unit: ChosenUnit, judged: Quality, rows: int) -> dict[str, float]:

@@ -100,8 +100,8 @@ class MemoryPlan:
 
     def alive(self, step: int) -> tuple[Usage, ...]:
         """Returns what is alive at a step, the largest first."""
-        found = (usage for usage in self.usages if usage.first <= step <= usage.last)
-        return tuple(sorted(found, key=lambda usage: -usage.size))
+        live = (usage for usage in self.usages if usage.first <= step <= usage.last)
+        return tuple(sorted(live, key=lambda usage: -usage.size))
 
 
 def usages(graph: FileGraph, storage: Storage, kernels: Sequence[Kernel] | None = None) -> tuple[Usage, ...]:
@@ -137,8 +137,8 @@ def usages(graph: FileGraph, storage: Storage, kernels: Sequence[Kernel] | None 
         if views.get(name, name) in last:
             last[views.get(name, name)] = last_step
     kept = (name for name in first if kernels is None or name in reaches_memory)
-    found = tuple(Usage(name, size[name], first[name], last[name]) for name in kept if size[name])
-    return (*found, *_internal(kernels or ()))
+    kept_usages = tuple(Usage(name, size[name], first[name], last[name]) for name in kept if size[name])
+    return (*kept_usages, *_internal(kernels or ()))
 
 
 def plan(buffers: Iterable[Usage], alignment: int = 1) -> MemoryPlan:

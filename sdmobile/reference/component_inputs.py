@@ -33,8 +33,8 @@ def recorded_samples(
 
     spec = replace(PipelineSpec.from_checkpoint(checkpoint, guidance), geometry=geometry)
     request = SampleRequest(DEFAULT_PROMPTS[1], steps=STEPS, guidance_scale=spec.guidance_scale)
-    found = record(TorchRunner(checkpoint, geometry), spec, [request], [component], most, whole_runs=False)
-    return found.samples[component]
+    recording = record(TorchRunner(checkpoint, geometry), spec, [request], [component], most, whole_runs=False)
+    return recording.samples[component]
 
 
 def as_tensors(contract: Contract, sample: RecordedSample) -> tuple[torch.Tensor, ...]:

@@ -96,9 +96,9 @@ class RecordingCache:
         Returns:
             The recording, and whether it was found.
         """
-        found = self.find(key, requests)
-        if found is not None:
-            return found, True
+        kept = self.find(key, requests)
+        if kept is not None:
+            return kept, True
         recording = make()
         self.store(key, recording)
         return recording, False

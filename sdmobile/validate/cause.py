@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sdmobile.basics.describe import describe
+from sdmobile.basics.words import describe
 from sdmobile.runtimes.mlprogram.precision import EVALUATORS
 from sdmobile.validate.checks import Cause, CauseKind, ComponentCheck, Status
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.basics.describe import describe
+from sdmobile.basics.words import describe
 from sdmobile.checkpoints.shapes64.obedience import has_captions
 from sdmobile.errors import UnsupportedError
 from sdmobile.formats.bundle.reading import Bundle, open_bundle

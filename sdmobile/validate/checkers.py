@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdmobile.basics.describe import describe
+from sdmobile.basics.words import describe
 from sdmobile.validate.checks import PREDICTED, Checker, ExtraCheck, Status
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sdmobile.basics import metrics
-from sdmobile.basics.describe import describe
-from sdmobile.basics.ssim import image_ssim
+from sdmobile.basics.metrics import image_ssim
+from sdmobile.basics.words import describe
 from sdmobile.checkpoints.shapes64.obedience import judge
 from sdmobile.validate.checks import ComponentCheck, SampleCheck, Status, TrajectoryCheck
 

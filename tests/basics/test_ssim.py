@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdmobile.basics.ssim import image_ssim
+from sdmobile.basics.metrics import image_ssim
 
 
 def by_definition(a: np.ndarray, b: np.ndarray) -> float:
@@ -39,9 +39,9 @@ def test_equals_its_definition(seed: int, height: int, width: int, noise: float)
     random = np.random.default_rng(seed)
     a = random.uniform(-1.2, 1.2, (1, 3, height, width)).astype(np.float32)
     b = (a + random.normal(0, noise, a.shape)).astype(np.float32)
-    found = image_ssim(a, b)
-    assert found == pytest.approx(by_definition(a, b), abs=1e-9)
-    assert found == pytest.approx(image_ssim(b, a), abs=1e-12)
+    similarity = image_ssim(a, b)
+    assert similarity == pytest.approx(by_definition(a, b), abs=1e-9)
+    assert similarity == pytest.approx(image_ssim(b, a), abs=1e-12)
     assert image_ssim(a, a) == pytest.approx(1.0, abs=1e-12)
 
 

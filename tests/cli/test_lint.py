@@ -40,9 +40,9 @@ def accepted(tmp_path: Path) -> Path:
 def test_json_is_all_of_stdout_and_the_exit_code_tells(refused: Path) -> None:
     result = CliRunner().invoke(app, [str(refused), "--json"])
     assert result.exit_code == EXIT_UNSUPPORTED
-    found = json.loads(result.stdout)
-    assert found["verdict"] == "refused"
-    assert [report["path"] for report in found["files"]] == [str(refused)]
+    document = json.loads(result.stdout)
+    assert document["verdict"] == "refused"
+    assert [report["path"] for report in document["files"]] == [str(refused)]
 
 
 def test_an_accepted_file_ends_with_zero(accepted: Path) -> None:

@@ -29,10 +29,10 @@ def invoke(*arguments: str) -> str:
 def test_json_holds_the_prediction_and_no_measurement(folder: str) -> None:
     data = json.loads(invoke("profile", folder, "--top", "4", "--json"))
     assert list(data) == ["prediction"]
-    found = data["prediction"]
-    assert found["image"]["seconds"] == pytest.approx(image_time(phones()["galaxy-s23-ultra"].unit).seconds)
-    assert len(found["costliest"]) == 4
-    assert found["memory"][0]["sentence"].startswith("needs 3.8 GB")
+    prediction = data["prediction"]
+    assert prediction["image"]["seconds"] == pytest.approx(image_time(phones()["galaxy-s23-ultra"].unit).seconds)
+    assert len(prediction["costliest"]) == 4
+    assert prediction["memory"][0]["sentence"].startswith("needs 3.8 GB")
 
 
 def test_the_tables_say_that_they_are_predicted(folder: str) -> None:

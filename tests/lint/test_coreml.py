@@ -16,7 +16,7 @@ from sdmobile.formats.mlprogram.values import Constant
 from sdmobile.lint import FormatError, Limits, LintReport, lint_component, lint_file
 from sdmobile.lint.coreml import package as module
 from sdmobile.lint.coreml.operations import objections
-from sdmobile.lint.coreml.weights import StoredWeights
+from sdmobile.lint.coreml.package import StoredWeights
 
 
 def _operation(kind: str, shape: tuple[int, ...] = (1, 8, 4, 4), dtype: str = "float16", **stored: Any) -> Operation:
@@ -32,7 +32,7 @@ def _constant(value: Any) -> Constant:
 
 
 def _rules(operation: Operation, ios: int = 17, target: int | None = 17) -> list[tuple[str, str]]:
-    return [(found.severity, found.rule) for found in objections(operation, ios, target, {})]
+    return [(finding.severity, finding.rule) for finding in objections(operation, ios, target, {})]
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def test_the_program_must_not_be_newer_than_the_device(small_package: Path) -> N
 
 def test_weights_are_counted_once_and_with_their_bits(small_package: Path) -> None:
     from sdmobile.formats.mlprogram.read import read_program
-    from sdmobile.lint.coreml.weights import stored_weights
+    from sdmobile.lint.coreml.package import stored_weights
 
     weights = stored_weights(*read_program(small_package))
     assert (weights.bytes, weights.numbers, weights.palettes) == (2 * 16 * 8 * 9, 16 * 8 * 9, 0)

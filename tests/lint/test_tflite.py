@@ -70,11 +70,11 @@ def test_modules_are_read_from_tensor_names(tmp_path: Path, name: str, module: s
 
 
 def test_json_holds_everything(tmp_path: Path) -> None:
-    found = json.loads(json.dumps(lint_file(_broadcast(tmp_path)).to_json()))
-    assert found["verdict"] == "refused"
-    assert found["prediction"] is True
-    assert found["rules"] == {"no-such-operator": 1}
-    assert found["findings"][0]["source"].startswith("LiteRT ")
+    document = json.loads(json.dumps(lint_file(_broadcast(tmp_path)).to_json()))
+    assert document["verdict"] == "refused"
+    assert document["prediction"] is True
+    assert document["rules"] == {"no-such-operator": 1}
+    assert document["findings"][0]["source"].startswith("LiteRT ")
 
 
 def _version(folder: Path, op: str, version: int, runtime: str) -> LintReport:

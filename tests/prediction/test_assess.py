@@ -11,7 +11,7 @@ from sdmobile.device_profiles import load_profile
 from sdmobile.errors import UnsupportedError
 from sdmobile.formats.bundle.reading import Bundle
 from sdmobile.formats.graph import FileGraph, Operation, Tensor
-from sdmobile.formats.graph.batch import half_batch
+from sdmobile.formats.graph.graph import half_batch
 from sdmobile.prediction.assess import assess, bundle_memory
 from sdmobile.prediction.assess_device import ChosenUnit, choose_unit, predictable
 from sdmobile.prediction.assess_savings import savings, uncompressed
@@ -30,41 +30,41 @@ def phone() -> ChosenUnit:
 
 
 def test_the_image_is_that_of_the_calibration(sd15: Bundle, phone: ChosenUnit) -> None:
-    found = assess(sd15, phone)
+    assessment = assess(sd15, phone)
     expected = image_time(phones()["galaxy-s23-ultra"].unit)
-    assert found.image is not None
-    assert found.image.seconds == pytest.approx(expected.seconds, rel=1e-9)
-    assert found.image.seconds == pytest.approx(11.5, rel=0.01)  # the published total that fixes the engine's factor
-    assert (found.image.low, found.image.high) == pytest.approx((expected.low, expected.high))
-    assert [part.calls for part in found.components] == [2, 20, 1, 0]
+    assert assessment.image is not None
+    assert assessment.image.seconds == pytest.approx(expected.seconds, rel=1e-9)
+    assert assessment.image.seconds == pytest.approx(11.5, rel=0.01)  # published; it fixes the engine's factor
+    assert (assessment.image.low, assessment.image.high) == pytest.approx((expected.low, expected.high))
+    assert [part.calls for part in assessment.components] == [2, 20, 1, 0]
 
 
 def test_guidance_in_two_calls_takes_twice_the_half_batch(sd15: Bundle, phone: ChosenUnit) -> None:
     unet = next(component.path for component in sd15.components.values() if component.name == "unet")
     graph = sd15_graph(unet)
     single = predict(kernels_of(half_batch(graph), phone.unit, phone.rules), phone.model).seconds
-    found = assess(sd15, phone, steps=10, guidance="separate")
-    assert found.image is not None
-    assert found.image.unet == pytest.approx(20 * single)
-    assert found.two_calls == pytest.approx(2 * single)
-    assert found.batch2 == pytest.approx(assess(sd15, phone).components[1].prediction.seconds)
+    assessment = assess(sd15, phone, steps=10, guidance="separate")
+    assert assessment.image is not None
+    assert assessment.image.unet == pytest.approx(20 * single)
+    assert assessment.two_calls == pytest.approx(2 * single)
+    assert assessment.batch2 == pytest.approx(assess(sd15, phone).components[1].prediction.seconds)
     none = assess(sd15, phone, steps=10, guidance="none")
     assert none.image is not None
     assert none.image.unet == pytest.approx(10 * single)
-    assert none.image.text == pytest.approx(found.image.text / 2)
+    assert none.image.text == pytest.approx(assessment.image.text / 2)
 
 
 def test_memory_is_weights_and_arena_of_what_an_image_needs(sd15: Bundle, phone: ChosenUnit) -> None:
-    found = assess(sd15, phone)
-    peaks = [part.memory[0].peak for part in found.components if part.calls]
-    together, in_turn = found.budgets
+    assessment = assess(sd15, phone)
+    peaks = [part.memory[0].peak for part in assessment.components if part.calls]
+    together, in_turn = assessment.budgets
     assert (together.needed, in_turn.needed) == (sum(peaks), max(peaks))
-    unet = found.components[1]
+    unet = assessment.components[1]
     arena = plan_graph(unet.graphs[0], ML_DRIFT, unet.kernels[0]).arena
     assert unet.memory[0].activations.arena == arena
     assert unet.memory[0].peak == unet.memory[0].resident + arena
     assert unet.memory[0].resident > 2 * 859e6  # all weights of SD1.5's UNet in float16
-    assert bundle_memory(sd15) == found.budgets
+    assert bundle_memory(sd15) == assessment.budgets
 
 
 def test_advice_is_for_the_files_of_the_target(sd15: Bundle, phone: ChosenUnit) -> None:
@@ -75,29 +75,31 @@ def test_advice_is_for_the_files_of_the_target(sd15: Bundle, phone: ChosenUnit) 
 
 
 def test_the_shares_of_kernels_and_fixed_costs_make_the_image(sd15: Bundle, phone: ChosenUnit) -> None:
-    found = assess(sd15, phone)
-    assert found.image is not None
-    fixed = sum(part.calls * part.prediction.fixed for part in found.components) / found.image.seconds
-    every = found.costliest(1 << 30)
-    assert sum(each.share for each in every) + fixed == pytest.approx(1.0)
-    assert [each.image_seconds for each in every] == sorted((each.image_seconds for each in every), reverse=True)
-    assert len(found.costliest(3)) == 3
+    assessment = assess(sd15, phone)
+    assert assessment.image is not None
+    fixed = sum(part.calls * part.prediction.fixed for part in assessment.components) / assessment.image.seconds
+    every = assessment.costliest(1 << 30)
+    assert sum(cost.share for cost in every) + fixed == pytest.approx(1.0)
+    assert [cost.image_seconds for cost in every] == sorted((cost.image_seconds for cost in every), reverse=True)
+    assert len(assessment.costliest(3)) == 3
 
 
 def test_without_a_component_there_is_no_image_but_a_reason(sd15: Bundle, phone: ChosenUnit) -> None:
-    found = assess(sd15_bundle(("unet",)), phone)
-    assert found.image is None
-    assert found.notes == ("no prediction of an image: the bundle has no text_encoder, vae_decoder",)
-    assert found.components[0].prediction.seconds == pytest.approx(assess(sd15, phone).components[1].prediction.seconds)
+    assessment = assess(sd15_bundle(("unet",)), phone)
+    assert assessment.image is None
+    assert assessment.notes == ("no prediction of an image: the bundle has no text_encoder, vae_decoder",)
+    assert assessment.components[0].prediction.seconds == pytest.approx(
+        assess(sd15, phone).components[1].prediction.seconds
+    )
 
 
 def test_what_choices_save(sd15: Bundle, phone: ChosenUnit) -> None:
-    found = assess(sd15, phone)
-    assert found.image is not None
-    by_name = {saving.choice: saving for saving in found.savings}
+    assessment = assess(sd15, phone)
+    assert assessment.image is not None
+    by_name = {saving.choice: saving for saving in assessment.savings}
     assert list(by_name) == ["Winograd", "FlashAttention", "any fused softmax", "norms as one kernel"]
     for saving in by_name.values():
-        assert saving.with_seconds == pytest.approx(found.image.seconds)
+        assert saving.with_seconds == pytest.approx(assessment.image.seconds)
         assert saving.seconds > 0
     # Switching the choice off by the rules of the engine itself gives the same.
     flash = choose_unit(phone.profile)
@@ -136,7 +138,7 @@ def test_a_recipe_is_compared_with_float16_weights(phone: ChosenUnit) -> None:
     assert (dense["w"].dtype, dense["w"].stored_bytes) == ("float16", 2 * 4096 * 4096)
     assert dense["b"] == tensors["b"]
     part = component_cost("unet", (graph,), phone, 1, recipe="int8")
-    (saving,) = (each for each in savings([part], phone) if each.choice.startswith("recipe"))
+    (saving,) = (saved for saved in savings([part], phone) if saved.choice.startswith("recipe"))
     # One product reads its weights once: the saved bytes at the achieved bandwidth.
     assert saving.seconds == pytest.approx(4096 * 4096 / phone.model.parameters.bandwidth, rel=0.01)
 
@@ -147,7 +149,7 @@ def test_files_in_a_row_add_up(phone: ChosenUnit) -> None:
     _, both = predict_files(graphs, phone)
     for name in ("seconds", "low", "high", "fixed"):
         assert getattr(both, name) == pytest.approx(sum(getattr(each, name) for each in alone))
-    assert len(both.times) == sum(len(each.times) for each in alone)
+    assert len(both.times) == sum(len(series.times) for series in alone)
     assert joined(alone).first_run == both.first_run
 
 

@@ -16,7 +16,7 @@ from sdmobile.device_profiles.runtime_rules.attention_kernels import KernelRules
 from sdmobile.device_profiles.runtime_rules.kernel import Kernel
 from sdmobile.device_profiles.runtime_rules.winograd import Gpu
 from sdmobile.errors import UnsupportedError
-from sdmobile.formats.graph.batch import half_batch
+from sdmobile.formats.graph.graph import half_batch
 from sdmobile.prediction.kernels.google_gpu import ml_drift_kernels, tflite_gpu_kernels
 
 

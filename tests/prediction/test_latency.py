@@ -15,7 +15,7 @@ from sdmobile.device_profiles.costs_schema import Latency, Unit
 from sdmobile.device_profiles.fact import Fact
 from sdmobile.device_profiles.runtime_rules.kernel import CATEGORIES, Category, Kernel
 from sdmobile.errors import UnsupportedError
-from sdmobile.formats.graph.batch import half_batch
+from sdmobile.formats.graph.graph import half_batch
 from sdmobile.prediction.kernels import kernels_of
 from sdmobile.prediction.latency import (
     FirstRun,

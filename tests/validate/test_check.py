@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sdmobile.basics import metrics
-from sdmobile.basics.ssim import image_ssim
+from sdmobile.basics.metrics import image_ssim
 from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.reference.recording import Recording, record
 from sdmobile.reference.sampling import PipelineSpec, SampleRequest, sample

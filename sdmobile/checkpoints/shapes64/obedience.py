@@ -88,17 +88,17 @@ def read_caption(prompt: str) -> Claims | None:
 
     text = " ".join(prompt.lower().split())
     item = re.compile(rf"\ban? (?:({'|'.join(_SIZES)}) )?({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})\b")
-    found = [ItemClaim(m[3], m[2], _SIZES[m[1]] if m[1] else None) for m in item.finditer(text)]
+    items = [ItemClaim(m[3], m[2], _SIZES[m[1]] if m[1] else None) for m in item.finditer(text)]
     names = iter("AB")
     skeleton = item.sub(lambda _: next(names, "?"), text)
     grounds = "|".join(BACKGROUNDS)
     ground = re.search(rf"\b({grounds}) background\b|\bbackground is ({grounds})\b", skeleton)
     background = None if ground is None else ground[1] or ground[2]
-    if len(found) == 1:
-        return Claims((found[0],), background, place=_place(skeleton))
+    if len(items) == 1:
+        return Claims((items[0],), background, place=_place(skeleton))
     for words, axis, in_order in _RELATIONS:
-        if len(found) == 2 and re.search(rf"\b{words}", skeleton):
-            return Claims(tuple(found if in_order else reversed(found)), background, axis=axis)
+        if len(items) == 2 and re.search(rf"\b{words}", skeleton):
+            return Claims(tuple(items if in_order else reversed(items)), background, axis=axis)
     return None
 
 

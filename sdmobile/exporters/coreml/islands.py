@@ -13,11 +13,34 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics.float16 import MAX_FINITE
-from sdmobile.exporters.coreml.precision import runs_in_float16
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.export import ExportedProgram
+
+
+_TRIGONOMETRIC = ("sin", "cos")
+# timestep → unsqueeze → multiply by the frequencies → (scale) → sin, cos
+_DEPTH = 4
+
+
+def runs_in_float16(op: Any) -> bool:
+    """Returns whether a MIL operator may be cast to float16: all but those of the timestep's sinusoids.
+
+    sin(t·f) needs t·f to a small fraction of 2π, but between 512 and 1024 neighbouring float16 numbers lie 0.5 apart,
+    so a timestep of 999 would get a phase error of up to 0.25. The few operators work on [B, 320] values at most.
+    """
+    return not _feeds_trigonometry(op, _DEPTH)
+
+
+def _feeds_trigonometry(op: Any, depth: int) -> bool:
+    """Returns whether the operator is a sine or cosine, or its value reaches one within `depth` operators."""
+    if op.op_type in _TRIGONOMETRIC:
+        return True
+    if depth == 0:
+        return False
+    return any(_feeds_trigonometry(child, depth - 1) for output in op.outputs for child in output.child_ops)
+
 
 LIMIT = MAX_FINITE / 4
 # What coremltools calls an operation that it made itself: its type and a number.
@@ -73,8 +96,8 @@ def find_islands(program: ExportedProgram, inputs: Iterable[tuple[Tensor, ...]])
 
     peaks: dict[str, float] = {}
     for tensors in inputs:
-        for found in magnitudes(program, tensors):
-            peaks[found.node] = max(found.value, peaks.get(found.node, 0.0))
+        for magnitude in magnitudes(program, tensors):
+            peaks[magnitude.node] = max(magnitude.value, peaks.get(magnitude.node, 0.0))
     high = {name for name, value in peaks.items() if value > LIMIT}
     nodes = [
         node
@@ -92,7 +115,8 @@ def _module_identifier(node_name: str) -> str:
 
 
 def _input_variables(op: Any) -> list[Any]:
-    found = []
+    variables = []
     for value in op.inputs.values():
-        found += [one for one in (value if isinstance(value, (list, tuple)) else [value]) if hasattr(one, "name")]
-    return found
+        items = value if isinstance(value, (list, tuple)) else [value]
+        variables += [item for item in items if hasattr(item, "name")]
+    return variables

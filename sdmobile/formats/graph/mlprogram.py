@@ -180,9 +180,9 @@ def _module(operations: tuple[ir.Operation, ...], index: int, modules: tuple[str
     """The module of an operation: that of its weight, else the one in its name or in that of a user of its result."""
     for parameter in ("weight", "gamma"):
         for item in operations[index].inputs.get(parameter, ()):
-            found = _WEIGHT_NAME.match(item) if isinstance(item, str) else None
-            if found is not None:
-                return _dotted(found.group(1), modules)
+            weight = _WEIGHT_NAME.match(item) if isinstance(item, str) else None
+            if weight is not None:
+                return _dotted(weight.group(1), modules)
     name = module_near(operations, index, modules)
     return name if modules else _dotted(name, ())
 

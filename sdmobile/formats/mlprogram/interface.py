@@ -74,13 +74,13 @@ def check(features: tuple[Feature, ...], values: tuple[NamedType, ...]) -> None:
     """
     described = {item.name: item for item in features}
     for value in values:
-        found = described.pop(value.name, Feature(value.name, "missing"))
+        feature = described.pop(value.name, Feature(value.name, "missing"))
         # A described scalar has the shape (1), and outputs of older files are described without a shape.
-        shape = () if found.shape == (1,) and not value.type.shape else found.shape
-        if found.dtype != value.type.dtype or (shape and not value.type.fits(shape)):
+        shape = () if feature.shape == (1,) and not value.type.shape else feature.shape
+        if feature.dtype != value.type.dtype or (shape and not value.type.fits(shape)):
             raise PackageError(
                 f"The description of '{value.name}' must agree with the program",
-                f"{found.dtype}{list(found.shape)} described, {value.type} computed",
+                f"{feature.dtype}{list(feature.shape)} described, {value.type} computed",
                 "Export the model again",
             )
     if described:

@@ -142,10 +142,10 @@ def _description(model: dict[str, Any], name: str) -> dict[str, Any]:
     functions = description.get("functions", [])
     if not functions:
         return description
-    found = [item for item in functions if item.get("name", "") == name]
-    if len(found) != 1:
+    named = [item for item in functions if item.get("name", "") == name]
+    if len(named) != 1:
         raise PackageError("Every function must be described once", name, "Export the model again")
-    return found[0]
+    return named[0]
 
 
 def _operation(message: dict[str, Any]) -> Operation:

@@ -94,9 +94,9 @@ def module_near(operations: Sequence[Operation], index: int, modules: Iterable[s
             one between those before and after the operation is to be found. Else it is the one after.
     """
     modules = tuple(modules)
-    found = module_of(operations[index].name, modules)
-    if found:
-        return found
+    module = module_of(operations[index].name, modules)
+    if module:
+        return module
     before, after = _before(operations, index, modules), _after(operations, index, modules)
     return _between(modules, before, after) or after
 
@@ -106,9 +106,9 @@ def _after(operations: Sequence[Operation], index: int, modules: tuple[str, ...]
     reached = {output.name for output in operations[index].outputs}
     for operation in operations[index + 1 :]:
         if reached & set(_used(operation)):
-            found = module_of(operation.name, modules)
-            if found:
-                return found
+            module = module_of(operation.name, modules)
+            if module:
+                return module
             reached |= {output.name for output in operation.outputs}
     return ""
 
@@ -118,9 +118,9 @@ def _before(operations: Sequence[Operation], index: int, modules: tuple[str, ...
     needed = set(_used(operations[index]))
     for operation in reversed(operations[:index]):
         if needed & {output.name for output in operation.outputs}:
-            found = module_of(operation.name, modules)
-            if found:
-                return found
+            module = module_of(operation.name, modules)
+            if module:
+                return module
             needed |= set(_used(operation))
     return ""
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from sdmobile.device_profiles.runtime_rules.tflite_operators import TABLES, GpuRuntime
 from sdmobile.device_profiles.runtime_rules.winograd import LITERT_DELEGATE, ML_DRIFT
-from sdmobile.formats.tflite.convolution import convolutions
 from sdmobile.formats.tflite.gpu_bytes import gpu_bytes
+from sdmobile.formats.tflite.graph import convolutions
 from sdmobile.formats.tflite.model import Graph, Node, Tensor
 from sdmobile.formats.tflite.names import module_of
 from sdmobile.lint.limits import Limits

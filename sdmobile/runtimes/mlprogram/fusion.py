@@ -49,9 +49,9 @@ def fuse_attention(steps: list[Step], outputs: tuple[NamedType, ...]) -> list[St
     fused: dict[str, Step] = {}
     gone: set[str] = set()
     for step in steps:
-        found = _match(step, made, uses)
-        if found is not None:
-            softmax, scores = found
+        pair = _match(step, made, uses)
+        if pair is not None:
+            softmax, scores = pair
             fused[step.operation.name] = _fused(step, scores)
             gone |= {softmax.operation.name, scores.operation.name}
     return [fused.get(step.operation.name, step) for step in steps if step.operation.name not in gone]
@@ -76,8 +76,8 @@ def _only_source(
     source = step.sources.get(name, (None,))[0]
     if step.operation.type != type_ or not isinstance(source, str) or uses[source] != 1 or source not in made:
         return None
-    found = made[source]
-    return found if found.operation.type == wanted else None
+    maker = made[source]
+    return maker if maker.operation.type == wanted else None
 
 
 def _is_plain(matmul: Step) -> bool:

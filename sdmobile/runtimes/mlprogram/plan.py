@@ -88,8 +88,8 @@ class _Builder:
         self._stored[operation.outputs[0].name] = value
 
     def _add_compressed(self, operation: Operation) -> None:
-        found = decoder(operation.type, self._function.ios)
-        if found is None:
+        parameters = decoder(operation.type, self._function.ios)
+        if parameters is None:
             raise _unsupported(operation, f"not an operation of iOS {self._function.ios}")
         arguments: dict[str, Stored] = dict(operation.attributes)
         for name, bindings in operation.inputs.items():
@@ -97,8 +97,8 @@ class _Builder:
             if isinstance(source, str):
                 raise _unsupported(operation, f"{name} is not one constant")
             arguments[name] = source
-        _check_names(operation, set(arguments), set(found.required), set(found.optional))
-        compressed = Compressed(operation, found, arguments)
+        _check_names(operation, set(arguments), set(parameters.required), set(parameters.optional))
+        compressed = Compressed(operation, parameters, arguments)
         for index, output in enumerate(operation.outputs):
             stored = CompressedOutput(compressed, index)
             self._weights.check(stored)
@@ -179,12 +179,12 @@ def python_value(operation: Operation, name: str, kind: str, array: np.ndarray) 
     raise _unsupported(operation, f"{name} is {array.dtype}{list(array.shape)} instead of {kind}")
 
 
-def _check_names(operation: Operation, given: set[str], required: set[str], optional: set[str]) -> None:
-    unknown = given - required - optional
+def _check_names(operation: Operation, names: set[str], required: set[str], optional: set[str]) -> None:
+    unknown = names - required - optional
     if unknown:
         raise _unsupported(operation, f"attribute {', '.join(sorted(unknown))}")
-    if required - given:
-        raise _unsupported(operation, f"{', '.join(sorted(required - given))} is missing")
+    if required - names:
+        raise _unsupported(operation, f"{', '.join(sorted(required - names))} is missing")
 
 
 def _unsupported(operation: Operation, reason: str) -> UnsupportedOpError:

@@ -87,9 +87,9 @@ class LiteRTGraph(ExportedGraph):
         return self._constants.get(tensor.index)
 
     def _file_op(self, node: Node, modules: ModuleNames) -> FileOp:
-        given = [tensor for tensor in node.inputs if tensor is not None]
-        taken = tuple(_name(tensor) for tensor in given if self._stored(tensor) is None)
-        weights = [tensor for tensor in given if self._stored(tensor) is not None and tensor.elements > 1]
+        operands = [tensor for tensor in node.inputs if tensor is not None]
+        taken = tuple(_name(tensor) for tensor in operands if self._stored(tensor) is None)
+        weights = [tensor for tensor in operands if self._stored(tensor) is not None and tensor.elements > 1]
         names = tuple(_name(tensor) for tensor in node.outputs)
         places = [tensor.name for tensor in (node.outputs[0], *weights)]  # an output has the signature's name
         module = next(filter(None, map(modules.of_location, places)), None)

@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.basics.describe import describe
 from sdmobile.basics.metrics import psnr
+from sdmobile.basics.words import describe
 from sdmobile.errors import UnsupportedError
 from sdmobile.runtimes.mlprogram.precision import EVALUATORS
 from sdmobile.validate.bisect.diagnose import epsilon_faults, weight_faults

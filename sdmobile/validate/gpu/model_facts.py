@@ -9,8 +9,8 @@ from sdmobile.device_profiles.runtime_rules.winograd import ML_DRIFT, Gpu
 from sdmobile.errors import UnsupportedError
 from sdmobile.formats.errors import FormatError
 from sdmobile.formats.tflite import reader as formats
-from sdmobile.formats.tflite.convolution import convolutions
 from sdmobile.formats.tflite.gpu_bytes import gpu_bytes
+from sdmobile.formats.tflite.graph import convolutions
 from sdmobile.formats.tflite.names import first_place
 from sdmobile.validate.gpu.verdict import Acceptance, LargestTensor, RefusedOperator
 

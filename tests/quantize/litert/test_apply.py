@@ -13,8 +13,7 @@ from sdmobile.errors import ComponentError, OutputError, UnsupportedError
 from sdmobile.formats.tflite.names import first_place
 from sdmobile.formats.tflite.reader import read_graph
 from sdmobile.quantize.litert import engine
-from sdmobile.quantize.litert.apply import compress_tflite, modules
-from sdmobile.quantize.litert.check import check_integers
+from sdmobile.quantize.litert.apply import check_integers, compress_tflite, modules
 from sdmobile.quantize.litert.engine import expand, float16_weights
 from sdmobile.quantize.recipes import Override, Recipe, named_recipe
 from sdmobile.quantize.schemes import Float16, Linear

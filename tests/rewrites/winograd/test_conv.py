@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sdmobile.device_profiles.runtime_rules.conv_layer import ConvLayer
 from sdmobile.rewrites.winograd.conv import Strips, transform_weight, winograd_conv2d
-from sdmobile.rewrites.winograd.table import error_db
+from sdmobile.rewrites.winograd.selection import error_db
 from sdmobile.rewrites.winograd.transforms import transforms
 
 # Least signal-to-noise ratio in float32: 115 dB for F(4×4) and 100 dB for F(6×6) at 320 channels, less a margin.
@@ -69,7 +69,7 @@ def test_float16_errors_are_those_of_the_simulation() -> None:
     u = transform_weight(weight, transforms(4)).half().double()
     plan = conv._Plan.of(x, 64, 4, (1, 1))
     found = conv._strip(x.permute(0, 2, 3, 1).double(), u, None, transforms(4), plan, (0, 4))
-    from sdmobile.rewrites.winograd.table import Rounding
+    from sdmobile.rewrites.winograd.selection import Rounding
 
     simulated = error_db(4, rounding=Rounding(activations=False))
     assert snr(exact, found.permute(0, 3, 1, 2)) == pytest.approx(simulated, abs=1.0)

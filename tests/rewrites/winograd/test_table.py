@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sdmobile.rewrites.winograd.table import Rounding, error_db, tile_facts
+from sdmobile.rewrites.winograd.selection import Rounding, error_db, tile_facts
 from sdmobile.rewrites.winograd.transforms import ML_DRIFT, TEXTBOOK
 
 # 2304.11267, the table of output tile sizes: FLOPs saving, intermediates, weights.
