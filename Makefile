@@ -6,8 +6,11 @@ STAMP := $(VENV)/.installed
 DEMO ?= demo
 JOBS ?= 2
 PROMPT ?= a large red circle to the left of a small blue square on a white background
+SEED ?= 0
+CASES ?= 2000
+CASE ?=
 
-.PHONY: help setup gpu-setup demo test test-all lint type bench docs clean
+.PHONY: help setup gpu-setup demo test test-all fuzz lint type bench docs clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +48,9 @@ test: $(STAMP)  ## lint, types and the fast tests
 test-all: $(STAMP)  ## the slow tests too
 	$(MAKE) lint type
 	$(BIN)/python -m pytest
+
+fuzz: $(STAMP)  ## search for faults: CASES of them from SEED, at most ten minutes; CASE=kind:number repeats one
+	$(BIN)/python -m tests.fuzz --seed $(SEED) --cases $(CASES) --jobs $(JOBS) $(if $(CASE),--case $(CASE))
 
 lint: $(STAMP)  ## ruff, and the rule that a room imports only from rooms below it
 	$(BIN)/ruff check .

@@ -32,11 +32,18 @@ class LitertFile:
     def facts(self) -> FileFacts:
         return read_facts(self.path)
 
-    def run(self, path: Path | None = None) -> np.ndarray:
-        """Returns what the file, or another one with the same signature, makes of the inputs."""
-        from ai_edge_litert.interpreter import Interpreter
+    def run(self, path: Path | None = None, delegate: bool = True) -> np.ndarray:
+        """Returns what the file, or another one with the same signature, makes of the inputs.
 
-        runner = Interpreter(str(path or self.path)).get_signature_runner("run")
+        Args:
+            path: the other file.
+            delegate: let XNNPACK compute, as LiteRT does by itself; else LiteRT's own kernels.
+        """
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+        kernels = OpResolverType.AUTO if delegate else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        interpreter = Interpreter(str(path or self.path), experimental_op_resolver_type=kernels)
+        runner = interpreter.get_signature_runner("run")
         return runner(**{f"x{i}": x.numpy() for i, x in enumerate(self.inputs)})["y"]
 
 
@@ -47,8 +54,8 @@ def litert_file(module: nn.Module, inputs: tuple[Tensor, ...], rules: Sequence[R
         expected = module(*inputs).numpy()
         program, _ = tidy(torch.export.export(module, inputs, strict=False))
     rewritten = rewrite(program, rules)
-    specs = tuple(_spec(f"x{i}", x) for i, x in enumerate(inputs))
-    output = _spec("y", torch.from_numpy(expected))
+    specs = tuple(spec_of(f"x{i}", x) for i, x in enumerate(inputs))
+    output = spec_of("y", torch.from_numpy(expected))
     contract = Contract("android", "unet", "file.tflite", "run", specs, (output,))
     provenance = Provenance("small", "0", None, 1.0, "epsilon", "0")
     path = folder / "file.tflite"
@@ -56,5 +63,6 @@ def litert_file(module: nn.Module, inputs: tuple[Tensor, ...], rules: Sequence[R
     return LitertFile(path, inputs, expected, rewritten.records)
 
 
-def _spec(name: str, x: Tensor) -> TensorSpec:
+def spec_of(name: str, x: Tensor) -> TensorSpec:
+    """Returns the specification of a file's input or output that is taken as it is."""
     return TensorSpec(name, tuple(x.shape), str(x.dtype).removeprefix("torch."), "", name, "as it is")

@@ -54,7 +54,17 @@ class Residual:
     written_out: bool
 
 
-Part = Attention | FeedForward | Residual
+@dataclass(frozen=True)
+class Resample:
+    """A convolution of stride 2, a grouped one (a group per channel if `depthwise`) and nearest neighbours upwards.
+
+    The picture has the size again that it had, also where that is odd.
+    """
+
+    depthwise: bool
+
+
+Part = Attention | FeedForward | Residual | Resample
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,10 @@ _feed_forwards = st.builds(FeedForward, gate=st.sampled_from(["gelu", "tanh", "s
 _residuals = st.builds(
     Residual, groups=st.sampled_from([1, 2, 4, 8]), kernel=st.sampled_from([1, 3, 5]), written_out=st.booleans()
 )
-_parts = st.sampled_from([_attentions, _attentions, _residuals, _feed_forwards]).flatmap(lambda parts: parts)
+_resamples = st.builds(Resample, depthwise=st.booleans())
+_parts = st.sampled_from([_attentions, _attentions, _residuals, _feed_forwards, _resamples]).flatmap(
+    lambda parts: parts
+)
 networks = st.builds(
     Network,
     parts=st.lists(_parts, min_size=1, max_size=2).map(tuple),
@@ -171,12 +184,24 @@ class _Residual(nn.Module):
         return image + self.conv_out(self._silu(self._norm(self.second, y)))
 
 
+class _Resample(nn.Module):
+    def __init__(self, part: Resample) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(CHANNELS, CHANNELS, 3, stride=2, padding=1)
+        self.grouped = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, groups=CHANNELS if part.depthwise else 4)
+
+    def forward(self, image: Tensor, time: Tensor) -> Tensor:
+        height, width = image.shape[2:]
+        small = self.grouped(self.down(image))
+        return image + F.interpolate(small, scale_factor=2.0, mode="nearest")[:, :, :height, :width]
+
+
 class Built(nn.Module):
     """The network as a module of an image (B, C, H, W) and a timestep (B,)."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
-        classes = {Attention: _Attention, FeedForward: _FeedForward, Residual: _Residual}
+        classes = {Attention: _Attention, FeedForward: _FeedForward, Residual: _Residual, Resample: _Resample}
         self.parts = nn.ModuleList(classes[type(part)](part) for part in network.parts)  # type: ignore[arg-type]
         self.embed = nn.Linear(_EMBEDDING, _EMBEDDING)
 
@@ -189,11 +214,23 @@ class Built(nn.Module):
         return image
 
 
+def module_of(network: Network) -> Built:
+    """Returns a network with seeded weights that are float16 numbers, as the files store them."""
+    torch.manual_seed(network.seed)
+    module = Built(network).eval().requires_grad_(False)
+    for parameter in module.parameters():  # away from the norms' ones and zeros, which would hide an exchange
+        parameter.copy_((parameter + 0.2 * torch.randn_like(parameter)).half())
+    return module
+
+
+def inputs_of(network: Network) -> tuple[Tensor, ...]:
+    """Returns seeded inputs of a network: an image (B, C, H, W) and a timestep (B,)."""
+    noise = torch.Generator().manual_seed(network.seed)
+    image = torch.randn(network.batch, CHANNELS, *network.size, generator=noise)
+    return image, torch.full((network.batch,), 500.0)
+
+
 def build(network: Network) -> tuple[ExportedProgram, tuple[Tensor, ...]]:
     """Returns the captured program of a network, and inputs for it."""
-    torch.manual_seed(network.seed)
-    module = Built(network)
-    for parameter in module.parameters():  # away from the norms' ones and zeros, which would hide an exchange
-        parameter.data += 0.2 * torch.randn_like(parameter)
-    inputs = (torch.randn(network.batch, CHANNELS, *network.size), torch.full((network.batch,), 500.0))
-    return captured(module, *inputs), inputs
+    inputs = inputs_of(network)
+    return captured(module_of(network), *inputs), inputs
