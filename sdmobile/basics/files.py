@@ -187,6 +187,7 @@ def copy(source: Path, target: Path, leave_out: str | None = None) -> None:
 def _copy_file(source: Path, target: Path) -> None:
     if not _cloned(source, target):
         shutil.copyfile(source, target)
+    target.chmod(source.stat().st_mode & 0o777)
 
 
 def _cloned(source: Path, target: Path) -> bool:

@@ -132,7 +132,7 @@ def validate(
     with step_progress() as progress:
         validation = validate_bundle(bundle, options, progress)
     if report_dir is not None:
-        _write_report(bundle, validation, report_dir)
+        _write_report(validation, report_dir)
     _show(validation.report, Format.JSON if json_output else format)
     if not validation.report.passed:
         raise typer.Exit(EXIT_BELOW_THRESHOLD)
@@ -163,14 +163,11 @@ def read_prompts(file: Path) -> tuple[str, ...]:
     return lines
 
 
-def _write_report(bundle: Path, validation: Validation, folder: Path) -> None:
-    import json
-
+def _write_report(validation: Validation, folder: Path) -> None:
     from sdmobile.families.model_card import model_card
-    from sdmobile.formats.bundle.reading import MANIFEST
     from sdmobile.report.folder import write_report
 
-    manifest, report = json.loads((bundle / MANIFEST).read_text("utf-8")), validation.report.to_json()
+    manifest, report = validation.manifest, validation.report.to_json()
     write_report(folder, manifest, report, validation.images, model_card(manifest, report))
 
 

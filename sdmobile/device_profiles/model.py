@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from sdmobile.device_profiles.costs_schema import Latency, Runtime, Unit
 from sdmobile.device_profiles.fact import Fact, Reliability, Strict
@@ -12,6 +12,9 @@ from sdmobile.device_profiles.runtime_rules.attention_forms import AttentionRow
 from sdmobile.device_profiles.runtime_rules.attention_kernels import KernelRules
 
 __all__ = ["Attention", "DeviceProfile", "Fact", "Forms", "Limits", "PlainForms", "Reliability"]
+
+NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$"
+"""Of a device or unit: both become names of files."""
 
 
 class Attention(Strict):
@@ -85,7 +88,7 @@ class DeviceProfile(Strict):
     """
 
     schema_version: Literal[1]
-    name: str
+    name: str = Field(pattern=NAME)
     title: str
     target: Literal["ios", "android", "onnx"]
     chip: str
@@ -93,7 +96,7 @@ class DeviceProfile(Strict):
     plain: PlainForms | None = None
     limits: Limits
     hardware: dict[str, Fact] = Field(default_factory=dict)
-    units: dict[str, Unit] = Field(default_factory=dict)
+    units: dict[Annotated[str, StringConstraints(pattern=NAME)], Unit] = Field(default_factory=dict)
     latency: dict[str, Latency] = Field(default_factory=dict)
 
     @model_validator(mode="after")

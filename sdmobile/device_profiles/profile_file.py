@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.basics.untrusted import UntrustedError, parse_toml, read_bounded
 from sdmobile.device_profiles.model import DeviceProfile
 from sdmobile.errors import EXIT_CHECKPOINT, SdmobileError
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+_MAX_FILE = 1 << 20
 _FACT_FIELDS = "value (left out if unknown), unit, source, reliability (high, medium, low or unknown)"
 
 
@@ -70,16 +72,9 @@ def read_profile(path: Path) -> DeviceProfile:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    import sys
-
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
     try:
-        with path.open("rb") as stream:
-            return tomllib.load(stream)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return parse_toml(read_bounded(path, _MAX_FILE))
+    except UntrustedError as error:
         raise ProfileError("a profile must be a TOML file", f"{path}: {error}", "Correct that line.") from error
     except OSError as error:
         raise ProfileError(

@@ -5,6 +5,7 @@ plan ─▶ check folder and resources ─▶ per component: cache or own proces
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile import __version__
 from sdmobile.basics.libraries import library_versions
+from sdmobile.basics.untrusted import inside
 from sdmobile.exporters.cache import ComponentCache, component_key, compressed_key
 from sdmobile.exporters.phone_files import write_phone_files
 from sdmobile.exporters.process import run_component
@@ -30,7 +32,7 @@ from sdmobile.formats.bundle.writing import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     Watch = Callable[[str, dict[str, Any]], None]
 
@@ -77,7 +79,7 @@ def export_bundle(plan: ExportPlan, cache: ComponentCache, watch: Watch, ignore_
         records: dict[str, Any] = {}
         for name, part in parts.items():
             for file in part.record["files"]:
-                (part.folder / file).rename(work / "bundle" / file)
+                part.path(file).rename(inside(work / "bundle", file))
             records[name] = part.record
             watch(name, {"event": "done", "record": part.record})
         shutil.rmtree(work / "work", ignore_errors=True)
@@ -148,6 +150,11 @@ def _device_in(device: str, folder: Path) -> str:
     return name
 
 
+def _clipping_left_out(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a scheduler's configuration without Diffusers' default "clip below -infinity", which is no JSON."""
+    return {key: value for key, value in config.items() if value != -math.inf}
+
+
 def _write_manifest(plan: ExportPlan, records: dict[str, Any], folder: Path) -> dict[str, Any]:
     checkpoint = plan.checkpoint
     manifest: dict[str, Any] = {
@@ -172,7 +179,7 @@ def _write_manifest(plan: ExportPlan, records: dict[str, Any], folder: Path) -> 
             "scaling_factor": checkpoint.scaling_factor,
             "vae_scale_factor": checkpoint.vae_scale_factor,
             "guidance_scale": checkpoint.guidance_scale,
-            "scheduler": checkpoint.scheduler_config,
+            "scheduler": _clipping_left_out(checkpoint.scheduler_config),
         },
         "components": records,
         "warnings": list(plan.warnings),

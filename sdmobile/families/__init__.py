@@ -32,8 +32,17 @@ def family_named(name: str) -> Family:
 
 
 def family_of(manifest: Mapping[str, Any]) -> Family:
-    """Returns the family of a bundle's manifest; one that names none is of Stable Diffusion, once the only family."""
-    return family_named(manifest.get("family", StableDiffusion.name))
+    """Returns the family of a bundle's manifest; one that names none is of Stable Diffusion, once the only family.
+
+    Raises:
+        UnsupportedError: there is no such family, or it has no component or way of guidance that the manifest names.
+    """
+    family = family_named(manifest.get("family") or StableDiffusion.name)
+    for name in manifest.get("components", ()):
+        family.component(name)
+    if "guidance" in manifest:
+        family.guidance(manifest["guidance"])
+    return family
 
 
 def component_names() -> tuple[str, ...]:

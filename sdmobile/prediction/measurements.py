@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.basics.untrusted import parse_json, read_bounded
 from sdmobile.device_profiles.costs_schema import Runtime
 from sdmobile.errors import EXIT_CHECKPOINT, SdmobileError, UnsupportedError
 from sdmobile.formats.graph import FileGraph, read_graph
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _SUFFIX = ".json.gz"
 _VERSION = 1
+_MAX_FILE = 1 << 25
 # What `profile --measure` calls a runtime, and the units that it is a measurement of.
 _MEASURES: tuple[tuple[str, tuple[Runtime, ...]], ...] = (
     ("adb gpu", ("ml-drift", "tflite-gpu")),
@@ -172,7 +174,7 @@ def read_rows(path: Path) -> tuple[Row, ...]:
         MeasurementError: no such file, or another content.
     """
     try:
-        known = json.loads(path.read_text("utf-8"))
+        known = parse_json(read_bounded(path, _MAX_FILE))
     except (OSError, ValueError) as error:
         raise MeasurementError("measurements are read from a JSON file", f"{path}: {error}") from error
     rows = _rows(known)

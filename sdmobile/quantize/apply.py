@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics.files import copy, hash_of, size_of
+from sdmobile.basics.untrusted import inside
 from sdmobile.errors import OutputError, UnsupportedError
+from sdmobile.families import family_of
 from sdmobile.families.model_card import model_card
 from sdmobile.formats.bundle.writing import Part, check_output, put_in_place, seal, staging
 from sdmobile.quantize.backends import CompressionJob, Destination, backend_for
@@ -73,6 +75,7 @@ def apply_recipe(
     source = open_bundle(bundle)
     manifest = dict(source.manifest)
     destination = Destination(source.target, source.device, deployment_target)
+    family_of(manifest)  # a component that its family has not is refused before any work
     parts = {name: Part(bundle, component.record) for name, component in source.components.items()}
     check_recipe(recipe, destination, parts)
     inputs = _inputs_of(source, reference) if recipe.quantises_activations else None
@@ -82,7 +85,7 @@ def apply_recipe(
         records: dict[str, Any] = {}
         for name, part in parts.items():
             records[name] = compress_part(part, recipe, destination, new, watch, inputs, fitted.get(name))
-        _copy_others(bundle, manifest, parts, new)
+        _copy_others(source, parts, new)
         manifest = {**manifest, "components": records, "recipe": recipe.to_json()}
         manifest = seal(manifest, new, model_card(manifest))
         put_in_place(new, out, overwrite)
@@ -115,7 +118,7 @@ def _require_modules(recipe: Recipe, target: str, parts: Mapping[str, Part]) -> 
         (name, module)
         for name, part in parts.items()
         for file in _model_files(part, target)
-        for module in backend.modules(part.folder / file)
+        for module in backend.modules(part.path(file))
     }
     unmatched = recipe.unmatched(modules)
     if unmatched:
@@ -144,7 +147,7 @@ def _fitted(
         raise UnsupportedError("a correction is for weights alone", recipe.name, "Leave --correct out")
     backend = backend_for(bundle.target)
     correctable = {
-        name: backend.correctable(part.folder / file for file in _model_files(part, bundle.target))
+        name: backend.correctable(part.path(file) for file in _model_files(part, bundle.target))
         for name, part in parts.items()
         if recipe.covers(name)
     }
@@ -178,7 +181,7 @@ def compress_part(
     models = _model_files(part, destination.target) if recipe.changes(job.component) else []
     for file in part.record["files"]:
         if file not in models:
-            copy(part.folder / file, out / file)
+            copy(part.path(file), job.target(file))
     if not models:
         return {**part.record, "warnings": list(part.record["warnings"])}
     backend = backend_for(destination.target)
@@ -201,7 +204,7 @@ def _require_smaller(component: str, compression: CompressionRecord) -> None:
 
 def _record(job: CompressionJob, compression: CompressionRecord) -> dict[str, Any]:
     """Returns a component's record with what was done to it."""
-    files = [job.out / file for file in job.part.record["files"]]
+    files = [job.target(file) for file in job.part.record["files"]]
     return {
         **job.part.record,
         "warnings": [*job.part.record["warnings"], *compression.warnings(job.component)],
@@ -211,11 +214,12 @@ def _record(job: CompressionJob, compression: CompressionRecord) -> dict[str, An
     }
 
 
-def _copy_others(bundle: Path, manifest: Mapping[str, Any], parts: Mapping[str, Part], out: Path) -> None:
+def _copy_others(bundle: Bundle, parts: Mapping[str, Part], out: Path) -> None:
     """Copies what the manifest lists beside the models: tokenizer, tables, scripts."""
     owned = {file for part in parts.values() for file in part.record["files"]}
-    for name in manifest["files"]:
+    for name, file in bundle.files.items():
         if name.split("/")[0] in owned or name == "README.md":
             continue
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        copy(bundle / name, out / name)
+        target = inside(out, name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copy(file, target)

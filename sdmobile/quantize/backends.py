@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from sdmobile.basics.untrusted import inside
 from sdmobile.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -56,6 +57,10 @@ class CompressionJob:
     def component(self) -> str:
         """Canonical name, by which the recipe's overrides tell components apart."""
         return self.part.record["component"]
+
+    def target(self, file: str) -> Path:
+        """Returns where a file of the component is written: in the output folder and nowhere else."""
+        return inside(self.out, file)
 
 
 class Backend(Protocol):
@@ -109,8 +114,8 @@ class CoreMLBackend:
             return compress_with_activations(job.part, file, job.out, job.recipe, job.inputs, target)
         from sdmobile.quantize.coreml.apply import compress_package
 
-        source = job.part.folder / file
-        return compress_package(source, job.out / file, job.recipe, job.component, target, fitted=job.fitted)
+        source = job.part.path(file)
+        return compress_package(source, job.target(file), job.recipe, job.component, target, fitted=job.fitted)
 
     def correctable(self, paths: Iterable[Path]) -> set[str]:
         """As `Backend.correctable`: those that exactly one weight of the packages is known to belong to."""
@@ -134,8 +139,8 @@ class LiteRTBackend:
         """As `Backend.compress`."""
         from sdmobile.quantize.litert.apply import compress_tflite
 
-        source, device = job.part.folder / file, job.destination.device
-        return compress_tflite(source, job.out / file, job.recipe, job.component, device)
+        source, device = job.part.path(file), job.destination.device
+        return compress_tflite(source, job.target(file), job.recipe, job.component, device)
 
     def correctable(self, paths: Iterable[Path]) -> set[str]:
         """Refuses: nothing writes factors to these files."""

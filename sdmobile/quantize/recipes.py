@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from sdmobile.basics.files import hash_json, write_json
+from sdmobile.basics.untrusted import parse_json, read_bounded
 from sdmobile.errors import UnsupportedError
 from sdmobile.quantize.schemes import W8A8, Float16, Scheme, parse_scheme
 
 RECIPE_SCHEMA = 1
+_MAX_FILE = 1 << 25
 MIN_ELEMENTS = 2048
 """Weights of fewer elements stay float16: a table or scales would eat the gain (coremltools' threshold)."""
 
@@ -201,7 +203,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     if path.suffix != ".json" and not path.is_file():
         return named_recipe(text)
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = parse_json(read_bounded(path, _MAX_FILE))
     except (OSError, ValueError) as error:
         raise UnsupportedError("a recipe file must be readable JSON", f"{path}: {error}") from error
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdmobile.basics.untrusted import parse_json, read_bounded
 from sdmobile.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SENSITIVITY_SCHEMA = 1
+_MAX_FILE = 1 << 28
 DEFAULT_SCHEMES = ("palette1", "palette2", "palette3", "palette4", "palette6", "palette8", "int8c", "fp16")
 DIRECT, PROBES = "direct", "probes"
 
@@ -132,7 +133,7 @@ def load_sensitivity(path: Path) -> Sensitivity:
         UnsupportedError: the file cannot be read or is something else.
     """
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = parse_json(read_bounded(path, _MAX_FILE), finite=False)
     except (OSError, ValueError) as error:
         raise UnsupportedError("sensitivities must be readable JSON", f"{path}: {error}") from error
     return Sensitivity.from_json(data)

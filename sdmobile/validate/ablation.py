@@ -186,6 +186,7 @@ def _predicted(unit: ChosenUnit, file: BundleComponent | None) -> Predicted:
 
 def _export(subject: Subject, plan: AblationPlan, last: str, scratch: Path, tell: Tell) -> BundleComponent:
     """Exports the component with the rules up to `last`, by the usual path."""
+    from sdmobile.basics.untrusted import inside
     from sdmobile.exporters.job import ExportJob
     from sdmobile.exporters.process import run_component
     from sdmobile.formats.bundle.reading import BundleComponent
@@ -207,7 +208,7 @@ def _export(subject: Subject, plan: AblationPlan, last: str, scratch: Path, tell
         rewrites=options,
     )
     record = run_component(job, folder, lambda _: None)
-    return BundleComponent(subject.component, folder / record["file"], subject.contract, record)
+    return BundleComponent(subject.component, inside(folder, record["file"]), subject.contract, record)
 
 
 def _runner(subject: Subject, plan: AblationPlan, file: BundleComponent) -> Any:

@@ -41,10 +41,12 @@ class Validation:
     Args:
         report: all figures.
         images: decoder outputs [1, 3, H, W] by prompt index, then by "torch" or runtime.
+        manifest: of the bundle, as it was checked.
     """
 
     report: ValidationReport
     images: list[dict[str, NDArray[np.float32]]]
+    manifest: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def validate_bundle(folder: Path, options: ValidationOptions, progress: Progress
         overflow=tuple(overflow),
         culprits=tuple(culprits),
     )
-    return Validation(report, images)
+    return Validation(report, images, bundle.manifest)
 
 
 def _subject(bundle: Bundle, options: ValidationOptions, tell: Progress) -> _Subject:

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.basics.untrusted import parse_toml, read_bounded
 from sdmobile.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ FLOAT32_DB = 60.0
 IMAGE_DB = 35.0
 NON_FINITE = 0
 FLOAT32_RUNTIMES = ("evaluator", "litert", "ort")
+_MAX_FILE = 1 << 20
 _SECTIONS = ("default", "runtime", "component")
 
 
@@ -157,14 +159,8 @@ def read_thresholds(file: Path) -> Thresholds:
 
 
 def _toml(file: Path) -> dict[str, Any]:
-    import sys
-
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
     try:
-        return tomllib.loads(file.read_text("utf-8"))
+        return parse_toml(read_bounded(file, _MAX_FILE))
     except (OSError, ValueError) as error:
         raise UnsupportedError("a thresholds file must be readable TOML", f"{file}: {error}") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
 import re
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics import scratch
 from sdmobile.basics.files import explained, files_of, hash_of
+from sdmobile.basics.untrusted import inside
 from sdmobile.errors import OutputError, UsageError
 from sdmobile.formats.bundle.reading import MANIFEST
 
@@ -29,6 +31,10 @@ class Part:
 
     folder: Path
     record: dict[str, Any]
+
+    def path(self, file: str) -> Path:
+        """Returns where a file of the record lies: in the folder and nowhere else."""
+        return inside(self.folder, file)
 
 
 def check_output(out: Path, overwrite: bool) -> None:
@@ -116,6 +122,15 @@ def without_measurements(value: Any) -> Any:
     return [without_measurements(item) for item in value] if isinstance(value, list) else value
 
 
+def finite(value: Any) -> Any:
+    """Returns JSON values with null for the numbers that JSON has none for, such as the PSNR of equal arrays."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def seal(manifest: dict[str, Any], folder: Path, card: str) -> dict[str, Any]:
     """Writes model card and manifest of a bundle under construction.
 
@@ -128,7 +143,7 @@ def seal(manifest: dict[str, Any], folder: Path, card: str) -> dict[str, Any]:
         The manifest with the size and SHA-256 of every file.
     """
 
-    manifest = {key: value for key, value in manifest.items() if key != "files"}
+    manifest = finite({key: value for key, value in manifest.items() if key != "files"})
     if fixed_date() is not None:
         manifest["components"] = without_measurements(manifest["components"])
     (folder / "README.md").write_text(card, "utf-8")
@@ -136,5 +151,5 @@ def seal(manifest: dict[str, Any], folder: Path, card: str) -> dict[str, Any]:
         file.relative_to(folder).as_posix(): {"sha256": hash_of([file]), "bytes": file.stat().st_size}
         for file in files_of(folder)
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, allow_nan=False) + "\n", "utf-8")
     return manifest

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdmobile.basics.untrusted import UntrustedError, check_tree, inside, parse_json, read_bounded
 from sdmobile.formats.mlprogram.errors import PackageError
 
 _WRITE_IT_AGAIN = "Export the model again"
+_MAX_MANIFEST = 1 << 20
+_MAX_PROGRAM = 1 << 28
+"""Bytes of a model file; what is larger belongs into the weight file, and a protobuf ends at 2 GiB anyway."""
 
 
 @dataclass(frozen=True)
@@ -19,12 +22,25 @@ class Package:
     model: Path
 
     def resolve(self, file_name: str) -> Path:
-        """Returns the path of a weight file named `@model_path/...` in the program."""
+        """Returns the path of a weight file named `@model_path/...` in the program, which must lie in the package."""
         prefix = "@model_path/"
-        relative = Path(file_name[len(prefix) :]) if file_name.startswith(prefix) else None
-        if relative is None or relative.is_absolute() or ".." in relative.parts:
-            raise PackageError("A weight file must be named @model_path/...", file_name, _WRITE_IT_AGAIN)
-        return self.model.parent / relative
+        try:
+            if not file_name.startswith(prefix):
+                raise UntrustedError(f"{file_name[:80]!a} does not begin so")
+            return inside(self.model.parent, file_name[len(prefix) :])
+        except UntrustedError as error:
+            raise PackageError("A weight file must be named @model_path/...", error, _WRITE_IT_AGAIN) from error
+
+    def program(self) -> bytes:
+        """Returns the bytes of the program.
+
+        Raises:
+            PackageError: the file is too large to be one.
+        """
+        try:
+            return read_bounded(self.model, _MAX_PROGRAM)
+        except UntrustedError as error:
+            raise PackageError("The program of a package must be a file", f"{self.model}: {error}") from error
 
 
 def open_package(path: Path) -> Package:
@@ -42,17 +58,20 @@ def open_package(path: Path) -> Package:
     if not path.is_dir():
         raise PackageError("An ML package is a folder", path, "Give the path of an existing .mlpackage")
     try:
-        manifest = json.loads((path / "Manifest.json").read_text(encoding="utf-8"))
-        relative = Path(manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"])
+        check_tree(path)
+        manifest = parse_json(read_bounded(path / "Manifest.json", _MAX_MANIFEST))
+        item = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
+        model = inside(path / "Data", item)
     except FileNotFoundError as error:
         raise PackageError("An ML package must contain Manifest.json", path, _WRITE_IT_AGAIN) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except UntrustedError as error:
+        raise PackageError(
+            "A package holds regular files, and Manifest.json names them", f"{path}: {error}", _WRITE_IT_AGAIN
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PackageError(
             "Manifest.json must name the root model of the package", f"{path}: {error!r}", _WRITE_IT_AGAIN
         ) from error
-    if relative.is_absolute() or ".." in relative.parts:
-        raise PackageError("Files of a package must lie inside it", relative, _WRITE_IT_AGAIN)
-    model = path / "Data" / relative
     if not model.is_file():
         raise PackageError("The model that Manifest.json names must exist", model, _WRITE_IT_AGAIN)
     return Package(path, model)

@@ -38,4 +38,4 @@ def function_names(path: Path | str) -> tuple[str, ...]:
 
 
 def _read_model(package: Package) -> dict[str, Any]:
-    return wire.decode(memoryview(package.model.read_bytes()), "Model", MESSAGES)
+    return wire.decode(memoryview(package.program()), "Model", MESSAGES)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdmobile.basics.metrics import psnr
+from sdmobile.basics.untrusted import inside
 from sdmobile.errors import SdmobileError
 from sdmobile.formats.bundle.writing import Part
 from sdmobile.quantize.activations.gate import Verdict, calibrate, jointly, judge, scales_of
@@ -53,10 +54,10 @@ def compress_with_activations(
         UnsupportedError, OutputError, ComponentError: as `compress_package`.
     """
     name = part.record["component"]
-    calls = file_inputs(recorded.calibration(name), part.record, part.folder, file)
-    judged = file_inputs(recorded.judging(name), part.record, part.folder, file)
+    calls = file_inputs(recorded.calibration(name), part, file)
+    judged = file_inputs(recorded.judging(name), part, file)
     record = quantize_package(
-        part.folder / file, out / file, recipe, name, list(calls), list(judged), deployment_target
+        part.path(file), inside(out, file), recipe, name, list(calls), list(judged), deployment_target
     )
     details = dict(record.details or {})
     details["activations"] = {**details["activations"], "inputs": recorded.settings()}

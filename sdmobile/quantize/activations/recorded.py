@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sdmobile.checkpoints import Checkpoint
+    from sdmobile.formats.bundle.writing import Part
     from sdmobile.reference.recording import RecordedSample, Recording
 
 STEPS = 10
@@ -72,22 +73,20 @@ class RecordedInputs:
         return recording_of(self.checkpoint, spec, requests, self.checkpoint.family.names, most, self.folder)
 
 
-def file_inputs(
-    samples: Sequence[RecordedSample], record: Mapping[str, Any], folder: Path, file: str
-) -> Iterator[dict[str, NDArray[Any]]]:
+def file_inputs(samples: Sequence[RecordedSample], part: Part, file: str) -> Iterator[dict[str, NDArray[Any]]]:
     """Yields recorded calls as a file takes them; one that follows others in a chain gets what those return.
 
     Args:
         samples: canonical calls of the component.
-        record: of the component in the manifest.
-        folder: with the uncompressed files.
+        part: the uncompressed component.
         file: which one.
     """
     from sdmobile.runtimes.mlprogram import MLProgram
 
-    chain = [Contract.from_json(part) for part in record.get("chain") or [record["contract"]]]
+    record = part.record
+    chain = [Contract.from_json(contract) for contract in record.get("chain") or [record["contract"]]]
     index = [contract.file_name for contract in chain].index(file)
-    before = [(contract, MLProgram(folder / contract.file_name)) for contract in chain[:index]]
+    before = [(contract, MLProgram(part.path(contract.file_name))) for contract in chain[:index]]
     for sample in samples:
         values = dict(sample.inputs)
         for contract, program in before:

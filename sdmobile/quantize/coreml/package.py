@@ -84,7 +84,7 @@ def rewrite_weights(
 
     package = open_package(Path(source))
     spec: Any = Model_pb2.Model()
-    spec.ParseFromString(package.model.read_bytes())
+    spec.ParseFromString(package.program())
     constants = stored_constants(source)
     before = ios_of(spec)
     if isinstance(encodings, Mapping):

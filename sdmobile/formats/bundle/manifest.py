@@ -1,0 +1,262 @@
+"""The schema of a bundle's manifest: which entries there are, how large they may be, and that paths are plain names.
+
+Entries that sdmobile of an earlier day did not write are optional. What is only shown (stages, rewrites, versions) is
+held to JSON's types and to the bounds of `basics.untrusted`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from sdmobile.basics.untrusted import UntrustedError, checked_parts
+from sdmobile.formats.bundle.contracts import OPAQUE, PERMUTATIONS
+
+NO_CLIPPING = float("-inf")
+"""Diffusers' default of `lambda_min_clipped`, which earlier manifests hold as `-Infinity`."""
+_MAX_ELEMENTS = 2**30
+_MAX_FILES = 4096
+_SUFFIXES = {"ios": (".mlpackage",), "android": (".tflite",), "onnx": (".onnx", ".onnx.data")}
+
+
+def _plain_path(text: str) -> str:
+    try:
+        checked_parts(text)
+    except UntrustedError as error:
+        raise ValueError(f"a manifest lists paths inside the bundle only: {error}") from error
+    return text
+
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
+"""Of components, families, and ways of guidance."""
+Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.:/-]{0,255}$")]
+"""Of tensors and signatures, which are never parts of paths."""
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
+"""Of a component's file, which lies at the top of the bundle."""
+RelativePath = Annotated[str, AfterValidator(_plain_path)]
+Device = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
+Text = Annotated[str, StringConstraints(max_length=1 << 16)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Size = Annotated[int, Field(ge=1, le=1 << 16)]
+Count = Annotated[int, Field(ge=0, le=1 << 50)]
+Seconds = Annotated[float, Field(ge=0, le=1e9)]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class GeometryEntry(_Entry):
+    """Sizes; the family's further ones have the same bounds."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Size] = Field(init=False)
+
+    batch: Annotated[int, Field(ge=1, le=16)]
+    latent_channels: Annotated[int, Field(ge=1, le=256)]
+    latent_height: Annotated[int, Field(ge=1, le=2048)]
+    latent_width: Annotated[int, Field(ge=1, le=2048)]
+    image_height: Annotated[int, Field(ge=1, le=16384)]
+    image_width: Annotated[int, Field(ge=1, le=16384)]
+    context_length: Annotated[int, Field(ge=1, le=4096)]
+    context_dim: Annotated[int, Field(ge=1, le=16384)]
+
+
+class TensorEntry(_Entry):
+    """One input or output of a file."""
+
+    name: Label
+    shape: Annotated[list[Annotated[int, Field(ge=1, le=1 << 24)]], Field(max_length=8)]
+    dtype: Literal["float32", "int32", "int64", "bool"]
+    description: Text
+    canonical: Label
+    layout: Literal["nchw", "nhwc", "tokens", "channels_1_tokens", "token_ids", "vector", "flat", "opaque"]
+
+    @model_validator(mode="after")
+    def _axes(self) -> TensorEntry:
+        elements = 1
+        for size in self.shape:
+            elements *= size
+        if elements > _MAX_ELEMENTS:
+            raise ValueError(f"a tensor has at most {_MAX_ELEMENTS} elements")
+        if self.layout != OPAQUE:
+            axes = len(PERMUTATIONS[self.layout]) + (self.layout == "channels_1_tokens")
+            if len(self.shape) != axes:
+                raise ValueError(f"a shape in the layout {self.layout} has {axes} axes")
+            if self.layout == "channels_1_tokens" and self.shape[2] != 1:
+                raise ValueError("the third axis of channels_1_tokens is 1")
+        return self
+
+
+class ContractEntry(_Entry):
+    """What a file takes and returns."""
+
+    target: Literal["ios", "android", "onnx"]
+    component: Name
+    file_name: FileName
+    signature: Label
+    inputs: Annotated[list[TensorEntry], Field(min_length=1, max_length=256)]
+    outputs: Annotated[list[TensorEntry], Field(min_length=1, max_length=256)]
+
+
+class StageEntry(_Entry):
+    """A step of the export, with whatever it noted down."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: Text
+    seconds: Seconds = 0.0
+    peak_rss_bytes: Count = 0
+
+
+class RewriteEntry(_Entry):
+    """What a rule did at one place."""
+
+    model_config = ConfigDict(extra="allow")
+
+    rule: Text
+    exactness: Text
+    outcome: Text
+    reason: Text | None = None
+    module: Text | None = None
+    node: Text | None = None
+    removed: Count = 0
+    added: Count = 0
+
+
+class DetailsEntry(_Entry):
+    """Facts of what compressed a component."""
+
+    model_config = ConfigDict(extra="allow")
+
+    deployment_target: Annotated[str, StringConstraints(pattern=r"^iOS[0-9]{1,2}$")] | None = None
+    raised_from: Annotated[str, StringConstraints(pattern=r"^iOS[0-9]{1,2}$")] | None = None
+
+
+class CompressionEntry(_Entry):
+    """How a component's weights are stored."""
+
+    model_config = ConfigDict(extra="allow")
+
+    recipe: Text
+    bits_per_weight: Annotated[float, Field(ge=0, le=64)]
+    details: DetailsEntry = DetailsEntry()
+
+
+class ComponentEntry(_Entry):
+    """One component: its files, interface and record."""
+
+    component: Name | None = None
+    file: FileName
+    files: Annotated[list[FileName], Field(min_length=1, max_length=64)] | None = None
+    contract: ContractEntry
+    chain: Annotated[list[ContractEntry], Field(max_length=32)] = []
+    parameters: Count | None = None
+    stages: list[StageEntry] = []
+    rewrites: list[RewriteEntry] = []
+    rewrite_checks: list[Any] = []
+    warnings: list[Text] = []
+    bytes: Count | None = None
+    sha256: Sha256 | None = None
+    compression: CompressionEntry | None = None
+
+    @property
+    def named_files(self) -> list[str]:
+        """Every file of the component; manifests that do not list them name what their contracts name."""
+        return self.files or [part.file_name for part in self.chain or (self.contract,)]
+
+    @model_validator(mode="after")
+    def _files_agree(self) -> ComponentEntry:
+        models = [part.file_name for part in self.chain or (self.contract,)]
+        beside = [f"{model}.data" for model in models]
+        if self.file != models[0]:
+            raise ValueError(f"`file` is the first file of the contracts, {models[0]}")
+        if len(set(models)) < len(models) or not set(models) <= set(self.named_files) <= {*models, *beside}:
+            raise ValueError(f"`files` lists the files of the contracts, {', '.join(models)}")
+        if len(set(self.named_files)) < len(self.named_files):
+            raise ValueError("`files` lists each file once")
+        return self
+
+
+class SourceEntry(_Entry):
+    """The checkpoint."""
+
+    name: Text
+    path_name: Text | None = None
+    content_hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{0,128}$")] = ""
+    license: Text | None = None
+    prediction_type: Text | None = None
+    notes: list[Text] = []
+
+
+class PipelineEntry(_Entry):
+    """What the loop around the denoiser needs."""
+
+    scaling_factor: Annotated[float, Field(gt=1e-6, lt=1e6)]
+    vae_scale_factor: Annotated[int, Field(ge=1, le=1024)] | None = None
+    guidance_scale: Annotated[float, Field(ge=0, le=1000)] | None = None
+    scheduler: dict[Text, Any]
+
+    @model_validator(mode="after")
+    def _bounded(self) -> PipelineEntry:
+        waiting: list[Any] = [self.scheduler]
+        while waiting:
+            item = waiting.pop()
+            if isinstance(item, dict | list):
+                if len(item) > 10_000:
+                    raise ValueError("a scheduler's configuration has at most 10000 entries")
+                waiting += item.values() if isinstance(item, dict) else item
+            elif isinstance(item, int | float) and abs(item) > 1e6 and item != NO_CLIPPING:
+                raise ValueError(f"a number of a scheduler's configuration lies within ±1e6, not {item}")
+        return self
+
+
+class FileEntry(_Entry):
+    """Size and hash of a file."""
+
+    sha256: Sha256
+    bytes: Count
+
+
+class ManifestEntry(_Entry):
+    """The whole manifest."""
+
+    schema_version: Literal[1]
+    kind: Literal["sdmobile-bundle"]
+    family: Name | None = None
+    target: Literal["ios", "android", "onnx"]
+    device: Device | None = None
+    created: Text | None = None
+    sdmobile_version: Text | None = None
+    source: SourceEntry
+    geometry: GeometryEntry
+    guidance: Name
+    pipeline: PipelineEntry
+    components: Annotated[dict[Name, ComponentEntry], Field(min_length=1, max_length=32)]
+    warnings: list[Text] = []
+    versions: dict[Text, Text | None] = {}
+    recipe: dict[Text, Any] | None = None
+    files: Annotated[dict[RelativePath, FileEntry], Field(max_length=_MAX_FILES)]
+
+    @model_validator(mode="after")
+    def _components_agree(self) -> ManifestEntry:
+        owners: dict[str, str] = {}
+        for name, entry in self.components.items():
+            for contract in (entry.contract, *entry.chain):
+                if (contract.component, contract.target) != (name, self.target):
+                    raise ValueError(f"the contract of {name} is for {contract.component} on {contract.target}")
+            if entry.component not in (None, name):
+                raise ValueError(f"the record of {name} is of {entry.component}")
+            for file in entry.named_files:
+                if not file.endswith(_SUFFIXES[self.target]):
+                    raise ValueError(f"a file of {name} for {self.target} ends in {_SUFFIXES[self.target][0]}: {file}")
+                if owners.setdefault(file, name) != name:
+                    raise ValueError(f"{file} belongs to {owners[file]} and to {name}")
+        return self
+
+    @model_validator(mode="after")
+    def _device_is_listed(self) -> ManifestEntry:
+        if self.device is not None and self.device.endswith(".toml") and self.device not in self.files:
+            raise ValueError(f"the device's profile must be a listed file: {self.device}")
+        return self
