@@ -44,10 +44,11 @@ def read_bounded(path: Path, most: int) -> bytes:
     """
     # O_NONBLOCK: opening a pipe that nobody writes to must not wait; a regular file does not mind.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise UntrustedError(f"{_kind(status.st_mode)} is no regular file")
     with os.fdopen(descriptor, "rb") as stream:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise UntrustedError(f"{_kind(status.st_mode)} is no regular file")
         if status.st_size > most:
             raise UntrustedError(f"{status.st_size} bytes; at most {most} are read")
         data = stream.read(most + 1)

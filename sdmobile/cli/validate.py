@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sdmobile.validate.results import ValidationReport
     from sdmobile.validate.thresholds import Thresholds
 
+_MAX_PROMPTS = 1 << 20
 _COMPONENTS = f"Check only these, separated by commas: {COMPONENTS}."
 _RUNTIME = (
     "auto for every runtime that this machine has; or evaluator (float32), evaluator-fp16 (float16 values, sums in "
@@ -154,10 +155,13 @@ def read_prompts(file: Path) -> tuple[str, ...]:
     Raises:
         typer.BadParameter: the file cannot be read or holds no prompt.
     """
+    from sdmobile.basics.untrusted import read_bounded
+
     try:
-        lines = tuple(line.strip() for line in file.read_text("utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bounded(file, _MAX_PROMPTS).decode("utf-8")
+    except (OSError, ValueError) as error:
         raise typer.BadParameter(f"--prompts names a text file with one prompt per line: {error}") from error
+    lines = tuple(line.strip() for line in text.splitlines() if line.strip())
     if not lines:
         raise typer.BadParameter(f"--prompts names a text file with one prompt per line: {file} is empty")
     return lines

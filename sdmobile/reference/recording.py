@@ -7,14 +7,17 @@ real text features, real latents at early and late timesteps, and real pictures.
 from __future__ import annotations
 
 import hashlib
-import json
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
 from sdmobile.basics.files import whole_file, write_json
+from sdmobile.basics.untrusted import inside, parse_json, read_bounded
+from sdmobile.errors import CheckpointError
 from sdmobile.families.family import Role
 from sdmobile.reference.sampling import (
     ComponentCall,
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from sdmobile.runtimes import Runner
 
 DEFAULT_MAX_SAMPLES = 9
+_MAX_INDEX = 1 << 24
 # In the captions of the bundled checkpoint; any other text-to-image checkpoint understands them too.
 DEFAULT_PROMPTS = (
     "a large red circle in the center on a white background",
@@ -102,16 +106,27 @@ def save_arrays(file: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def load_recording(folder: Path) -> Recording:
-    """Reads what `Recording.save` wrote; whole runs are not part of it."""
+    """Reads what `Recording.save` wrote; whole runs are not part of it.
+
+    Raises:
+        CheckpointError: the folder holds something else, or is damaged.
+    """
     recording = Recording()
-    for entry in json.loads((folder / INDEX).read_text("utf-8")):
-        with np.load(folder / entry["file"], allow_pickle=False) as arrays:
+    try:
+        for entry in parse_json(read_bounded(folder / INDEX, _MAX_INDEX)):
             sides: dict[str, dict[str, NDArray[Any]]] = {"input": {}, "output": {}}
-            for name in arrays.files:
-                side, _, key = name.partition(".")
-                sides[side][key] = arrays[name]
-        sample = RecordedSample(entry["component"], entry["label"], sides["input"], sides["output"])
-        recording.samples.setdefault(sample.component, []).append(sample)
+            with np.load(inside(folder, entry["file"]), allow_pickle=False) as arrays:
+                for name in arrays.files:
+                    side, _, key = name.partition(".")
+                    sides[side][key] = arrays[name]
+            sample = RecordedSample(str(entry["component"]), str(entry["label"]), sides["input"], sides["output"])
+            recording.samples.setdefault(sample.component, []).append(sample)
+    except (OSError, EOFError, BadZipFile, zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            "recorded inputs are a folder that `validate --record-dir` wrote",
+            f"{folder}: {type(error).__name__}: {error}",
+            "Record them again.",
+        ) from error
     return recording
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from sdmobile.basics.files import hash_file, write_json
 from sdmobile.basics.fingerprint import code_hash, library_closure
 from sdmobile.basics.scratch import put_in_place, scratch_beside
-from sdmobile.errors import OutputError
+from sdmobile.errors import CheckpointError, OutputError
 from sdmobile.reference.recording import Recording, load_recording, save_arrays
 from sdmobile.reference.sampling import SampleResult
 
@@ -114,7 +114,17 @@ class RecordingCache:
                 return None
             recording = load_recording(folder)
             recording.runs = [_load_run(file, requests[i]) for i, file in enumerate(_runs(folder))]
-        except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, BadZipFile):
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            IndexError,
+            TypeError,
+            AttributeError,
+            EOFError,
+            BadZipFile,
+            CheckpointError,
+        ):
             return None
         return recording
 

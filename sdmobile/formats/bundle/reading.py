@@ -239,7 +239,9 @@ def _listed(root: Path, entry: ManifestEntry, verify: bool) -> dict[str, Path]:
             raise BundleError("every file that the manifest lists must exist", name, _AGAIN)
         size = file.stat().st_size
         if size > _MAX_SMALL_FILE and name.split("/")[0] not in models:
-            raise BundleError(f"a file beside the models has at most {_MAX_SMALL_FILE} bytes", f"{name}: {size}")
+            raise BundleError(
+                f"a file beside the models has at most {_MAX_SMALL_FILE} bytes", f"{name}: {size}", _AGAIN
+            )
         if verify and (size != expected.bytes or hash_file(file) != expected.sha256):
             raise BundleError(
                 "every file must have the size and SHA-256 that the manifest lists",

@@ -57,21 +57,28 @@ def open_package(path: Path) -> Package:
     """
     if not path.is_dir():
         raise PackageError("An ML package is a folder", path, "Give the path of an existing .mlpackage")
+    item = _root_item(path)
     try:
         check_tree(path)
-        manifest = parse_json(read_bounded(path / "Manifest.json", _MAX_MANIFEST))
-        item = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
         model = inside(path / "Data", item)
-    except FileNotFoundError as error:
-        raise PackageError("An ML package must contain Manifest.json", path, _WRITE_IT_AGAIN) from error
     except UntrustedError as error:
-        raise PackageError(
-            "A package holds regular files, and Manifest.json names them", f"{path}: {error}", _WRITE_IT_AGAIN
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PackageError(
-            "Manifest.json must name the root model of the package", f"{path}: {error!r}", _WRITE_IT_AGAIN
-        ) from error
+        raise PackageError("Files of a package must lie inside it, without links", error, _WRITE_IT_AGAIN) from error
     if not model.is_file():
         raise PackageError("The model that Manifest.json names must exist", model, _WRITE_IT_AGAIN)
     return Package(path, model)
+
+
+def _root_item(path: Path) -> str:
+    """Returns where the list of items says that the root model lies, in `Data`."""
+    try:
+        manifest = parse_json(read_bounded(path / "Manifest.json", _MAX_MANIFEST))
+        item = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
+        if not isinstance(item, str):
+            raise UntrustedError(f"a path that is {type(item).__name__}")
+    except FileNotFoundError as error:
+        raise PackageError("An ML package must contain Manifest.json", path, _WRITE_IT_AGAIN) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise PackageError(
+            "Manifest.json must name the root model of the package", f"{path}: {error!r:.200}", _WRITE_IT_AGAIN
+        ) from error
+    return item

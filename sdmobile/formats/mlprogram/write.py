@@ -12,6 +12,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.basics.untrusted import inside
 from sdmobile.formats.mlprogram.types import DATA_TYPES, TensorType
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def settle(package: Path) -> None:
     entries: dict[str, dict[str, str]] = manifest["itemInfoEntries"]
     identifiers = {old: str(uuid.uuid5(_NAMESPACE, entry["path"])) for old, entry in entries.items()}
     root = manifest["rootModelIdentifier"]
-    model = package / "Data" / entries[root]["path"]
+    model = inside(package / "Data", entries[root]["path"])
     program: Any = Model_pb2.Model()
     program.ParseFromString(model.read_bytes())
     model.write_bytes(program_bytes(program))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdmobile.basics.untrusted import inside
 from sdmobile.errors import MissingDependencyError
 from sdmobile.validate.gpu.order import Answer, Order, load_arrays, load_order, save_outputs, tell_phase
 from sdmobile.validate.gpu.server import serve
@@ -175,7 +176,7 @@ def _collect(result: dict[str, Any], folder: Path) -> None:
     for index, run in enumerate(result["runs"]):
         outputs = {}
         for output in run["outputs"]:
-            raw = (folder / "results" / output["file"]).read_bytes()
+            raw = inside(folder / "results", output["file"]).read_bytes()
             outputs[output["name"]] = np.frombuffer(raw, output["dtype"]).reshape(output["shape"])
         save_outputs(folder, index, outputs)
 
