@@ -65,7 +65,8 @@ _WALKED = (
     "no listed files",
     "deep JSON",
 )
-_SECONDS = 30
+_READ_BY_OTHERS = ("a link that climbs", "the manifest has no end", "the manifest is a pipe", "deep JSON")
+_SECONDS = 60
 
 
 class Hung(BaseException):
@@ -146,7 +147,7 @@ def test_no_command_follows_a_hostile_bundle(harm: str, world: Path, capsys: pyt
     assert _state(world) == before
 
 
-@pytest.mark.parametrize("harm", _WALKED)
+@pytest.mark.parametrize("harm", _READ_BY_OTHERS)
 def test_commands_for_other_files_leave_it_alone_too(
     harm: str, world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
