@@ -22,6 +22,7 @@ from sdmobile.exporters.process import run_component
 from sdmobile.exporters.request import ExportPlan, ExportRequest, check_resources, make_plan
 from sdmobile.formats.bundle.reading import open_bundle
 from sdmobile.formats.bundle.writing import check_output
+from tests.in_process import exports_in_this_process
 
 
 def _plan(checkpoint: Path, out: Path, target: str = "onnx", **options: Any) -> ExportPlan:
@@ -75,7 +76,8 @@ def test_a_profile_of_ones_own_travels_with_the_bundle(tiny_checkpoint: Path, tm
     text = profile_path("iphone-15-pro").read_text("utf-8")
     mine.write_text(text.replace('name = "iphone-15-pro"', 'name = "my-phone"'), "utf-8")
     plan = _plan(tiny_checkpoint, tmp_path / "bundle", "ios", components=("text_encoder",), device=str(mine))
-    export_bundle(plan, ComponentCache(None), lambda *_: None)
+    with exports_in_this_process():
+        export_bundle(plan, ComponentCache(None), lambda *_: None)
     apply_recipe(tmp_path / "bundle", named_recipe("palette4"), tmp_path / "small")
     mine.unlink()
     for name in ("bundle", "small"):
@@ -88,7 +90,9 @@ def test_a_profile_of_ones_own_travels_with_the_bundle(tiny_checkpoint: Path, tm
         assert str(tmp_path) not in (moved / "manifest.json").read_text("utf-8")
 
 
-@pytest.mark.parametrize("target", ["ios", "android", pytest.param("onnx", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "target", ["ios", *(pytest.param(name, marks=pytest.mark.slow) for name in ("android", "onnx"))]
+)
 def test_two_exports_write_the_same_bytes(
     target: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from sdmobile.cli.app import app
 from sdmobile.families import FAMILIES
 from sdmobile.families.family import Family, Role
 from tests.families.tiny import write_tiny
+from tests.in_process import exports_in_this_process
 
 TARGETS = ("ios", "android", "onnx")
 UNIT = {"ios": "iphone-15-pro", "android": "galaxy-s23-ultra"}
@@ -41,7 +42,8 @@ def bundles(family: Family, checkpoint: Path, tmp_path_factory: pytest.TempPathF
 
     @cache
     def export(target: str) -> Path:
-        invoke("export", checkpoint, "--target", target, "--output", folder / target, "--no-cache")
+        with exports_in_this_process():
+            invoke("export", checkpoint, "--target", target, "--output", folder / target, "--no-cache")
         return folder / target
 
     return export
@@ -70,9 +72,14 @@ def test_a_plan_lists_the_files(family: Family, checkpoint: Path, target: str, t
 
 
 @pytest.mark.parametrize("target", ["ios", "android", pytest.param("onnx", marks=pytest.mark.slow)])
-def test_a_bundle_passes_validation(family: Family, checkpoint: Path, bundles: Bundles, target: str) -> None:
-    """Component by component and over whole pictures, in as few steps as the family has."""
-    options = ("--reference", checkpoint, "--steps", "2", "--max-samples", "2", "--no-cache", "--json")
+def test_a_bundle_passes_validation(
+    family: Family, checkpoint: Path, bundles: Bundles, target: str, tmp_path: Path
+) -> None:
+    """Component by component and over a whole picture, in two steps."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle\n", "utf-8")
+    sizes = ("--prompts", prompts, "--steps", "2", "--max-samples", "2")
+    options = ("--reference", checkpoint, *sizes, "--no-cache", "--json")
     report: dict[str, Any] = json.loads(invoke("validate", bundles(target), *options))
     assert report["passed"]
     assert report["complete"]

@@ -13,7 +13,6 @@ from sdmobile.basics.files import hash_of, size_of
 from sdmobile.cli.app import run
 from sdmobile.device_profiles import profile_path
 from sdmobile.errors import OutputError, UnsupportedError
-from sdmobile.exporters import bundle as bundle_module
 from sdmobile.exporters.bundle import ExportResult, export_bundle
 from sdmobile.exporters.cache import ComponentCache
 from sdmobile.exporters.request import ExportRequest, make_plan
@@ -21,6 +20,8 @@ from sdmobile.formats.bundle.reading import open_bundle
 from sdmobile.quantize.apply import apply_recipe
 from sdmobile.quantize.recipes import Override, Recipe, named_recipe, save_recipe
 from sdmobile.quantize.schemes import Palette
+from tests import in_process
+from tests.in_process import exports_in_this_process
 
 COMPONENTS = ("vae_decoder", "vae_encoder")
 Export = Callable[..., ExportResult]
@@ -33,7 +34,8 @@ def export(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> E
 
     def make(out: Path, recipe: Recipe | None = None, components: tuple[str, ...] = COMPONENTS) -> ExportResult:
         request = ExportRequest(tiny_checkpoint, "ios", out, components=components, recipe=recipe)
-        return export_bundle(make_plan(request), cache, lambda *_: None)
+        with exports_in_this_process():
+            return export_bundle(make_plan(request), cache, lambda *_: None)
 
     return make
 
@@ -55,7 +57,7 @@ def test_export_with_a_recipe_is_export_and_then_apply(
     def never(*_: Any) -> None:
         raise AssertionError("the uncompressed component is in the cache")
 
-    monkeypatch.setattr(bundle_module, "run_component", never)
+    monkeypatch.setattr(in_process, "run_stages", never)
     recipe = Recipe("mixed", Palette(4), (Override("*.mid_block.*", Palette(6)),), 64, ("vae_decoder",))
     exported = export(tmp_path / "exported", recipe)
     applied = apply_recipe(plain, recipe, tmp_path / "applied")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from sdmobile.checkpoints import bundled_checkpoint, open_checkpoint
 from sdmobile.checkpoints.shapes64.held_out import held_out_captions
 from sdmobile.training.evaluate import drawer, measure_obedience
@@ -23,7 +25,9 @@ def test_the_committed_figure_is_of_these_weights_and_these_prompts() -> None:
     assert record["steps"] == 20
 
 
-def test_held_out_prompts_are_obeyed() -> None:
+@pytest.mark.parametrize("prompts", [3, pytest.param(12, marks=pytest.mark.slow)])
+def test_held_out_prompts_are_obeyed(prompts: int) -> None:
+    """99.5 % are, so two failures of twelve, or one of three, are no accident."""
     draw, settings = drawer(None, "torch", steps=20, guidance=None)
     assert settings["guidance"] == 3.0
-    assert measure_obedience(draw, 12, settings, lambda *_: None).obeyed >= 10
+    assert measure_obedience(draw, prompts, settings, lambda *_: None).obeyed > prompts - (1 if prompts == 3 else 2)
