@@ -4,25 +4,223 @@
                                                              └─▶ record why not                          ──▶ compare
 
 A replacement is traced to the same ATen operators that torch.export yields, so every backend takes the result.
+What depends on weights alone is folded.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch.fx import Node
+from torch.fx.node import map_arg
+from torch.utils._pytree import tree_map
+
 from sdmobile.errors import ParityError
-from sdmobile.rewrites.program import Draft, run
+from sdmobile.rewrites.operators import evaluate
+from sdmobile.rewrites.program import Draft, fresh_value, run
 from sdmobile.rewrites.rule import Exactness, Outcome, RewriteRecord, Rule, source_module
-from sdmobile.rewrites.tracing import Tracer, fold, remap, splice
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.export import ExportedProgram
-    from torch.fx import Node
+    from torch.fx import GraphModule
+
+    from sdmobile.rewrites.program import Draft
+    from sdmobile.rewrites.rule import Match, Rule
+
+
+# What a new node inherits from the node it replaces, so that records and files can still name the source module.
+PROVENANCE = ("nn_module_stack", "stack_trace", "torch_fn")
+_aten = torch.ops.aten
+# What tracing puts around a tensor that the replacement itself makes.
+_IDENTITIES = (_aten.lift_fresh_copy.default, _aten.detach.default, _aten.detach_.default, _aten.alias.default)
+_PRODUCTS = (_aten.mul.Tensor, _aten.mul.Scalar)
+
+
+class Tracer:
+    """Traces replacements into graphs of ATen operators; equal calls of a rule are traced once."""
+
+    def __init__(self) -> None:
+        self._bodies: dict[tuple[int, str], GraphModule] = {}
+
+    def trace(self, rule: Rule, match: Match) -> GraphModule:
+        """Returns the graph of `rule.replacement` for a match; its placeholders are the match's distinct tensors."""
+        if rule.unique:
+            return _trace(rule, match)
+        key = (id(rule), _key(match))
+        if key not in self._bodies:
+            self._bodies[key] = _trace(rule, match)
+        return self._bodies[key]
+
+
+def _key(match: Match) -> str:
+    """Returns what the traced graph depends on: shapes, types, which operands are the same, options."""
+    distinct = operands(match)
+    tensors = [(distinct.index(t), _shape(t)) if t is not None else None for t in match.tensors]
+    return f"{tensors} {sorted(match.options.items())}"
+
+
+def _shape(node: Node) -> tuple[Any, ...]:
+    value = node.meta["val"]
+    return tuple(value.shape), value.dtype
+
+
+def operands(match: Match) -> list[Node]:
+    """Returns the distinct tensors of a match in order."""
+    return list(dict.fromkeys(t for t in match.tensors if t is not None))
+
+
+def _trace(rule: Rule, match: Match) -> GraphModule:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    rule.prepare()
+    distinct = operands(match)
+
+    def call(*values: torch.Tensor) -> torch.Tensor:
+        traced_values = dict(zip(distinct, values, strict=True))
+        tensors = (None if t is None else traced_values[t] for t in match.tensors)
+        return rule.replacement(*tensors, **match.options)
+
+    # pre_dispatch keeps composite operators such as instance_norm whole, as torch.export does. The nodes' own fake
+    # tensors make all values belong to one mode.
+    traced = make_fx(call, pre_dispatch=True, tracing_mode="fake", _allow_non_fake_inputs=True)
+    with torch.no_grad():
+        return traced(*(n.meta["val"] for n in distinct))
+
+
+def splice(draft: Draft, match: Match, body: GraphModule, name: str) -> tuple[Node, list[Node]]:
+    """Puts a traced body in the place of a match's root; returns the node that has its value now, and all new nodes.
+
+    Args:
+        draft: the program under change.
+        match: what is replaced.
+        body: from `Tracer.trace`.
+        name: prefix of the names of constants that the replacement made.
+    """
+    placeholders = iter(operands(match))
+    owners = Owners(draft, match)
+    mapped: dict[Node, Node] = {}
+    added: list[Node] = []
+    result = match.root
+    for inner in body.graph.nodes:
+        if inner.op == "placeholder":
+            mapped[inner] = next(placeholders)
+        elif inner.op == "get_attr":
+            mapped[inner] = draft.add_constant(f"{name}_constant", getattr(body, str(inner.target)))
+        elif inner.op == "output":
+            result = mapped[inner.args[0]]
+        elif inner.target in _IDENTITIES:
+            mapped[inner] = mapped[inner.args[0]]
+        else:
+            with draft.graph.inserting_before(match.root):
+                mapped[inner] = _copy_node(draft, inner, mapped)
+            _inherit(mapped[inner], owners.of(mapped[inner]))
+            added.append(mapped[inner])
+    draft.replace(match.root, result)
+    return result, added
+
+
+def _copy_node(draft: Draft, inner: Node, mapped: dict[Node, Node]) -> Node:
+    """Copies one node of a traced body into the graph, with fake tensors of its own: a body is copied many times."""
+    new = draft.graph.node_copy(inner, lambda n: mapped[n])
+    mode = draft.fake_mode
+
+    def adopt(value: Any) -> Any:
+        return fresh_value(value, mode) if isinstance(value, torch.Tensor) else value
+
+    new.meta = {"val": tree_map(adopt, inner.meta["val"])}
+    return new
+
+
+def _inherit(new: Node, owner: Node) -> None:
+    """Gives a new node the provenance of the node whose work it does."""
+    new.meta.update({key: owner.meta[key] for key in PROVENANCE if key in owner.meta})
+
+
+def remap(match: Match, replaced: dict[Node, Node]) -> Match:
+    """Returns the match with operands that were replaced meanwhile exchanged for what replaced them."""
+
+    def latest(node: Node) -> Node:
+        while node in replaced:
+            node = replaced[node]
+        return node
+
+    return replace(match, tensors=map_arg(match.tensors, latest))
+
+
+class Owners:
+    """Follows weights through the nodes that come in the place of a match, and says which covered node each belongs to.
+
+    A match may cover several modules: attention takes the four projections around it along. What is computed from the
+    weight of one of them, or with it, is named after that one, so that a file still tells whose weight a constant is.
+
+    Args:
+        draft: the program under change.
+        match: what is replaced.
+    """
+
+    def __init__(self, draft: Draft, match: Match) -> None:
+        self._root = match.root
+        self._weights: dict[Node, Node] = {}
+        self._layers: dict[Node, Node] = {}
+        for node in match.covers:
+            for operand in node.all_input_nodes:
+                if operand not in self._weights and draft.weight_name(operand) is not None:
+                    self._weights[operand] = node
+
+    def of(self, new: Node) -> Node:
+        """Returns the covered node that a new one belongs to; asked of every new node in graph order.
+
+        That is the one that took its weight; also for what is computed from the weight alone, and for the product of
+        such a layer's result and a number, which converters fold into the weight. All else belongs to the root.
+        """
+        inputs = new.all_input_nodes
+        sources = {self._weights[node] for node in inputs if node in self._weights}
+        if len(sources) == 1:
+            owner = sources.pop()
+            known = self._weights if all(node in self._weights for node in inputs) else self._layers
+            known[new] = owner
+            return owner
+        if new.target in _PRODUCTS and not isinstance(new.args[1], Node) and inputs[0] in self._layers:
+            return self._layers.setdefault(new, self._layers[inputs[0]])
+        return self._root
+
+
+def fold(draft: Draft, nodes: Iterable[Node], name: str) -> int:
+    """Replaces those of `nodes` that depend on weights alone by constants, and returns how many constants came in.
+
+    Args:
+        draft: the program under change.
+        nodes: candidates; others are left as they are, so that structure and weights stay separable.
+        name: prefix of the constants' names, which go on with the name of the weight that they come from.
+    """
+    weights, constant = draft.weights(), set()
+    candidates = set(nodes)
+    for node in draft.graph.nodes:
+        inputs_constant = all(n in weights or n in constant for n in node.all_input_nodes)
+        if node in candidates and inputs_constant and isinstance(node.meta["val"], torch.Tensor):
+            constant.add(node)
+    kept = [node for node in constant if any(user not in constant for user in node.users)]
+    for node in sorted(kept, key=lambda n: n.name):
+        origin = _origins(node, weights)
+        label = "_".join([name, *(draft.weight_name(n) or n.name for n in origin[:1])]).replace(".", "_")
+        with torch.no_grad():  # intermediate values live as long as one evaluation
+            value = evaluate(node, dict(weights)).clone().contiguous()
+        draft.replace(node, draft.add_constant(label, value))
+    return len(kept)
+
+
+def _origins(node: Node, weights: dict[Node, Tensor]) -> list[Node]:
+    """Returns the weights that a constant node is computed from, the first operand's first."""
+    if node in weights:
+        return [node]
+    return [origin for inner in node.all_input_nodes for origin in _origins(inner, weights)]
+
 
 Inputs = Sequence[tuple["Tensor", ...]]
 

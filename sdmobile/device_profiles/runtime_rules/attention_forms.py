@@ -1,13 +1,48 @@
-"""Which form each attention takes: the first row of a device's table that fits its sizes."""
+"""The sizes of an attention, and which form it takes: the first row of a device's table that fits them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sdmobile.device_profiles.runtime_rules.attention_shape import AttentionShape
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """The sizes of one attention.
+
+    Args:
+        batch: B; all leading axes but the last of them.
+        heads: H; 1 for operands of rank 3.
+        queries: M.
+        keys: N.
+        head_dim: D of query and key.
+        value_dim: E of the value.
+        masked: whether it has a mask, the causal one included.
+    """
+
+    batch: int
+    heads: int
+    queries: int
+    keys: int
+    head_dim: int
+    value_dim: int
+    masked: bool = False
+
+    def score_bytes(self, element_bytes: int = 2) -> int:
+        """Returns the size of the whole score tensor, B·H·M·N elements."""
+        return self.row_bytes(element_bytes) * self.queries
+
+    def row_bytes(self, element_bytes: int = 2) -> int:
+        """Returns the size of the scores of one query position in all heads and images, B·H·N elements."""
+        return self.batch * self.heads * self.keys * element_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the fields as a JSON object."""
+        return asdict(self)
+
 
 Form = Literal["as_captured", "sdpa", "composite", "plain", "partial_softmax", "blocked", "split_einsum"]
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from sdmobile.device_profiles.runtime_rules.attention_shape import AttentionShape
+from sdmobile.device_profiles.runtime_rules.attention_forms import AttentionShape
 
 Kernel = Literal["conv_softmax_conv", "softmax_reduce", "softmax", "as_written"]
 # Forms that reach a runtime as one node. The engine looks for no attention in products and a softmax.

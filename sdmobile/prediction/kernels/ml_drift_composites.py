@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sdmobile.device_profiles.runtime_rules.attention_forms import AttentionShape
 from sdmobile.device_profiles.runtime_rules.attention_kernels import KernelRules, RuntimeKernel, runtime_kernel
-from sdmobile.device_profiles.runtime_rules.attention_shape import AttentionShape
 from sdmobile.device_profiles.runtime_rules.kernel import Category
 from sdmobile.device_profiles.runtime_rules.tflite_operators import RMS_NORM
 from sdmobile.formats.graph.graph import Operation

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from sdmobile.device_profiles.runtime_rules.attention_forms import AttentionRow, Choice, choose
+from sdmobile.device_profiles.runtime_rules.attention_forms import AttentionRow, AttentionShape, Choice, choose
 from sdmobile.device_profiles.runtime_rules.attention_kernels import KernelRules, predicted_kernel
-from sdmobile.device_profiles.runtime_rules.attention_shape import AttentionShape
 from sdmobile.rewrites.attention.arithmetic import added_mask, default_scale
 from sdmobile.rewrites.operators import arguments, shape_of
 from sdmobile.rewrites.rule import Exactness, Match, OperatorRule, operator_match

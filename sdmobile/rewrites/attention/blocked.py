@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sdmobile.device_profiles.runtime_rules.attention_shape import AttentionShape
+from sdmobile.device_profiles.runtime_rules.attention_forms import AttentionShape
 from sdmobile.rewrites.attention.arithmetic import partial_softmax, plain
 from sdmobile.rewrites.attention.base import AttentionOperatorForm, Operands, attention_of, attention_shape
 from sdmobile.rewrites.rule import Match

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sdmobile.device_profiles.runtime_rules.attention_shape import AttentionShape
+from sdmobile.device_profiles.runtime_rules.attention_forms import AttentionShape
 from sdmobile.rewrites.attention.arithmetic import partial_softmax, plain
 from sdmobile.rewrites.attention.base import AttentionOperatorForm, Operands
 

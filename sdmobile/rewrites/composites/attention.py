@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from sdmobile.device_profiles.runtime_rules.attention_shape import AttentionShape
+from sdmobile.device_profiles.runtime_rules.attention_forms import AttentionShape
 from sdmobile.device_profiles.runtime_rules.tflite_operators import ATTENTION
 from sdmobile.rewrites.attention.arithmetic import plain
 from sdmobile.rewrites.attention.base import AttentionOperatorForm, Operands, attention_of

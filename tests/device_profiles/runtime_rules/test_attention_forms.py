@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from sdmobile.device_profiles.runtime_rules.attention_forms import AttentionRow, choose
+from sdmobile.device_profiles.runtime_rules.attention_forms import AttentionRow, AttentionShape, choose
 from sdmobile.device_profiles.runtime_rules.attention_kernels import KernelRules, runtime_kernel
-from sdmobile.device_profiles.runtime_rules.attention_shape import AttentionShape
 
 FLASH, PARTIAL = "conv_softmax_conv", "softmax_reduce"
 

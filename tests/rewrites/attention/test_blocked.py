@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from sdmobile.device_profiles.runtime_rules.attention_shape import AttentionShape
+from sdmobile.device_profiles.runtime_rules.attention_forms import AttentionShape
 from sdmobile.rewrites.attention.blocked import AttentionBlocked
 from tests.rewrites.attention.reference import Attend, rewritten, targets
 
