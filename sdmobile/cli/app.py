@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 
 from sdmobile import __version__
-from sdmobile.basics.files import explained
 from sdmobile.basics.stopping import exit_code, heed_signals, stopped_by
 from sdmobile.cli.arguments import CommandGroup
 from sdmobile.cli.devices import devices_app
@@ -100,6 +99,8 @@ def run(arguments: list[str] | None = None) -> int:
     except OSError as error:
         if stopped_by() is not None:  # the terminal that Typer wanted to write to has gone
             return _stopped()
+        from sdmobile.basics.files import explained
+
         told = explained(error)
         _explain(told)
         return told.exit_code

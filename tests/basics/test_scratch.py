@@ -16,44 +16,14 @@ from sdmobile.basics.files import write_whole
 from sdmobile.basics.scratch import MARK, put_in_place, scratch_beside, sweep, temporary_folder
 from sdmobile.errors import EXIT_RESOURCES, OutputError, ResourceError
 from sdmobile.formats.bundle import writing
-from sdmobile.formats.bundle.reading import MANIFEST
+from tests.fuzz.kills import campaign, content, export, fill, hidden
 from tests.fuzz.processes import Way, every_stop, run_stopped
-
-_FILES = ("model.bin", "tokenizer/vocab.json", MANIFEST)
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a killed process has written is there: only a power failure loses what was not synchronised."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
-
-
-def _fill(folder: Path, text: str) -> None:
-    for name in _FILES:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-
-
-def _export(out: Path, text: str, overwrite: bool) -> None:
-    """What every command does that writes a bundle."""
-    writing.check_output(out, overwrite)
-    with writing.staging(out) as work:
-        _fill(work / "bundle", text)
-        writing.put_in_place(work / "bundle", out, overwrite)
-
-
-def _content(out: Path) -> str | None:
-    """Returns what a whole bundle holds, None if there is none; fails for half of one."""
-    if not out.exists():
-        return None
-    assert {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()} == set(_FILES)
-    texts = {(out / name).read_text() for name in _FILES}
-    assert len(texts) == 1, texts
-    return texts.pop()
-
-
-def _hidden(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
 
 
 def _prepared(tmp_path: Path, old: str | None, overwrite: bool) -> tuple[Path, Callable[[], Callable[[], None]]]:
@@ -64,8 +34,8 @@ def _prepared(tmp_path: Path, old: str | None, overwrite: bool) -> tuple[Path, C
         for path in (out, *tmp_path.iterdir()):
             _remove(path)
         if old is not None:
-            _fill(out, old)
-        return lambda: _export(out, "new", overwrite)
+            fill(out, old)
+        return lambda: export(out, "new", overwrite)
 
     return out, prepare
 
@@ -85,12 +55,12 @@ def test_killed_before_any_system_call_a_bundle_is_whole(tmp_path: Path, old: st
     for step, ending in every_stop(prepare, Way.KILL, plain_renames):
         assert ending.killed, ending
         if not plain_renames:
-            assert _content(out) in (old, "new"), step  # at every moment, before anything is repaired
+            assert content(out) in (old, "new"), step  # at every moment, before anything is repaired
         writing.check_output(out, overwrite=True)
-        assert _content(out) in (old, "new"), step  # the next run puts back what was moved aside
-        _export(out, "newer", overwrite=True)
-        assert _content(out) == "newer"
-        assert _hidden(tmp_path) == [], step
+        assert content(out) in (old, "new"), step  # the next run puts back what was moved aside
+        export(out, "newer", overwrite=True)
+        assert content(out) == "newer"
+        assert hidden(tmp_path) == [], step
         stops += 1
     assert stops > 15
 
@@ -118,9 +88,16 @@ def test_killed_while_it_repairs_a_bundle_is_whole(tmp_path: Path) -> None:
     for step, ending in every_stop(again, Way.KILL, plain_renames=True):
         assert ending.killed
         writing.check_output(copy / "out", overwrite=True)
-        assert _content(copy / "out") == "old", step
+        assert content(copy / "out") == "old", step
         sweep(copy)
-        assert _hidden(copy) == []
+        assert hidden(copy) == []
+
+
+def test_killed_at_random_nothing_is_lost() -> None:
+    counts = campaign(20, seed=1, exported=False)
+    assert set(counts) <= {"old", "new", "none", "finished"}
+    assert counts["old"] > 0
+    assert counts["new"] > 0
 
 
 @pytest.mark.parametrize("plain_renames", [False, True])
@@ -128,8 +105,8 @@ def test_a_signal_at_any_system_call_cleans_up(tmp_path: Path, plain_renames: bo
     out, prepare = _prepared(tmp_path, "old", overwrite=True)
     for step, ending in every_stop(prepare, Way.SIGNAL, plain_renames):
         assert ending.interrupted, (step, ending)
-        assert _content(out) in ("old", "new"), step
-        assert _hidden(tmp_path) == [], step
+        assert content(out) in ("old", "new"), step
+        assert hidden(tmp_path) == [], step
 
 
 @pytest.mark.parametrize("plain_renames", [False, True])
@@ -139,10 +116,10 @@ def test_a_disk_that_is_full_at_any_system_call_is_told(tmp_path: Path, plain_re
     for step, ending in every_stop(prepare, Way.FULL_DISK, plain_renames):
         assert ending.fault is None, (step, ending)
         assert ending.refused in (None, EXIT_RESOURCES), (step, ending)
-        assert _content(out) == ("old" if ending.refused else "new"), step
+        assert content(out) == ("old" if ending.refused else "new"), step
         told += ending.refused is not None
         sweep(tmp_path)
-        assert _hidden(tmp_path) == [], step
+        assert hidden(tmp_path) == [], step
     assert told > 8
 
 
@@ -165,7 +142,7 @@ def test_a_single_file_is_whole_wherever_it_is_stopped(
         assert ending.fault is None
         assert (file.read_text() if file.exists() else None) in (old, "new"), step
         sweep(tmp_path)
-        assert _hidden(tmp_path) == [], step
+        assert hidden(tmp_path) == [], step
 
 
 @pytest.mark.parametrize("plain", [False, True])
@@ -174,16 +151,16 @@ def test_what_appears_meanwhile_is_not_replaced(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setattr(renames, "_system_call", lambda: None)
     out, file = tmp_path / "out", tmp_path / "picture.png"
     with writing.staging(out) as work:
-        _fill(work / "bundle", "mine")
-        _fill(out, "theirs")
+        fill(work / "bundle", "mine")
+        fill(out, "theirs")
         with pytest.raises(OutputError, match="appeared meanwhile"):
             writing.put_in_place(work / "bundle", out, overwrite=False)
-    assert _content(out) == "theirs"
+    assert content(out) == "theirs"
     file.write_text("theirs")
     with pytest.raises(OutputError, match="appeared meanwhile"):
         write_whole(file, b"mine", overwrite=False)
     assert file.read_text() == "theirs"
-    assert _hidden(tmp_path) == []
+    assert hidden(tmp_path) == []
 
 
 @pytest.mark.parametrize("plain", [False, True])
@@ -195,7 +172,7 @@ def test_overwrite_takes_no_folder_that_is_no_bundle(
         monkeypatch.setattr(renames, "_system_call", lambda: None)
     out = tmp_path / "out"
     with writing.staging(out) as work:
-        _fill(work / "bundle", "mine")
+        fill(work / "bundle", "mine")
         out.mkdir()
         (out / "cat.png").write_text("meow")
         with pytest.raises(OutputError, match="replaces what sdmobile wrote"):
@@ -206,7 +183,7 @@ def test_overwrite_takes_no_folder_that_is_no_bundle(
         with pytest.raises(OutputError, match="replaces what sdmobile wrote"):
             put_in_place(work / "made", out, True, lambda _: next(looks))
     assert (out / "cat.png").read_text() == "meow"
-    assert _hidden(tmp_path) == []
+    assert hidden(tmp_path) == []
 
 
 @pytest.mark.parametrize("plain", [False, True])
@@ -228,14 +205,14 @@ def test_of_two_at_one_output_one_wins_and_the_other_says_so(tmp_path: Path, pla
         os.close(gate)
         codes = sorted(os.WEXITSTATUS(os.waitpid(child, 0)[1]) for child in children)
         assert codes == [0, 6]
-        assert _content(out) in ("first", "second")
-        assert _hidden(tmp_path) == []
+        assert content(out) in ("first", "second")
+        assert hidden(tmp_path) == []
 
 
 def _race(out: Path, text: str, gate: int) -> None:
     writing.check_output(out, overwrite=False)
     with writing.staging(out) as work:
-        _fill(work / "bundle", text)
+        fill(work / "bundle", text)
         os.read(gate, 1)  # both go on when the end that writes is closed
         writing.put_in_place(work / "bundle", out, overwrite=False)
 
@@ -245,13 +222,13 @@ def test_the_living_keep_their_folders_and_the_dead_lose_them(tmp_path: Path) ->
         (mine / "half").write_text("work")
         ending = run_stopped(lambda: _left_in(tmp_path), 0)
         assert ending.killed
-        assert len(_hidden(tmp_path)) == 2
+        assert len(hidden(tmp_path)) == 2
         old = 10 * 365 * 86400
         os.utime(mine.parent, (old, old))  # age does not matter
         sweep(tmp_path)
-        assert _hidden(tmp_path) == [mine.parent.name]
+        assert hidden(tmp_path) == [mine.parent.name]
         assert (mine / "half").read_text() == "work"
-    assert _hidden(tmp_path) == []
+    assert hidden(tmp_path) == []
 
 
 def _left_in(folder: Path) -> None:
@@ -284,19 +261,19 @@ def test_folders_for_temporary_files_are_swept(tmp_path: Path, monkeypatch: pyte
             os.kill(os.getpid(), signal.SIGKILL)
 
     assert run_stopped(die, 0).killed
-    assert len(_hidden(tmp_path)) == 1
+    assert len(hidden(tmp_path)) == 1
     with temporary_folder("gpu") as folder:
-        assert _hidden(tmp_path) == [folder.parent.name]
-    assert _hidden(tmp_path) == []
+        assert hidden(tmp_path) == [folder.parent.name]
+    assert hidden(tmp_path) == []
 
 
 def test_a_link_at_the_output_is_followed(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "disk" / "bundle")
-    _export(tmp_path / "out", "first", overwrite=False)
-    _export(tmp_path / "out", "second", overwrite=True)
+    export(tmp_path / "out", "first", overwrite=False)
+    export(tmp_path / "out", "second", overwrite=True)
     assert (tmp_path / "out").is_symlink()
-    assert _content(tmp_path / "disk" / "bundle") == "second"
+    assert content(tmp_path / "disk" / "bundle") == "second"
 
 
 def test_a_device_is_written_to_and_never_replaced(tmp_path: Path) -> None:
@@ -314,7 +291,7 @@ def test_long_names_and_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         write_whole(tmp_path / name, b"content")
-        _export(tmp_path / "ü" / ("ö" * 127), "new", overwrite=False)
+        export(tmp_path / "ü" / ("ö" * 127), "new", overwrite=False)
     finally:
         os.umask(before)
     assert (tmp_path / name).stat().st_mode & 0o777 == 0o640
@@ -331,7 +308,7 @@ def test_places_that_cannot_be_written_are_told(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(OutputError, match="folder"):
         write_whole(tmp_path / "folder", b"content")
-    assert _hidden(tmp_path) == []
+    assert hidden(tmp_path) == []
 
 
 @pytest.fixture
@@ -361,18 +338,18 @@ def mounted(tmp_path: Path) -> Callable[[str], Path]:
 
 def test_a_disk_that_is_really_full(mounted: Callable[[str], Path]) -> None:
     disk = mounted("mode=755")
-    _export(disk / "out", "old", overwrite=False)
+    export(disk / "out", "old", overwrite=False)
     with pytest.raises(ResourceError, match="room"):
-        _export(disk / "out", "x" * 900_000, overwrite=True)
+        export(disk / "out", "x" * 900_000, overwrite=True)
     with pytest.raises(ResourceError, match="room"):
         write_whole(disk / "picture.png", bytes(2_000_000))
-    assert _content(disk / "out") == "old"
+    assert content(disk / "out") == "old"
     assert sorted(path.name for path in disk.iterdir()) == ["out"]
 
 
 def test_a_disk_that_is_read_only(mounted: Callable[[str], Path]) -> None:
     disk = mounted("ro")
     with pytest.raises(OutputError, match="Read-only"):
-        _export(disk / "out", "new", overwrite=False)
+        export(disk / "out", "new", overwrite=False)
     with pytest.raises(OutputError, match="Read-only"):
         write_whole(disk / "picture.png", b"new")

@@ -21,7 +21,7 @@ from sdmobile.exporters.job import ExportJob
 from sdmobile.exporters.process import run_component
 from sdmobile.exporters.request import ExportPlan, ExportRequest, check_resources, make_plan
 from sdmobile.formats.bundle.reading import open_bundle
-from sdmobile.formats.bundle.writing import check_output
+from sdmobile.formats.bundle.writing import check_output, staging
 from tests.in_process import exports_in_this_process
 
 
@@ -121,11 +121,15 @@ def test_a_date_that_is_none_is_refused_before_anything_is_done(
 def test_a_second_run_reuses_finished_components(
     exported: tuple[ExportPlan, ComponentCache], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Bundles and cache share no file, so that changing one changes no other."""
     plan, cache = exported
     monkeypatch.setattr(bundle_module, "run_component", lambda *_: pytest.fail("a component was exported again"))
     other = make_plan(ExportRequest(**{**vars(plan.request), "out_dir": tmp_path / "again"}))
     result = export_bundle(other, cache, lambda *_: None)
     assert set(result.reused) == {"text_encoder", "vae_decoder"}
+    assert cache.root is not None
+    for folder in (plan.request.out_dir, other.request.out_dir, cache.root):
+        assert [path for path in folder.rglob("*") if path.is_file() and path.stat().st_nlink != 1] == []
     first = json.loads((plan.request.out_dir / "manifest.json").read_text())
     assert {k: v["sha256"] for k, v in first["files"].items() if k.endswith("tflite")} == {
         k: v["sha256"] for k, v in result.manifest["files"].items() if k.endswith("tflite")
@@ -249,10 +253,20 @@ def _heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_ctrl_c_leaves_nothing_behind(tiny_checkpoint: Path, tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGHUP,
+        signal.SIGKILL,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+    ],
+)
+def test_a_stopped_export_leaves_nothing_behind(tiny_checkpoint: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """After SIGKILL the worker is gone, too, and the next run clears the folder away."""
+    out = tmp_path / "out" / "bundle"
     command = [sys.executable, "-m", "sdmobile.cli.app", "export", str(tiny_checkpoint), "--target", "onnx"]
-    command += ["--output", str(tmp_path / "out" / "bundle"), "--no-cache"]
+    command += ["--output", str(out), "--no-cache"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=_heed_interrupts)
     workers: list[psutil.Process] = []
     deadline = time.monotonic() + 120
@@ -261,6 +275,12 @@ def test_ctrl_c_leaves_nothing_behind(tiny_checkpoint: Path, tmp_path: Path, num
         children = psutil.Process(process.pid).children(recursive=True)
         workers = [child for child in children if "sdmobile.exporters.worker" in child.cmdline()]
     process.send_signal(number)
-    assert process.wait(timeout=30) == 128 + number
-    assert list((tmp_path / "out").iterdir()) == []
-    assert not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers)
+    code = process.wait(timeout=30)
+    assert code == (-number if number == signal.SIGKILL else 128 + number)
+    _, alive = psutil.wait_procs(workers, timeout=5)
+    assert [worker for worker in alive if worker.status() != psutil.STATUS_ZOMBIE] == []
+    if number == signal.SIGKILL:
+        assert len(list(out.parent.iterdir())) == 1
+        with staging(out):
+            assert len(list(out.parent.iterdir())) == 1  # its own, not that of the dead
+    assert list(out.parent.iterdir()) == []
