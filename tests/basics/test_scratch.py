@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from sdmobile.basics import renames
 from sdmobile.basics.files import write_whole
 from sdmobile.basics.scratch import MARK, put_in_place, scratch_beside, sweep, temporary_folder
-from sdmobile.errors import EXIT_RESOURCES, OutputError, ResourceError
+from sdmobile.errors import EXIT_OUTPUT, EXIT_RESOURCES, OutputError, ResourceError
 from sdmobile.formats.bundle import writing
-from tests.fuzz.kills import campaign, content, export, fill, hidden
-from tests.fuzz.processes import Way, every_stop, run_stopped
+from tests.fuzz.case import Outcome
+from tests.fuzz.kinds.processes import MadeUp, stopped
+from tests.fuzz.made_up import content, export, fill, hidden, race
+from tests.fuzz.stops import Way, every_stop, run_stopped
 
 
 @pytest.fixture(autouse=True)
@@ -93,11 +94,13 @@ def test_killed_while_it_repairs_a_bundle_is_whole(tmp_path: Path) -> None:
         assert hidden(copy) == []
 
 
-def test_killed_at_random_nothing_is_lost() -> None:
-    counts = campaign(20, seed=1, exported=False)
-    assert set(counts) <= {"old", "new", "none", "finished"}
-    assert counts["old"] > 0
-    assert counts["new"] > 0
+@pytest.mark.parametrize("way", Way)
+def test_stopped_at_random_nothing_is_lost(tmp_path: Path, way: Way) -> None:
+    """The search that `make fuzz` goes on with."""
+    for number in range(8):
+        (tmp_path / str(number)).mkdir()
+        verdict = stopped(MadeUp(), Random(number), tmp_path / str(number), way)
+        assert verdict.outcome is Outcome.RIGHT or (way is Way.FULL_DISK and "lost sight" in verdict.words), verdict
 
 
 @pytest.mark.parametrize("plain_renames", [False, True])
@@ -188,33 +191,13 @@ def test_overwrite_takes_no_folder_that_is_no_bundle(
 
 @pytest.mark.parametrize("plain", [False, True])
 def test_of_two_at_one_output_one_wins_and_the_other_says_so(tmp_path: Path, plain: bool) -> None:
-    out = tmp_path / "out"
-    for _ in range(10):
-        _remove(out)
-        gate, start = os.pipe()
-        children = []
-        for text in ("first", "second"):
-            child = os.fork()
-            if child == 0:
-                os.close(start)
-                ending = run_stopped(partial(_race, out, text, gate), 0, plain_renames=plain)
-                os._exit(0 if ending.done else ending.refused or 1)
-            children.append(child)
-        time.sleep(0.02)
-        os.close(start)
-        os.close(gate)
-        codes = sorted(os.WEXITSTATUS(os.waitpid(child, 0)[1]) for child in children)
-        assert codes == [0, 6]
+    for number in range(10):
+        out = tmp_path / f"out-{number}"
+        assert race(out, overwrite=False, plain_renames=plain) == [0, EXIT_OUTPUT]
         assert content(out) in ("first", "second")
-        assert hidden(tmp_path) == []
-
-
-def _race(out: Path, text: str, gate: int) -> None:
-    writing.check_output(out, overwrite=False)
-    with writing.staging(out) as work:
-        fill(work / "bundle", text)
-        os.read(gate, 1)  # both go on when the end that writes is closed
-        writing.put_in_place(work / "bundle", out, overwrite=False)
+        assert race(out, overwrite=True, plain_renames=plain) == [0, 0]
+        assert content(out) in ("first", "second")
+    assert hidden(tmp_path) == []
 
 
 def test_the_living_keep_their_folders_and_the_dead_lose_them(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from sdmobile.basics.files import hash_of, size_of
 from sdmobile.errors import ResourceError
 from sdmobile.exporters import cache as cache_module
 from sdmobile.exporters.cache import ComponentCache
-from tests.fuzz.processes import Way, every_stop, run_stopped
+from tests.fuzz.stops import Way, every_stop, run_stopped
 
 
 def _component(folder: Path, text: str = "weights") -> dict[str, Any]:
