@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics.files import files_of, hash_file
+from sdmobile.basics.scratch import recover
 from sdmobile.basics.untrusted import UntrustedError, check_plain, check_tree, inside, parse_json, read_bounded
 from sdmobile.errors import EXIT_CHECKPOINT, SdmobileError
 from sdmobile.formats.bundle.contracts import TARGETS, Contract, Geometry
@@ -108,7 +109,7 @@ def is_bundle(path: Path) -> bool:
 
 
 def open_bundle(path: Path, verify: bool = True) -> Bundle:
-    """Reads a bundle and checks it.
+    """Reads a bundle and checks it; one that a killed run had moved aside is put back first.
 
     Args:
         path: the bundle's folder.
@@ -118,6 +119,7 @@ def open_bundle(path: Path, verify: bool = True) -> Bundle:
         BundleError: not a bundle, another schema version, an entry that is not as sdmobile writes it, a path that
             leaves the bundle, a link or special file in it, a file missing, changed or not listed.
     """
+    recover(path)
     manifest = _read_manifest(path)
     entry = _checked(manifest)
     try:
