@@ -78,7 +78,7 @@ def write_json(file: Path, value: Any, indent: int | None = 1) -> None:
 
 def explained(error: OSError, place: Path | None = None) -> SdmobileError:
     """Returns what a failed system call means to a user: a full disk, or a place that cannot be read or written."""
-    told = _first_of_many(error)
+    told = reason_of(error)
     text = told if place is None or str(place) in told else f"{place}: {told}"
     if is_disk_full(error):
         return ResourceError("the disk must have room for the output", text, "Free some space or choose another place")
@@ -90,12 +90,15 @@ def explained(error: OSError, place: Path | None = None) -> SdmobileError:
 def is_disk_full(error: BaseException | None) -> bool:
     """Whether an error, or one that it came from, says that disk or quota are used up."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _FULL:
-            return True
-        if _FULL_WORDS.search(str(error)):
+        if (isinstance(error, OSError) and error.errno in _FULL) or says_disk_full(str(error)):
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def says_disk_full(text: str) -> bool:
+    """Whether what a library printed or raised speaks of a full disk."""
+    return _FULL_WORDS.search(text) is not None
 
 
 def has_room(folder: Path) -> bool:
@@ -109,11 +112,11 @@ def has_room(folder: Path) -> bool:
     return True
 
 
-def _first_of_many(error: OSError) -> str:
-    """Returns the error as text; `shutil` gathers those of a tree as tuples of source, target and text."""
+def reason_of(error: BaseException) -> str:
+    """Returns an error as one line; `shutil` gathers those of a tree as tuples of source, target and text."""
     if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
         return str(error.args[0][0][-1])
-    return str(error)
+    return (str(error) or type(error).__name__).splitlines()[0][:500]
 
 
 def files_of(path: Path) -> list[Path]:

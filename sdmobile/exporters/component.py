@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile import __version__
-from sdmobile.basics.files import has_room, hash_of, is_disk_full, size_of
+from sdmobile.basics.files import has_room, hash_of, is_disk_full, reason_of, size_of
 from sdmobile.errors import ComponentError, MissingDependencyError, ResourceError, SdmobileError, UnsupportedError
 from sdmobile.exporters.chunk_contracts import part_contracts
 from sdmobile.exporters.job import ExportJob
@@ -125,7 +125,7 @@ def _explained(job: ExportJob, log: StageLog) -> Iterator[None]:
     except OSError as error:
         raise ResourceError(f"{job.component}: stage `{log.current}` could not read or write", error) from error
     except Exception as error:
-        summary = _one_line(error)
+        summary = f"{type(error).__name__}: {error}".splitlines()[0][:500]
         raise ComponentError(f"{job.component}: stage `{log.current}` failed", summary) from error
 
 
@@ -140,14 +140,10 @@ def _room_for(job: ExportJob, log: StageLog) -> Iterator[None]:
         if is_disk_full(error) or not has_room(job.out_dir):
             raise ResourceError(
                 f"{job.component}: the disk must have room for the output",
-                f"stage `{log.current}`: {_one_line(error)}",
+                f"stage `{log.current}`: {reason_of(error)}",
                 "Free some space or choose another --output",
             ) from error
         raise
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:500]
 
 
 def _provenance(checkpoint: Checkpoint) -> Provenance:

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.basics.files import has_room, says_disk_full
 from sdmobile.basics.tether import tethered
 from sdmobile.errors import (
     EXIT_CHECKPOINT,
@@ -69,6 +70,7 @@ def run_component(job: ExportJob, scratch: Path, on_event: StageEvent) -> dict[s
         text=True,
         start_new_session=True,
         errors="replace",
+        env={**os.environ, "TMPDIR": str(scratch.absolute())},  # what converters put aside goes with the scratch folder
     )
     noise: deque[str] = deque(maxlen=_TAIL_LINES)
     reader = threading.Thread(target=_drain, args=(child, noise), daemon=True)
@@ -83,7 +85,7 @@ def run_component(job: ExportJob, scratch: Path, on_event: StageEvent) -> dict[s
     if error is not None:
         raise error
     if code != 0 or not result.exists():
-        raise _crash(job.component, code, noise)
+        raise _out_of_room(job, noise) or _crash(job.component, code, noise)
     return json.loads(result.read_text("utf-8"))
 
 
@@ -113,6 +115,18 @@ def _end(child: subprocess.Popen[str]) -> None:
     if child.poll() is None:
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
+
+
+def _out_of_room(job: ExportJob, noise: deque[str]) -> ResourceError | None:
+    """Returns an error if the disk is full: native code ends the process then, by exit (LLVM) or SIGBUS (a mapping)."""
+    lines = [line.strip() for line in noise if says_disk_full(line)]
+    if not lines and has_room(job.out_dir):
+        return None
+    return ResourceError(
+        f"{job.component}: the disk must have room for the output",
+        lines[-1] if lines else f"{job.out_dir} is full",
+        "Free some space or choose another --output",
+    )
 
 
 def _crash(component: str, code: int, noise: deque[str]) -> ComponentError:

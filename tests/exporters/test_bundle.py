@@ -240,6 +240,19 @@ def test_a_killed_process_is_reported_with_its_signal(tiny_checkpoint: Path, tmp
         run_component(job, tmp_path, kill_the_child)
 
 
+@pytest.mark.parametrize(
+    "ending", ["echo 'LLVM ERROR: IO failure: No space left on device' >&2; exit 1", "kill -BUS $$"]
+)
+def test_native_code_that_meets_a_full_disk_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    job = ExportJob(tmp_path, "unet", "android", None, "batch2", None, tmp_path / "out")
+    monkeypatch.setattr("sdmobile.exporters.process.tethered", lambda _: ["sh", "-c", ending])
+    monkeypatch.setattr("sdmobile.exporters.process.has_room", lambda _: "LLVM" in ending)
+    with pytest.raises(ResourceError, match="unet: the disk must have room"):
+        run_component(job, tmp_path, lambda _: None)
+
+
 def test_the_error_of_a_component_keeps_its_kind(tmp_path: Path) -> None:
     from sdmobile.errors import CheckpointError
 
