@@ -266,6 +266,7 @@ class ExtraCheck:
         reason: why it failed or was not run.
         findings: one sentence for each thing found.
         figures: numbers by name, with the unit in the name.
+        tensors: what came of each parameter of the checkpoint, where weights were compared.
     """
 
     checker: str
@@ -275,6 +276,7 @@ class ExtraCheck:
     reason: str | None = None
     findings: tuple[str, ...] = ()
     figures: Mapping[str, float] = field(default_factory=dict)
+    tensors: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def name(self) -> str:
@@ -297,6 +299,7 @@ class ExtraCheck:
             "failure": self.failure if self.status == Status.FAILED else None,
             "findings": list(self.findings),
             "figures": {name: json_number(value) for name, value in self.figures.items()},
+            "tensors": [dict(tensor) for tensor in self.tensors],
         }
 
 

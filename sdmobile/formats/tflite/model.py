@@ -25,6 +25,7 @@ class Quantization:
         axis: the axis of several scales.
         values: the scales themselves, float32 [scales].
         holder: index of the tensor that holds the scales of blocks.
+        zeros: the integers that stand for 0, as many as scales.
     """
 
     kind: QuantizationKind
@@ -32,6 +33,7 @@ class Quantization:
     axis: int
     values: np.ndarray | None = field(default=None, compare=False)
     holder: int | None = None
+    zeros: np.ndarray | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, eq=False)

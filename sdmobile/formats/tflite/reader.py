@@ -141,7 +141,10 @@ class _Reader:
         if kind == self._schema.QuantizationDetails.CustomQuantization:
             return Quantization("custom", 0, 0)
         count = stored.ScaleLength()
-        return Quantization("affine", count, stored.QuantizedDimension(), stored.ScaleAsNumpy()) if count else None
+        if not count:
+            return None
+        zeros = stored.ZeroPointAsNumpy() if stored.ZeroPointLength() else None
+        return Quantization("affine", count, stored.QuantizedDimension(), stored.ScaleAsNumpy(), zeros=zeros)
 
     def _node(self, stored: Any, index: int, tensors: tuple[Tensor, ...]) -> Node:
         code = self._model.OperatorCodes(stored.OpcodeIndex())

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from sdmobile.formats.mlprogram.ir import Function
-    from sdmobile.formats.mlprogram.package import Package
-    from sdmobile.runtimes.mlprogram.weights import Stored, Weights
 
 
 _THREADS = 2
@@ -46,11 +43,13 @@ def check_weights(path: Path, expected: Mapping[str, bytes]) -> int:
     Raises:
         ComponentError: a weight is missing or another than expected.
     """
+    from sdmobile.runtimes.mlprogram.constants import named_constants, open_weights
+
     compared: set[str] = set()
     for function in function_names(path):
         package, program = read_program(path, function)
-        weights = _weights(package)
-        named = ((name if name not in compared else f"{function}/{name}", stored) for name, stored in _stored(program))
+        weights = open_weights(package)
+        named = ((name if name not in compared else f"{function}/{name}", stored) for name, stored in named_constants(program))
         wanted = {key: stored for key, stored in named if key in expected}
         with ThreadPoolExecutor(_THREADS) as pool:
             digests = pool.map(lambda stored, weights=weights: digest(weights.array(stored)), wanted.values())
@@ -71,34 +70,11 @@ def decoded_weights(path: Path, names: Collection[str]) -> Iterator[tuple[str, N
         path: the `.mlpackage` folder.
         names: which ones; those that are not there are passed over.
     """
+    from sdmobile.runtimes.mlprogram.constants import named_constants, open_weights
+
     for function in function_names(path):
         package, program = read_program(path, function)
-        weights = _weights(package)
-        for name, stored in _stored(program):
+        weights = open_weights(package)
+        for name, stored in named_constants(program):
             if name in names:
                 yield name, weights.array(stored)
-
-
-def _weights(package: Package) -> Weights:
-    from sdmobile.runtimes.mlprogram.precision import rounding
-    from sdmobile.runtimes.mlprogram.weights import Weights
-
-    return Weights(package, rounding("float16-float32acc"), cache_bytes=0)
-
-
-def _stored(program: Function) -> Iterator[tuple[str, Stored]]:
-    """Yields the constants of a function by name, those included that an operation decodes."""
-    from sdmobile.formats.mlprogram.values import Constant
-    from sdmobile.runtimes.mlprogram.constexpr import decoder
-    from sdmobile.runtimes.mlprogram.weights import Compressed, CompressedOutput
-
-    for operation in program.operations:
-        if operation.type == "const":
-            yield operation.outputs[0].name, operation.attributes["val"]
-            continue
-        decode = decoder(operation.type, program.ios)
-        if decode is not None:
-            inputs = {name: bindings[0] for name, bindings in operation.inputs.items()}
-            arguments = {name: value for name, value in inputs.items() if isinstance(value, Constant)}
-            compressed = Compressed(operation, decode, {**operation.attributes, **arguments})
-            yield operation.outputs[0].name, CompressedOutput(compressed, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -113,10 +113,12 @@ class ModuleNames:
 
     Args:
         paths: of the modules, such as "down_blocks.0.resnets.0.norm1".
+        bearing: those of them that have parameters of their own.
     """
 
-    def __init__(self, paths: Sequence[str]) -> None:
+    def __init__(self, paths: Sequence[str], bearing: Collection[str] = ()) -> None:
         self._paths = set(paths)
+        self._bearing = set(bearing)
         self._by_identifier = {re.sub(r"\W+", "_", path): path for path in paths}
 
     def of_identifier(self, name: str) -> str | None:
@@ -132,3 +134,12 @@ class ModuleNames:
         """Returns the module of a LiteRT tensor: the first of the places that its name lists."""
         path = name.split(";")[0]
         return path if path in self._paths else None
+
+    def of_path(self, name: str) -> str | None:
+        """Returns the module of a path in PyTorch's spelling, with or without the wrapper's own name in front."""
+        path = name.removeprefix("component.")
+        return path if path in self._paths else None
+
+    def has_parameters(self, module: str) -> bool:
+        """Whether a module has parameters of its own."""
+        return module in self._bearing

@@ -1,0 +1,7 @@
+"""Compares every stored weight of a bundle with the checkpoint's parameter, its transform undone."""
+
+from __future__ import annotations
+
+from sdmobile.validate.weights.check import check_weights
+
+__all__ = ["check_weights"]
