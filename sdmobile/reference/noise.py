@@ -18,7 +18,7 @@ package (swift/StableDiffusion/pipeline/NumPyRandomSource.swift), so the same se
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -93,11 +93,12 @@ def golden_vectors() -> dict[str, object]:
     return {
         "definition": DEFINITION,
         "algorithm": [line for line in (__doc__ or "").splitlines() if line],
-        "vectors": [_vector(seed) for seed in GOLDEN_SEEDS],
+        "vectors": [golden_vector(seed) for seed in GOLDEN_SEEDS],
     }
 
 
-def _vector(seed: int) -> dict[str, object]:
+def golden_vector(seed: int) -> dict[str, Any]:
+    """Returns the first values of one seed, and what sums and hash of a whole latent are."""
     bits = np.random.RandomState(seed).randint(0, 2**32, size=GOLDEN_COUNT, dtype=np.uint32)
     latent = initial_latent(seed, (1, 4, 64, 64))
     return {

@@ -1,16 +1,19 @@
-"""Find the checkpoint that a bundle must be compared with."""
+"""Find the checkpoint that a bundle must be compared with, and its pipeline."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sdmobile.errors import CheckpointError, SdmobileError
+from sdmobile.errors import CheckpointError, SdmobileError, UnsupportedError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from sdmobile.checkpoints import Checkpoint
     from sdmobile.formats.bundle.reading import Bundle
+    from sdmobile.reference.sampling import PipelineSpec
+
+_AGAIN = "Export the bundle again."
 
 
 def resolve_reference(bundle: Bundle, reference: Path | None) -> Checkpoint:
@@ -42,6 +45,29 @@ def resolve_reference(bundle: Bundle, reference: Path | None) -> Checkpoint:
         f"{reference} has the content hash {_short(checkpoint.content_hash)}",
         "Give that checkpoint, or export the bundle again from this one.",
     )
+
+
+def reference_pipeline(bundle: Bundle, checkpoint: Checkpoint) -> PipelineSpec:
+    """Returns the pipeline that a bundle is compared with: everything in it is the checkpoint's.
+
+    Taken from the bundle are the two choices of its export, guidance and resolution, and nothing else.
+
+    Raises:
+        BundleError: it states a guidance or a resolution that an export of this checkpoint cannot have.
+        UnsupportedError: the checkpoint has no tokenizer.
+    """
+    from sdmobile.formats.bundle.reading import BundleError
+    from sdmobile.reference.geometry import geometry_for
+    from sdmobile.reference.sampling import PipelineSpec
+
+    choices = bundle.guidance, bundle.geometry.image_height
+    try:
+        geometry_for(checkpoint, *choices)
+    except UnsupportedError as error:
+        raise BundleError(
+            "guidance and resolution of a bundle must be those of an export of its checkpoint", error, _AGAIN
+        ) from error
+    return PipelineSpec.from_checkpoint(checkpoint, *choices)
 
 
 def _not_found(name: str, bundle: Bundle) -> CheckpointError:

@@ -79,11 +79,18 @@ class PipelineSpec:
         )
 
     @classmethod
-    def from_checkpoint(cls, checkpoint: Checkpoint, guidance: str | None = None) -> PipelineSpec:
-        """Describes a checkpoint's own pipeline at its native resolution.
+    def from_checkpoint(
+        cls, checkpoint: Checkpoint, guidance: str | None = None, resolution: int | None = None
+    ) -> PipelineSpec:
+        """Describes a checkpoint's own pipeline.
+
+        Args:
+            checkpoint: says everything about it.
+            guidance: one of the family's, None for its default.
+            resolution: height = width in pixels, None for the checkpoint's own.
 
         Raises:
-            UnsupportedError: the checkpoint has no tokenizer.
+            UnsupportedError: the checkpoint has no tokenizer, or no such guidance or resolution.
         """
         from sdmobile.reference.geometry import geometry_for
 
@@ -91,7 +98,7 @@ class PipelineSpec:
             raise UnsupportedError("sampling needs the checkpoint's tokenizer", checkpoint.path)
         return cls(
             family=checkpoint.family,
-            geometry=geometry_for(checkpoint, guidance),
+            geometry=geometry_for(checkpoint, guidance, resolution),
             guidance=checkpoint.family.guidance(guidance),
             scaling_factor=checkpoint.scaling_factor,
             scheduler_config=checkpoint.scheduler_config,

@@ -30,17 +30,18 @@ def open_source(
     from sdmobile.checkpoints import open_checkpoint
     from sdmobile.errors import UnsupportedError
     from sdmobile.formats.bundle.reading import is_bundle, open_bundle
-    from sdmobile.reference.resolve import resolve_reference
+    from sdmobile.reference.resolve import reference_pipeline, resolve_reference
     from sdmobile.reference.sampling import PipelineSpec
     from sdmobile.reference.torch_runner import TorchRunner
     from sdmobile.runtimes import bundle_runner
 
     if source is not None and is_bundle(source):
         bundle = open_bundle(source)
-        spec = PipelineSpec.from_bundle(bundle)
         if runtime == "torch":
-            return TorchRunner(resolve_reference(bundle, reference), bundle.geometry), spec, bundle.source_hash
-        return bundle_runner(bundle, runtime, threads), spec, bundle.source_hash
+            checkpoint = resolve_reference(bundle, reference)
+            spec = reference_pipeline(bundle, checkpoint)
+            return TorchRunner(checkpoint, spec.geometry), spec, bundle.source_hash
+        return bundle_runner(bundle, runtime, threads), PipelineSpec.from_bundle(bundle), bundle.source_hash
     if runtime not in ("auto", "torch"):
         raise UnsupportedError("a checkpoint is run by torch", runtime, "Export it first: sdmobile export.")
     checkpoint = open_checkpoint(source)

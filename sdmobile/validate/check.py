@@ -13,7 +13,7 @@ from sdmobile.errors import UnsupportedError
 from sdmobile.formats.bundle.reading import Bundle, open_bundle
 from sdmobile.reference.recording import Recording, record
 from sdmobile.reference.sampling import PipelineSpec, SampleResult, sample_all
-from sdmobile.validate.checks import ComponentCheck, Status, TrajectoryCheck
+from sdmobile.validate.checks import Checker, ComponentCheck, Status, TrajectoryCheck
 from sdmobile.validate.options import ValidationOptions
 from sdmobile.validate.parity import check_component, compare_runs
 from sdmobile.validate.results import ValidationReport
@@ -95,7 +95,7 @@ def validate_bundle(folder: Path, options: ValidationOptions, progress: Progress
     overflow = _overflow(subject, recording)
     culprits = _bisected(subject, components, recording)
     components = _with_causes(subject, components, recording, culprits)
-    extras = run_checkers(bundle, subject.wanted, recording, subject.options.checkers)
+    extras = run_checkers(bundle, subject.wanted, recording, _checkers(subject))
     report = ValidationReport(
         target=bundle.target,
         source=_source(subject.checkpoint),
@@ -113,13 +113,22 @@ def validate_bundle(folder: Path, options: ValidationOptions, progress: Progress
 
 
 def _subject(bundle: Bundle, options: ValidationOptions, tell: Progress) -> _Subject:
-    from sdmobile.reference.resolve import resolve_reference
+    from sdmobile.reference.resolve import reference_pipeline, resolve_reference
 
     wanted = _wanted(bundle, options.components)
     checkpoint = resolve_reference(bundle, options.reference)
-    spec = PipelineSpec.from_bundle(bundle)
+    spec = reference_pipeline(bundle, checkpoint)
     reason = _why_no_trajectory(bundle, spec.family, options)
     return _Subject(bundle, checkpoint, spec, options.settled(spec), wanted, reason, tell)
+
+
+def _checkers(subject: _Subject) -> dict[str, Checker]:
+    """Returns what looks at stored weights and at what an app reads, then what the user asked for."""
+    from sdmobile.validate.app_files import app_file_checkers
+    from sdmobile.validate.weights.check import weights_checker
+
+    evidence = {**app_file_checkers(subject.checkpoint, subject.spec), "weights": weights_checker(subject.checkpoint)}
+    return {**evidence, **subject.options.checkers}
 
 
 def _recorded(subject: _Subject) -> tuple[Recording, bool]:
@@ -131,7 +140,7 @@ def _recorded(subject: _Subject) -> tuple[Recording, bool]:
 
     def sample_with_torch() -> Recording:
         return record(
-            TorchRunner(subject.checkpoint, subject.bundle.geometry),
+            TorchRunner(subject.checkpoint, subject.spec.geometry),
             subject.spec,
             requests,
             subject.wanted,
@@ -175,7 +184,7 @@ def _trajectories(
     try:
         runs = sample_all(
             runner,
-            subject.spec,
+            PipelineSpec.from_bundle(subject.bundle),  # as an app runs it: what the bundle says is under test too
             requests,
             on_step=lambda done, total: subject.tell(f"sampling with {runner.name}", done, total),
             release=True,

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-
 _THREADS = 2
 
 
@@ -49,7 +48,10 @@ def check_weights(path: Path, expected: Mapping[str, bytes]) -> int:
     for function in function_names(path):
         package, program = read_program(path, function)
         weights = open_weights(package)
-        named = ((name if name not in compared else f"{function}/{name}", stored) for name, stored in named_constants(program))
+        named = (
+            (name if name not in compared else f"{function}/{name}", stored)
+            for name, stored in named_constants(program)
+        )
         wanted = {key: stored for key, stored in named if key in expected}
         with ThreadPoolExecutor(_THREADS) as pool:
             digests = pool.map(lambda stored, weights=weights: digest(weights.array(stored)), wanted.values())

@@ -188,7 +188,7 @@ def record_inputs(
     """Samples one picture with the bundle's checkpoint and keeps a few calls of each component.
 
     Args:
-        bundle: the bundle; its pipeline decides the shapes.
+        bundle: the bundle; its guidance and resolution decide the shapes.
         components: what to record.
         reference: the checkpoint, None for the one that ships with sdmobile.
         steps: scheduler steps.
@@ -198,12 +198,13 @@ def record_inputs(
     Raises:
         CheckpointError: the reference is missing or another checkpoint.
     """
-    from sdmobile.reference.resolve import resolve_reference
-    from sdmobile.reference.sampling import PipelineSpec, SampleRequest
+    from sdmobile.reference.resolve import reference_pipeline, resolve_reference
+    from sdmobile.reference.sampling import SampleRequest
     from sdmobile.reference.torch_runner import TorchRunner
 
-    spec = PipelineSpec.from_bundle(bundle)
-    runner = TorchRunner(resolve_reference(bundle, reference), bundle.geometry)
+    checkpoint = resolve_reference(bundle, reference)
+    spec = reference_pipeline(bundle, checkpoint)
+    runner = TorchRunner(checkpoint, spec.geometry)
     known = tuple(name for name in components if name in runner.components)
     request = SampleRequest(DEFAULT_PROMPTS[0], "", steps, 0, spec.guidance_scale, None)
 

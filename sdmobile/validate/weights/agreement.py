@@ -1,10 +1,10 @@
 """Whether stored values are what a scheme makes of the exact ones.
 
-| stored as | holds where |
-|---|---|
-| float16, float32 | |v − w| ≤ 2⁻¹⁰·|w| + 2⁻²⁴, or 2⁻²¹·|w| + 2⁻²¹·10⁻³·max|w|: one rounding, and one more of a factor that was folded in |
-| palette | every value has the nearest entry of its table, and every entry is the mean of the values that have it, up to a tenth of the distance to the next entry |
-| integers with a step s | |v − w| ≤ s/2, with an offset s; and 2⁻¹⁰·|w| for the rounding of the step itself |
+- float16: |v − w| ≤ 2⁻¹⁰·|w| + 2⁻²⁴, and float32: 2⁻²¹·(|w| + 10⁻³·max|w|). That is one rounding, and one more of a
+  factor that was folded in.
+- A palette: every value has the nearest entry of its table, and every entry is the mean of the values that have it, up
+  to a tenth of the distance to the next entry.
+- Integers with a step s: |v − w| ≤ s/2, with an offset s, and 2⁻¹⁰·|w| for the rounding of the step itself.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sdmobile.checkpoints import Checkpoint
     from sdmobile.formats.bundle.reading import Bundle, BundleComponent
     from sdmobile.validate.checks import Checker
-    from sdmobile.validate.weights.stored import Coding, StoredArray
+    from sdmobile.validate.weights.stored import StoredArray
 
 CHECKER = "weights"
 _SHOWN = 5

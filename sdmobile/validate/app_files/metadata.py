@@ -1,0 +1,121 @@
+"""`noise_golden.json` by the definition of the noise, and `metadata.json` against the checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sdmobile.families.contracts import contract_for
+from sdmobile.families.family import Role
+from sdmobile.reference.noise import DEFINITION, MAX_SEED, golden_vector
+from sdmobile.validate.app_files.comparison import app_document, differences
+
+if TYPE_CHECKING:
+    from sdmobile.checkpoints import Checkpoint
+    from sdmobile.formats.bundle.reading import Bundle
+    from sdmobile.reference.sampling import PipelineSpec
+    from sdmobile.validate.app_files import Findings
+
+NOISE, METADATA = "noise_golden.json", "metadata.json"
+_NORMALS = 1e-12
+
+
+def noise_findings(bundle: Bundle, checkpoint: Checkpoint, _spec: PipelineSpec) -> Findings | None:
+    """Draws the noise of each seed anew and compares bits, normals, latents and hashes."""
+    read = app_document(bundle, checkpoint.family, NOISE)
+    if read is None:
+        return None
+    document, problem = read
+    if problem is not None:
+        return [problem], {}
+    found = differences(document, {"definition": DEFINITION})
+    vectors = document.get("vectors")
+    if not isinstance(vectors, list) or not vectors:
+        return [*found, "vectors: there is none"], {}
+    for vector in vectors:
+        seed = vector.get("seed")
+        if type(seed) is not int or not 0 <= seed <= MAX_SEED:
+            found.append(f"a vector has the seed {seed!r}")
+            continue
+        found += _vector_findings(vector, golden_vector(seed))
+    return found, {"vectors": len(vectors)}
+
+
+def _vector_findings(stated: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    place = f"seed {expected['seed']}"
+    exact = {name: expected[name] for name in ("bits", "float32", "latent")}
+    found = differences(stated, exact, place)
+    normals = stated.get("normals")
+    close = isinstance(normals, list) and len(normals) == len(expected["normals"])
+    if not close or not all(map(_close, normals, expected["normals"])):
+        found.append(f"{place}.normals are not those of the definition")
+    return found
+
+
+def _close(stated: Any, expected: float) -> bool:
+    return isinstance(stated, int | float) and math.isclose(stated, expected, rel_tol=_NORMALS, abs_tol=_NORMALS)
+
+
+def metadata_findings(bundle: Bundle, checkpoint: Checkpoint, spec: PipelineSpec) -> Findings | None:
+    """Compares what an app needs to know to drive the files."""
+    read = app_document(bundle, checkpoint.family, METADATA)
+    if read is None:
+        return None
+    document, problem = read
+    if problem is not None:
+        return [problem], {}
+    expected: dict[str, Any] = {
+        "source_hash": checkpoint.content_hash,
+        "guidance": spec.guidance.name,
+        "guidance_scale": spec.guidance_scale,
+        "geometry": spec.geometry.to_json(),
+        "scaling_factor": checkpoint.scaling_factor,
+        "prediction_type": checkpoint.prediction_type,
+        "image_range": [-1.0, 1.0],
+        "noise": {"definition": NOISE},
+        "scheduler": "scheduler.json",
+        "tokenizer": _tokenizer(checkpoint, spec),
+        "models": {name: _model(bundle, checkpoint, spec, name) for name in bundle.components},
+        **checkpoint.family.app_facts(checkpoint),
+    }
+    if "steps" in document:
+        expected["steps"] = getattr(spec, "steps", document["steps"])
+    found = differences(document, expected)
+    found += _padding(document.get("tokenizer") or {}, spec)
+    return found, {"models": len(bundle.components)}
+
+
+def _tokenizer(checkpoint: Checkpoint, spec: PipelineSpec) -> dict[str, Any]:
+    config = checkpoint.components[checkpoint.family.of_role(Role.TEXT_ENCODER)[0].model].config
+    tokens = {name: config.get(name) for name in ("bos_token_id", "eos_token_id")}
+    return {"length": spec.geometry.context_length, **tokens}
+
+
+def _padding(stated: Mapping[str, Any], spec: PipelineSpec) -> list[str]:
+    """Compares what an app fills up with, by the token, its number or both."""
+    from sdmobile.reference.tokens import tokenizer_from
+
+    tokenizer = tokenizer_from(spec.tokenizer_dir)
+    token, number = tokenizer.pad_token, tokenizer.pad_token_id
+    found = []
+    if stated.get("padding") not in (token, number):
+        found.append(f"tokenizer.padding is {stated.get('padding')!r}; the checkpoint pads with {token!r} ({number})")
+    if "pad_token_id" in stated and stated["pad_token_id"] != number:
+        found.append(f"tokenizer.pad_token_id is {stated['pad_token_id']!r}; the checkpoint pads with {number}")
+    return found
+
+
+def _model(bundle: Bundle, checkpoint: Checkpoint, spec: PipelineSpec, name: str) -> dict[str, Any]:
+    """Returns what metadata must say about one component; of one in several files, the whole's interface."""
+    contract = contract_for(checkpoint.family, bundle.target, name, spec.geometry).to_json()
+    facts = {side: [_facts(item) for item in contract[side]] for side in ("inputs", "outputs")}
+    return (
+        facts
+        if bundle.components[name].chain
+        else {"file": contract["file_name"], "signature": contract["signature"], **facts}
+    )
+
+
+def _facts(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {**item, "shape": list(item["shape"])}
