@@ -83,6 +83,7 @@ def validate_bundle(folder: Path, options: ValidationOptions, progress: Progress
     names = validation_runtimes(bundle.target) if options.runtime == "auto" else (options.runtime,)
     runners = [bundle_runner(bundle, name, options.threads) for name in names]
     subject = _subject(bundle, options, progress or (lambda _what, _done, _all: None))
+    evidence = run_checkers(bundle, subject.wanted, Recording(), _evidence(subject))
     recording, reused = _recorded(subject)
     components = [check for runner in runners for check in _components(subject, runner, recording)]
     trajectories: list[TrajectoryCheck] = []
@@ -95,7 +96,7 @@ def validate_bundle(folder: Path, options: ValidationOptions, progress: Progress
     overflow = _overflow(subject, recording)
     culprits = _bisected(subject, components, recording)
     components = _with_causes(subject, components, recording, culprits)
-    extras = run_checkers(bundle, subject.wanted, recording, _checkers(subject))
+    extras = run_checkers(bundle, subject.wanted, recording, subject.options.checkers)
     report = ValidationReport(
         target=bundle.target,
         source=_source(subject.checkpoint),
@@ -105,7 +106,7 @@ def validate_bundle(folder: Path, options: ValidationOptions, progress: Progress
         trajectories=tuple(trajectories),
         seconds=time.perf_counter() - started,
         versions=_versions(),
-        extras=tuple(extras),
+        extras=(*evidence, *extras),
         overflow=tuple(overflow),
         culprits=tuple(culprits),
     )
@@ -122,13 +123,13 @@ def _subject(bundle: Bundle, options: ValidationOptions, tell: Progress) -> _Sub
     return _Subject(bundle, checkpoint, spec, options.settled(spec), wanted, reason, tell)
 
 
-def _checkers(subject: _Subject) -> dict[str, Checker]:
-    """Returns what looks at stored weights and at what an app reads, then what the user asked for."""
+def _evidence(subject: _Subject) -> dict[str, Checker]:
+    """Returns what looks at stored weights and at what an app reads; nothing is run for it."""
     from sdmobile.validate.app_files import app_file_checkers
-    from sdmobile.validate.weights.check import weights_checker
+    from sdmobile.validate.weights import weights_checker
 
-    evidence = {**app_file_checkers(subject.checkpoint, subject.spec), "weights": weights_checker(subject.checkpoint)}
-    return {**evidence, **subject.options.checkers}
+    weights = weights_checker(subject.checkpoint, subject.tell)
+    return {**app_file_checkers(subject.checkpoint, subject.spec), "weights": weights}
 
 
 def _recorded(subject: _Subject) -> tuple[Recording, bool]:

@@ -14,7 +14,7 @@ from sdmobile.formats.mlprogram.package import open_package
 from tests.validate.bundles import read_manifest, write_manifest
 
 Change = Callable[[np.ndarray], np.ndarray]
-_BLOB = struct.Struct("<IIQQQ")
+BLOB = struct.Struct("<IIQQQ")
 
 
 def seal(folder: Path) -> Path:
@@ -45,7 +45,7 @@ class Package:
         (op,) = [op for name, op in self.by_output.items() if fragment in name and op.type == "const"]
         shape = [item.constant.size for item in op.outputs[0].type.tensorType.dimensions]
         raw = bytearray(self.weights.read_bytes())
-        _, _, size, start, _ = _BLOB.unpack_from(raw, op.attributes["val"].blobFileValue.offset)
+        _, _, size, start, _ = BLOB.unpack_from(raw, op.attributes["val"].blobFileValue.offset)
         array = np.frombuffer(bytes(raw[start : start + size]), np.float16).reshape(shape)
         raw[start : start + size] = np.ascontiguousarray(change(array)).astype(np.float16).tobytes()
         self.weights.write_bytes(raw)
@@ -60,6 +60,46 @@ class Package:
         else:
             tensor.floats.values[0] = value
         self.save()
+
+    def multiply_epsilon(self, fragment: str, factor: float) -> None:
+        """Multiplies the epsilon of the first norm whose output's name begins with a fragment."""
+        norms = ("instance_norm", "layer_norm")
+        op = next(op for name, op in self.by_output.items() if name.startswith(fragment) and op.type in norms)
+        tensor = self.by_output[op.inputs["epsilon"].arguments[0].name].attributes["val"].immediateValue.tensor
+        if tensor.WhichOneof("value") == "bytes":
+            tensor.bytes.values = (np.frombuffer(tensor.bytes.values, np.float16) * np.float16(factor)).tobytes()
+        else:
+            tensor.floats.values[0] *= factor
+        self.save()
+
+    def take_instead(self, first: str, second: str) -> bool:
+        """Lets the operations that take one constant take another one; returns whether there are any."""
+        taken = [b for op in self.block.operations for a in op.inputs.values() for b in a.arguments if b.name == first]
+        for binding in taken:
+            binding.name = second
+        if taken:
+            self.save()
+        return bool(taken)
+
+    def exchange_takers(self, first: str, second: str) -> bool:
+        """Lets the operations that take one of two constants take the other; returns whether both are there."""
+        takers = [
+            [b for op in self.block.operations for a in op.inputs.values() for b in a.arguments if b.name == name]
+            for name in (first, second)
+        ]
+        for bindings, name in zip(takers, (second, first), strict=True):
+            for binding in bindings:
+                binding.name = name
+        self.save()
+        return all(takers)
+
+    def return_early(self) -> None:
+        """Makes the program's output the last earlier value of its shape."""
+        last = self.by_output[self.block.outputs[0]]
+        source = self.by_output[last.inputs["x"].arguments[0].name]
+        earlier = self.block.operations[: list(self.block.operations).index(source)]
+        alike = [op for op in earlier if op.outputs[0].type == source.outputs[0].type and op.type != "const"]
+        self.output_from(alike[-1].outputs[0].name)
 
     def output_from(self, value: str) -> None:
         """Makes the program's output a copy of an earlier value of the same shape."""
@@ -104,6 +144,51 @@ class Flatbuffer:
                 if own or graph.tensors[op.outputs[0]].name.decode().split(";")[0] == module:
                     changed += self._replace_scalar(graph, op, old, new)
         assert changed
+        self.save()
+
+    def multiply_epsilon(self, module: str, factor: float) -> None:
+        """Multiplies the epsilon of a norm wherever its file has it: 1e-5 or 1e-6, or its root, as a scalar."""
+        for epsilon in (1e-5, 1e-6):
+            for old in (epsilon, epsilon**0.5):
+                try:
+                    return self.set_scalar(module, old, old * factor)
+                except AssertionError:
+                    continue
+        raise AssertionError(module)
+
+    def take_instead(self, first: str, second: str) -> bool:
+        """Lets the operators that take one constant take another one; returns whether there are any."""
+        names = [tensor.name.decode() for tensor in self.graph.tensors]
+        if first not in names or second not in names:
+            return False
+        here, there, changed = names.index(first), names.index(second), False
+        for op in self.graph.operators:
+            if here in op.inputs:
+                op.inputs = np.where(np.asarray(op.inputs) == here, there, op.inputs).astype(np.int32)
+                changed = True
+        self.save()
+        return changed
+
+    def exchange_takers(self, first: str, second: str) -> bool:
+        """Lets the operators that take one of two constants take the other; returns whether both are there."""
+        names = [tensor.name.decode() for tensor in self.graph.tensors]
+        if first not in names or second not in names:
+            return False
+        other = {names.index(first): names.index(second), names.index(second): names.index(first)}
+        for op in self.graph.operators:
+            op.inputs = np.array([other.get(index, index) for index in op.inputs], np.int32)
+        self.save()
+        return True
+
+    def return_early(self) -> None:
+        """Makes the file's output the last earlier value of its shape."""
+        output = self.graph.tensors[self.graph.outputs[0]]
+        computed = [index for op in self.graph.operators for index in op.outputs if index != self.graph.outputs[0]]
+        alike = [i for i in computed if list(self.graph.tensors[i].shape) == list(output.shape)]
+        chosen = next(i for i in reversed(alike) if self.graph.tensors[i].type == output.type)
+        self.graph.outputs = np.array([chosen], np.int32)
+        for signature in self.model.signatureDefs:
+            signature.outputs[0].tensorIndex = chosen
         self.save()
 
     def _decompositions(self, module: str) -> list[Any]:

@@ -98,7 +98,7 @@ def _finish(
             "name": "tiny",
             "path_name": checkpoint.path.name,
             "content_hash": checkpoint.content_hash,
-            "license": "Apache-2.0",
+            "license": checkpoint.license,
             "prediction_type": checkpoint.prediction_type,
         },
         "geometry": geometry_for(checkpoint, guidance).to_json(),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sdmobile.basics.metrics import psnr
+from sdmobile.checkpoints import open_checkpoint
 from sdmobile.errors import EXIT_CHECKPOINT
 from sdmobile.formats.bundle.reading import BundleError
 from sdmobile.report.html import render_report
@@ -18,8 +20,11 @@ from sdmobile.validate.check import validate_bundle
 from sdmobile.validate.checkers import CheckerChoice
 from sdmobile.validate.options import ValidationOptions
 from sdmobile.validate.results import ValidationReport
+from sdmobile.validate.weights import check_weights
 from tests.validate.breakage import Flatbuffer, Package, seal
 from tests.validate.bundles import copy_bundle, read_manifest, write_exported_bundle
+from tests.validate.faults import graph_faults, weight_faults
+from tests.validate.patients import Anatomy
 from tests.validate.scaled import scaled_checkpoint
 
 COMPONENT = "vae_encoder"  # the smallest with convolutions, norms and attention
@@ -294,3 +299,23 @@ def test_what_is_saved_for_android_runs_in_litert(bench: Bench) -> None:
     run = Interpreter(str(place / "subgraph.tflite")).get_signature_runner("main")
     found = run(**np.load(place / "inputs.npz"))["output"]
     assert psnr(np.load(place / "expected.npz")["output"], found) == pytest.approx(culprit.alone_db, abs=0.1)
+
+
+@pytest.mark.parametrize("target", BUNDLES)
+def test_stored_weights_are_the_checkpoints(bench: Bench, target: str, tmp_path: Path) -> None:
+    anatomy = Anatomy(bench.copy(target), open_checkpoint(bench.checkpoint))
+    (good,) = check_weights(anatomy.bundle, anatomy.checkpoint, [COMPONENT])
+    assert (good.status, good.findings) == ("passed", ())
+    assert good.figures["parameters"] == len(good.tensors) == 54
+    assert good.figures["epsilons"] == 10
+    assert {tensor["verdict"] for tensor in good.tensors} <= {"exact", "within its scheme"}
+    faults = [*weight_faults(anatomy, COMPONENT), *graph_faults(anatomy, COMPONENT)]
+    by_running = {"the file's output is an earlier value"}
+    if target == "ios":
+        by_running.add("two operations that take each other's weight")  # its linear layers have names of their own
+    assert len(faults) == 12
+    for number, fault in enumerate(faults):
+        patient = anatomy.patient(tmp_path / f"patient-{number}")
+        fault.apply(patient)
+        assert (patient.check(COMPONENT).status == "failed") is (fault.kind not in by_running), fault.kind
+        shutil.rmtree(patient.folder)

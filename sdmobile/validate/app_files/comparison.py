@@ -40,7 +40,7 @@ def app_document(bundle: Bundle, family: Family, name: str) -> tuple[Any, str | 
 def differences(stated: Mapping[str, Any], expected: Mapping[str, Any], place: str = "") -> list[str]:
     """Returns a sentence for each expected entry that is missing or other than stated, entries inside included.
 
-    Numbers are compared with a relative tolerance of 1e-9.
+    Whole numbers are compared exactly, others with a relative tolerance of 1e-9.
     """
     found: list[str] = []
     for key, value in expected.items():
@@ -60,7 +60,7 @@ def alike(stated: Any, expected: Any) -> bool:
         return len(stated) == len(expected) and all(map(alike, stated, expected))
     if isinstance(stated, Mapping) and isinstance(expected, Mapping):
         return stated.keys() == expected.keys() and all(alike(stated[key], expected[key]) for key in expected)
-    if _is_number(stated) and _is_number(expected):
+    if _is_number(stated) and _is_number(expected) and float in (type(stated), type(expected)):
         return bool(stated == expected or math.isclose(stated, expected, rel_tol=_RELATIVE))
     return type(stated) is type(expected) and bool(stated == expected)
 

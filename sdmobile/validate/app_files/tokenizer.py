@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,7 @@ def tokenizer_findings(bundle: Bundle, _checkpoint: Checkpoint, spec: PipelineSp
     except Exception as error:  # the tokenizer is native code and raises what it likes
         return [f"the tokenizer's files cannot be read: {error}"], {}
     faults = _vocabulary(found.get_vocab(), expected.get_vocab())
+    faults += _merges(found, expected)
     if found.pad_token_id != expected.pad_token_id:
         faults.append(
             f"it pads with {found.pad_token!r} ({found.pad_token_id}), the checkpoint with "
@@ -76,6 +78,16 @@ def _vocabulary(found: Mapping[str, int], expected: Mapping[str, int]) -> list[s
     if more:
         faults.append(f"{len(more)} words are not the checkpoint's, such as {more[0]!r}")
     return faults
+
+
+def _merges(found: Any, expected: Any) -> list[str]:
+    """Compares the merges in their order: the order decides which of two possible ones is made."""
+    here, there = (json.loads(t.backend_tokenizer.to_str())["model"].get("merges", []) for t in (found, expected))
+    if here == there:
+        return []
+    first = next((i for i, pair in enumerate(zip(here, there, strict=False)) if pair[0] != pair[1]), None)
+    where = f"{len(here)} for {len(there)}" if first is None else f"the first is number {first + 1}"
+    return [f"its merges are others than the checkpoint's: {where}"]
 
 
 def _ids(found: Any, expected: Any, length: int) -> Iterator[tuple[str, list[int], list[int]]]:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from sdmobile.validate.weights.check import check_weights
+from sdmobile.validate.weights.check import check_weights, weights_checker
 
-__all__ = ["check_weights"]
+__all__ = ["check_weights", "weights_checker"]

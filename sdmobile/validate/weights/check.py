@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from sdmobile.validate.bisect.graph import ModuleNames
 from sdmobile.validate.checks import ExtraCheck, Status
 from sdmobile.validate.weights.agreement import is_exact, misfits
 from sdmobile.validate.weights.diagnosis import diagnose, epsilon_findings, is_identity
-from sdmobile.validate.weights.stored import FileConstants, Float
+from sdmobile.validate.weights.stored import FileConstants, Float, Use
 from sdmobile.validate.weights.transforms import Form, Parameter, forms, parameters_of
 
 if TYPE_CHECKING:
@@ -82,24 +82,37 @@ class TensorCheck:
         return {**vars(self), "verdict": self.verdict.value, "stored": list(self.stored)}
 
 
-def weights_checker(checkpoint: Checkpoint) -> Checker:
-    """Returns the checker that compares every stored weight of a bundle with a checkpoint's parameters."""
-    return lambda bundle, components, _recording: check_weights(bundle, checkpoint, components)
+Tell = Callable[[str, int, int], None]
 
 
-def check_weights(bundle: Bundle, checkpoint: Checkpoint, components: Sequence[str]) -> list[ExtraCheck]:
+def weights_checker(checkpoint: Checkpoint, tell: Tell | None = None) -> Checker:
+    """Returns the checker that compares every stored weight of a bundle with a checkpoint's parameters.
+
+    Args:
+        checkpoint: the reference.
+        tell: sees (what, done, all).
+    """
+    return lambda bundle, components, _recording: check_weights(bundle, checkpoint, components, tell)
+
+
+def check_weights(
+    bundle: Bundle, checkpoint: Checkpoint, components: Sequence[str], tell: Tell | None = None
+) -> list[ExtraCheck]:
     """Compares the stored weights of components with the checkpoint's parameters.
 
     Args:
         bundle: what is checked.
         checkpoint: its reference.
         components: canonical names.
+        tell: sees (what, done, all).
 
     Returns:
         One check per component; what could not be read is an error.
     """
     checks = []
-    for name in components:
+    for index, name in enumerate(components):
+        if tell is not None:
+            tell(f"weights of {name}", index, len(components))
         try:
             checks.append(_check_component(bundle.components[name], bundle.target, checkpoint))
         except Exception as error:
@@ -218,7 +231,7 @@ class Comparison:
         if covered(form.part for form, _, _ in pieces):
             return _joined(parameter, [check for _, _, check in pieces])
         own = [stored for stored in self._by_module.get(parameter.module, []) if stored.size == parameter.array.size]
-        own = [stored for stored in own if stored.may_be(parameter.name)]
+        own = sorted((stored for stored in own if stored.may_be(parameter.name)), key=lambda s: Use.OTHER in s.uses)
         if not own and is_identity(parameter):
             return TensorCheck(parameter.name, Verdict.LEFT_OUT)
         finding = diagnose(parameter, own, self._read, self._elsewhere(parameter))

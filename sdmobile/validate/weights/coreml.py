@@ -59,8 +59,8 @@ def read_package(path: Path, names: ModuleNames) -> FileConstants:
         for name, stored in named_constants(program):
             kind = type_of(stored)
             taken = users.get(name, [])
-            if kind.dtype not in FLOATS or (taken and all(op.type.startswith("constexpr_") for op, _ in taken)):
-                continue
+            if kind.dtype not in FLOATS or all(op.type.startswith("constexpr_") for op, _ in taken):
+                continue  # what nobody takes, and what only a decoder takes, is no weight
             modules = _modules(name, taken, names)
             if kind.elements > 1:
                 arrays.append(_array(name, stored, modules, taken, weights))
@@ -102,7 +102,7 @@ def _array(
 ) -> StoredArray:
     roles = {f"{op.type}.{parameter}" for op, parameter in users}
     uses = {Use.WEIGHT if r in _WEIGHTS else Use.BIAS if r in _BIASES else Use.OTHER for r in roles}
-    orders = {_order(op, parameter) for op, parameter in users} or {NATURAL}
+    orders = {_order(op, parameter) for op, parameter in users}
     return StoredArray(
         name,
         modules,

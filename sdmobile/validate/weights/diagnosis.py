@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
@@ -124,20 +124,33 @@ def epsilon_findings(module: nn.Module, scalars: Sequence[Epsilon]) -> Epsilons:
         scalars: of its files.
     """
     norms = {name.removeprefix("component."): float(m.eps) for name, m in module.named_modules() if _is_norm(m)}
-    by_module: dict[str, dict[str, NDArray[Any]]] = {}
+    by_module: dict[str, list[Epsilon]] = {}
     for scalar in scalars:
         for path in scalar.modules:
-            by_module.setdefault(path, {})[_label(scalar)] = np.array(scalar.value)
+            by_module.setdefault(path, []).append(scalar)
     faults: list[str] = []
     compared = 0
     for path, epsilon in norms.items():
-        own = by_module.get(path, {})
+        own = by_module.get(path, [])
         compared += bool(own)
-        faults += [f"{path}: {fault}" for fault in epsilon_faults([epsilon], own)]
+        faults += [f"{path}: {fault}" for group in _groups(own) for fault in epsilon_faults([epsilon], group)]
     for scalar in scalars:
         if scalar.named and not scalar.modules & set(norms):
             faults += [f"{_label(scalar)}: {fault}" for fault in _of_none(scalar, set(norms.values()))]
     return Epsilons(compared, tuple(dict.fromkeys(faults)))
+
+
+def _groups(scalars: Sequence[Epsilon]) -> Iterator[dict[str, NDArray[Any]]]:
+    """Yields groups of a norm's scalars, in each of which its epsilon must be.
+
+    That is every scalar that the file calls an epsilon, what a composite is decomposed into, and where none is called
+    so, all scalars of the norm's operations.
+    """
+    named = [scalar for scalar in scalars if scalar.named]
+    yield from ({_label(scalar): np.array(scalar.value)} for scalar in named)
+    yield {scalar.name: np.array(scalar.value) for scalar in scalars if scalar.inside}
+    if not named:
+        yield {scalar.name: np.array(scalar.value) for scalar in scalars if not scalar.inside}
 
 
 def _of_none(scalar: Epsilon, known: set[float]) -> list[str]:

@@ -46,11 +46,14 @@ def read_file(path: Path, names: ModuleNames) -> FileConstants:
             if not tensor.constant or tensor.dtype not in _NUMBERS:
                 continue
             taken = list(_through_dequantize(users.get(tensor.index, []), users))
+            if not taken:
+                continue
             modules = owners[index] if index in owners else _modules(tensor, taken, names)
             if tensor.elements > 1:
                 arrays.append(_array(graph, tensor, modules, taken))
             elif tensor.dtype.startswith("FLOAT") and (values := tensor.values()) is not None:
-                scalars.append(Epsilon(tensor.name, modules, float(values.reshape(-1)[0]), False))
+                value = float(values.reshape(-1)[0])
+                scalars.append(Epsilon(tensor.name, modules, value, False, index in owners))
     return FileConstants(tuple(arrays), tuple(scalars))
 
 
@@ -102,7 +105,7 @@ def _array(graph: Graph, tensor: Tensor, modules: frozenset[str], taken: Taken) 
         tensor.name,
         modules,
         frozenset(_use(node, place) for node, place in taken),
-        frozenset(_order(node, place) for node, place in taken) or frozenset({NATURAL}),
+        frozenset(_order(node, place) for node, place in taken),
         tensor.shape,
         coding,
         lambda: _decoded(tensor, coding),

@@ -43,15 +43,15 @@ def read_file(path: Path, names: ModuleNames) -> FileConstants:
     arrays: list[StoredArray] = []
     for tensor in model.graph.initializer:
         shape = tuple(tensor.dims)
-        if tensor.data_type not in _FLOATS or int(np.prod(shape)) < 2:
-            continue
         taken = users.get(tensor.name, [])
+        if tensor.data_type not in _FLOATS or int(np.prod(shape)) < 2 or not taken:
+            continue
         arrays.append(
             StoredArray(
                 tensor.name,
                 _modules(tensor.name, taken, names),
                 frozenset(_use(node.op_type, place) for node, place in taken),
-                frozenset(_order(node, place) for node, place in taken) or frozenset({NATURAL}),
+                frozenset(_order(node, place) for node, place in taken),
                 shape,
                 Float(_FLOATS[tensor.data_type]),
                 lambda tensor=tensor: numpy_helper.to_array(tensor).astype(np.float32),

@@ -112,12 +112,14 @@ class Epsilon:
         modules: as in `StoredArray`.
         value: the number.
         named: whether the file calls it an epsilon.
+        inside: whether it lies in the decomposition of a composite, which has an epsilon of its own.
     """
 
     name: str
     modules: frozenset[str]
     value: float
     named: bool
+    inside: bool = False
 
 
 @dataclass(frozen=True)
