@@ -129,3 +129,21 @@ def test_without_validation() -> None:
     html = render_report(manifest("android", None), None)
     assert "this bundle was not validated" in html
     assert "not stated" in html
+
+
+def test_every_parameter_is_listed() -> None:
+    from dataclasses import replace
+
+    from sdmobile.validate.checks import ExtraCheck, Status
+
+    tensor = {
+        "parameter": "mid.<norm>.weight",
+        "stored": ["a", "b"],
+        "transform": "",
+        "max_error": 0.5,
+        "verdict": "exact",
+    }
+    compared = ExtraCheck("weights", "unet", Status.PASSED, tensors=(tensor, {**tensor, "max_error": None}))
+    html = render_report(manifest(), replace(validation(), extras=(compared,)).to_json())
+    assert html.count("mid.&lt;norm&gt;.weight") == 2
+    assert "a, b" in html

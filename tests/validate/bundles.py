@@ -6,6 +6,7 @@ import json
 import shutil
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,28 @@ def write_exported_bundle(
     return _finish(folder, open_checkpoint(checkpoint_path), target, "batch2", records)
 
 
+def write_paper_bundle(folder: Path, checkpoint_path: Path, target: str) -> Path:
+    """Writes a bundle with everything that an app reads beside the models, and a file that is no model."""
+    from sdmobile.exporters.phone_files import write_phone_files
+
+    checkpoint = open_checkpoint(checkpoint_path)
+    geometry, guidance = geometry_for(checkpoint, None), checkpoint.family.guidance(None).name
+    folder.mkdir(parents=True)
+    name = checkpoint.family.denoiser.name
+    contract = contract_for(checkpoint.family, target, name, geometry)
+    file = folder / contract.file_name
+    if target == "ios":
+        file.mkdir()
+        file /= "Manifest.json"
+    file.write_bytes(b"no model")
+    records = {name: _record(name, contract.file_name, contract.to_json(), file)}
+    plan: Any = SimpleNamespace(
+        checkpoint=checkpoint, request=SimpleNamespace(target=target), guidance=guidance, geometry=geometry
+    )
+    write_phone_files(plan, records, folder)
+    return _finish(folder, checkpoint, target, guidance, records)
+
+
 def _finish(
     folder: Path, checkpoint: Checkpoint, target: str, guidance: str, records: dict[str, dict[str, Any]]
 ) -> Path:
@@ -106,6 +129,7 @@ def _finish(
         "pipeline": {
             "scaling_factor": checkpoint.scaling_factor,
             "vae_scale_factor": checkpoint.vae_scale_factor,
+            "guidance_scale": checkpoint.guidance_scale,
             "scheduler": checkpoint.scheduler_config,
         },
         "components": records,

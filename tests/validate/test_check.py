@@ -141,7 +141,9 @@ def test_wrong_weights_in_one_file_fail_that_component_and_the_pictures(
     assert "unet on ort" in report.failures[0]
     assert "at least 60 dB needed" in report.failures[0]
     lenient = options(tiny_checkpoint, thresholds=Thresholds.flat(-20.0))
-    assert validate_bundle(folder, lenient).report.passed
+    report = validate_bundle(folder, lenient).report
+    assert {check.status for check in (*report.components, *report.trajectories)} == {"passed"}
+    assert [check.name for check in report.extras if check.status == "failed"] == ["unet, weights"]
 
 
 def test_a_file_that_cannot_be_read_fails_alone(onnx_bundle: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:

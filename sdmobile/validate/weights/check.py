@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdmobile.basics.describe import describe
+from sdmobile.basics.metrics import json_number
 from sdmobile.validate.bisect.graph import ModuleNames
 from sdmobile.validate.checks import ExtraCheck, Status
 from sdmobile.validate.weights.agreement import is_exact, misfits
@@ -79,7 +80,8 @@ class TensorCheck:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields."""
-        return {**vars(self), "verdict": self.verdict.value, "stored": list(self.stored)}
+        error = None if self.max_error is None else json_number(self.max_error)
+        return {**vars(self), "verdict": self.verdict.value, "stored": list(self.stored), "max_error": error}
 
 
 Tell = Callable[[str, int, int], None]
