@@ -58,7 +58,8 @@ def test_junit_and_markdown_are_alone_on_stdout(onnx_bundle: Path, quick: list[o
     junit = run(onnx_bundle, *text, "--format", "junit")
     root = ElementTree.fromstring(junit.stdout)
     names = [case.attrib["name"] for case in root.iter("testcase")]
-    assert names == [*COMPONENTS, "seed 0: a red circle", "seed 1: a blue square"]
+    extras = ["bundle", "bundle", "text_encoder"]  # manifest, tokenizer, weights
+    assert names == [*COMPONENTS, "seed 0: a red circle", "seed 1: a blue square", *extras]
     assert root.attrib["failures"] == root.attrib["errors"] == "0"
     markdown = run(onnx_bundle, *text, "--format", "markdown")
     assert markdown.stdout.startswith("## tiny for onnx: **passed**\n")
@@ -78,7 +79,8 @@ def test_a_thresholds_file_decides(onnx_bundle: Path, quick: list[object], tmp_p
 def test_the_table_names_components_and_figures(onnx_bundle: Path, quick: list[object]) -> None:
     result = run(onnx_bundle, *quick, "--no-trajectory", "--components", "text_encoder,vae_decoder")
     assert result.exit_code == 0, result.output
-    assert result.stdout.count("passed") == 2
+    assert result.stdout.count("passed") == 2 + 4  # manifest, tokenizer, the weights of both
+    assert "parameters 36" in result.stdout
     assert "not run: --no-trajectory" in result.stdout
     assert "not run: not among --components" in result.stdout
 
@@ -93,8 +95,10 @@ def test_below_threshold_is_exit_code_3_after_the_table(onnx_bundle: Path, quick
     level = data["components"][1]["worst"]["psnr_db"]
     assert f"unet on ort: {level:.1f} dB, at least 60 dB needed" in result.stderr
     lower = run(folder, *quick, "--no-trajectory", "--threshold-db", math.floor(level))
-    assert lower.exit_code == 0
+    assert "dB needed" not in lower.stderr
+    assert "unet, weights: " in lower.stderr  # no threshold makes other weights the checkpoint's
     higher = run(folder, *quick, "--no-trajectory", "--threshold-db", math.ceil(level))
+    assert "dB needed" in higher.stderr
     assert higher.exit_code == EXIT_BELOW_THRESHOLD
 
 

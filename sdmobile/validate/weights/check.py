@@ -247,11 +247,17 @@ class Comparison:
         return replace(parameter, factors=(*parameter.factors, *sorted(self._powers.get(around, ()))))
 
     def _candidates(self, parameter: Parameter) -> Iterable[StoredArray]:
-        """Yields arrays of the parameter's module, of the modules around it, then those of unknown origin."""
+        """Yields arrays of the parameter's module, of the modules around it, then those of unknown origin.
+
+        A matrix whose module has an array of its size is that one or none.
+        """
         path = parameter.module
         vector = parameter.array.ndim == 1
         while path:
-            yield from (s for s in self._by_module.get(path, []) if not vector or s.may_be(parameter.name))
+            own = [s for s in self._by_module.get(path, []) if not vector or s.may_be(parameter.name)]
+            yield from own
+            if path == parameter.module and not vector and any(s.size == parameter.array.size for s in own):
+                return
             path = path.rpartition(".")[0]
         yield from (s for s in self._placeless if not vector or s.may_be(parameter.name))
 

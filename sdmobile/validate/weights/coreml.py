@@ -21,6 +21,7 @@ from sdmobile.validate.weights.stored import (
     Steps,
     StoredArray,
     Use,
+    belongs_to,
 )
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def read_package(path: Path, names: ModuleNames) -> FileConstants:
             taken = users.get(name, [])
             if kind.dtype not in FLOATS or all(op.type.startswith("constexpr_") for op, _ in taken):
                 continue  # what nobody takes, and what only a decoder takes, is no weight
-            modules = _modules(name, taken, names)
+            taking = [names.of_identifier(op.outputs[0].name) for op, _ in taken]
+            modules = belongs_to(names.of_identifier(name), taking, names)
             if kind.elements > 1:
                 arrays.append(_array(name, stored, modules, taken, weights))
             else:
@@ -82,19 +84,6 @@ def _users(program: Function) -> dict[str, list[tuple[Operation, str]]]:
                 if isinstance(binding, str):
                     users.setdefault(binding, []).append((operation, parameter))
     return users
-
-
-def _modules(name: str, users: list[tuple[Operation, str]], names: ModuleNames) -> frozenset[str]:
-    """Returns the modules of the operations that take a constant; converters rename some, so its own name counts too.
-
-    Where every operation's name tells its module, only these count: a constant taken by another module is wrong there.
-    """
-    taking = [names.of_identifier(op.outputs[0].name) for op, _ in users]
-    known = {module for module in taking if module is not None}
-    if len(known) and None not in taking and all(names.has_parameters(module) for module in known):
-        return frozenset(known)
-    own = names.of_identifier(name)
-    return frozenset(known | ({own} if own else set()))
 
 
 def _array(

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdmobile.formats.tflite.reader import read_model
-from sdmobile.validate.weights.stored import NATURAL, Coding, Epsilon, FileConstants, Float, Steps, StoredArray, Use
+from sdmobile.validate.weights.stored import (
+    NATURAL,
+    Coding,
+    Epsilon,
+    FileConstants,
+    Float,
+    Steps,
+    StoredArray,
+    Use,
+    belongs_to,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,13 +100,8 @@ def _of_nodes(nodes: list[Node], names: ModuleNames) -> frozenset[str]:
 
 
 def _modules(tensor: Tensor, taken: Taken, names: ModuleNames) -> frozenset[str]:
-    """Returns the modules of the operators that take a constant, else those its own name tells too."""
-    known = [names.of_location(node.outputs[0].name) for node, _ in taken]
-    found = {module for module in known if module is not None}
-    if found and None not in known and all(names.has_parameters(module) for module in found):
-        return frozenset(found)
-    own = names.of_location(tensor.name)
-    return frozenset(found | ({own} if own else set()))
+    taking = [names.of_location(node.outputs[0].name) for node, _ in taken]
+    return belongs_to(names.of_location(tensor.name), taking, names)
 
 
 def _array(graph: Graph, tensor: Tensor, modules: frozenset[str], taken: Taken) -> StoredArray:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdmobile.validate.weights.stored import NATURAL, Epsilon, FileConstants, Float, StoredArray, Use
+from sdmobile.validate.weights.stored import NATURAL, Epsilon, FileConstants, Float, StoredArray, Use, belongs_to
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,13 +61,7 @@ def read_file(path: Path, names: ModuleNames) -> FileConstants:
 
 
 def _modules(name: str, taken: list[tuple[Any, int]], names: ModuleNames) -> frozenset[str]:
-    """Returns the modules of the nodes that take a constant, else those its own name tells too."""
-    known = [_module(node, names) for node, _ in taken]
-    found = {module for module in known if module is not None}
-    if found and None not in known and all(names.has_parameters(module) for module in found):
-        return frozenset(found)
-    own = names.of_path(name.rpartition(".")[0])
-    return frozenset(found | ({own} if own else set()))
+    return belongs_to(names.of_path(name.rpartition(".")[0]), [_module(node, names) for node, _ in taken], names)
 
 
 def _module(node: Any, names: ModuleNames) -> str | None:

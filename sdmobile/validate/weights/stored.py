@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from sdmobile.validate.bisect.graph import ModuleNames
 
 NATURAL: tuple[int, ...] = ()
 """The axes as PyTorch has them."""
@@ -133,3 +135,21 @@ class FileConstants:
 
     arrays: tuple[StoredArray, ...]
     scalars: tuple[Epsilon, ...]
+
+
+def belongs_to(own: str | None, taking: Sequence[str | None], names: ModuleNames) -> frozenset[str]:
+    """Returns the modules that a constant belongs to.
+
+    Where the name of every operation that takes it tells a module with parameters, it is theirs: a constant that
+    another module takes is wrong there. Converters rename some operations, so else its own name counts too, and modules
+    with parameters before those around them.
+
+    Args:
+        own: module in its own name.
+        taking: modules in the names of the operations that take it.
+        names: of the component's modules.
+    """
+    if taking and all(module is not None and names.has_parameters(module) for module in taking):
+        return frozenset(module for module in taking if module is not None)
+    known = {module for module in (own, *taking) if module is not None}
+    return frozenset({module for module in known if names.has_parameters(module)} or known)
