@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from sdmobile.basics.describe import describe
+from sdmobile.basics.words import describe
 from sdmobile.validate.checks import ExtraCheck, Status
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from sdmobile.basics.untrusted import UntrustedError, parse_json, read_bounded
 
+if TYPE_CHECKING:
     from sdmobile.families.family import Family
     from sdmobile.formats.bundle.reading import Bundle
 
@@ -24,16 +24,14 @@ def app_document(bundle: Bundle, family: Family, name: str) -> tuple[Any, str | 
     Returns None where there need not be one: for a witness, for a target whose usual app has all that built in, and for
     a bundle that has no denoiser.
     """
-    file: Path = bundle.path / name
-    if not file.is_file():
+    file = bundle.files.get(name)
+    if file is None:
         usual = bundle.target == "onnx" or bundle.target in family.app_use
         return None if usual or family.denoiser.name not in bundle.components else (None, f"{name} is missing")
-    if file.stat().st_size > _MOST_BYTES:
-        return None, f"{name} has more than {_MOST_BYTES} bytes"
     try:
-        document = json.loads(file.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        return None, f"{name} is no JSON: {error}"
+        document = parse_json(read_bounded(file, _MOST_BYTES))
+    except UntrustedError as error:
+        return None, f"{name} is no JSON that an app reads: {error}"
     return document, None if isinstance(document, dict) else f"{name} holds no JSON object"
 
 

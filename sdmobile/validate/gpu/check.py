@@ -9,12 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from sdmobile.basics.metrics import compare, worst
 from sdmobile.basics.scratch import temporary_folder
 from sdmobile.errors import MissingDependencyError
 from sdmobile.validate.gpu import places
+from sdmobile.validate.gpu.inputs import cpu_outputs, exciting_inputs
 from sdmobile.validate.gpu.order import Answer, Ending, Order, load_answer, load_outputs, run_order
 from sdmobile.validate.gpu.verdict import GpuStatus, GpuVerdict, Precision, Way, read_acceptance
 from sdmobile.validate.gpu.vulkan import device_of
@@ -84,7 +83,8 @@ def check_file(
 
     Args:
         path: the `.tflite` file.
-        inputs: arrays by input name, or several of them; None for normally distributed ones.
+        inputs: arrays by input name, or several of them; None for made-up ones that reach every output. Where none do,
+            the file counts as not run.
         expected: outputs of the float32 reference by output name, as many as inputs; None compares with LiteRT on the
             CPU, which shows what the GPU does to the file, not whether the file is right.
         way: "browser" or "wheel".
@@ -99,12 +99,20 @@ def check_file(
     from sdmobile.validate.gpu.model_facts import read_model
 
     facts = read_model(path)
-    samples = made_up_inputs(path) if inputs is None else _as_list(inputs)
+    made = exciting_inputs(path) if inputs is None else None
+    samples = _as_list(inputs) if made is None else [made.inputs]  # pyright: ignore[reportArgumentType]
     run = run_on_gpu(path, samples, way=way, precision=precision, timeout=timeout, repeat=repeat, facts=facts)
     if not run.outputs:
         return run.verdict
-    reference = cpu_outputs(path, samples) if expected is None else _as_list(expected)
-    return judge(run, reference, threshold_db)
+    if expected is not None:
+        return judge(run, _as_list(expected), threshold_db)
+    verdict = judge(run, cpu_outputs(path, samples) if made is None else [made.outputs], threshold_db)
+    if verdict.passed and made is not None and made.constant:
+        reason = (
+            f"{', '.join(made.constant)} has one value everywhere on all inputs that were made up: that shows nothing"
+        )
+        return replace(verdict, status=GpuStatus.NOT_RUN, reason=f"{reason}. Check the bundle, on recorded inputs")
+    return verdict
 
 
 def run_on_gpu(
@@ -297,28 +305,3 @@ def _wheel() -> Ready:
         return Ready(module, missing=f"the software Vulkan driver does not load ({error.rule})")
     settings = {"adapter": f"{device.name}, {device.driver}", "limit": str(device.max_storage_buffer_range)}
     return Ready(module, driver.environment(), settings)
-
-
-def made_up_inputs(path: Path, seed: int = 0) -> list[dict[str, NDArray[Any]]]:
-    """Returns one sample for a file: normally distributed numbers, and zeros where integers are wanted."""
-    random = np.random.default_rng(seed)
-    details = _signature(path).get_input_details()
-    sample: dict[str, NDArray[Any]] = {}
-    for name, detail in details.items():
-        shape = tuple(int(size) for size in detail["shape"])
-        floats = np.issubdtype(detail["dtype"], np.floating)
-        sample[name] = random.standard_normal(shape).astype(np.float32) if floats else np.zeros(shape, np.int32)
-    return [sample]
-
-
-def cpu_outputs(path: Path, samples: Sequence[Arrays]) -> list[dict[str, NDArray[Any]]]:
-    """Returns what LiteRT computes on the CPU."""
-    runner = _signature(path)
-    return [{name: np.array(value) for name, value in runner(**sample).items()} for sample in samples]
-
-
-def _signature(path: Path) -> Any:
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(model_path=str(path))
-    return interpreter.get_signature_runner(next(iter(interpreter.get_signature_list())))

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdmobile.basics.describe import describe
 from sdmobile.basics.metrics import json_number
+from sdmobile.basics.words import describe
 from sdmobile.validate.bisect.graph import ModuleNames
 from sdmobile.validate.checks import ExtraCheck, Status
 from sdmobile.validate.weights.agreement import is_exact, misfits
