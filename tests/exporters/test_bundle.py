@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -106,6 +107,10 @@ def test_two_exports_write_the_same_bytes(
         contents.append({path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()})
     assert [name for name in contents[0] if contents[0][name] != contents[1].get(name)] == []
     assert contents[0].keys() == contents[1].keys()
+    places = [
+        os.fsencode(place) for place in (tmp_path, tiny_checkpoint.parent, Path(bundle_module.__file__).parents[2])
+    ]
+    assert [name for name, content in contents[0].items() if any(place in content for place in places)] == []
     assert json.loads(contents[0][Path("manifest.json")])["created"] == "2023-11-14T22:13:20+00:00"
 
 

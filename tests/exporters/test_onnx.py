@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,13 @@ def test_numbers(lowered: Lower, component: str) -> None:
     case = lowered("onnx", component)
     inputs = case.inputs()
     assert psnr(case.expected(inputs), run(case.path, case.contract, inputs)) > 100
+
+
+def test_nothing_of_this_machine_is_in_the_file(lowered: Lower) -> None:
+    """The exporter would keep the stack of every node, with the folders of the package and of the libraries."""
+    content = lowered("onnx", "vae_encoder").path.read_bytes()
+    assert os.fsencode(Path(onnx_lower.__file__).parents[3]) not in content
+    assert b"site-packages" not in content
 
 
 def test_opset_and_metadata(lowered: Lower) -> None:

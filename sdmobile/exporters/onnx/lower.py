@@ -40,6 +40,10 @@ def lower(program: ExportedProgram, contract: Contract, out: Path, options: Lowe
         verbose=False,
     )
     assert built is not None
+    for (
+        node
+    ) in built.model.graph.all_nodes():  # it names files of this machine, so no two machines would write the same
+        node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
     built.model.metadata_props.update(options.provenance.entries(contract.component))
     external = _weight_bytes(program) > EXTERNAL_DATA_ABOVE
     built.save(out, external_data=external)
