@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
@@ -295,8 +295,8 @@ def test_places_that_cannot_be_written_are_told(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def mounted(tmp_path: Path) -> Callable[[str], Path]:
-    """Returns a function that mounts an empty file system of one megabyte; needs root on Linux."""
+def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Yields a function that mounts an empty file system of one megabyte; needs root on Linux."""
     import subprocess
 
     places: list[Path] = []
@@ -314,7 +314,7 @@ def mounted(tmp_path: Path) -> Callable[[str], Path]:
         places.append(place)
         return place
 
-    yield mount  # pyright: ignore[reportReturnType]
+    yield mount
     for place in places:
         subprocess.run(["umount", "-l", str(place)], check=True)
 

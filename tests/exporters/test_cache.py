@@ -218,7 +218,7 @@ def test_a_full_or_broken_disk_at_any_system_call_is_a_note(tmp_path: Path) -> N
 def test_no_room_for_what_is_taken_is_no_damage(stored: tuple[ComponentCache, Path, Any], tmp_path: Path) -> None:
     """The output's disk is full then: exporting the component anew would not help."""
 
-    def prepare() -> Callable[[], None]:
+    def prepare() -> Callable[[], object]:
         shutil.rmtree(tmp_path / "taken", ignore_errors=True)
         (tmp_path / "taken").mkdir()
         return lambda: stored[0].take("key", tmp_path / "taken")
