@@ -191,7 +191,7 @@ def test_overwrite_takes_no_folder_that_is_no_bundle(
 
 @pytest.mark.parametrize("plain", [False, True])
 def test_of_two_at_one_output_one_wins_and_the_other_says_so(tmp_path: Path, plain: bool) -> None:
-    for number in range(10):
+    for number in range(4):
         out = tmp_path / f"out-{number}"
         assert race(out, overwrite=False, plain_renames=plain) == [0, EXIT_OUTPUT]
         assert content(out) in ("first", "second")

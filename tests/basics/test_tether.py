@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import signal
 import subprocess
 import sys
@@ -80,3 +81,31 @@ def test_a_program_that_is_not_there_is_named() -> None:
     done = subprocess.run(tethered(["no-such-program"]), capture_output=True, text=True, check=False)
     assert done.returncode == 127
     assert "no-such-program" in done.stderr
+
+
+def _calls(*names: str) -> list[tuple[str, ast.Call]]:
+    """Returns the package's calls of functions by their written names, with the files that they are in."""
+    root = Path(tether.__file__).parents[1]
+    calls = []
+    for file in sorted(root.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in names:
+                calls.append((file.relative_to(root).as_posix(), node))
+    return calls
+
+
+def test_every_child_of_the_package_is_tethered() -> None:
+    calls = _calls("subprocess.run", "subprocess.Popen", "subprocess.check_output", "subprocess.call", "os.system")
+    untied = [
+        f"{file}:{call.lineno}"
+        for file, call in calls
+        if file != "basics/tether.py" and not (call.args and ast.unparse(call.args[0]).startswith("tethered("))
+    ]
+    assert len(calls) >= 4
+    assert untied == []
+
+
+def test_temporary_folders_are_locked_ones() -> None:
+    """So that the next run clears them away; those inside one of these may be plain."""
+    calls = _calls("tempfile.mkdtemp", "tempfile.mkstemp", "tempfile.TemporaryDirectory", "tempfile.NamedTemporaryFile")
+    assert {file for file, _ in calls} == {"basics/scratch.py", "exporters/component.py"}
