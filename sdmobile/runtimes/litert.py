@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sdmobile.errors import MissingDependencyError, UnsupportedError
 from sdmobile.runtimes.base import FileRunner, Predict
+from sdmobile.runtimes.litert_process import LiteRTProcess
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class LiteRTRunner(FileRunner):
-    """Runs a .tflite file by its named signature.
+    """Runs a .tflite file by its named signature, in a process of its own.
 
     Args:
         components: the bundle's files.
@@ -26,16 +26,4 @@ class LiteRTRunner(FileRunner):
         self._threads = threads
 
     def _open(self, file: BundleComponent) -> Predict:
-        try:
-            from ai_edge_litert.interpreter import Interpreter
-        except ImportError as error:
-            raise MissingDependencyError(
-                "the runtime `litert` needs ai-edge-litert", error, "Install it: pip install 'sdmobile[android]'."
-            ) from error
-        interpreter = Interpreter(model_path=str(file.path), num_threads=self._threads)
-        signature = file.contract.signature
-        known = sorted(interpreter.get_signature_list())
-        if signature not in known:
-            raise UnsupportedError(f"{file.path.name} must have the signature {signature}", known, "Export it again.")
-        runner = interpreter.get_signature_runner(signature)
-        return lambda inputs: runner(**inputs)
+        return LiteRTProcess(file.path, file.contract.signature, self._threads)

@@ -113,8 +113,8 @@ def _pipe(name: str) -> Callable[[Path], None]:
     return harm
 
 
-def _text(text: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / "manifest.json").write_text(text, "utf-8") and None
+def _text(text: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / "manifest.json").write_text(text, "utf-8")
 
 
 def _replaced(old: str, new: str) -> Callable[[Path], None]:
@@ -132,7 +132,7 @@ def _sparse(name: str) -> Callable[[Path], None]:
 
 _RECORD = f"components.{COMPONENT}"
 _WEIGHTS = "Unet.mlpackage/Data/com.apple.CoreML/weights/weight.bin"
-HOSTILE: dict[str, Callable[[Path], None]] = {
+HOSTILE: dict[str, Callable[[Path], object]] = {
     "a component's file above the bundle": _file_too("../../secret.txt"),
     "a link that climbs": _climbing_link,
     "an absolute file": lambda folder: _file_too(str(folder.parent / "secret.txt"))(folder),

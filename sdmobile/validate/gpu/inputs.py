@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdmobile.formats.errors import FormatError
+from sdmobile.runtimes.litert_process import LiteRTProcess
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -56,14 +59,17 @@ def exciting_inputs(path: Path, seed: int = 0) -> MadeUp:
     Args:
         path: the `.tflite` file.
         seed: of the random numbers.
+
+    Raises:
+        FormatError: LiteRT runs the file on none of them.
     """
-    runner = _signature(path)
+    run = LiteRTProcess(path)
     best: MadeUp | None = None
-    refusal: Exception | None = None
-    for inputs in _candidates(runner.get_input_details(), seed):
+    refusal: FormatError | None = None
+    for inputs in _candidates(run.inputs, seed):
         try:
-            outputs = {name: np.array(value) for name, value in runner(**inputs).items()}
-        except (RuntimeError, ValueError) as error:  # a table of fewer rows
+            outputs = run(inputs)
+        except FormatError as error:  # a table of fewer rows
             refusal = error
             continue
         made = MadeUp(inputs, outputs, tuple(name for name, value in outputs.items() if not varies(value)))
@@ -72,7 +78,7 @@ def exciting_inputs(path: Path, seed: int = 0) -> MadeUp:
         if not best.constant:
             break
     if best is None:
-        raise refusal or ValueError(f"{path.name} takes no input")
+        raise refusal or FormatError("a file to check must take an input", path, "Give another file")
     return best
 
 
@@ -86,26 +92,19 @@ def varies(array: NDArray[Any]) -> bool:
 
 def cpu_outputs(path: Path, samples: Sequence[Arrays]) -> list[dict[str, NDArray[Any]]]:
     """Returns what LiteRT computes on the CPU."""
-    runner = _signature(path)
-    return [{name: np.array(value) for name, value in runner(**sample).items()} for sample in samples]
+    run = LiteRTProcess(path)
+    return [run(sample) for sample in samples]
 
 
-def _candidates(details: Mapping[str, Any], seed: int) -> Iterator[dict[str, NDArray[Any]]]:
+def _candidates(wanted: Mapping[str, tuple[tuple[int, ...], str]], seed: int) -> Iterator[dict[str, NDArray[Any]]]:
     """Yields inputs: each kind of numbers with small random integers, at last with zeros for integers."""
     for floats, most in (*((floats, _MOST_TOKENS) for floats in _FLOATS), (_normal, 1)):
         random = np.random.default_rng(seed)
         sample: dict[str, NDArray[Any]] = {}
-        for name, detail in details.items():
-            shape, dtype = tuple(int(size) for size in detail["shape"]), np.dtype(detail["dtype"])
+        for name, (shape, kind) in wanted.items():
+            dtype = np.dtype(kind)
             if np.issubdtype(dtype, np.floating):
                 sample[name] = floats(random, shape).astype(dtype)
             else:
                 sample[name] = random.integers(0, min(2, most) if dtype == np.bool_ else most, shape).astype(dtype)
         yield sample
-
-
-def _signature(path: Path) -> Any:
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(model_path=str(path))
-    return interpreter.get_signature_runner(next(iter(interpreter.get_signature_list())))
