@@ -76,7 +76,8 @@ class LiteRTProcess:
         self._signature = next(iter(signatures["signatures"]), "") if signature is None else signature
         if self._signature not in known:
             self.close()
-            raise UnsupportedError(f"{path.name} must have the signature {signature}", known, "Export it again.")
+            wanted = "a signature" if signature is None else f"the signature {signature}"
+            raise UnsupportedError(f"{path.name} must have {wanted}", known, _AGAIN)
         self.inputs: dict[str, tuple[tuple[int, ...], str]] = {
             name: (tuple(shape), dtype) for name, shape, dtype in signatures["signatures"][self._signature]
         }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdmobile.errors import MissingDependencyError
+from sdmobile.formats.errors import whole
 from sdmobile.runtimes.base import FileRunner, Predict
 
 if TYPE_CHECKING:
@@ -39,11 +40,13 @@ class OnnxRunner(FileRunner):
         options = onnxruntime.SessionOptions()
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
-        session = onnxruntime.InferenceSession(str(file.path), options, providers=["CPUExecutionProvider"])
+        with whole(file.path):
+            session = onnxruntime.InferenceSession(str(file.path), options, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
 
         def predict(inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-            values = session.run(names, inputs)
+            with whole(file.path):
+                values = session.run(names, inputs)
             return {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
 
         return predict

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sdmobile.errors import UnsupportedError
+from sdmobile.formats.errors import whole
 from sdmobile.formats.graph.graph import FileGraph
 
 
@@ -12,14 +13,17 @@ def read_graph(path: Path) -> FileGraph:
     """Reads the graph of a `.tflite` file or of an `.mlpackage` folder.
 
     Raises:
+        FormatError: the file is missing or damaged.
         UnsupportedError: neither of the two.
     """
     if path.suffix == ".tflite":
         from sdmobile.formats.graph.tflite import read_tflite
 
-        return read_tflite(path)
+        with whole(path):
+            return read_tflite(path)
     if path.suffix == ".mlpackage":
         from sdmobile.formats.graph.mlprogram import read_mlpackage
 
-        return read_mlpackage(path)
+        with whole(path):
+            return read_mlpackage(path)
     raise UnsupportedError("the file must be a .tflite or an .mlpackage", path)

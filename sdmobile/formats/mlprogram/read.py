@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from sdmobile.formats.errors import whole
 from sdmobile.formats.mlprogram import ir, wire
 from sdmobile.formats.mlprogram.package import Package, open_package
 from sdmobile.formats.mlprogram.schema import MESSAGES
-
-if TYPE_CHECKING:
-    pass
 
 
 def read_program(path: Path | str, function: str | None = None) -> tuple[Package, ir.Function]:
@@ -29,12 +27,15 @@ def read_program(path: Path | str, function: str | None = None) -> tuple[Package
         UnsupportedError: the model is not an ML Program of arrays.
     """
     package = open_package(Path(path))
-    return package, ir.build(_read_model(package), function)
+    with whole(package.path):
+        return package, ir.build(_read_model(package), function)
 
 
 def function_names(path: Path | str) -> tuple[str, ...]:
     """Returns the names of the functions of a package, the default one first; raises as `read_program`."""
-    return ir.function_names(_read_model(open_package(Path(path))))
+    package = open_package(Path(path))
+    with whole(package.path):
+        return ir.function_names(_read_model(package))
 
 
 def _read_model(package: Package) -> dict[str, Any]:

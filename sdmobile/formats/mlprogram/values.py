@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from sdmobile.formats.mlprogram.blob import unpack_bits
 from sdmobile.formats.mlprogram.errors import PackageError
 from sdmobile.formats.mlprogram.types import BITS, DATA_TYPES, TensorType
 
+_MAX_ELEMENTS = 1 << 33
 _LIST_OF_DTYPE = {
     "bool": "bools",
     "string": "strings",
@@ -49,7 +51,10 @@ def tensor_type(message: dict[str, Any]) -> TensorType:
     dimensions = tensor.get("dimensions", [])
     if dtype is None or tensor.get("rank", 0) != len(dimensions):
         raise PackageError("A tensor type must have an element type and as many sizes as its rank", tensor)
-    return TensorType(dtype, tuple(_size(dimension) for dimension in dimensions))
+    shape = tuple(_size(dimension) for dimension in dimensions)
+    if any(size is not None and size < 0 for size in shape) or math.prod(size or 1 for size in shape) > _MAX_ELEMENTS:
+        raise PackageError(f"A tensor must have at most {_MAX_ELEMENTS} elements", shape, "Export the model again")
+    return TensorType(dtype, shape)
 
 
 def _size(dimension: dict[str, Any]) -> int | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sdmobile.device_profiles.runtime_rules.core_ml import PALETTES, PALETTES_STAY
 from sdmobile.errors import UnsupportedError
-from sdmobile.formats.errors import FormatError
+from sdmobile.formats.errors import FormatError, whole
 from sdmobile.formats.mlprogram.blob import BlobFile
 from sdmobile.formats.mlprogram.ir import Function, Operation
 from sdmobile.formats.mlprogram.package import Package
@@ -104,7 +104,8 @@ def lint_package(path: Path, limits: Limits) -> LintReport:
     """
     try:
         package, function = read_program(path)
-        findings = [*_operation_findings(function, limits), *_weight_findings(package, function, limits)]
+        with whole(path):
+            findings = [*_operation_findings(function, limits), *_weight_findings(package, function, limits)]
     except UnsupportedError as error:
         raise FormatError(error.rule, error.value, error.fix) from error
     computed = [operation for operation in function.operations if operation.type != "const"]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sdmobile.device_profiles.runtime_rules.tflite_operators import CUSTOM_OPERATORS, SUPPORT, GpuRuntime
+from sdmobile.formats.errors import whole
 from sdmobile.formats.tflite.model import Graph, Node, Tensor
 from sdmobile.formats.tflite.names import module_of
 from sdmobile.formats.tflite.reader import read_graph
@@ -55,7 +56,8 @@ def lint_tflite(path: Path, runtime: GpuRuntime, limits: Limits) -> LintReport:
         FormatError: the file is missing, truncated or no `.tflite` file.
     """
     graph = read_graph(path)
-    findings = [*_node_findings(graph, runtime), *memory_findings(graph, runtime, limits)]
+    with whole(path):
+        findings = [*_node_findings(graph, runtime), *memory_findings(graph, runtime, limits)]
     return LintReport(str(path), runtime, BASIS[runtime], len(graph.nodes), tuple(findings))
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sdmobile.basics.files import size_of
 from sdmobile.basics.memory import peak_resident_bytes
 from sdmobile.errors import OutputError, SdmobileError, UnsupportedError
+from sdmobile.formats.errors import whole
 from sdmobile.formats.mlprogram.constants import WeightConstant, weight_constants
 from sdmobile.formats.mlprogram.opsets import ios_of_package
 from sdmobile.quantize.coreml.check import check_weights, digest
@@ -99,6 +100,19 @@ def compress_package(
         OutputError: the package did not get smaller.
         ComponentError: a weight read back is another than the one encoded.
     """
+    with whole(source):
+        return _compressed(source, out, recipe, component, deployment_target, edit, fitted)
+
+
+def _compressed(
+    source: Path,
+    out: Path,
+    recipe: Recipe,
+    component: str,
+    deployment_target: str | None,
+    edit: Callable[[Any], object] | None,
+    fitted: FittedScales | None,
+) -> CompressionRecord:
     started = time.perf_counter()
     constants = weight_constants(source)
     schemes = {c.name: recipe.scheme_for(component, c.module, c.elements) for c in constants}

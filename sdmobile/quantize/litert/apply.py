@@ -10,6 +10,7 @@ import numpy as np
 from sdmobile.basics.files import whole_file
 from sdmobile.basics.memory import peak_resident_bytes
 from sdmobile.errors import ComponentError, OutputError, UnsupportedError
+from sdmobile.formats.errors import whole
 from sdmobile.formats.tflite.reader import read_model
 from sdmobile.quantize.litert.engine import TFLiteWeight, float16_weights, quantize_file, reason_against
 from sdmobile.quantize.recipes import Recipe
@@ -49,9 +50,14 @@ def compress_tflite(
         OutputError: the file did not get smaller, or exists.
         ComponentError: a weight read back is another than the one given.
     """
-    started = time.perf_counter()
     if out.exists():
         raise OutputError("the output must not exist", out, "Choose another path")
+    with whole(source):
+        return _compressed(source, out, recipe, component, device)
+
+
+def _compressed(source: Path, out: Path, recipe: Recipe, component: str, device: str | None) -> CompressionRecord:
+    started = time.perf_counter()
     weights = float16_weights(source)
     chosen, kept = _choose(weights, recipe, component, device)
     before = source.stat().st_size
@@ -79,7 +85,8 @@ def compress_tflite(
 
 def modules(path: Path) -> tuple[str, ...]:
     """Returns the modules of a file that have float16 weights."""
-    return tuple(dict.fromkeys(weight.module for weight in float16_weights(path)))
+    with whole(path):
+        return tuple(dict.fromkeys(weight.module for weight in float16_weights(path)))
 
 
 def _choose(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sdmobile.formats.errors import whole
 from sdmobile.formats.mlprogram import ir
 from sdmobile.formats.mlprogram.errors import InputError
 from sdmobile.formats.mlprogram.read import read_program
@@ -58,7 +59,8 @@ class MLProgram:
         self._rounding = rounded
         package, self._function = read_program(self.path, function)
         self._weights = Weights(package, rounded, cache_bytes)
-        self._plan = make_plan(self._function, self._weights, rounded, fuse)
+        with whole(self.path):
+            self._plan = make_plan(self._function, self._weights, rounded, fuse)
 
     @property
     def function(self) -> str:
@@ -103,7 +105,9 @@ class MLProgram:
         """
         from sdmobile.runtimes.mlprogram.execution import run
 
-        results = run(self._plan, self._values(inputs), self._weights)
+        values = self._values(inputs)
+        with whole(self.path):
+            results = run(self._plan, values, self._weights)
         # A copy, since a result may share the memory of an input or of the weight file.
         return {item.name: np.array(results[item.name].numpy(), item.type.dtype) for item in self._function.outputs}
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sdmobile.device_profiles.runtime_rules.winograd import ML_DRIFT, Gpu
 from sdmobile.errors import UnsupportedError
-from sdmobile.formats.errors import FormatError
+from sdmobile.formats.errors import FormatError, whole
 from sdmobile.formats.tflite import reader as formats
 from sdmobile.formats.tflite.gpu_bytes import gpu_bytes
 from sdmobile.formats.tflite.graph import convolutions
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from sdmobile.formats.tflite.model import Graph, Tensor
+    from sdmobile.formats.tflite.model import Graph, Model, Tensor
 
 _MANY = 6
 _DEQUANTIZED = "_dequant"  # ends the name of a float16 weight behind its DEQUANTIZE
@@ -106,8 +106,13 @@ def read_model(path: Path) -> ModelFacts:
     """
     try:
         model = formats.read_model(path)
+        with whole(path):
+            return _facts(model)
     except FormatError as error:
         raise UnsupportedError(f"the GPU check reads LiteRT files: {error.rule}", error.value, error.fix) from error
+
+
+def _facts(model: Model) -> ModelFacts:
     graph = model.graphs[0]
     signature = next(iter(model.signatures), None)
     return ModelFacts(
