@@ -173,6 +173,7 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
     "no listed files": _set("files", {}),
     "an entry nobody knows": _set(f"{_RECORD}.run", "rm"),
     "a name that hides": _set("source.name", "good\x1b[2K\rbad"),
+    "a licence of two lines": _set("source.license", "mit\npipeline_tag: other"),
     "half a character": _replaced('"small"', '"\\ud800"'),
     "deep JSON": _text('{"kind":' + "[" * 100_000 + "]" * 100_000 + "}"),
     "a manifest that is a list": _text("[]"),

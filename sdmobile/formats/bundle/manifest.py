@@ -37,6 +37,8 @@ FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-
 RelativePath = Annotated[str, AfterValidator(_plain_path)]
 Device = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
 Text = Annotated[str, StringConstraints(max_length=1 << 16)]
+Line = Annotated[str, StringConstraints(pattern=r"^[^\n\r\t]{0,512}$")]
+"""What becomes a line of the model card, whose head is YAML."""
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=1, le=1 << 16)]
 Count = Annotated[int, Field(ge=0, le=1 << 50)]
@@ -182,11 +184,11 @@ class ComponentEntry(_Entry):
 class SourceEntry(_Entry):
     """The checkpoint."""
 
-    name: Text
-    path_name: Text | None = None
+    name: Line
+    path_name: Line | None = None
     content_hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{0,128}$")] = ""
-    license: Text | None = None
-    prediction_type: Text | None = None
+    license: Line | None = None
+    prediction_type: Line | None = None
     notes: list[Text] = []
 
 
@@ -227,8 +229,8 @@ class ManifestEntry(_Entry):
     family: Name | None = None
     target: Literal["ios", "android", "onnx"]
     device: Device | None = None
-    created: Text | None = None
-    sdmobile_version: Text | None = None
+    created: Line | None = None
+    sdmobile_version: Line | None = None
     source: SourceEntry
     geometry: GeometryEntry
     guidance: Name
