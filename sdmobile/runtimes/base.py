@@ -53,6 +53,8 @@ class FileRunner(ABC):
         self._name = name
         self._files = dict(components)
         self._loaded: dict[str, list[Predict]] = {}
+        self.crossing = 0.0
+        """Seconds of the last run in which arrays went to another process and back."""
 
     @property
     def name(self) -> str:
@@ -80,9 +82,10 @@ class FileRunner(ABC):
         chain = file.chain or (file,)
         if component not in self._loaded:
             self._loaded[component] = [self._open(part) for part in chain]
-        values = dict(inputs)
+        values, self.crossing = dict(inputs), 0.0
         for part, predict in zip(chain, self._loaded[component], strict=True):
             values.update(part.contract.from_target(predict(part.contract.to_target(values))))
+            self.crossing += getattr(predict, "crossing", 0.0)
         return {spec.canonical: values[spec.canonical] for spec in file.contract.outputs}
 
     def release(self, component: str | None = None) -> None:

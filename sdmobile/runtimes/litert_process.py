@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import weakref
 from collections.abc import Mapping
 from contextlib import suppress
@@ -61,6 +62,7 @@ class LiteRTProcess:
             )
         self._path = path
         self._crashed: SdmobileError | None = None
+        self.crossing = 0.0
         self._noise = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the process)
         command = [sys.executable, "-m", __name__, str(path), str(threads or 0), str(int(delegates))]
         self._child = subprocess.Popen(
@@ -91,9 +93,12 @@ class LiteRTProcess:
         assert self._child.stdin is not None
         if self._crashed is not None:
             raise self._crashed
+        started = time.perf_counter()
         with suppress(OSError):  # it is gone; what it said before tells why
             _send(self._child.stdin, {"signature": self._signature}, inputs)
-        return self._answer("run")[1]
+        header, outputs = self._answer("run")
+        self.crossing = time.perf_counter() - started - header["seconds"]
+        return outputs
 
     def close(self) -> None:
         """Ends the process."""
@@ -116,7 +121,9 @@ class LiteRTProcess:
         return header, arrays
 
     def _crash(self, task: str) -> SdmobileError:
-        self._child.stdin and self._child.stdin.close()
+        assert self._child.stdin is not None
+        with suppress(OSError):
+            self._child.stdin.close()
         code = self._child.wait()
         self._noise.seek(0)
         words = self._noise.read().decode("utf-8", "replace").split()
@@ -196,11 +203,13 @@ def main(path: str, threads: str, delegates: str) -> None:
         try:
             name = header["signature"]
             runner = runners.setdefault(name, interpreter.get_signature_runner(name))
+            started = time.perf_counter()
             results = runner(**arrays)
+            seconds = time.perf_counter() - started
         except Exception as error:
             _send(answers, {"error": _one_line(error)}, {})
         else:
-            _send(answers, {}, results)
+            _send(answers, {"seconds": seconds}, results)
 
 
 def _interpreter(path: str, threads: int, delegates: bool) -> Any:
