@@ -17,7 +17,7 @@ from tests.prediction.assessed import sd15_bundle
 
 
 class _Clock:
-    """A clock that a fake runner moves: each run takes a millisecond more than the one before, and half one to cross."""
+    """A clock that a fake runner moves: each run takes a millisecond more than the last, half of one to cross."""
 
     crossing = 0.5e-3
 

@@ -14,9 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sdmobile.errors import SdmobileError, UnsupportedError
+from sdmobile.formats.graph import read_graph
 from sdmobile.formats.mlprogram import wire
 from sdmobile.formats.mlprogram.schema import MESSAGES
+from sdmobile.lint.dispatch import lint_file
 from sdmobile.runtimes.mlprogram import InputError, MLProgram, PackageError, UnsupportedOpError, read_program
+from tests.fuzz.models import damaged
 from tests.runtimes.mlprogram.support import builder, save_program
 
 WEIGHT = np.linspace(-1, 1, 32, dtype=np.float32).reshape(4, 8)
@@ -207,6 +210,18 @@ def test_damaged_bytes_give_no_other_exception(data: st.DataObject, saved: Path)
         ir.build(wire.decode(memoryview(content), "Model", MESSAGES))
     except SdmobileError as error:
         assert error.rule  # noqa: PT017
+
+
+@pytest.mark.parametrize("place", [MODEL, WEIGHTS, Path("Manifest.json")], ids=lambda path: path.name)
+def test_a_damaged_package_gives_one_line_or_numbers(place: Path, package: Path) -> None:
+    good = (package / place).read_bytes()
+    for seed in range(40):
+        (package / place).write_bytes(damaged(good, seed))
+        for read in (read_graph, lint_file, lambda path: MLProgram(path).predict(_good_inputs())):
+            try:
+                read(package)
+            except SdmobileError as error:
+                assert "\n" not in error.message()  # noqa: PT017
 
 
 @pytest.mark.parametrize(
