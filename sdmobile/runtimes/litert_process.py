@@ -41,7 +41,7 @@ class LiteRTProcess:
 
     Args:
         path: the `.tflite` file.
-        signature: which of its signatures; None for the first.
+        signature: which of its signatures; None for the first, or for the graph of a file that has none.
         threads: CPU threads, None for the runtime's choice.
         delegates: let LiteRT hand operators to XNNPACK, as it does by itself.
 
@@ -78,8 +78,7 @@ class LiteRTProcess:
         self._signature = next(iter(signatures["signatures"]), "") if signature is None else signature
         if self._signature not in known:
             self.close()
-            wanted = "a signature" if signature is None else f"the signature {signature}"
-            raise UnsupportedError(f"{path.name} must have {wanted}", known, _AGAIN)
+            raise UnsupportedError(f"{path.name} must have the signature {self._signature}", known, _AGAIN)
         self.inputs: dict[str, tuple[tuple[int, ...], str]] = {
             name: (tuple(shape), dtype) for name, shape, dtype in signatures["signatures"][self._signature]
         }
@@ -189,20 +188,20 @@ def main(path: str, threads: str, delegates: str) -> None:
     questions = sys.stdin.buffer
     try:
         interpreter = _interpreter(path, int(threads), delegates == "1")
-        listed = {name: _inputs(interpreter, name) for name in interpreter.get_signature_list()}
+        runners = {name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()}
+        runners = runners or {"": _Unsigned(interpreter)}
+        listed = {name: _inputs(runner) for name, runner in runners.items()}
     except Exception as error:
         _send(answers, {"error": _one_line(error)}, {})
         return
     _send(answers, {"signatures": listed}, {})
-    runners: dict[str, Any] = {}
     while True:
         try:
             header, arrays = _receive(questions)
         except EOFError:
             return
         try:
-            name = header["signature"]
-            runner = runners.setdefault(name, interpreter.get_signature_runner(name))
+            runner = runners[header["signature"]]
             started = time.perf_counter()
             results = runner(**arrays)
             seconds = time.perf_counter() - started
@@ -219,8 +218,28 @@ def _interpreter(path: str, threads: int, delegates: bool) -> Any:
     return Interpreter(model_path=path, num_threads=threads or None, experimental_op_resolver_type=resolver)
 
 
-def _inputs(interpreter: Any, signature: str) -> list[list[Any]]:
-    details = interpreter.get_signature_runner(signature).get_input_details()
+class _Unsigned:
+    """A file without a signature, called by the names of its tensors."""
+
+    def __init__(self, interpreter: Any) -> None:
+        self._interpreter = interpreter
+        interpreter.allocate_tensors()
+
+    def get_input_details(self) -> dict[str, Any]:
+        """As of a signature's runner."""
+        return {item["name"]: item for item in self._interpreter.get_input_details()}
+
+    def __call__(self, **arrays: Any) -> dict[str, Any]:
+        """Returns the outputs by name."""
+        for name, item in self.get_input_details().items():
+            self._interpreter.set_tensor(item["index"], arrays[name])
+        self._interpreter.invoke()
+        outputs = self._interpreter.get_output_details()
+        return {item["name"]: self._interpreter.get_tensor(item["index"]) for item in outputs}
+
+
+def _inputs(runner: Any) -> list[list[Any]]:
+    details = runner.get_input_details()
     return [[name, [int(n) for n in item["shape"]], item["dtype"].__name__] for name, item in details.items()]
 
 
