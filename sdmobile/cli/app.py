@@ -25,8 +25,9 @@ from sdmobile.cli.quantize import quantize_app
 from sdmobile.cli.rewrites import rewrites_app
 from sdmobile.cli.train import train_app
 from sdmobile.cli.validate import validate
-from sdmobile.errors import EXIT_INTERRUPTED, EXIT_UNEXPECTED, SdmobileError
+from sdmobile.errors import EXIT_INTERRUPTED, EXIT_RESOURCES, EXIT_UNEXPECTED, ResourceError, SdmobileError
 
+_MORE_MEMORY = "Close other programs, or ask for less: a smaller --resolution, fewer --components"
 _INTERRUPTED = "interrupted; nothing was left half-written"
 
 app = typer.Typer(
@@ -111,6 +112,13 @@ def run(arguments: list[str] | None = None) -> int:
         if code is not None and hasattr(error, "show"):
             error.show()  # pyright: ignore[reportAttributeAccessIssue]
             return int(code)
+        from sdmobile.basics.memory import is_out_of_memory
+
+        if is_out_of_memory(error):
+            _explain(
+                ResourceError("the command needs more memory than it can have", type(error).__name__, _MORE_MEMORY)
+            )
+            return EXIT_RESOURCES
         if os.environ.get("SDMOBILE_DEBUG"):
             raise
         typer.secho(f"error: {type(error).__name__}: {error}", fg="red", err=True)

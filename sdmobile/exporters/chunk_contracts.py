@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from sdmobile.exporters.chunks import Part
 
+SLACK = 1.25
+"""A part holds at most so many times its share of the component's weights."""
 _APPLE_CHUNKS = 2
 
 

@@ -28,10 +28,10 @@ from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_structure
 
 from sdmobile.errors import UnsupportedError
+from sdmobile.exporters.chunk_contracts import SLACK
 from sdmobile.rewrites.operators import arguments
 from sdmobile.rewrites.program import Draft
 
-SLACK = 1.25
 _INTERFACE_BYTES = 4  # crossing values are float32 at the files' interfaces, as Apple's own chunks have them
 
 

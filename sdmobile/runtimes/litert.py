@@ -19,11 +19,15 @@ class LiteRTRunner(FileRunner):
     Args:
         components: the bundle's files.
         threads: CPU threads, None for the runtime's choice.
+        delegates: let LiteRT hand operators to XNNPACK, as it does by itself.
     """
 
-    def __init__(self, components: Mapping[str, BundleComponent], threads: int | None = None) -> None:
+    def __init__(
+        self, components: Mapping[str, BundleComponent], threads: int | None = None, delegates: bool = True
+    ) -> None:
         super().__init__("litert", components)
         self._threads = threads
+        self._delegates = delegates
 
     def _open(self, file: BundleComponent) -> Predict:
-        return LiteRTProcess(file.path, file.contract.signature, self._threads)
+        return LiteRTProcess(file.path, file.contract.signature, self._threads, self._delegates)

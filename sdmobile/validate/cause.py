@@ -3,11 +3,13 @@
 In float16 the file runs beside itself in float32, operation by operation (`mlprogram.diagnosis`): the cause is the
 first operation whose value overflows, or where the error jumps. In float32 the file runs against PyTorch, by module
 (`bisect`): the cause is the first module that differs, with the operations of its part.
+
+A `.tflite` file that fails is run again without LiteRT's CPU delegate, which tells a wrong file from a wrong delegate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
     from sdmobile.reference.recording import RecordedSample, Recording
     from sdmobile.runtimes.mlprogram.diagnosis import Fault
     from sdmobile.validate.bisect.part import Culprit
+    from sdmobile.validate.thresholds import Thresholds
 
+_LITERT = "litert"
 FLOAT32_ISLANDS = "export with --float32-islands, which keeps such operations in float32"
 
 
@@ -58,6 +62,47 @@ def with_causes(
             wrong[check.component] = cause
         explained.append(replace(check, cause=cause))
     return explained
+
+
+def with_delegates(
+    components: Mapping[str, BundleComponent],
+    checks: Iterable[ComponentCheck],
+    recording: Recording,
+    thresholds: Thresholds,
+) -> list[ComponentCheck]:
+    """Returns checks; those that failed in LiteRT say whether the file or the CPU delegate is wrong.
+
+    Args:
+        components: the files that were checked.
+        checks: of components, by runtime.
+        recording: the inputs.
+        thresholds: what must be reached.
+    """
+    return [
+        replace(check, cause=_file_or_delegate(components[check.component], check, recording, thresholds))
+        if check.runtime == _LITERT and check.status in (Status.FAILED, Status.ERROR)
+        else check
+        for check in checks
+    ]
+
+
+def _file_or_delegate(
+    component: BundleComponent, check: ComponentCheck, recording: Recording, thresholds: Thresholds
+) -> Cause | None:
+    """Runs a component again, without the delegate; returns None where that says nothing."""
+    from sdmobile.runtimes.litert import LiteRTRunner
+    from sdmobile.validate.parity import check_component
+
+    runner = LiteRTRunner({check.component: component}, delegates=False)
+    samples = recording.samples.get(check.component, [])
+    again = check_component(runner, check.component, samples, thresholds, bool(component.record.get("compression")))
+    if again.worst is None:
+        return None if check.status == Status.ERROR else Cause(CauseKind.UNKNOWN, f"without XNNPACK: {again.reason}")
+    level = f"{again.worst.psnr_db:.1f} dB without XNNPACK, LiteRT's CPU delegate"
+    if again.status == Status.PASSED:
+        hint = "a phone's GPU computes the file by other code; without one, it is wrong there too"
+        return Cause(CauseKind.DELEGATE, f"the file is right: {level}, which computes it wrongly", hint=hint)
+    return Cause(CauseKind.DIFFERS, f"the file is wrong: {level}")
 
 
 def _as_in_float32(cause: Cause | None) -> Cause | None:

@@ -238,13 +238,14 @@ def _bisected(subject: _Subject, checks: Sequence[ComponentCheck], recording: Re
 def _with_causes(
     subject: _Subject, checks: Sequence[ComponentCheck], recording: Recording, culprits: Sequence[Culprit]
 ) -> list[ComponentCheck]:
-    """Returns the checks, those that failed in the evaluator with the operation at fault."""
-    from sdmobile.validate.cause import with_causes
+    """Returns the checks; those that failed with the operation at fault, or with what LiteRT says by itself."""
+    from sdmobile.validate.cause import with_causes, with_delegates
 
     failed = [check.name for check in checks if check.status == Status.FAILED]
     if failed:
         subject.tell(f"looking for the cause of {failed[0]}", 0, len(failed))
-    return with_causes(subject.bundle, subject.checkpoint, checks, recording, culprits)
+    explained = with_causes(subject.bundle, subject.checkpoint, checks, recording, culprits)
+    return with_delegates(subject.bundle.components, explained, recording, subject.options.thresholds)
 
 
 def _is_exact(subject: _Subject, check: ComponentCheck) -> bool:

@@ -40,6 +40,7 @@ class CauseKind(str, Enum):
     OVERFLOW = "overflow"  # a value is not finite in float16
     JUMP = "jump"  # the error against float32 jumps
     DIFFERS = "differs"  # a module computes something else than PyTorch's
+    DELEGATE = "delegate"  # the file is right, what LiteRT hands its operators to is not
     UNKNOWN = "unknown"  # nothing stands out
 
     def __str__(self) -> str:
@@ -127,9 +128,9 @@ class ComponentCheck:
     @property
     def failure(self) -> str:
         """Why it failed, as one sentence."""
-        if self.status == Status.ERROR or self.worst is None or self.limits is None:
-            return self.reason or "no reason was given"
         cause = "" if self.cause is None else f"; {self.cause}"
+        if self.status == Status.ERROR or self.worst is None or self.limits is None:
+            return f"{self.reason or 'no reason was given'}{cause}"
         if self.worst.non_finite > self.limits.non_finite:
             return f"{self.worst.non_finite} non-finite values{cause}"
         return f"{self.worst.psnr_db:.1f} dB, at least {self.limits.component_db:g} dB needed{cause}"

@@ -133,3 +133,22 @@ def test_a_full_disk_and_a_locked_folder_have_their_exit_codes(
     monkeypatch.setattr(app, "app", fail)
     assert app.run([]) == code
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("could not create a primitive"),  # what oneDNN says
+    ],
+)
+def test_want_of_memory_is_told(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(app, "app", fail)
+    assert app.run(["inspect"]) == 7
+    assert capsys.readouterr().err.startswith("error: the command needs more memory than it can have")

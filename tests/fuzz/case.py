@@ -106,16 +106,17 @@ def run_command(arguments: Sequence[object], folder: Path) -> Ended:
 @contextmanager
 def _stream(descriptor: int, file: Path) -> Iterator[None]:
     """Sends one of the two streams into a file, from native code as well."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    before = os.dup(descriptor)
+    name, errors = {1: ("stdout", "strict"), 2: ("stderr", "backslashreplace")}[descriptor]  # as Python opens them
+    before, stream = os.dup(descriptor), getattr(sys, name)
+    stream.flush()
     with file.open("wb") as sink:
         os.dup2(sink.fileno(), descriptor)
     try:
-        yield
+        with open(descriptor, "w", encoding="utf-8", errors=errors, closefd=False) as text:
+            setattr(sys, name, text)
+            yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        setattr(sys, name, stream)
         os.dup2(before, descriptor)
         os.close(before)
 

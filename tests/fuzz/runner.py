@@ -198,6 +198,8 @@ def _confine(case: Case, folder: Path) -> None:
     import tempfile
 
     tempfile.tempdir = str(temporary)
+    if "torch" in sys.modules:  # threads do not survive a fork
+        sys.modules["torch"].set_num_threads(1)
     os.chdir(folder / "work")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE_BYTES, resource.RLIM_INFINITY))

@@ -17,6 +17,8 @@ from tests.fuzz.__main__ import spread, table
 from tests.fuzz.case import MIB, Ended, Kind, Outcome, Verdict, judge, right
 from tests.fuzz.runner import CANARY, Case, Result, Runner
 
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork")  # JAX has threads; the children do not use it
+
 Cases = Callable[[Random, Path, Path], Verdict]
 
 

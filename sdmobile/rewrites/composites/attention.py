@@ -64,16 +64,30 @@ class AttentionComposite(AttentionOperatorForm):
 def attention_composite(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """Attention between the marks of a composite.
 
+    One head at a batch of several is written as several heads at a batch of one. LiteRT's CPU delegate knows the
+    composite by its name and does not look at the decomposition; it takes one head of keys for one that all queries
+    share, and loses the batch: 11 dB or "failed to reshape" in ai-edge-litert 2.3.0.
+
     Args:
         query: (B, H, M, D).
         key, value: (B, H, N, D).
         mask: added to the scores; it broadcasts to (B, H, M, N).
         scale: factor of the scores.
     """
+    if mask is not None:
+        mask = mask.reshape((1,) * (4 - mask.ndim) + tuple(mask.shape))
+    if query.shape[1] > 1 or query.shape[0] == 1:
+        return _marked(query, key, value, mask, scale)
+    query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+    return _marked(query, key, value, None if mask is None else mask.transpose(0, 1), scale).transpose(0, 1)
+
+
+def _marked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Writes the composite with the operands as they are; the mask has rank 4."""
     marks = Composite(ATTENTION, {"scale": float(scale)})
     inputs = [x.transpose(1, 2) for x in (query, key, value)]
     if mask is not None:
-        inputs.append(mask.reshape((1,) * (4 - mask.ndim) + tuple(mask.shape)))
+        inputs.append(mask)
     q, k, v, *masks = marks.enter(*inputs)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     out = plain(q * scale, k, v, masks[0] if masks else None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from tests.fuzz.case import Kind
-from tests.fuzz.kinds import models, processes, resources
+from tests.fuzz.kinds import bundles, models, processes, resources
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (models.KIND, processes.KIND, resources.KIND)}
+_ALL = (models.KIND, bundles.KIND, processes.KIND, resources.KIND)
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL}

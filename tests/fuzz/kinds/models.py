@@ -79,7 +79,7 @@ def case(chance: Random, folder: Path, shared: Path) -> Verdict:
     way = chance.random()
     if way < _COREML:
         return _package(chance, folder)
-    return _tflite(chance, folder) if way < _COREML + _LITERT else _rewritten(chance)
+    return _tflite(chance, folder) if way < _COREML + _LITERT else rewritten(chance)
 
 
 def _level(levels: dict[str, tuple[float, float]], told: str) -> Verdict:
@@ -89,18 +89,19 @@ def _level(levels: dict[str, tuple[float, float]], told: str) -> Verdict:
     return fault(f"{words} (wrong: {', '.join(wrong)}): {told}") if wrong else right(f"{words}: {told}")
 
 
-def _rewritten(chance: Random) -> Verdict:
+def rewritten(chance: Random, most: int = 4) -> Verdict:
+    """Compares a network of at most so many parts with itself after a device's rules."""
     from sdmobile.rewrites.engine import agreement, rewrite
     from sdmobile.rewrites.program import run
     from tests.rewrites.networks import build
 
-    network = draw_network(chance)
+    network = draw_network(chance, most)
     device, options, rules = draw_rules(chance)
     told = f"{device} {options}, {network}"
     program, inputs = build(network)
     expected = run(program, inputs)
-    rewritten = rewrite(program, rules).program
-    return _level({"rewritten": (agreement(expected, run(rewritten, inputs)), RULES_DB)}, told)
+    after = rewrite(program, rules).program
+    return _level({"rewritten": (agreement(expected, run(after, inputs)), RULES_DB)}, told)
 
 
 def _package(chance: Random, folder: Path) -> Verdict:

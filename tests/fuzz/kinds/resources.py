@@ -38,8 +38,8 @@ _NUMBERS: tuple[str, ...] = (
 """JSON values in the place of a number."""
 
 
-def _command(chance: Random, checkpoint: Path, folder: Path) -> Ended:
-    """Runs one of the commands on a checkpoint."""
+def command_on(chance: Random, checkpoint: Path, folder: Path) -> Ended:
+    """Runs one of the commands that read a checkpoint on one."""
     words = chance.choices([words for _, words in _COMMANDS], [weight for weight, _ in _COMMANDS])[0]
     values = {"CHECKPOINT": str(checkpoint), "TARGET": chance.choice(["ios", "android", "onnx"])}
     return run_command([values.get(word, word) for word in words], folder)
@@ -68,10 +68,15 @@ def _link(target: str) -> Callable[[Path], None]:
     return lambda file: file.symlink_to(target)
 
 
+def lift_file_limit() -> None:
+    """Lets this process make files of any size, which may take no room."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
 def _sparse(size: int) -> Callable[[Path], None]:
     def write(file: Path) -> None:
         file.touch()
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        lift_file_limit()
         os.truncate(file, size)
 
     return write
@@ -102,7 +107,7 @@ def _odd_file(chance: Random, folder: Path, shared: Path) -> Verdict:
     file = chance.choice(_files(checkpoint, ".json", ".txt", ".safetensors"))
     file.unlink()
     _ODD_FILES[chance.choice(sorted(_ODD_FILES))](file)
-    return judge(_command(chance, checkpoint, folder))
+    return judge(command_on(chance, checkpoint, folder))
 
 
 def _deep(chance: Random, folder: Path, shared: Path) -> Verdict:
@@ -119,7 +124,7 @@ def _deep(chance: Random, folder: Path, shared: Path) -> Verdict:
     else:
         text = deep[: len(deep) if chance.random() < 0.7 else len(deep) // 2]
     file.write_text(text, "utf-8")
-    return judge(_command(chance, checkpoint, folder))
+    return judge(command_on(chance, checkpoint, folder))
 
 
 def _number(chance: Random, folder: Path, shared: Path) -> Verdict:
@@ -131,7 +136,7 @@ def _number(chance: Random, folder: Path, shared: Path) -> Verdict:
     keys = [key for key in value if isinstance(value[key], int | float)] or list(value)
     text = json.dumps({**value, chance.choice(keys): "NUMBER"}).replace('"NUMBER"', chance.choice(_NUMBERS))
     file.write_text(text, "utf-8")
-    return judge(_command(chance, checkpoint, folder))
+    return judge(command_on(chance, checkpoint, folder))
 
 
 _SIZES = (
@@ -171,7 +176,7 @@ _OPTIONS: tuple[tuple[str, str, Sequence[str]], ...] = (
     ("export", "--chunks", _SIZES),
     ("export", "--components", ("", ",", "unet," * 100_000, "unet,unet", "text_encoder;unet")),
     ("export", "--device", _PATHS),
-    ("export", "--recipe", _PATHS),
+    ("export", "--quantize", _PATHS),
     ("export", "--guidance", _FACTORS),
     ("export", "--output", _PATHS),
     ("export", "--without", (*_TEXTS, "geglu_split")),
@@ -207,19 +212,19 @@ def _option(chance: Random, folder: Path, shared: Path) -> Verdict:
 def _little_memory(chance: Random, folder: Path, shared: Path) -> Verdict:
     """The process may take only a little more memory than it has."""
     checkpoint = _copy(folder, shared)
-    _command(Random(0), checkpoint, folder)  # what is imported late would take more than the case
+    command_on(Random(0), checkpoint, folder)  # what is imported late would take more than the case
     limit_memory(int(MIB * 2 ** chance.uniform(0, 9)))
-    return judge(_command(chance, checkpoint, folder), (EXIT_OK, EXIT_RESOURCES))
+    return judge(command_on(chance, checkpoint, folder), (EXIT_OK, EXIT_RESOURCES))
 
 
 def _few_files(chance: Random, folder: Path, shared: Path) -> Verdict:
     """The process may open only a few files more than it has."""
     checkpoint = _copy(folder, shared)
-    _command(Random(0), checkpoint, folder)
+    command_on(Random(0), checkpoint, folder)
     used = max(int(name) for name in os.listdir("/proc/self/fd"))
     few = used + chance.randint(3, 12)  # two for the streams, one or more for the command
     resource.setrlimit(resource.RLIMIT_NOFILE, (few, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-    return judge(_command(chance, checkpoint, folder), (EXIT_OK, EXIT_OUTPUT, EXIT_RESOURCES, EXIT_CHECKPOINT))
+    return judge(command_on(chance, checkpoint, folder), (EXIT_OK, EXIT_OUTPUT, EXIT_RESOURCES, EXIT_CHECKPOINT))
 
 
 def _small_files(chance: Random, folder: Path, shared: Path) -> Verdict:
@@ -264,13 +269,17 @@ def case(chance: Random, folder: Path, shared: Path) -> Verdict:
     return chance.choices([case for _, case in _CASES], [weight for weight, _ in _CASES])[0](chance, folder, shared)
 
 
-def prepare(shared: Path) -> None:
-    """Writes a tiny checkpoint and imports what reads it."""
+def import_pipeline() -> None:
+    """Imports what reads checkpoints, which takes longer than most cases."""
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel  # noqa: F401
     from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 
+
+def prepare(shared: Path) -> None:
+    """Writes a tiny checkpoint."""
     from tests.synthetic import write_checkpoint
 
+    import_pipeline()
     write_checkpoint(shared / "tiny")
 
 

@@ -151,6 +151,24 @@ def test_float16_weights_keep_the_composites(case: LitertFile, tmp_path: Path) -
     assert psnr(case.expected, case.run(half)) > 55
 
 
+class OneHead(nn.Module):
+    """Masked attention of one head over another number of keys."""
+
+    def forward(self, q: Tensor, k: Tensor) -> Tensor:
+        mask = torch.linspace(-3.0, 3.0, k.shape[1]).expand(1, 1, q.shape[1], -1)
+        return F.scaled_dot_product_attention(q[:, None], k[:, None], k[:, None], mask)[:, 0]
+
+
+def test_one_head_of_several_pictures_is_right_with_and_without_the_cpu_delegate(tmp_path: Path) -> None:
+    """XNNPACK takes one head of keys for one that all queries share, and loses the batch: 11 dB, or no result."""
+    torch.manual_seed(0)
+    inputs = (torch.randn(2, 8, 16), torch.randn(2, 5, 16))
+    file = litert_file(OneHead(), inputs, [AttentionComposite()], tmp_path)
+    assert [node.shapes[:2] for node in composites(file.path)] == [((1, 8, 2, 16), (1, 5, 2, 16))]
+    for delegate in (True, False):
+        assert psnr(file.expected, file.run(delegate=delegate)) > 110
+
+
 class Norms(nn.Module):
     """Two equal norms: the second must not become the first's composite."""
 
