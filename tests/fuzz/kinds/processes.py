@@ -9,6 +9,7 @@ take away the renames that exchange two names or move to a free one.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -27,8 +28,8 @@ from tests.fuzz.case import Kind, Verdict, fault, right
 from tests.fuzz.made_up import HalfWrittenError, content, export, hidden, race
 from tests.fuzz.stops import Ending, Way, run_stopped
 
-_STEPS, _EXPORT_STEPS = 45, 120
-_TIME = "seconds.txt"
+_STEPS = 40
+_COST = "cost.json"
 
 
 class Writer(Protocol):
@@ -66,10 +67,9 @@ class Exported:
         folder: with checkpoint and cache.
     """
 
-    steps = _EXPORT_STEPS
-
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.steps, self.seconds = json.loads((folder / _COST).read_text())
 
     def write(self, out: Path, version: str) -> None:
         """Runs the export."""
@@ -109,8 +109,9 @@ def _renames(plain: bool) -> Iterator[None]:
 def _stopped(chance: Random, folder: Path, shared: Path, way: Way) -> Verdict:
     if chance.random() < 0.5:
         return stopped(MadeUp(), chance, folder, way)
-    seconds = float((shared / _TIME).read_text()) if way is Way.KILL and chance.random() < 0.5 else None
-    return stopped(Exported(shared), chance, folder, way, seconds)
+    writer = Exported(shared)
+    by_time = way is Way.KILL and chance.random() < 0.5
+    return stopped(writer, chance, folder, way, writer.seconds if by_time else None)
 
 
 def stopped(writer: Writer, chance: Random, folder: Path, way: Way, seconds: float | None = None) -> Verdict:
@@ -169,7 +170,7 @@ def _left(writer: Writer, out: Path, old: str | None, plain: bool, ending: Endin
         return f"lost the new one for {version}"
     if version not in (old, "new"):
         return f"lost the old one for {version}"
-    return version or "none"
+    return "finished" if ending.done else version or "none"
 
 
 def _killed(chance: Random, folder: Path, shared: Path) -> Verdict:
@@ -231,15 +232,18 @@ def case(chance: Random, folder: Path, shared: Path) -> Verdict:
 
 
 def prepare(shared: Path) -> None:
-    """Writes a tiny checkpoint, fills the cache by exporting it, and measures an export from the cache."""
+    """Writes a tiny checkpoint, fills the cache by exporting it, and measures an export from the cache: steps, time."""
     from tests.synthetic import write_checkpoint
 
     write_checkpoint(shared / "tiny")
+    (shared / _COST).write_text("[0, 0]")
     writer = Exported(shared)
     writer.write(shared / "first", "first")
     started = time.perf_counter()
     writer.write(shared / "first", "second")
-    (shared / _TIME).write_text(f"{time.perf_counter() - started:.3f}")
+    seconds = time.perf_counter() - started
+    steps = run_stopped(lambda: writer.write(shared / "first", "third"), 0).steps
+    (shared / _COST).write_text(json.dumps([steps, seconds]))
 
 
 KIND = Kind("processes", share=0.1, seconds=60.0, case=case, prepare=prepare)
