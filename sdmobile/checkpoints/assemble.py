@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from sdmobile.checkpoints.facts import correct, shapes_of
-from sdmobile.checkpoints.types import Checkpoint, ComponentInfo
+from sdmobile.checkpoints.tokenizer_search import find_tokenizer
+from sdmobile.checkpoints.types import Checkpoint, ComponentInfo, Given
 from sdmobile.errors import CheckpointError
+from sdmobile.families.family import Role
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,11 +28,13 @@ class Parts:
     name: str
     format: Literal["diffusers", "single_file"]
     components: dict[str, ComponentInfo]
-    tokenizer_dir: Path | None
     scheduler_config: dict[str, Any]
     license: str | None
     notes: list[str]
     hashed_files: tuple[Path, ...]
+    given: Given = field(default_factory=Given)
+    own_tokenizer: Path | None = None
+    steps: int | None = None
     guidance_scale: float | None = None
 
 
@@ -62,6 +66,7 @@ def component_info(
         dtype=precisions.most_common(1)[0][0],
         bytes=sum(info.bytes for info in weights.values()),
         weight_files=files,
+        tensors=tensors,
     )
     return info, notes
 
@@ -70,7 +75,15 @@ def assemble(parts: Parts) -> Checkpoint:
     """Checks that the models fit each other and returns the checkpoint; raises as `Family.facts`."""
     notes = list(parts.notes)
     configs = {name: info.config for name, info in parts.components.items()}
-    facts = parts.family.facts(configs, parts.scheduler_config, notes)
+    scheduler_config = _with_prediction(parts.scheduler_config, parts.given.prediction_type, notes)
+    facts = parts.family.facts(configs, scheduler_config, notes)
+    text = configs[parts.family.of_role(Role.TEXT_ENCODER)[0].model]
+    tokenizer_dir = find_tokenizer(
+        parts.path, parts.given.tokenizer_dir, parts.own_tokenizer, text.get("vocab_size"), notes
+    )
+    steps, guidance_scale = parts.steps, parts.guidance_scale
+    if steps is None and guidance_scale is None:
+        steps, guidance_scale = parts.family.usual_sampling(scheduler_config, notes)
     return Checkpoint(
         **vars(facts),
         family=parts.family,
@@ -78,9 +91,22 @@ def assemble(parts: Parts) -> Checkpoint:
         name=parts.name,
         format=parts.format,
         components=parts.components,
-        tokenizer_dir=parts.tokenizer_dir,
+        tokenizer_dir=tokenizer_dir,
+        pad_token=parts.family.pad_token(configs),
+        given=parts.given,
         license=parts.license,
-        guidance_scale=parts.guidance_scale,
+        steps=steps,
+        guidance_scale=guidance_scale,
         notes=tuple(notes),
         hashed_files=parts.hashed_files,
     )
+
+
+def _with_prediction(config: dict[str, Any], given: str | None, notes: list[str]) -> dict[str, Any]:
+    """Returns the noise schedule with what the user says that the denoiser predicts."""
+    if given is None:
+        return config
+    stated = config.get("prediction_type", given)
+    if stated != given:
+        notes.append(f"scheduler: config says prediction_type = {stated}, --prediction-type says {given}; it is used")
+    return {**config, "prediction_type": given}

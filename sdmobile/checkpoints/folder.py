@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.checkpoints.assemble import Parts, assemble, component_info
 from sdmobile.checkpoints.headers import check_readable
 from sdmobile.checkpoints.jsonfile import read_json
-from sdmobile.checkpoints.weights import find_weights, read_headers
+from sdmobile.checkpoints.tokenizer_search import repository_name
+from sdmobile.checkpoints.tokenizers import tokenizer_files
+from sdmobile.checkpoints.weights import find_weights, laid_out, normalise, read_headers
 from sdmobile.errors import CheckpointError
 from sdmobile.families import FAMILIES
-from sdmobile.families.clip import TOKENIZER_FILES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sdmobile.checkpoints.types import Checkpoint, ComponentInfo
+    from sdmobile.checkpoints.headers import TensorInfo
+    from sdmobile.checkpoints.types import Checkpoint, ComponentInfo, Given
     from sdmobile.families.family import Model
 
 _MODELS = tuple(dict.fromkeys(model.name for family in FAMILIES for model in family.models))
 
 
-def open_folder(path: Path, tokenizer_dir: Path | None = None) -> Checkpoint:
+def open_folder(path: Path, given: Given) -> Checkpoint:
     """Recognises a Diffusers folder.
 
     Args:
         path: the folder.
-        tokenizer_dir: used in place of the folder's own tokenizer.
+        given: what the user says about it.
 
     Raises:
         CheckpointError: something is missing, truncated or corrupt.
@@ -52,24 +55,25 @@ def open_folder(path: Path, tokenizer_dir: Path | None = None) -> Checkpoint:
         hashed += [info.path / "config.json", *info.weight_files]
     scheduler_file = path / "scheduler" / "scheduler_config.json"
     hashed.append(scheduler_file)
-    if tokenizer_dir is None and (path / "tokenizer" / TOKENIZER_FILES[0]).is_file():
-        tokenizer_dir = path / "tokenizer"
-        hashed += [tokenizer_dir / name for name in TOKENIZER_FILES if (tokenizer_dir / name).is_file()]
+    hashed += tokenizer_files(path / "tokenizer")
     card = _front_matter(path / "README.md")
-    # Where model cards on the Hugging Face Hub put it: inference: parameters: guidance_scale.
-    guidance = _stated(card, r"^\s+guidance_scale:\s*(\d+(?:\.\d+)?)\s*$")
+    # Where model cards on the Hugging Face Hub put them: inference: parameters: guidance_scale.
+    guidance = _stated(card, r"^\s+guidance_scale:\s*(\d{1,4}(?:\.\d{1,9})?)\s*$")
+    steps = _stated(card, r"^\s+num_inference_steps:\s*([1-9]\d{0,2})\s*$")
     parts = Parts(
         family=family,
         path=path,
-        name=path.resolve().name,
+        name=repository_name(path.absolute()) or path.resolve().name,
         format="diffusers",
         components=components,
-        tokenizer_dir=tokenizer_dir,
         scheduler_config=read_json(scheduler_file),
         license=_stated(card, r"^license:\s*[\"']?([^\s\"'#]+)"),
+        steps=None if steps is None else int(steps),
         guidance_scale=None if guidance is None else float(guidance),
         notes=notes,
         hashed_files=tuple(hashed),
+        given=given,
+        own_tokenizer=path / "tokenizer",
     )
     return assemble(parts)
 
@@ -85,9 +89,23 @@ def _component(path: Path, model: Model, index: dict[str, Any]) -> tuple[Compone
     if not folder.is_dir():
         raise CheckpointError("the folder of every component must be present", folder, "Download it completely.")
     config = read_json(folder / "config.json")
-    files = find_weights(folder)
-    tensors = read_headers(files)
-    return component_info(model, folder, str(index[model.name][1]), config, tensors, files)
+    weights = find_weights(folder)
+    headers = read_headers(weights.files)
+    notes = [f"{model.name}: {note}" for note in headers.notes]
+    if weights.variant:
+        notes.append(f"{model.name}: only variants of the weights are there; {weights.variant} is used")
+    tensors: dict[str, TensorInfo] = {}
+    spare: list[str] = []
+    for stored, tensor in headers.tensors.items():
+        if (key := normalise(stored)) is not None:
+            tensors[key] = replace(tensor, shape=laid_out(key, tensor.shape))
+        elif not stored.endswith("position_ids"):
+            spare.append(stored)
+    if spare:
+        notes.append(f"{model.name}: {len(spare)} tensors are not used, among them {min(spare)}: no text needs them")
+    class_name = str(index[model.name][1])
+    info, corrections = component_info(model, folder, class_name, config, tensors, weights.files)
+    return info, [*notes, *corrections]
 
 
 def _front_matter(readme: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -34,12 +35,23 @@ _RULE = "a safetensors file must be complete and well-formed"
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Shape and type of one stored tensor, the file that holds it and where in it (bytes from its start)."""
+    """Shape and type of one stored tensor, the file that holds it and where in it.
+
+    Args:
+        shape: its axes.
+        dtype: as torch and NumPy name it.
+        file: that holds it.
+        offset: bytes from the file's start, in safetensors.
+        stored: its name in the file.
+        scale: of a weight that is stored divided by it.
+    """
 
     shape: tuple[int, ...]
     dtype: str
     file: Path
     offset: int = 0
+    stored: str = ""
+    scale: TensorInfo | None = None
 
     @property
     def elements(self) -> int:
@@ -60,19 +72,30 @@ class TensorInfo:
 _ITEM_SIZE = {name: size for size, name in DTYPES.values()}
 
 
-def check_readable(path: Path) -> None:
-    """Raises unless the file exists and is not empty and not a Git LFS pointer.
+def check_readable(path: Path, most_bytes: int | None = None) -> None:
+    """Raises unless the file is a regular one of bounded size, not empty and not a Git LFS pointer.
+
+    Args:
+        path: the file; opening a pipe or a device could wait for ever.
+        most_bytes: for files that are read as a whole.
 
     Raises:
         CheckpointError: with what to do about it.
     """
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise CheckpointError("every file of the checkpoint must be a regular file", path)
+        if most_bytes is not None and status.st_size > most_bytes:
+            raise CheckpointError(
+                f"a file of this kind has at most {most_bytes / 1e6:g} MB", f"{path} has {status.st_size / 1e6:.0f} MB"
+            )
         with path.open("rb") as stream:
             head = stream.read(len(_LFS_MARK))
     except OSError as error:
         raise CheckpointError("every file of the checkpoint must be readable", f"{path}: {error.strerror}") from error
     if not head:
-        raise CheckpointError("a weight file must not be empty", f"{path} has 0 bytes", "Download it again.")
+        raise CheckpointError("a file of the checkpoint must not be empty", f"{path} has 0 bytes", "Download it again.")
     if head == _LFS_MARK:
         raise CheckpointError(
             "weights must be present, not only their Git LFS pointer", path, "Run `git lfs pull` in that repository."
@@ -134,7 +157,7 @@ def _check_entries(path: Path, entries: dict[str, Any], data_start: int, data_si
         item, dtype_name = DTYPES[dtype]
         if end - begin != prod(shape) * item:
             raise CheckpointError(_RULE, f"{path}: tensor {name} has {end - begin} bytes for {dtype} {shape}", _again())
-        tensors[name] = TensorInfo(shape, dtype_name, path, data_start + begin)
+        tensors[name] = TensorInfo(shape, dtype_name, path, data_start + begin, name)
         spans.append((begin, end, name))
     _check_spans(path, sorted(spans), data_size)
     return tensors

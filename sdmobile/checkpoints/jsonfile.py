@@ -12,13 +12,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+MOST_BYTES = 64_000_000
+"""Of a configuration, an index of shards or a tokenizer; the largest in use have a few."""
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Returns the JSON object in a file.
 
     Raises:
-        CheckpointError: missing, empty, an LFS pointer, not JSON, or not an object.
+        CheckpointError: missing, no regular file, too large, empty, an LFS pointer, not JSON, or not an object.
     """
-    check_readable(path)
+    check_readable(path, MOST_BYTES)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Load one component's weights into a float32 torch module."""
+"""Check one model's stored weights against its module, and load them in float32."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from sdmobile.checkpoints.weights import component_tensors
 from sdmobile.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
     from torch import nn
 
+    from sdmobile.checkpoints.headers import TensorInfo
     from sdmobile.checkpoints.types import Checkpoint
 
 _SHOWN = 5
@@ -33,25 +36,49 @@ def load_model(checkpoint: Checkpoint, name: str) -> nn.Module:
         CheckpointError: a weight is missing, has the wrong shape, or is not finite; or a file is corrupt.
         UnsupportedError: the configuration does not make a model.
     """
-    info = checkpoint.components[name]
-    module = empty_module(checkpoint.family.model(name), info.config)
-    wanted = {key: tuple(parameter.shape) for key, parameter in module.state_dict().items()}
-    loaded: dict[str, torch.Tensor] = {}
-    unknown: list[str] = []
-    for key, tensor in component_tensors(checkpoint, name):
-        if key not in wanted:
-            unknown.append(key)
-            continue
-        if tuple(tensor.shape) != wanted[key]:
-            raise CheckpointError(
-                f"the weights of {name} must have the shapes of its architecture",
-                f"{key} is {tuple(tensor.shape)}, expected {wanted[key]}",
-            )
-        loaded[key] = _checked_float32(name, key, tensor)
-    _check_complete(name, set(wanted) - set(loaded), unknown)
+    module = checked_module(checkpoint, name)
+    loaded = {key: _checked_float32(name, key, tensor) for key, tensor in component_tensors(checkpoint, name)}
     module.load_state_dict(loaded, strict=True, assign=True)
     _fill_buffers(module)
     return module.eval().requires_grad_(False)
+
+
+def checked_module(checkpoint: Checkpoint, name: str) -> nn.Module:
+    """Returns a model on torch's meta device, whose weights are all stored: names, shapes, types, none left over.
+
+    Raises:
+        CheckpointError: what is stored and the module do not fit.
+        UnsupportedError: the configuration does not make a model.
+    """
+    info = checkpoint.components[name]
+    module = empty_module(checkpoint.family.model(name), info.config)
+    wanted = {key: tuple(parameter.shape) for key, parameter in module.state_dict().items()}
+    _check_shapes(name, wanted, info.tensors)
+    _check_complete(name, set(wanted) - set(info.tensors), [key for key in info.tensors if key not in wanted])
+    return module
+
+
+def check_values(checkpoint: Checkpoint, name: str) -> None:
+    """Reads a model's weights once; raises CheckpointError where one is NaN or infinite, or a file is corrupt."""
+    for key, tensor in component_tensors(checkpoint, name):
+        _checked_float32(name, key, tensor)
+
+
+def _check_shapes(component: str, wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, TensorInfo]) -> None:
+    for key, info in stored.items():
+        if key not in wanted:
+            continue
+        if info.shape != wanted[key]:
+            raise CheckpointError(
+                f"the weights of {component} must have the shapes of its architecture",
+                f"{key} is {info.shape}, expected {wanted[key]}",
+            )
+        if not info.is_float:
+            raise CheckpointError(
+                "weights must be stored as floating-point numbers",
+                f"{component}: {key} is {info.dtype}",
+                "Undo the quantisation first, or use another copy of the checkpoint.",
+            )
 
 
 def _checked_float32(component: str, name: str, tensor: torch.Tensor) -> torch.Tensor:

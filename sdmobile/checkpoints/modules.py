@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.errors import UnsupportedError
+from sdmobile.errors import SdmobileError, UnsupportedError
 
 if TYPE_CHECKING:
     from torch import nn
 
     from sdmobile.families.family import Model
+
+# Numbers in a configuration that set how much a module allocates or repeats; no model of these classes comes near.
+_MOST = 1_000_000
 
 
 def empty_module(model: Model, config: dict[str, Any]) -> nn.Module:
@@ -24,9 +27,21 @@ def empty_module(model: Model, config: dict[str, Any]) -> nn.Module:
     """
     import torch
 
+    rule = f"the configuration of {model.name} must make a {model.classes[0]}"
+    for key, value in config.items():
+        if any(abs(number) > _MOST for number in _integers(value)):
+            raise UnsupportedError(rule, f"{key} = {value}", f"Sizes go up to {_MOST}")
     try:
         with torch.device("meta"):
             return model.build(config)
-    except (TypeError, ValueError, KeyError, IndexError, NotImplementedError, RuntimeError) as error:
-        rule = f"the configuration of {model.name} must make a {model.classes[0]}"
-        raise UnsupportedError(rule, error, "Give the configuration that the checkpoint was made with") from error
+    except SdmobileError:
+        raise
+    except Exception as error:  # whatever a library makes of values that it did not expect
+        value = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UnsupportedError(rule, value, "Give the configuration that the checkpoint was made with") from error
+
+
+def _integers(value: object) -> list[int]:
+    """Returns the whole numbers of a configuration's value, those of a list included."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return [item for item in values if isinstance(item, int)]

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdmobile.checkpoints.folder import open_folder
-from sdmobile.errors import CheckpointError
+from sdmobile.checkpoints.types import Given
+from sdmobile.errors import CheckpointError, UsageError
+from sdmobile.families.schedulers import PREDICTION_TYPES
 
 if TYPE_CHECKING:
     from sdmobile.checkpoints.types import Checkpoint
@@ -19,27 +21,34 @@ def bundled_checkpoint() -> Path:
     return Path(__file__).resolve().parent.parent / "data" / "shapes-64"
 
 
-def open_checkpoint(path: Path | None = None, tokenizer_dir: Path | None = None) -> Checkpoint:
+def open_checkpoint(
+    path: Path | None = None, tokenizer_dir: Path | None = None, prediction_type: str | None = None
+) -> Checkpoint:
     """Recognises a checkpoint from its headers and configurations; no weights are read.
 
     Args:
         path: a Diffusers folder, or a single .safetensors or .ckpt file in the original layout;
             without it, the bundled checkpoint.
-        tokenizer_dir: folder of the tokenizer, for a checkpoint that has none.
+        tokenizer_dir: folder of the tokenizer, for a checkpoint that has none; remembered for a single file.
+        prediction_type: what the denoiser predicts, for a checkpoint that does not say it.
 
     Raises:
         CheckpointError: missing, truncated or corrupt.
         UnsupportedError: an architecture that sdmobile does not export.
+        UsageError: a prediction type that is none, or a folder without a tokenizer.
     """
+    if prediction_type not in (None, *PREDICTION_TYPES):
+        raise UsageError(f"the prediction type must be one of {', '.join(PREDICTION_TYPES)}", prediction_type)
+    given = Given(None if tokenizer_dir is None else Path(tokenizer_dir), prediction_type)
     path = Path(path) if path is not None else bundled_checkpoint()
     if not path.exists():
         raise CheckpointError(
             "the checkpoint must exist", path, "Give a Diffusers folder or a .safetensors file; nothing is downloaded."
         )
     if path.is_dir():
-        return open_folder(path, tokenizer_dir)
+        return open_folder(path, given)
     if path.suffix.lower() in _SINGLE_FILES:
         from sdmobile.checkpoints.single_file import open_single_file
 
-        return open_single_file(path, tokenizer_dir)
+        return open_single_file(path, given)
     raise CheckpointError("a checkpoint must be a Diffusers folder or a .safetensors or .ckpt file", path)

@@ -2,96 +2,171 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 from sdmobile.checkpoints.assemble import Parts, assemble, component_info
 from sdmobile.checkpoints.facts import shapes_of
-from sdmobile.checkpoints.headers import TensorInfo, read_header
+from sdmobile.checkpoints.headers import TensorInfo, check_readable
 from sdmobile.checkpoints.jsonfile import read_json
-from sdmobile.checkpoints.pickles import read_pickle_header
-from sdmobile.checkpoints.weights import PICKLE_SUFFIXES, normalise
+from sdmobile.checkpoints.weights import Headers, laid_out, normalise, read_headers
 from sdmobile.errors import UnsupportedError
 from sdmobile.families import FAMILIES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sdmobile.checkpoints.types import Checkpoint, ComponentInfo
-    from sdmobile.families.family import Model
+    import torch
+
+    from sdmobile.checkpoints.types import Checkpoint, ComponentInfo, Given
+    from sdmobile.families.family import Family, Model
 
 Tensors = dict[str, TensorInfo]
+_RULE = "the tensor names must be those of the original layout"
+_SHOWN = 5
+_EMA = "model_ema."
+_MOST_YAML = 1_000_000
+# What the training configuration beside a file says, as the original code wrote it.
+_YAML = {
+    "prediction_type": r"^\s*parameterization:\s*[\"']?(eps|v|x0)\b",
+    "beta_start": r"^\s*linear_start:\s*([\d.eE-]+)\s*$",
+    "beta_end": r"^\s*linear_end:\s*([\d.eE-]+)\s*$",
+    "num_train_timesteps": r"^\s*timesteps:\s*(\d+)\s*$",
+}
+_PARAMETERIZATIONS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
 
 
-def open_single_file(path: Path, tokenizer_dir: Path | None = None) -> Checkpoint:
+def open_single_file(path: Path, given: Given) -> Checkpoint:
     """Recognises a single file; what it lacks may lie next to it.
 
-    `tokenizer/` next to the file is used as its tokenizer, `scheduler/scheduler_config.json` as its noise schedule.
+    `tokenizer/` next to the file is used as its tokenizer, `scheduler/scheduler_config.json` as its noise schedule, and
+    a `.yaml` of the same name for what the UNet predicts.
 
     Raises:
         CheckpointError: truncated, corrupt, or one of the three models is missing.
-        UnsupportedError: another architecture, named.
+        UnsupportedError: another architecture, named; or a tensor under a model's prefix that the model does not use.
     """
-    tensors, metadata = _read(path)
-    names = list(tensors)
+    headers = read_headers((path,))
+    tensors, names = headers.tensors, list(headers.tensors)
     family = next(family for family in FAMILIES if family.claims_file(names))
     family.check_file(names, path)
-    notes: list[str] = []
-    if sum(name.startswith("model_ema.") for name in tensors) > 100:
+    notes = [f"the file: {note}" for note in headers.notes]
+    if sum(name.startswith(_EMA) for name in tensors) > 100:
         notes.append("unet: the file has a second, averaged (EMA) copy of the weights; the plain one is used")
     components: dict[str, ComponentInfo] = {}
+    used: set[str] = set()
     for model in family.models:
-        info, corrections = _component(path, model, tensors)
+        info, corrections, sources = _component(path, model, tensors)
         components[model.name] = info
         notes += corrections
+        used |= sources
+    notes += _unused(path, family, names, used)
     configs = {name: info.config for name, info in components.items()}
-    size = family.file_latent_size(metadata, configs, names, notes)
+    size = family.file_latent_size(headers.metadata, configs, names, notes)
     configs[family.denoiser.model]["sample_size"] = size
-    scheduler_file = path.parent / "scheduler" / "scheduler_config.json"
-    beside = scheduler_file.is_file()
-    tokenizer_dir = tokenizer_dir or _tokenizer_beside(path)
-    if tokenizer_dir is None:
-        notes.append("tokenizer: a single file has none; put a folder `tokenizer` beside it")
+    config, files = _schedule(path, family, headers, given, notes)
     parts = Parts(
         family=family,
         path=path,
         name=path.stem,
         format="single_file",
         components=components,
-        tokenizer_dir=tokenizer_dir,
-        scheduler_config=read_json(scheduler_file) if beside else family.file_scheduler(metadata, names, notes),
-        license=metadata.get("modelspec.license"),
+        scheduler_config=config,
+        license=headers.metadata.get("modelspec.license"),
         notes=notes,
-        hashed_files=(path, scheduler_file) if beside else (path,),
+        hashed_files=(path, *files),
+        given=given,
+        own_tokenizer=path.parent / "tokenizer",
     )
     return assemble(parts)
 
 
-def _read(path: Path) -> tuple[Tensors, dict[str, str]]:
-    if path.suffix.lower() in PICKLE_SUFFIXES:
-        return read_pickle_header(path), {}
-    return read_header(path)
+def _schedule(
+    path: Path, family: Family, headers: Headers, given: Given, notes: list[str]
+) -> tuple[dict[str, Any], tuple[Path, ...]]:
+    """Returns the noise schedule of a single file, and the files beside it that it was read from."""
+    beside = path.parent / "scheduler" / "scheduler_config.json"
+    if beside.is_file():
+        return read_json(beside), (beside,)
+    stated = path.with_suffix(".yaml")
+    said: dict[str, Any] = {} if not stated.is_file() else _read_yaml(stated)
+    if given.prediction_type is not None:
+        said["prediction_type"] = given.prediction_type
+    schedule = family.file_scheduler(headers.metadata, list(headers.tensors), said, notes)
+    return schedule, (stated,) if stated.is_file() else ()
 
 
-def _component(path: Path, model: Model, tensors: Tensors) -> tuple[ComponentInfo, list[str]]:
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """Returns what a training configuration says of the noise schedule, in Diffusers' keys."""
+    check_readable(path, _MOST_YAML)
+    text = path.read_text(encoding="utf-8", errors="replace")
+    found = {key: match[1] for key, pattern in _YAML.items() if (match := re.search(pattern, text, re.MULTILINE))}
+    said: dict[str, Any] = {}
+    for key, value in found.items():
+        try:
+            said[key] = {"prediction_type": _PARAMETERIZATIONS.get, "num_train_timesteps": int}.get(key, float)(value)
+        except ValueError:
+            continue  # not a number: the usual one is used, as if nothing was said
+    return said
+
+
+def _component(path: Path, model: Model, tensors: Tensors) -> tuple[ComponentInfo, list[str], set[str]]:
+    """Returns one model of the file, corrections of its configuration, and the names of the tensors that it uses."""
+    stored = {name: info for name, info in tensors.items() if name.startswith(model.prefixes)}
+    names = list(stored)
+    try:
+        renamed = model.convert({name: _tag(index, stored[name]) for index, name in enumerate(names)})
+    except (KeyError, IndexError, ValueError, AttributeError, ArithmeticError, TypeError, RuntimeError) as error:
+        value = f"{path}: {model.name}: {type(error).__name__} {error}"
+        raise UnsupportedError(_RULE, value) from error
+    weights: Tensors = {}
+    used: set[str] = set()
+    for name, value in renamed.items():
+        if not value.numel():
+            continue
+        source = names[int(value.flatten()[0])]
+        used.add(source)
+        if (key := normalise(name)) is not None:
+            weights[key] = TensorInfo(laid_out(key, tuple(value.shape)), stored[source].dtype, path, stored=source)
+    config = model.base_config(shapes_of(weights), list(tensors))
+    info, notes = component_info(model, path, model.classes[0], config, weights, (path,))
+    return info, notes, used
+
+
+def _tag(index: int, info: TensorInfo) -> torch.Tensor:
+    """Returns a tensor of a stored one's shape that takes no memory and carries its number through all renaming."""
     import torch
 
-    stored = {name: info for name, info in tensors.items() if name.startswith(model.prefixes) and info.is_float}
-    empty = {
-        name: torch.empty(info.shape, dtype=getattr(torch, info.dtype), device="meta") for name, info in stored.items()
-    }
-    try:
-        renamed = model.convert(empty)
-    except (KeyError, IndexError, ValueError, AttributeError, ZeroDivisionError) as error:
-        value = f"{path}: {model.name}: {type(error).__name__} {error}"
-        raise UnsupportedError("the tensor names must be those of the original layout", value) from error
-    weights: Tensors = {}
-    for name, value in renamed.items():
-        if (key := normalise(name)) is not None:
-            weights[key] = TensorInfo(tuple(value.shape), str(value.dtype).removeprefix("torch."), path)
-    config = model.base_config(shapes_of(weights), list(tensors))
-    return component_info(model, path, model.classes[0], config, weights, (path,))
+    return torch.tensor(index, dtype=torch.int16).expand(info.shape)
 
 
-def _tokenizer_beside(path: Path) -> Path | None:
-    folder = path.parent / "tokenizer"
-    return folder if (folder / "vocab.json").is_file() else None
+def _unused(path: Path, family: Family, stored: list[str], used: set[str]) -> list[str]:
+    """Returns notes that account for the stored tensors that no model uses.
+
+    Raises:
+        UnsupportedError: some lie under a model's prefix without being known to be spare.
+    """
+    notes: list[str] = []
+    left = [name for name in stored if name not in used and not name.startswith(_EMA)]
+    for model in family.models:
+        mine = [name for name in left if name.startswith(model.prefixes)]
+        spare = model.spare(stored)
+        unknown = [name for name in mine if name not in spare and not name.endswith("position_ids")]
+        if unknown:
+            raise UnsupportedError(
+                f"{model.name} must have no weights that its architecture does not use",
+                f"{path}: {_listed(unknown)}",
+                "A model with further parts would not be the same without them.",
+            )
+        for reason, count in Counter(spare[name] for name in mine if name in spare).items():
+            notes.append(f"{model.name}: {count} tensors are not used: {reason}")
+    others = [name for name in left if not name.startswith(tuple(p for m in family.models for p in m.prefixes))]
+    if others:
+        notes.append(f"the file: {len(others)} tensors belong to none of the models: {_listed(others)}")
+    return notes
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(sorted(names)[:_SHOWN]) + more

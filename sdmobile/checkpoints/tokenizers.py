@@ -1,44 +1,215 @@
-"""Load the tokenizer of a checkpoint."""
+"""CLIP's tokenizer in all forms in which it is stored: read, checked against the text encoder, written for bundles.
+
+vocab.json + merges.txt     with tokenizer_config.json, special_tokens_map.json, added_tokens.json where they are
+tokenizer.json              alone, as Transformers 5 saves it
+"""
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.errors import CheckpointError
-from sdmobile.families.clip import TOKENIZER_FILES
+from sdmobile.checkpoints.headers import check_readable
+from sdmobile.checkpoints.jsonfile import MOST_BYTES, read_json
+from sdmobile.errors import CheckpointError, UsageError
+from sdmobile.families.clip import TOKENIZER_FILES as FILES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from sdmobile.checkpoints.types import Checkpoint
 
+_WHOLE = "tokenizer.json"
+# Files that say which token pads; where none is, CLIPTokenizer assumes the one that ends a text.
+_STATING = ("tokenizer_config.json", "special_tokens_map.json", _WHOLE)
+_TEXTS = ("a photo of a cat", "")
+_SOURCES = (
+    "Put a folder `tokenizer` beside the checkpoint, or give one: --tokenizer DIR. For Stable Diffusion 1.x it is the "
+    "one of openai/clip-vit-large-patch14, for 2.x the folder `tokenizer` of stabilityai/stable-diffusion-2-1"
+)
 
-def load_tokenizer(checkpoint: Checkpoint, tokenizer_dir: Path | None = None) -> Any:
-    """Loads the CLIPTokenizer of a checkpoint.
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What a tokenizer knows, whatever files it was read from.
 
     Args:
-        checkpoint: the checkpoint.
-        tokenizer_dir: folder with `vocab.json` and `merges.txt`, for a checkpoint that has none.
+        tokens: identifiers of the vocabulary.
+        merges: pairs in the order of their priority.
+        added: identifiers of tokens that are looked for before anything is split, such as learned words.
+        bos_token, eos_token, pad_token: that begin, end and fill up a text.
+    """
 
-    Returns:
-        A transformers CLIPTokenizer.
+    tokens: Mapping[str, int]
+    merges: tuple[tuple[str, str], ...]
+    added: Mapping[str, int]
+    bos_token: str
+    eos_token: str
+    pad_token: str
+
+    @property
+    def all(self) -> dict[str, int]:
+        """Every token, added ones included, by identifier."""
+        return dict(sorted({**self.tokens, **self.added}.items(), key=lambda item: (item[1], item[0])))
+
+    def identifier(self, token: str) -> int:
+        """Returns the identifier of a token of the vocabulary."""
+        return self.all[token]
+
+
+def is_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer in one of the known forms."""
+    return (folder / _WHOLE).is_file() or all((folder / name).is_file() for name in FILES)
+
+
+def tokenizer_files(folder: Path) -> tuple[Path, ...]:
+    """Returns the files of a folder that decide what its tokenizer does."""
+    names = (*FILES, *_STATING, "added_tokens.json")
+    return tuple(folder / name for name in names if (folder / name).is_file())
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> Any:
+    """Loads the CLIPTokenizer of a checkpoint.
 
     Raises:
         CheckpointError: there is no tokenizer, or its files cannot be read.
     """
-    folder = tokenizer_dir or checkpoint.tokenizer_dir
-    if folder is None:
+    return tokenizer_from(require_tokenizer(checkpoint), checkpoint.pad_token)
+
+
+def require_tokenizer(checkpoint: Checkpoint) -> Path:
+    """Returns the folder of a checkpoint's tokenizer.
+
+    Raises:
+        CheckpointError: there is none; the message names where the usual ones come from.
+    """
+    if checkpoint.tokenizer_dir is None:
+        raise CheckpointError("a prompt needs the checkpoint's tokenizer", f"{checkpoint.path} has none", _SOURCES)
+    return checkpoint.tokenizer_dir
+
+
+def tokenizer_from(folder: Path, pad_token: str | None = None) -> Any:
+    """Returns the CLIPTokenizer of a folder.
+
+    Args:
+        folder: with `tokenizer.json`, or `vocab.json` and `merges.txt`.
+        pad_token: fills up a text where the folder does not say which token does.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    if not is_tokenizer(folder):
+        missing = [name for name in FILES if not (folder / name).is_file()]
         raise CheckpointError(
-            "a prompt needs the checkpoint's tokenizer",
-            f"{checkpoint.path} has none",
-            f"Put a folder `tokenizer` with {' and '.join(TOKENIZER_FILES)} next to it.",
+            f"a tokenizer is a folder with {' and '.join(FILES)}, or with {_WHOLE}", f"{folder} lacks {missing}"
         )
-    for name in TOKENIZER_FILES:
-        if not (folder / name).is_file():
-            raise CheckpointError("a tokenizer folder must hold vocab.json and merges.txt", folder / name)
+    for path in tokenizer_files(folder):
+        check_readable(path, MOST_BYTES)
+        if path.suffix == ".json":
+            read_json(path)
     from transformers import CLIPTokenizer
 
+    stated = any((folder / name).is_file() for name in _STATING)
+    options = {} if stated or pad_token is None else {"pad_token": pad_token}
     try:
-        return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # the Rust tokenizer raises plain Exception
-        raise CheckpointError("the tokenizer's files must be well-formed", f"{folder}: {error}") from error
+        tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True, **options)
+        tokenizer([*_TEXTS], padding="max_length", max_length=8, truncation=True)
+        if not float(tokenizer.model_max_length) >= 1:
+            raise ValueError(f"model_max_length is {tokenizer.model_max_length}")
+    except BaseException as error:  # a panic of the Rust tokenizer is no Exception
+        raise _explained(folder, error) from error
+    return tokenizer
+
+
+def _explained(folder: Path, error: BaseException) -> BaseException:
+    """Returns a CheckpointError for whatever a library makes of damaged files; an interrupt stays what it is."""
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        return error
+    text = (str(error).splitlines() or [""])[0]
+    return CheckpointError("the tokenizer's files must be well-formed", f"{folder}: {type(error).__name__}: {text}")
+
+
+def read_vocabulary(folder: Path, pad_token: str | None = None) -> Vocabulary:
+    """Returns what the tokenizer of a folder knows; arguments and errors as `tokenizer_from`."""
+    tokenizer = tokenizer_from(folder, pad_token)
+    stored = json.loads(tokenizer.backend_tokenizer.to_str())
+    tokens: dict[str, int] = stored["model"]["vocab"]
+    special = {str(tokenizer.bos_token), str(tokenizer.eos_token)}
+    added = {entry["content"]: entry["id"] for entry in stored["added_tokens"] if entry["content"] not in special}
+    return Vocabulary(
+        tokens=tokens,
+        merges=tuple((left, right) for left, right in stored["model"]["merges"]),
+        added={token: number for token, number in added.items() if tokens.get(token) != number},
+        bos_token=str(tokenizer.bos_token),
+        eos_token=str(tokenizer.eos_token),
+        pad_token=str(tokenizer.pad_token),
+    )
+
+
+def check_vocabulary(vocabulary: Vocabulary, rows: int, folder: Path) -> None:
+    """Raises CheckpointError unless every token that a text can become has a row in the text encoder.
+
+    Args:
+        vocabulary: of the checkpoint.
+        rows: of the token embedding.
+        folder: for the message.
+    """
+    known = vocabulary.all
+    for what in ("bos_token", "eos_token", "pad_token"):
+        if (token := getattr(vocabulary, what)) not in known:
+            raise CheckpointError(f"the {what} of a tokenizer must be in its vocabulary", f"{folder}: {token}")
+    beyond = [token for token, number in known.items() if not 0 <= number < rows]
+    if beyond:
+        raise CheckpointError(
+            "every token must have a row in the text encoder's embedding",
+            f"{folder}: {len(beyond)} of {len(known)} have none in {rows} rows, among them {beyond[0]!r}",
+            "Give the tokenizer that the checkpoint was made with: --tokenizer DIR.",
+        )
+
+
+def write_vocabulary(folder: Path, source: Path, pad_token: str | None = None) -> Vocabulary:
+    """Writes a tokenizer into a bundle, in both forms: for apps that read two plain files, and for libraries.
+
+    Args:
+        folder: gets vocab.json, merges.txt, tokenizer.json and tokenizer_config.json.
+        source: the checkpoint's tokenizer.
+        pad_token: as in `tokenizer_from`.
+    """
+    tokenizer = tokenizer_from(source, pad_token)
+    vocabulary = read_vocabulary(source, pad_token)
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ["#version: 0.2", *(f"{left} {right}" for left, right in vocabulary.merges)]
+    config = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": _length(tokenizer),
+        "do_lower_case": True,
+        "add_prefix_space": False,
+        **{key: str(getattr(tokenizer, key)) for key in ("bos_token", "eos_token", "unk_token", "pad_token")},
+    }
+    texts = {
+        "vocab.json": json.dumps(vocabulary.all, ensure_ascii=False),
+        "merges.txt": "\n".join(lines) + "\n",
+        _WHOLE: tokenizer.backend_tokenizer.to_str(pretty=False),
+        "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return vocabulary
+
+
+def _length(tokenizer: Any) -> int:
+    """Returns how many tokens a text may have, 77 where a tokenizer has no bound."""
+    from sdmobile.checkpoints.bpe import CONTEXT_LENGTH
+
+    length = int(tokenizer.model_max_length)
+    return length if length < 1_000_000 else CONTEXT_LENGTH
+
+
+def given_tokenizer(folder: Path) -> Path:
+    """Returns the folder that a user gave; raises UsageError where it holds no tokenizer."""
+    for place in (folder, folder / "tokenizer"):
+        if is_tokenizer(place):
+            return place
+    raise UsageError(f"--tokenizer must be a folder with {' and '.join(FILES)}, or with {_WHOLE}", folder)

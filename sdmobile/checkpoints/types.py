@@ -7,13 +7,28 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from sdmobile.basics.files import hash_tree
-from sdmobile.errors import CheckpointError
+from sdmobile.errors import CheckpointError, SdmobileError
 from sdmobile.families.family import Facts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from sdmobile.checkpoints.headers import TensorInfo
     from sdmobile.families.family import Family
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a user says about a checkpoint that does not say it itself.
+
+    Args:
+        tokenizer_dir: folder of the tokenizer.
+        prediction_type: what the denoiser predicts.
+    """
+
+    tokenizer_dir: Path | None = None
+    prediction_type: str | None = None
 
 
 @dataclass(frozen=True)
@@ -29,6 +44,7 @@ class ComponentInfo:
         dtype: precision in which most of them are stored.
         bytes: size of its tensors on disk.
         weight_files: the files that hold them.
+        tensors: what is stored, under the names that its module uses.
     """
 
     name: str
@@ -39,6 +55,7 @@ class ComponentInfo:
     dtype: str
     bytes: int
     weight_files: tuple[Path, ...] = ()
+    tensors: Mapping[str, TensorInfo] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +69,11 @@ class Checkpoint(Facts):
         format: "diffusers" or "single_file".
         components: its models by name.
         tokenizer_dir: folder of the CLIPTokenizer, if there is one.
+        pad_token: fills up a text where the tokenizer's folder does not say which token does.
+        given: what the user said about it.
         license: SPDX identifier or name, None where the checkpoint does not say.
-        guidance_scale: guidance scale that the model card recommends, None where it does not.
+        steps: sampling steps that the model card or the scheduler asks for, None where neither does.
+        guidance_scale: guidance scale of the same sources, None where neither says one.
         notes: where configuration and tensors disagree, and what was assumed.
         hashed_files: files that make the checkpoint what it is, relative to `path` (or its parent).
     """
@@ -65,7 +85,10 @@ class Checkpoint(Facts):
     components: dict[str, ComponentInfo]
     tokenizer_dir: Path | None
     license: str | None
+    steps: int | None = None
     guidance_scale: float | None = None
+    pad_token: str | None = None
+    given: Given = field(default_factory=Given)
     notes: tuple[str, ...] = ()
     hashed_files: tuple[Path, ...] = field(default=(), repr=False)
 
@@ -80,6 +103,39 @@ class Checkpoint(Facts):
             return hash_tree(root, self.hashed_files)
         except OSError as error:
             raise CheckpointError("every file of the checkpoint must be readable", error) from error
+
+    @cached_property
+    def misfits(self) -> dict[str, SdmobileError]:
+        """Models whose stored names, shapes or types are not those of the module that their configuration makes."""
+        from sdmobile.checkpoints.load import checked_module
+
+        return self._failures(checked_module, tuple(self.components))
+
+    @cached_property
+    def unreadable(self) -> dict[str, SdmobileError]:
+        """Models with a weight that is NaN or infinite, or cannot be read; those that misfit are left out."""
+        from sdmobile.checkpoints.load import check_values
+
+        return self._failures(check_values, tuple(name for name in self.components if name not in self.misfits))
+
+    def _failures(self, check: Callable[[Checkpoint, str], object], names: tuple[str, ...]) -> dict[str, SdmobileError]:
+        failures: dict[str, SdmobileError] = {}
+        for name in names:
+            try:
+                check(self, name)
+            except SdmobileError as error:
+                failures[name] = error
+        return failures
+
+    @property
+    def usual_steps(self) -> int:
+        """Sampling steps where the user does not say."""
+        return self.family.default_steps if self.steps is None else self.steps
+
+    @property
+    def usual_guidance_scale(self) -> float:
+        """Guidance scale where the user does not say; 0 is one too."""
+        return self.family.default_guidance_scale if self.guidance_scale is None else self.guidance_scale
 
     @property
     def image_size(self) -> int:

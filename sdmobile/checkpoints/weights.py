@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sdmobile.checkpoints.headers import TensorInfo, check_readable, read_header
+from sdmobile.checkpoints.dialects import multiplied, name_notes, plain_names, refuse_adapters, with_scales
+from sdmobile.checkpoints.headers import TensorInfo, read_header
+from sdmobile.checkpoints.jsonfile import read_json
 from sdmobile.checkpoints.pickles import load_pickle, read_pickle_header
 from sdmobile.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from io import BufferedReader
     from pathlib import Path
 
@@ -18,40 +21,60 @@ if TYPE_CHECKING:
 
     from sdmobile.checkpoints.types import Checkpoint
 
-_STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
+# File names of a component's weights: stem, variant, format; a shard index has its variant at the end.
+_WHOLE = re.compile(r"(diffusion_pytorch_model|model|pytorch_model)(?:\.([\w-]+))?\.(safetensors|bin)")
+_INDEX = re.compile(r"(diffusion_pytorch_model|model|pytorch_model)\.(safetensors|bin)\.index(?:\.([\w-]+))?\.json")
+_SHARD = re.compile(r".*-\d{5}-of-\d{5}")
+# By precision; a variant of another name, such as "non_ema", comes last.
+_VARIANTS = ("", "fp32", "fp16", "bf16")
 # Names of older Diffusers releases for the VAE's attention.
 _RENAMED = ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0."))
-# Parts of a full CLIP model, and buffers that can be computed.
+# Parts of a full CLIP model that no text encoder uses.
 _IGNORED_PREFIXES = ("vision_model.", "visual_projection.", "text_projection.", "logit_scale")
 
 
-def find_weights(folder: Path) -> tuple[Path, ...]:
-    """Returns the weight files of a component folder: safetensors first, full precision first.
+@dataclass(frozen=True)
+class Weights:
+    """Where a component's weights lie.
+
+    Args:
+        files: that hold them.
+        variant: as Diffusers calls it, such as "fp16"; empty for the plain one.
+    """
+
+    files: tuple[Path, ...]
+    variant: str = ""
+
+
+def find_weights(folder: Path) -> Weights:
+    """Returns the weight files of a component folder: safetensors first, then by precision.
 
     Raises:
         CheckpointError: there are none, or a shard is missing.
     """
-    for suffix in ("safetensors", "fp16.safetensors", "bin", "fp16.bin"):
-        for stem in _STEMS:
-            if (path := folder / f"{stem}.{suffix}").is_file():
-                return (path,)
-            if (index := folder / _index_name(stem, suffix)).is_file():
-                return _shards(index)
-    raise CheckpointError(
-        "a component folder must hold weights", f"{folder} has no .safetensors or .bin", "Download it completely."
-    )
-
-
-def _index_name(stem: str, suffix: str) -> str:
-    variant, _, extension = suffix.rpartition(".")
-    return f"{stem}.{extension}.index.{variant}.json" if variant else f"{stem}.{extension}.index.json"
+    places: list[tuple[tuple[bool, bool, int, str], Path]] = []
+    for path in sorted(folder.iterdir()):
+        if match := _INDEX.fullmatch(path.name):
+            extension, variant = match[2], match[3] or ""
+        elif (match := _WHOLE.fullmatch(path.name)) and not _SHARD.fullmatch(path.stem):
+            extension, variant = match[3], match[2] or ""
+        else:
+            continue
+        known = variant in _VARIANTS
+        rank = _VARIANTS.index(variant) if known else len(_VARIANTS)
+        places.append(((not known, extension != "safetensors", rank, variant), path))
+    if not places:
+        raise CheckpointError(
+            "a component folder must hold weights", f"{folder} has no .safetensors or .bin", "Download it completely."
+        )
+    (_, _, _, variant), path = min(places)
+    return Weights(_shards(path) if path.suffix == ".json" else (path,), variant)
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
-    check_readable(index)
     try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        names = set(read_json(index)["weight_map"].values())
         paths = tuple(sorted(index.parent / name for name in names))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError("a shard index must be JSON with a weight_map", f"{index}: {error}") from error
@@ -61,15 +84,48 @@ def _shards(index: Path) -> tuple[Path, ...]:
     return paths
 
 
-def read_headers(files: tuple[Path, ...]) -> dict[str, TensorInfo]:
-    """Returns the tensors of several weight files by their normalised name."""
-    tensors: dict[str, TensorInfo] = {}
+@dataclass(frozen=True)
+class Headers:
+    """The tensors of some weight files under plain names, the files' metadata, and notes on what was undone."""
+
+    tensors: dict[str, TensorInfo]
+    metadata: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def read_headers(files: tuple[Path, ...]) -> Headers:
+    """Returns names, shapes and types of the tensors in several weight files.
+
+    Raises:
+        CheckpointError: a file is damaged, or two tensors have one name.
+        UnsupportedError: adapters that were not fused.
+    """
+    stored: dict[str, TensorInfo] = {}
+    metadata: dict[str, str] = {}
+    notes: list[str] = []
     for path in files:
-        found = read_pickle_header(path) if path.suffix in PICKLE_SUFFIXES else read_header(path)[0]
-        for name, info in found.items():
-            if (key := normalise(name)) is not None:
-                tensors[key] = info
-    return tensors
+        if path.suffix.lower() in PICKLE_SUFFIXES:
+            tensors, skipped = read_pickle_header(path)
+            notes += skipped
+        else:
+            tensors, stated = read_header(path)
+            metadata |= stated
+        _require_new(stored, tensors)
+        stored |= tensors
+    refuse_adapters(stored, files[0])
+    names = plain_names(stored)
+    plain: dict[str, TensorInfo] = {}
+    for name, info in stored.items():
+        _require_new(plain, {names[name]: info})
+        plain[names[name]] = info
+    plain, scaled = with_scales(plain)
+    return Headers(plain, metadata, (*notes, *name_notes(stored), *scaled))
+
+
+def _require_new(known: Mapping[str, TensorInfo], further: Mapping[str, TensorInfo]) -> None:
+    for name in known.keys() & further.keys():
+        files = {known[name].file.name, further[name].file.name}
+        raise CheckpointError("every tensor must be stored once", f"{name} is twice in {' and '.join(sorted(files))}")
 
 
 def normalise(name: str) -> str | None:
@@ -81,6 +137,11 @@ def normalise(name: str) -> str | None:
         for old, new in _RENAMED:
             name = name.replace(old, new)
     return name
+
+
+def laid_out(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape that a module has for a stored one; the old VAE has matrices as 1×1 convolutions."""
+    return shape[:2] if ".attentions." in key and ".to_" in key and len(shape) == 4 else shape
 
 
 def component_tensors(checkpoint: Checkpoint, name: str) -> Iterator[tuple[str, torch.Tensor]]:
@@ -99,31 +160,37 @@ def component_tensors(checkpoint: Checkpoint, name: str) -> Iterator[tuple[str, 
         tensors = stored_tensors(files)
     for stored, tensor in tensors:
         key = normalise(stored)
-        if key is None:
-            continue
-        # The old VAE stored its attention's matrices as 1×1 convolutions.
-        if ".attentions." in key and ".to_" in key and tensor.dim() == 4:
-            tensor = tensor[:, :, 0, 0]
-        yield key, tensor
+        if key is not None:
+            yield key, tensor.reshape(laid_out(key, tuple(tensor.shape)))
 
 
 def stored_tensors(
     files: tuple[Path, ...], wanted: Callable[[str], bool] = lambda name: True
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yields name and tensor of each stored tensor that is wanted, reading one at a time from safetensors.
+    """Yields plain name and tensor of each stored tensor that is wanted, reading one at a time from safetensors.
 
     Mapping the file would be as fast, but its pages count as memory of the process.
     """
+    headers = read_headers(files)
     for path in files:
-        if path.suffix in PICKLE_SUFFIXES:
-            # Copied, because the file is mapped.
-            yield from ((name, tensor.clone()) for name, tensor in load_pickle(path).items() if wanted(name))
+        here = {name: info for name, info in headers.tensors.items() if info.file == path and wanted(name)}
+        if path.suffix.lower() in PICKLE_SUFFIXES:
+            values = load_pickle(path)[0]
+            for name, info in here.items():
+                # Copied, because the file is mapped.
+                scale = None if info.scale is None else values[info.scale.stored]
+                yield name, multiplied(values[info.stored].clone(), scale)
             continue
-        header, _ = read_header(path)
         with path.open("rb") as stream:
-            for name, info in sorted(header.items(), key=lambda item: item[1].offset):
-                if wanted(name):
-                    yield name, _read_tensor(stream, info)
+            for name, info in sorted(here.items(), key=lambda item: item[1].offset):
+                yield name, multiplied(_read_tensor(stream, info), _read_scale(info))
+
+
+def _read_scale(info: TensorInfo) -> torch.Tensor | None:
+    if info.scale is None:
+        return None
+    with info.scale.file.open("rb") as stream:
+        return _read_tensor(stream, info.scale)
 
 
 def _read_tensor(stream: BufferedReader, info: TensorInfo) -> torch.Tensor:

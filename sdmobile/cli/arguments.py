@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +12,14 @@ from sdmobile.families import FAMILIES, component_names
 
 COMPONENTS = f"{', '.join(component_names()[:-1])} or {component_names()[-1]}"
 _STEPS = ", ".join(f"{family.default_steps} ({family.title})" for family in reversed(FAMILIES))
+Tokenizer = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the tokenizer, for a checkpoint that has none; remembered for a single file."),
+]
+PredictionType = Annotated[
+    str | None,
+    typer.Option(help="epsilon, v_prediction or sample: what the denoiser predicts, where the checkpoint is wrong."),
+]
 Steps = Annotated[
     int | None, typer.Option(min=1, max=1000, help=f"Scheduler steps; without it, the family's usual number: {_STEPS}.")
 ]

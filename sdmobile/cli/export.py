@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdmobile.cli.arguments import COMPONENTS
+from sdmobile.cli.arguments import COMPONENTS, PredictionType, Tokenizer
 
 if TYPE_CHECKING:
     from sdmobile.exporters.bundle import ExportResult
@@ -51,6 +51,8 @@ def export(
     ] = 1,
     float32_islands: Annotated[bool, typer.Option("--float32-islands", help=_ISLANDS)] = False,
     quantize: Annotated[str | None, typer.Option(help=_QUANTIZE)] = None,
+    tokenizer: Tokenizer = None,
+    prediction_type: PredictionType = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done and needed; write nothing.")
     ] = False,
@@ -91,6 +93,8 @@ def export(
         chunks,
         float32_islands,
         None if quantize is None else load_recipe(quantize),
+        tokenizer,
+        prediction_type,
     )
     if not dry_run:
         check_output(out, overwrite)  # before the checkpoint is read
@@ -108,8 +112,10 @@ def export(
 
 def _name(checkpoint: Path | None) -> str:
     from sdmobile.checkpoints import bundled_checkpoint
+    from sdmobile.checkpoints.tokenizer_search import repository_name
 
-    return (checkpoint or bundled_checkpoint()).absolute().stem
+    path = (checkpoint or bundled_checkpoint()).absolute()
+    return repository_name(path) or (path.name if path.is_dir() else path.stem)
 
 
 def _show_plan(plan: ExportPlan, json_output: bool) -> None:
@@ -124,6 +130,10 @@ def _show_plan(plan: ExportPlan, json_output: bool) -> None:
     for part in plan.components:
         estimate = f"about {part.memory_bytes / 2**30:.1f} GiB of memory, {part.kept_bytes / 1e6:.1f} MB file"
         console.print(f"  {part.name:13} {part.parameters / 1e6:8.2f} M parameters   {estimate}")
+    for line in plan.report.notes:
+        console.print(f"  note: {line}")
+    for line in plan.report.warnings:
+        console.print(f"  warning: {line}", style="yellow")
     console.print(f"  estimated: {memory:.1f} GiB of memory at most, {disk:.2f} GB of disk")
 
 

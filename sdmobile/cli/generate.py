@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdmobile.cli.arguments import Steps
+from sdmobile.cli.arguments import PredictionType, Steps, Tokenizer
 
 if TYPE_CHECKING:
     from sdmobile.reference.sampling import PipelineSpec, SampleRequest
@@ -28,6 +28,8 @@ def generate(
     scheduler: Annotated[
         str | None, typer.Option(help="ddim, pndm, dpm++, euler, …; without it, the checkpoint's own.")
     ] = None,
+    tokenizer: Tokenizer = None,
+    prediction_type: PredictionType = None,
     runtime: Annotated[str, typer.Option(help=_RUNTIME)] = "auto",
     reference: Annotated[
         Path | None, typer.Option(help="The bundle's source checkpoint, for `--runtime torch`.")
@@ -47,9 +49,9 @@ def generate(
     if output.exists() and not overwrite:
         raise OutputError("the picture must not exist yet", output, "Choose another -o, or add --overwrite.")
     with step_progress() as progress:
-        runner, spec, model_hash = open_source(bundle, runtime, reference, threads)
+        runner, spec, model_hash = open_source(bundle, runtime, reference, threads, tokenizer, prediction_type)
         scale = spec.guidance_scale if guidance is None else guidance
-        steps = spec.family.default_steps if steps is None else steps
+        steps = spec.steps if steps is None else steps
         request = SampleRequest(prompt, negative, steps, seed, scale, scheduler)
         result = sample(
             runner, spec, request, on_step=lambda done, total: progress(f"sampling with {runner.name}", done, total)

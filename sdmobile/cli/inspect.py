@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdmobile.basics.words import megabytes
+from sdmobile.cli.arguments import PredictionType, Tokenizer
 from sdmobile.cli.output import Output
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from sdmobile.checkpoints.targets import Verdict
     from sdmobile.checkpoints.types import Checkpoint
+    from sdmobile.exporters.preflight import PreflightReport
 
 
 def inspect(
@@ -23,19 +24,23 @@ def inspect(
         Path | None,
         typer.Argument(help="Diffusers folder, .safetensors or .ckpt file; without it, the bundled shapes-64."),
     ] = None,
+    tokenizer: Tokenizer = None,
+    prediction_type: PredictionType = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False,
 ) -> None:
     """Say what a checkpoint is, read from its tensors, and whether each target can take it."""
     from sdmobile.checkpoints import open_checkpoint
-    from sdmobile.checkpoints.targets import TARGETS, judge
+    from sdmobile.exporters.preflight import preflight
+    from sdmobile.exporters.request import ExportRequest
+    from sdmobile.formats.bundle.contracts import TARGETS
 
-    opened = open_checkpoint(checkpoint)
-    verdicts = [judge(opened, target) for target in TARGETS]
+    opened = open_checkpoint(checkpoint, tokenizer, prediction_type)
+    verdicts = [preflight(opened, ExportRequest(checkpoint, target, Path(opened.name))) for target in TARGETS]
     output = Output(json)
     output.data(_as_json(opened, verdicts), *([] if json else _views(opened, verdicts)))
 
 
-def _as_json(checkpoint: Checkpoint, verdicts: list[Verdict]) -> dict[str, Any]:
+def _as_json(checkpoint: Checkpoint, verdicts: list[PreflightReport]) -> dict[str, Any]:
     return {
         "path": str(checkpoint.path),
         "name": checkpoint.name,
@@ -44,6 +49,7 @@ def _as_json(checkpoint: Checkpoint, verdicts: list[Verdict]) -> dict[str, Any]:
         "content_hash": checkpoint.content_hash,
         "license": checkpoint.license,
         "guidance_scale": checkpoint.guidance_scale,
+        "steps": checkpoint.steps,
         "components": {
             name: {
                 "class": info.class_name,
@@ -63,18 +69,11 @@ def _as_json(checkpoint: Checkpoint, verdicts: list[Verdict]) -> dict[str, Any]:
         "prediction_type": checkpoint.prediction_type,
         "tokenizer": None if checkpoint.tokenizer_dir is None else str(checkpoint.tokenizer_dir),
         "notes": list(checkpoint.notes),
-        "targets": {
-            verdict.target: {
-                "possible": verdict.possible,
-                "problems": list(verdict.problems),
-                "warnings": list(verdict.warnings),
-            }
-            for verdict in verdicts
-        },
+        "targets": {verdict.target: verdict.to_json() for verdict in verdicts},
     }
 
 
-def _views(checkpoint: Checkpoint, verdicts: list[Verdict]) -> list[RenderableType]:
+def _views(checkpoint: Checkpoint, verdicts: list[PreflightReport]) -> list[RenderableType]:
     from rich.text import Text
 
     notes = [Text(f"note: {note}", style="yellow") for note in checkpoint.notes]
@@ -121,12 +120,14 @@ def _facts(checkpoint: Checkpoint) -> Table:
     return table
 
 
-def _targets(verdicts: list[Verdict]) -> Table:
+def _targets(verdicts: list[PreflightReport]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
     table = Table("target", "export", "remarks")
     for verdict in verdicts:
         answer = Text("yes", style="green") if verdict.possible else Text("no", style="red")
-        table.add_row(verdict.target, answer, Text("\n".join([*verdict.problems, *verdict.warnings]) or "–"))
+        table.add_row(
+            verdict.target, answer, Text("\n".join([*verdict.problems, *verdict.warnings, *verdict.notes]) or "–")
+        )
     return table

@@ -48,6 +48,7 @@ def component_key(plan: ExportPlan, component: str) -> str:
     facts = {
         "source": plan.checkpoint.content_hash,
         "name": plan.checkpoint.name,
+        "prediction_type": plan.checkpoint.prediction_type,
         "component": component,
         "target": request.target,
         "profile": profile_hash(plan.device),

@@ -28,6 +28,8 @@ class ExportJob:
         rewrites: what the user changes about the device's rules.
         chunks: number of files that a UNet is cut into.
         float32_islands: sample a little and keep in float32 what overflows float16 then.
+        tokenizer: folder of the tokenizer, for a checkpoint that has none.
+        prediction_type: what the denoiser predicts, for a checkpoint that does not say.
     """
 
     checkpoint: Path
@@ -40,14 +42,17 @@ class ExportJob:
     rewrites: RewriteOptions = field(default_factory=RewriteOptions)
     chunks: int = 1
     float32_islands: bool = False
+    tokenizer: Path | None = None
+    prediction_type: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as a JSON object."""
-        return {**asdict(self), "checkpoint": str(self.checkpoint), "out_dir": str(self.out_dir)}
+        paths = {"checkpoint": str(self.checkpoint), "out_dir": str(self.out_dir)}
+        return {**asdict(self), **paths, "tokenizer": None if self.tokenizer is None else str(self.tokenizer)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ExportJob:
         """Returns the job that `to_json` wrote; other keys are passed over."""
         known = {item.name: data[item.name] for item in fields(cls)}
-        paths = {name: Path(known[name]) for name in ("checkpoint", "out_dir")}
+        paths = {name: Path(known[name]) for name in ("checkpoint", "out_dir", "tokenizer") if known[name] is not None}
         return cls(**{**known, **paths, "rewrites": RewriteOptions.from_json(known["rewrites"])})

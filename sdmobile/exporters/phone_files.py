@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from typing import TYPE_CHECKING, Any
-
-from sdmobile.errors import CheckpointError
-from sdmobile.families import clip
-from sdmobile.families.family import Role
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sdmobile.checkpoints.tokenizers import Vocabulary
     from sdmobile.exporters.request import ExportPlan
 
 METADATA_SCHEMA = 1
@@ -38,37 +34,28 @@ def write_phone_files(plan: ExportPlan, records: dict[str, Any], folder: Path) -
     """
     target = plan.request.target
     family = plan.checkpoint.family
-    _copy_tokenizer(plan, folder / _tokenizer_folder(plan))
+    vocabulary = _write_tokenizer(plan, folder / _tokenizer_folder(plan))
     if target in family.app_scripts:
         name, text = family.app_scripts[target]
         (folder / name).write_text(text, "utf-8")
         (folder / name).chmod(0o755)
     if target != "onnx" and target not in family.app_use:
-        _write_documents(plan, records, folder)
+        _write_documents(plan, records, folder, vocabulary)
 
 
 def _tokenizer_folder(plan: ExportPlan) -> str:
     return plan.checkpoint.family.app_tokenizer.get(plan.request.target, "tokenizer")
 
 
-def _copy_tokenizer(plan: ExportPlan, folder: Path) -> None:
-    """Copies what a tokenizer needs; into a folder of its own, also what its library reads."""
-    source = plan.checkpoint.tokenizer_dir
-    missing = [name for name in clip.TOKENIZER_FILES if source is None or not (source / name).is_file()]
-    if source is None or missing:
-        raise CheckpointError(
-            "a bundle needs the tokenizer's vocab.json and merges.txt",
-            f"{plan.checkpoint.path} lacks {', '.join(missing)}",
-            "Put a `tokenizer` folder with both files beside the checkpoint",
-        )
-    folder.mkdir(exist_ok=True)
-    names = [*clip.TOKENIZER_FILES, *(clip.OPTIONAL_TOKENIZER_FILES if _tokenizer_folder(plan) != "." else ())]
-    for name in names:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+def _write_tokenizer(plan: ExportPlan, folder: Path) -> Vocabulary:
+    """Writes the checkpoint's tokenizer as plain files and as libraries read it; returns what it knows."""
+    from sdmobile.checkpoints.tokenizers import require_tokenizer, write_vocabulary
+
+    checkpoint = plan.checkpoint
+    return write_vocabulary(folder, require_tokenizer(checkpoint), checkpoint.pad_token)
 
 
-def _write_documents(plan: ExportPlan, records: dict[str, Any], folder: Path) -> None:
+def _write_documents(plan: ExportPlan, records: dict[str, Any], folder: Path, vocabulary: Vocabulary) -> None:
     """Writes what an app needs that runs the loop itself: tables, noise, names and shapes."""
     from sdmobile.reference.noise import golden_vectors
 
@@ -76,16 +63,15 @@ def _write_documents(plan: ExportPlan, records: dict[str, Any], folder: Path) ->
     documents = {
         "scheduler.json": checkpoint.family.scheduler_document(checkpoint.scheduler_config, checkpoint.scaling_factor),
         "noise_golden.json": golden_vectors(),
-        "metadata.json": _metadata(plan, records),
+        "metadata.json": _metadata(plan, records, vocabulary),
     }
     for name, document in documents.items():
         (folder / name).write_text(json.dumps(document, indent=1) + "\n", "utf-8")
 
 
-def _metadata(plan: ExportPlan, records: dict[str, Any]) -> dict[str, Any]:
+def _metadata(plan: ExportPlan, records: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
     """Returns what an app needs to know to drive the files."""
     checkpoint, target = plan.checkpoint, plan.request.target
-    config = checkpoint.components[checkpoint.family.of_role(Role.TEXT_ENCODER)[0].model].config
     models = {
         name: {
             "file": record["file"],
@@ -106,7 +92,8 @@ def _metadata(plan: ExportPlan, records: dict[str, Any]) -> dict[str, Any]:
         "license": checkpoint.license,
         "source_hash": checkpoint.content_hash,
         "guidance": plan.guidance,
-        "guidance_scale": checkpoint.guidance_scale or checkpoint.family.default_guidance_scale,
+        "guidance_scale": checkpoint.usual_guidance_scale,
+        "steps": checkpoint.usual_steps,
         "geometry": plan.geometry.to_json(),
         "scaling_factor": checkpoint.scaling_factor,
         "prediction_type": checkpoint.prediction_type,
@@ -116,9 +103,12 @@ def _metadata(plan: ExportPlan, records: dict[str, Any]) -> dict[str, Any]:
             "folder": _tokenizer_folder(plan),
             "kind": "CLIP byte-pair encoding, lower case",
             "length": checkpoint.context_length,
-            "bos_token_id": config.get("bos_token_id"),
-            "eos_token_id": config.get("eos_token_id"),
-            "padding": "<|endoftext|>",
+            "bos_token_id": vocabulary.identifier(vocabulary.bos_token),
+            "eos_token_id": vocabulary.identifier(vocabulary.eos_token),
+            "padding": vocabulary.pad_token,
+            "pad_token_id": vocabulary.identifier(vocabulary.pad_token),
+            # Looked for in a text before anything is split.
+            "added_tokens": dict(vocabulary.added),
         },
         "noise": {"definition": "noise_golden.json", "order": "N, C, H, W with W fastest" + _TRANSPOSED[target]},
         "scheduler": "scheduler.json",

@@ -9,33 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import ResourceError, UnsupportedError
 from sdmobile.exporters.chunk_contracts import check_chunks
+from sdmobile.exporters.estimates import PlannedComponent, disk_bytes, planned_components, profile_of
 from sdmobile.exporters.job import ExportJob
-from sdmobile.families.contracts import contract_for
+from sdmobile.exporters.preflight import PreflightReport, existing, preflight
 from sdmobile.formats.bundle.contracts import TARGETS
 from sdmobile.reference.geometry import geometry_for
 from sdmobile.rewrites.options import RewriteOptions
 
 if TYPE_CHECKING:
     from sdmobile.checkpoints import Checkpoint
-    from sdmobile.families.family import Family
     from sdmobile.formats.bundle.contracts import Geometry
     from sdmobile.quantize.recipes import Recipe
-
-# Peak resident memory of one component's process = base + factor · float32 bytes of its weights: bounds on what was
-# measured for ios and android on SD1.5-shaped components (docs/benchmarks.md). That of onnx was not measured at full
-# size: it is taken to be no more than that of ios.
-_MEMORY: dict[str, tuple[float, float]] = {
-    "ios": (1.2e9, 2.2),
-    "android": (1.7e9, 3.3),
-    "onnx": (1.2e9, 2.2),
-}
-# Bytes written per weight at the worst moment: Android's float32 file lies beside the float16 one until it is cast,
-# and a Core ML package beside the temporary one that coremltools saves from.
-_DISK = {"ios": 4.1, "android": 6.1, "onnx": 4.1}
-_KEPT = {"ios": 2.05, "android": 2.05, "onnx": 4.05}
-_SMALL_FILES = 8_000_000
-# Winograd's transformed weights stand beside the captured ones: 13.0 GiB measured for the SD1.5-shaped UNet.
-_WINOGRAD_MEMORY = 0.4
 
 
 @dataclass(frozen=True)
@@ -55,6 +39,8 @@ class ExportRequest:
         chunks: number of files that the UNet is cut into.
         float32_islands: sample a little and keep in float32 what overflows float16 then.
         recipe: how the weights of the finished files are stored; None leaves them as the device's profile says.
+        tokenizer: folder of the tokenizer, for a checkpoint that has none.
+        prediction_type: what the denoiser predicts, for a checkpoint that does not say.
     """
 
     checkpoint: Path | None
@@ -69,18 +55,8 @@ class ExportRequest:
     chunks: int = 1
     float32_islands: bool = False
     recipe: Recipe | None = None
-
-
-@dataclass(frozen=True)
-class PlannedComponent:
-    """One component of a plan; memory and size are estimates in bytes."""
-
-    name: str
-    file: str
-    parameters: int
-    memory_bytes: int
-    disk_bytes: int
-    kept_bytes: int
+    tokenizer: Path | None = None
+    prediction_type: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +68,12 @@ class ExportPlan:
     device: str
     geometry: Geometry
     components: tuple[PlannedComponent, ...]
-    warnings: tuple[str, ...] = ()
+    report: PreflightReport
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user, or the app on the phone, has to know of the bundle; the machine's room is another matter."""
+        return self.report.about_bundle
 
     @property
     def guidance(self) -> str:
@@ -107,8 +88,7 @@ class ExportPlan:
     @property
     def disk_bytes(self) -> int:
         """Estimated disk space at the worst moment: everything kept, and the largest intermediate."""
-        kept = sum(component.kept_bytes for component in self.components)
-        return kept + max(component.disk_bytes - component.kept_bytes for component in self.components) + _SMALL_FILES
+        return disk_bytes(self.components)
 
     def job(self, component: str, folder: Path) -> ExportJob:
         """Returns the order for one component's process."""
@@ -124,6 +104,8 @@ class ExportPlan:
             rewrites=request.rewrites,
             chunks=request.chunks,
             float32_islands=request.float32_islands,
+            tokenizer=request.tokenizer,
+            prediction_type=request.prediction_type,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -140,7 +122,9 @@ class ExportPlan:
             "output": str(self.request.out_dir),
             "geometry": self.geometry.to_json(),
             "components": [asdict(component) for component in self.components],
-            "warnings": list(self.warnings),
+            "warnings": list(self.report.warnings),
+            "notes": list(self.report.notes),
+            "checks": self.report.to_json()["checks"],
             "estimated_peak_memory_bytes": self.memory_bytes,
             "estimated_disk_bytes": self.disk_bytes,
         }
@@ -155,30 +139,25 @@ def make_plan(request: ExportRequest) -> ExportPlan:
     Raises:
         CheckpointError: the checkpoint cannot be read.
         UnsupportedError: an unknown target, device, component or resolution, or a target that cannot take it.
+        SdmobileError: what the preflight refuses, see `preflight`.
     """
     from sdmobile.checkpoints import open_checkpoint
-    from sdmobile.checkpoints.targets import judge
-    from sdmobile.device_profiles import default_profile, device_key, load_profile
+    from sdmobile.device_profiles import device_key
     from sdmobile.rewrites.registry import check_names
 
     if request.target not in TARGETS:
         raise UnsupportedError(f"the target must be one of {', '.join(TARGETS)}", request.target)
-    profile = load_profile(request.device) if request.device else default_profile(request.target)
-    if profile.target != request.target:
-        raise UnsupportedError(f"{profile.name} is a device of target {profile.target}", request.target)
+    profile = profile_of(request)
     check_names(request.rewrites)
     check_chunks(request.target, request.chunks)
-    checkpoint = open_checkpoint(request.checkpoint)
+    checkpoint = open_checkpoint(request.checkpoint, request.tokenizer, request.prediction_type)
     geometry = geometry_for(checkpoint, request.guidance, request.resolution)
-    verdict = judge(checkpoint, request.target)
-    if not verdict.possible:
-        raise UnsupportedError(f"{request.target} cannot take {checkpoint.name}", "; ".join(verdict.problems))
-    names = _chosen(checkpoint.family, request.components)
+    planned = planned_components(checkpoint, request)
     device = profile.name if request.device is None else device_key(request.device)
-    _check_recipe(request, device, names)
-    winograd = profile.forms.of("convolution") == "winograd"
-    planned = tuple(_planned(name, checkpoint, request.target, geometry, winograd) for name in names)
-    return ExportPlan(request, checkpoint, device, geometry, planned, verdict.warnings)
+    _check_recipe(request, device, tuple(component.name for component in planned))
+    report = preflight(checkpoint, request)
+    report.require()
+    return ExportPlan(request, checkpoint, device, geometry, planned, report)
 
 
 def _check_recipe(request: ExportRequest, device: str, components: tuple[str, ...]) -> None:
@@ -189,30 +168,6 @@ def _check_recipe(request: ExportRequest, device: str, components: tuple[str, ..
 
     require_recipe(request.recipe, request.target, device)
     require_components(request.recipe, components)
-
-
-def _chosen(family: Family, components: tuple[str, ...] | None) -> tuple[str, ...]:
-    if components is None:
-        return family.names
-    unknown = [name for name in components if name not in family.names]
-    if unknown or not components:
-        raise UnsupportedError(f"components are among {', '.join(family.names)}", ", ".join(unknown) or "none")
-    return tuple(name for name in family.names if name in components)
-
-
-def _planned(name: str, checkpoint: Checkpoint, target: str, geometry: Geometry, winograd: bool) -> PlannedComponent:
-    parameters = checkpoint.components[checkpoint.family.component(name).model].parameters
-    base, factor = _MEMORY[target]
-    if winograd:
-        factor += _WINOGRAD_MEMORY
-    return PlannedComponent(
-        name=name,
-        file=contract_for(checkpoint.family, target, name, geometry).file_name,
-        parameters=parameters,
-        memory_bytes=int(base + factor * 4 * parameters),
-        disk_bytes=int(_DISK[target] * parameters),
-        kept_bytes=int(_KEPT[target] * parameters),
-    )
 
 
 def check_resources(plan: ExportPlan, cached: frozenset[str] = frozenset()) -> None:
@@ -237,9 +192,7 @@ def check_resources(plan: ExportPlan, cached: frozenset[str] = frozenset()) -> N
                 f"{available / 2**30:.1f} GiB is free",
                 "Close other programs, export on a larger machine, or pass --ignore-limits to try all the same",
             )
-    folder = plan.request.out_dir.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
+    folder = existing(plan.request.out_dir.absolute().parent)
     free = shutil.disk_usage(folder).free
     if plan.disk_bytes > free:
         raise ResourceError(

@@ -40,7 +40,7 @@ USE = """\
    try pipeline.loadResources()
    var request = StableDiffusionPipeline.Configuration(prompt: "{prompt}")
    request.seed = 0
-   request.stepCount = 20
+   request.stepCount = {steps}
    request.guidanceScale = {guidance_scale}
    request.decoderScaleFactor = {scaling_factor}
    request.encoderScaleFactor = {scaling_factor}

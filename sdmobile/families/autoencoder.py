@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families.family import Component, Config, FileNames, Kind, Model, Role, Shapes, Value
+from sdmobile.families.schedulers import finite_positive
 from sdmobile.families.shapes import count_blocks
 
 if TYPE_CHECKING:
@@ -16,6 +17,19 @@ if TYPE_CHECKING:
     from sdmobile.formats.bundle.contracts import Geometry
 
 PREFIX = "first_stage_model."
+_LOSS = PREFIX + "loss."
+# Diffusers' names, of today and of earlier, for the attention that the original layout calls attn_1.
+_ATTENTION = (
+    ("to_q", "q"),
+    ("to_k", "k"),
+    ("to_v", "v"),
+    ("to_out.0", "proj_out"),
+    ("query", "q"),
+    ("key", "k"),
+    ("value", "v"),
+    ("proj_attn", "proj_out"),
+    ("group_norm", "norm"),
+)
 SCALING_FACTOR = 0.18215
 """Diffusers' default, which older checkpoints rely on."""
 
@@ -60,8 +74,21 @@ def _convert(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     from diffusers.loaders import single_file_utils as diffusers_ldm
 
     levels = [None] * count_blocks(tensors, PREFIX + "encoder.down.")
-    known = {name: value for name, value in tensors.items() if not name.startswith(PREFIX + "loss.")}
+    known = {_ldm_attention(name): value for name, value in tensors.items() if not name.startswith(_LOSS)}
     return diffusers_ldm.convert_ldm_vae_checkpoint(known, {"down_block_types": levels, "up_block_types": levels})
+
+
+def _ldm_attention(name: str) -> str:
+    """Returns the original layout's name of an attention tensor that a converter left under Diffusers' name."""
+    if ".attn_1." not in name:
+        return name
+    for new, old in _ATTENTION:
+        name = name.replace(f".attn_1.{new}.", f".attn_1.{old}.")
+    return name
+
+
+def _spare(names: Sequence[str]) -> Mapping[str, str]:
+    return {name: "part of the loss in training" for name in names if name.startswith(_LOSS)}
 
 
 def _base_config(shapes: Shapes, names: Sequence[str]) -> Config:
@@ -77,6 +104,7 @@ MODEL = Model(
     prefixes=(PREFIX,),
     convert=_convert,
     base_config=_base_config,
+    spare=_spare,
 )
 
 
@@ -92,9 +120,15 @@ def scale_factor(config: Config) -> int:
 
 
 def scaling_factor(config: Config, notes: list[str]) -> float:
-    """Returns the factor on latents; notes it where it is assumed."""
+    """Returns the factor on latents; notes it where it is assumed.
+
+    Raises:
+        CheckpointError: what is stated is no finite number above zero.
+    """
     factor = config.get("scaling_factor")
-    if isinstance(factor, int | float) and factor > 0:
+    if factor is not None:
+        if not finite_positive(factor):
+            raise CheckpointError("scaling_factor of the VAE must be a finite number above zero", factor)
         return float(factor)
     notes.append(f"vae: config does not say scaling_factor; {SCALING_FACTOR} assumed")
     return SCALING_FACTOR

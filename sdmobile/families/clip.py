@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.errors import UnsupportedError
 from sdmobile.families.family import Component, Config, FileNames, Kind, Model, Role, Shapes, Value
 from sdmobile.families.shapes import count_blocks
 
@@ -15,10 +16,16 @@ if TYPE_CHECKING:
 
 CLIP = "cond_stage_model.transformer."
 OPEN_CLIP = "cond_stage_model.model."
+OPEN_CLIP_BLOCKS = 24
+_BESIDE = (".logit_scale", ".attn_mask", ".text_projection")
+_LAST_BLOCK = "the last block: Stable Diffusion 2.x conditions on the one before"
+_PROJECTION = "what CLIP compares texts and pictures with"
+# Implementations of attention that compute the same and that Transformers has built in.
+_ATTENTIONS = (None, "eager", "sdpa")
+_ATTENTION_KEYS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 # Both CLIP and OpenCLIP text towers have 64 channels per head.
 HEAD_CHANNELS = 64
 TOKENIZER_FILES = ("vocab.json", "merges.txt")
-OPTIONAL_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "tokenizer.json")
 
 
 def is_open_clip(names: Sequence[str]) -> bool:
@@ -26,10 +33,25 @@ def is_open_clip(names: Sequence[str]) -> bool:
     return any(name.startswith(OPEN_CLIP) for name in names)
 
 
+def pad_token(config: Config) -> str | None:
+    """Returns what fills up a text: OpenCLIP, whose towers have gelu, was trained with identifier 0, which is `!`."""
+    return "!" if config.get("hidden_act") == "gelu" else None
+
+
 def _build(config: Config) -> nn.Module:
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    return CLIPTextModel(CLIPTextConfig.from_dict(config))
+    settings = {key: value for key, value in config.items() if key not in _ATTENTION_KEYS}
+    return CLIPTextModel(CLIPTextConfig.from_dict(settings))
+
+
+def _check(class_name: str, config: Config) -> None:
+    """Refuses an attention that Transformers would fetch code for, and sizes that no text encoder has."""
+    for key in _ATTENTION_KEYS:
+        if config.get(key) not in _ATTENTIONS:
+            raise UnsupportedError(
+                f"{key} of the text encoder must be eager or sdpa: nothing is fetched", config[key], f"Take {key} out"
+            )
 
 
 def _derive(shapes: Shapes) -> Config:
@@ -50,17 +72,27 @@ def _convert(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
     if not is_open_clip(list(tensors)):
         return diffusers_ldm.convert_ldm_clip_checkpoint(tensors)
-    # Stable Diffusion 2.x conditions on the last but one block, so the last one is not part of the model.
-    last = f"{OPEN_CLIP}transformer.resblocks.{count_blocks(tensors, OPEN_CLIP + 'transformer.resblocks.') - 1}."
-    extra = ("logit_scale", "attn_mask", "text_projection")
-    used = {
-        name: value
-        for name, value in tensors.items()
-        if not name.startswith(last) and name.removeprefix(OPEN_CLIP) not in extra
-    }
+    spare = _spare(list(tensors))
+    used = {name: value for name, value in tensors.items() if name not in spare}
     width = tensors[OPEN_CLIP + "token_embedding.weight"].shape[-1]
     model: Any = SimpleNamespace(config=SimpleNamespace(hidden_size=width))
     return diffusers_ldm.convert_open_clip_checkpoint(model, used, prefix=OPEN_CLIP)
+
+
+def _spare(names: Sequence[str]) -> Mapping[str, str]:
+    """Returns what is stored of CLIP beside the text encoder.
+
+    Stable Diffusion 2.x conditions on the last but one of OpenCLIP's 24 blocks, so the last one is no part of the
+    model. Files that went through Diffusers have lost it already, and the projection with it.
+    """
+    spare = {name: _PROJECTION for name in names if name.startswith(OPEN_CLIP) and name.endswith(_BESIDE)}
+    blocks = count_blocks(names, OPEN_CLIP + "transformer.resblocks.")
+    whole = blocks == OPEN_CLIP_BLOCKS or (blocks != OPEN_CLIP_BLOCKS - 1 and bool(spare))
+    last = f"{OPEN_CLIP}transformer.resblocks.{blocks - 1}."
+    if whole:
+        spare |= {name: _LAST_BLOCK for name in names if name.startswith(last)}
+    towers = tuple(CLIP + part for part in ("vision_model.", "visual_projection.", "text_projection.", "logit_scale"))
+    return spare | {name: _PROJECTION for name in names if name.startswith(towers)}
 
 
 def _base_config(shapes: Shapes, names: Sequence[str]) -> Config:
@@ -76,10 +108,11 @@ MODEL = Model(
     classes=("CLIPTextModel", "CLIPTextModelWithProjection"),
     build=_build,
     derive=_derive,
-    check=lambda class_name, config: None,
+    check=_check,
     prefixes=(CLIP, OPEN_CLIP),
     convert=_convert,
     base_config=_base_config,
+    spare=_spare,
 )
 
 

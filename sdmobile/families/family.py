@@ -47,6 +47,7 @@ class Model:
         convert: renames the tensors of a single file, which may be on the meta device, to Diffusers' names.
         base_config: what the layout of a single file implies beyond shapes, from shapes by Diffusers' names and from
             the names that are stored.
+        spare: tensors of a single file under the model's prefixes that are no part of it, each with the reason.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Model:
     prefixes: tuple[str, ...]
     convert: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
     base_config: Callable[[Shapes, Sequence[str]], Config]
+    spare: Callable[[Sequence[str]], Mapping[str, str]] = lambda names: {}
 
 
 class Role(str, Enum):
@@ -241,8 +243,16 @@ class Family(ABC):
             UnsupportedError: a task or prediction type that is not supported.
         """
 
-    def file_scheduler(self, metadata: Mapping[str, str], names: Sequence[str], notes: list[str]) -> Config:
+    def file_scheduler(
+        self, metadata: Mapping[str, str], names: Sequence[str], said: Mapping[str, Any], notes: list[str]
+    ) -> Config:
         """Returns the noise schedule of a single file that has none beside it.
+
+        Args:
+            metadata: of the file.
+            names: of its tensors.
+            said: what the user or a training configuration beside it says, in Diffusers' keys.
+            notes: gets what had to be assumed.
 
         Raises:
             UnsupportedError: the family has no usual one.
@@ -313,7 +323,28 @@ class Family(ABC):
             f"the guidance of {self.title} must be one of {', '.join(g.name for g in self.guidances)}", name
         )
 
+    def pad_token(self, configs: Mapping[str, Config]) -> str | None:
+        """Returns what fills up a text where the tokenizer's files do not say; None for what ends it."""
+        return None
+
     # -- conditioning and sampling
+
+    def usual_sampling(self, scheduler_config: Config, notes: list[str]) -> tuple[int | None, float | None]:
+        """Returns steps and guidance scale of a checkpoint that was distilled to few steps; None where it was not.
+
+        Args:
+            scheduler_config: which tells it.
+            notes: gets what was concluded.
+        """
+        from sdmobile.families.schedulers import few_steps
+
+        few = few_steps(scheduler_config)
+        if few is None:
+            return None, None
+        notes.append(
+            f"scheduler: {few.reason}; {few.steps} steps at a guidance scale of {few.guidance_scale:g} assumed"
+        )
+        return few.steps, few.guidance_scale
 
     @abstractmethod
     def encode(self, token_ids: NDArray[np.int64], run: Run) -> Arrays:
@@ -341,8 +372,12 @@ class Family(ABC):
         """
         from sdmobile.families.schedulers import scheduler_from_config
 
-        scheduler = scheduler_from_config(dict(config), name)
-        scheduler.set_timesteps(steps)
+        scheduler = scheduler_from_config(config, name)
+        try:
+            scheduler.set_timesteps(steps)
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            value = f"{steps} ({type(error).__name__}: {error})".splitlines()[0]
+            raise UnsupportedError(f"{type(scheduler).__name__} must take so many steps", value) from error
         return scheduler
 
     def step(
@@ -366,6 +401,10 @@ class Family(ABC):
         """
         import inspect
 
+        from sdmobile.families.schedulers import LCM, consistency_step
+
+        if type(scheduler).__name__ == LCM:
+            return consistency_step(scheduler, prediction, timestep, latent, noise)
         takes = "generator" in inspect.signature(scheduler.step).parameters
         extra = {"generator": generator} if takes else {}
         return scheduler.step(prediction, timestep, latent, **extra, return_dict=False)[0]
@@ -382,6 +421,16 @@ class Family(ABC):
 
     def app_differences(self, target: str, facts: Facts) -> list[str]:
         """Returns where a target's usual app, as it is, would compute something else."""
+        return []
+
+    def tokenizer_differences(self, target: str, pad_token: str, eos_token: str, added: Mapping[str, int]) -> list[str]:
+        """Returns where a target's usual app, as it is, would make other tokens of a text.
+
+        Args:
+            target: ios, android or onnx.
+            pad_token, eos_token: that fill up and end a text.
+            added: identifiers of tokens that are looked for before a text is split.
+        """
         return []
 
     def app_facts(self, facts: Facts) -> dict[str, Any]:

@@ -10,14 +10,14 @@ LCMScheduler. There is no unconditional row: guidance was distilled into the UNe
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from itertools import zip_longest
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families import autoencoder, clip, unet
 from sdmobile.families.family import EMBEDDED, Config, Facts, Family, FileNames, Kind, Shapes, Value
-from sdmobile.families.sampler_tables import alpha_sigma, model_output, training_schedule
+from sdmobile.families.sampler_tables import consistency_solver, solver_entries, training_schedule
+from sdmobile.families.schedulers import LCM
 from sdmobile.families.stable_diffusion import StableDiffusion
 
 if TYPE_CHECKING:
@@ -29,10 +29,8 @@ if TYPE_CHECKING:
     from sdmobile.families.family import Arrays
     from sdmobile.formats.bundle.contracts import Geometry
 
-STEP_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8)
 _EMBEDDING = "timestep_cond"
 _WIDTH = "time_cond_proj_dim"
-_SCHEDULER = "LCMScheduler"
 _STORED = f"{unet.PREFIX}time_embed.cond_proj.weight"
 
 
@@ -129,54 +127,32 @@ class LatentConsistency(StableDiffusion):
             raise CheckpointError(f"{_WIDTH} of the UNet must be a number of features from 4 to 65536", width)
         return dataclasses.replace(facts, sizes=((_WIDTH, width),))
 
-    def file_scheduler(self, metadata: Mapping[str, str], names: Sequence[str], notes: list[str]) -> Config:
-        schedule = super().file_scheduler(metadata, names, notes)
-        notes.append(f"scheduler: the file has none; {_SCHEDULER} with the betas of Stable Diffusion assumed")
-        return {**schedule, "_class_name": _SCHEDULER, "original_inference_steps": 50}
+    def file_scheduler(
+        self, metadata: Mapping[str, str], names: Sequence[str], said: Mapping[str, Any], notes: list[str]
+    ) -> Config:
+        schedule = super().file_scheduler(metadata, names, said, notes)
+        notes.append(f"scheduler: the file has none; {LCM} with the betas of Stable Diffusion assumed")
+        return {**schedule, "_class_name": LCM, "original_inference_steps": 50}
 
     def conditioning(self, guidance_scale: float, geometry: Geometry) -> Arrays:
         return {_EMBEDDING: guidance_embedding(guidance_scale, geometry.size(_WIDTH))}
 
     def scheduler(self, config: Mapping[str, Any], name: str | None, steps: int) -> Any:
-        if name not in (None, "lcm", _SCHEDULER):
+        if name not in (None, "lcm", LCM):
             raise UnsupportedError("a latent consistency model is sampled by its own scheduler", name, "Leave it out")
-        settings = {**config, "clip_sample": False}  # clipping to [-1, 1] is for pixels; latents are not bounded
         try:
-            return super().scheduler(settings, _SCHEDULER, steps)
-        except ValueError as error:
+            return super().scheduler(config, LCM, steps)
+        except UnsupportedError as error:
             most = config.get("original_inference_steps", 50)
             raise UnsupportedError(f"a latent consistency model takes at most {most} steps", steps) from error
 
-    def step(
-        self,
-        scheduler: Any,
-        prediction: Tensor,
-        timestep: Tensor,
-        latent: Tensor,
-        generator: torch.Generator,
-        noise: Callable[[], NDArray[np.float32]],
-    ) -> Tensor:
-        """As the base class says. Diffusers' step gives f; the noise is the documented one, which a phone can draw."""
-        import torch
-
-        denoised = scheduler.step(prediction, timestep, latent, generator=generator, return_dict=False)[1]
-        if scheduler.step_index == len(scheduler.timesteps):
-            return denoised
-        alpha = scheduler.alphas_cumprod[scheduler.timesteps[scheduler.step_index]]
-        return alpha.sqrt() * denoised + (1.0 - alpha).sqrt() * torch.from_numpy(noise())
+    def usual_sampling(self, scheduler_config: Config, notes: list[str]) -> tuple[int | None, float | None]:
+        return None, None
 
     def scheduler_document(self, config: Mapping[str, Any], scaling_factor: float) -> dict[str, Any]:
-        scheduler = self.scheduler(config, None, 1)
-        counts = [steps for steps in STEP_COUNTS if steps <= scheduler.config.original_inference_steps]
-        tables = {str(steps): consistency_table(self.scheduler(config, None, steps)) for steps in counts}
-        update, guidance = "x_next = a * x + b * D + n * z", f"{_EMBEDDING}, see metadata.json; no unconditional row"
-        return {
-            **training_schedule(scheduler, scaling_factor, update, guidance),
-            "noise": "z: the next values of the generator that gave the initial latent; not drawn where n is 0",
-            "default_solver": "lcm",
-            "default_steps": self.default_steps,
-            "solvers": {"lcm": {"diffusers_class": _SCHEDULER, "steps": tables}},
-        }
+        guidance = f"{_EMBEDDING}, see metadata.json; no unconditional row"
+        schedule = training_schedule(self.scheduler(config, None, 1), scaling_factor, guidance)
+        return schedule | solver_entries((consistency_solver(config),), self.default_steps)
 
     def app_differences(self, target: str, facts: Facts) -> list[str]:
         if target != "ios":
@@ -196,29 +172,3 @@ class LatentConsistency(StableDiffusion):
                 "example": {"guidance_scale": scale, "values": guidance_embedding(scale, width)[0].tolist()},
             }
         }
-
-
-def consistency_table(scheduler: Any) -> list[dict[str, float]]:
-    """Returns the linear update of every step of an LCMScheduler whose timesteps are set.
-
-    Args:
-        scheduler: of Diffusers; it is stepped to its end.
-
-    Returns:
-        One row per step: timestep, alpha and sigma (of x = α·x₀ + σ·ε), a, b and n of
-        x_next = a·x + b·D + n·z.
-    """
-    import torch
-
-    # f is linear in x and D, so its coefficients are its values at (1, 0) and (0, 1), taken in one elementwise step.
-    sample, clean = torch.eye(2, dtype=torch.float64)
-    rows = []
-    timesteps = [int(timestep) for timestep in scheduler.timesteps]
-    for timestep, following in zip_longest(timesteps, timesteps[1:]):
-        alpha, sigma = alpha_sigma(scheduler, timestep)
-        output = model_output(scheduler.config.prediction_type, sample, clean, alpha, sigma)
-        by_sample, by_clean = scheduler.step(output, timestep, sample, return_dict=False)[1].tolist()
-        signal, noise = (1.0, 0.0) if following is None else alpha_sigma(scheduler, following)
-        row = {"timestep": timestep, "alpha": alpha, "sigma": sigma}
-        rows.append({**row, "a": signal * by_sample, "b": signal * by_clean, "n": noise})
-    return rows

@@ -86,12 +86,19 @@ def _use(manifest: Mapping[str, Any]) -> str:
     for name, value in {
         "{guidance}": family.guidance_rule,
         "{scaling_factor}": str(manifest["pipeline"]["scaling_factor"]),
-        "{guidance_scale}": f"{manifest['pipeline'].get('guidance_scale') or family.default_guidance_scale:g}",
+        "{guidance_scale}": f"{_stated(manifest, 'guidance_scale', family.default_guidance_scale):g}",
+        "{steps}": f"{_stated(manifest, 'steps', family.default_steps):g}",
         "{prompt}": "a large red circle in the center on a white background",
         "{signatures}": _signatures(manifest),
     }.items():
         text = text.replace(name, value)
     return text
+
+
+def _stated(manifest: Mapping[str, Any], key: str, default: float) -> float:
+    """Returns what the pipeline says, which may be 0."""
+    value = manifest["pipeline"].get(key)
+    return default if value is None else value
 
 
 def _signatures(manifest: Mapping[str, Any]) -> str:

@@ -2,64 +2,161 @@
 
 A deterministic multistep solver is linear: with D_i the clean latent that the UNet's output implies at step i,
 
-    x_{i+1} = a_i·x_i + b_i·D_i + c_i·D_{i−1}
+    x_{i+1} = a_i·x_i + b_i·D_i + c_i·D_{i−1} + d_i·D_{i−2}
 
-The coefficients are read off Diffusers' own scheduler by feeding it known numbers, so they carry its conventions
-(timestep spacing, final step, thresholds) exactly.
+x_i is what the UNet takes, x = α·x₀ + σ·ε with α² + σ² = 1; solvers that keep x/α are rewritten so. The coefficients
+are read off Diffusers' own scheduler by feeding it known numbers, so they carry its conventions (timestep spacing,
+sigmas of Karras and others, final step) exactly.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import zip_longest
+from typing import Any
 
-from sdmobile.errors import UnsupportedError
+from sdmobile.errors import CheckpointError, UnsupportedError
+from sdmobile.families.schedulers import DEFAULT, LCM, SCHEDULERS, few_steps, scheduler_from_config
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+DEFAULT_STEPS = 20
+STEP_COUNTS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 25, 30, 50)
+_FEW = 8
+_PROBES = (1, 1, 4, 4)  # what a latent looks like to a scheduler
+_ZERO = 1e-5
+# Some schedulers compute in float32; noise or a threshold in a step is off by 0.01 and more.
+_TOLERANCE = 1e-4
+_MEMORY = 3
+# A table that begins nearer to the picture than this cannot start from noise: one step spaced from 0 on, for example.
+_MOST_SIGNAL = 0.9
+_TABLED = (
+    "DDIMScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "UniPCMultistepScheduler",
+)
+_STANDARD = {"dpm++": "DPMSolverMultistepScheduler", "ddim": "DDIMScheduler"}
+# What makes the standard solvers deterministic and linear whatever the checkpoint's own scheduler asks for.
+_PLAIN = {"algorithm_type": "dpmsolver++", "solver_order": 2, "thresholding": False, "use_lu_lambdas": False}
+_UPDATE = "x_next = a * x + b * D + c * D_previous"
+_LONG_UPDATE = _UPDATE + " + d * D_before_previous"
+_NOISY_UPDATE = "x_next = a * x + b * D + n * z"
+_NOISE = "z: the next values of the generator that gave the initial latent; not drawn where n is 0"
 
-STEP_COUNTS = (4, 8, 10, 15, 20, 25, 30, 50)
-_PROBES = 16
-_TOLERANCE = 1e-5
-_SOLVERS = {"dpm++": "DPMSolverMultistepScheduler", "ddim": "DDIMScheduler"}
+
+@dataclass(frozen=True)
+class Solver:
+    """One solver of a `scheduler.json`.
+
+    Args:
+        name: short, as `--scheduler` takes it.
+        class_name: of Diffusers.
+        settings: what was set on top of the checkpoint's scheduler configuration.
+        update: the step, as a formula in the names of the tables' columns.
+        init_noise_sigma: the initial noise is multiplied by it before the first call of the UNet.
+        steps: tables by number of steps.
+    """
+
+    name: str
+    class_name: str
+    settings: dict[str, Any]
+    update: str
+    init_noise_sigma: float
+    steps: dict[str, list[dict[str, float]]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the entry of `scheduler.json`."""
+        return {
+            "diffusers_class": self.class_name,
+            "settings": self.settings,
+            "update": self.update,
+            "init_noise_sigma": self.init_noise_sigma,
+            "steps": self.steps,
+        }
 
 
 def multistep_table(scheduler: Any, steps: int) -> list[dict[str, float]]:
-    """Returns the linear update of every step of a Diffusers scheduler.
+    """Returns the linear update of every call of the UNet under a Diffusers scheduler.
 
     Args:
-        scheduler: a deterministic Diffusers scheduler of at most two steps of memory.
-        steps: number of sampling steps.
+        scheduler: a deterministic Diffusers scheduler of at most three steps of memory.
+        steps: number of sampling steps; some schedulers call the UNet twice in one.
 
     Returns:
-        One row per step: timestep, alpha and sigma (of x = α·x₀ + σ·ε), a, b and c.
+        One row per call: timestep, alpha and sigma (of x = α·x₀ + σ·ε), a, b, c and, where it is needed, d.
 
     Raises:
-        UnsupportedError: the scheduler is not linear in x, D_i and D_{i−1}.
+        UnsupportedError: the scheduler is not linear in x and the last three D.
     """
     import numpy as np
     import torch
 
     scheduler.set_timesteps(steps)
     draw = np.random.RandomState(0)
+    latent = torch.from_numpy(draw.standard_normal(_PROBES)) * float(scheduler.init_noise_sigma)
+    timesteps = list(scheduler.timesteps)
     rows: list[dict[str, float]] = []
-    before = np.zeros(_PROBES)
-    for index, timestep in enumerate(scheduler.timesteps):
-        alpha, sigma = alpha_sigma(scheduler, int(timestep))
-        sample, clean = draw.standard_normal((2, _PROBES))
-        output = model_output(scheduler.config.prediction_type, sample, clean, alpha, sigma)
-        result = scheduler.step(torch.from_numpy(output), timestep, torch.from_numpy(sample)).prev_sample.numpy()
-        terms = np.stack([sample, clean] + ([before] if index else []), axis=1)
-        solution, *_ = np.linalg.lstsq(terms, result, rcond=None)
-        error = float(np.abs(terms @ solution - result).max())
-        if error > _TOLERANCE:
-            raise UnsupportedError(
-                "a table needs a scheduler whose step is linear in x, D_i and D_{i-1}",
-                f"{type(scheduler).__name__} is off by {error:.1e} at step {index}",
-            )
-        a, b, c = (value if abs(value) > _TOLERANCE else 0.0 for value in [*solution.tolist(), 0.0][:3])
-        rows.append({"timestep": int(timestep), "alpha": alpha, "sigma": sigma, "a": a, "b": b, "c": c})
-        before = clean
+    past: list[Any] = []
+    for index, (timestep, following) in enumerate(zip_longest(timesteps, timesteps[1:])):
+        alpha, sigma = _signal_and_noise(scheduler, timestep, index)
+        sample = latent.numpy() * _input_scale(scheduler, timestep)
+        past.insert(0, draw.standard_normal(_PROBES))
+        output = model_output(scheduler.config.prediction_type, sample, past[0], alpha, sigma)
+        latent = scheduler.step(torch.from_numpy(output), timestep, latent).prev_sample
+        result = latent.numpy() * (1.0 if following is None else _input_scale(scheduler, following))
+        terms = np.stack([sample.ravel(), *(clean.ravel() for clean in past[:_MEMORY])], axis=1)
+        _require_finite(scheduler, terms, result, index)
+        solution, *_ = np.linalg.lstsq(terms, result.ravel(), rcond=None)
+        size = max(1.0, float((np.abs(terms) @ np.abs(solution)).max()))
+        _require_linear(scheduler, float(np.abs(terms @ solution - result.ravel()).max()) / size, index)
+        a, b, c, d = (value if abs(value) > _ZERO else 0.0 for value in [*solution.tolist(), 0.0, 0.0][:4])
+        row = {"timestep": _plain(timestep), "alpha": alpha, "sigma": sigma, "a": a, "b": b, "c": c}
+        rows.append(row if d == 0.0 else {**row, "d": d})
     return rows
+
+
+def _require_finite(scheduler: Any, terms: Any, result: Any, index: int) -> None:
+    import numpy as np
+
+    if not (np.isfinite(terms).all() and np.isfinite(result).all()):
+        raise UnsupportedError(
+            "a table needs finite numbers", f"{type(scheduler).__name__} gives NaN or infinity at step {index}"
+        )
+
+
+def _require_linear(scheduler: Any, error: float, index: int) -> None:
+    if error > _TOLERANCE:
+        raise UnsupportedError(
+            "a table needs a scheduler whose step is linear in x, D_i, D_{i-1} and D_{i-2}",
+            f"{type(scheduler).__name__} is off by {error:.1e} at step {index}",
+        )
+
+
+def _plain(timestep: Any) -> float:
+    """Returns a timestep as an int where it is whole; some schedulers go between those of the training schedule."""
+    value = float(timestep)
+    return int(value) if value.is_integer() else value
+
+
+def _input_scale(scheduler: Any, timestep: Any) -> float:
+    """Returns what the UNet's input is divided by the scheduler's latent."""
+    import torch
+
+    return float(scheduler.scale_model_input(torch.ones(1, dtype=torch.float64), timestep)[0])
+
+
+def _signal_and_noise(scheduler: Any, timestep: Any, index: int) -> tuple[float, float]:
+    """Returns α and σ at a step: by the scheduler's own σ/α where it has such, since Karras' are between timesteps."""
+    ratios = getattr(scheduler, "sigmas", None)
+    if ratios is None or len(ratios) <= index:
+        return alpha_sigma(scheduler, int(timestep))
+    ratio = float(ratios[index])
+    alpha = (1.0 + ratio * ratio) ** -0.5
+    return alpha, ratio * alpha
 
 
 def alpha_sigma(scheduler: Any, timestep: int) -> tuple[float, float]:
@@ -76,40 +173,174 @@ def model_output(prediction_type: str, sample: Any, clean: Any, alpha: float, si
     return noise if prediction_type == "epsilon" else alpha * noise - sigma * clean
 
 
-def scheduler_document(config: Mapping[str, Any], scaling_factor: float) -> dict[str, Any]:
+def consistency_table(scheduler: Any) -> list[dict[str, float]]:
+    """Returns the linear update of every step of an LCMScheduler whose timesteps are set.
+
+    Args:
+        scheduler: of Diffusers; it is stepped to its end.
+
+    Returns:
+        One row per step: timestep, alpha and sigma (of x = α·x₀ + σ·ε), a, b and n of
+        x_next = a·x + b·D + n·z.
+    """
+    import torch
+
+    # f is linear in x and D, so its coefficients are its values at (1, 0) and (0, 1), taken in one elementwise step.
+    sample, clean = torch.eye(2, dtype=torch.float64)
+    rows = []
+    timesteps = [int(timestep) for timestep in scheduler.timesteps]
+    for timestep, following in zip_longest(timesteps, timesteps[1:]):
+        alpha, sigma = alpha_sigma(scheduler, timestep)
+        output = model_output(scheduler.config.prediction_type, sample, clean, alpha, sigma)
+        by_sample, by_clean = scheduler.step(output, timestep, sample, return_dict=False)[1].tolist()
+        signal, noise = (1.0, 0.0) if following is None else alpha_sigma(scheduler, following)
+        row = {"timestep": timestep, "alpha": alpha, "sigma": sigma}
+        rows.append({**row, "a": signal * by_sample, "b": signal * by_clean, "n": noise})
+    return rows
+
+
+def consistency_solver(config: Mapping[str, Any]) -> Solver:
+    """Returns the tables of an LCMScheduler for few steps."""
+    tables: dict[str, list[dict[str, float]]] = {}
+    for steps in range(1, min(_FEW, int(config.get("original_inference_steps") or 50)) + 1):
+        scheduler = scheduler_from_config(config, LCM)
+        scheduler.set_timesteps(steps)
+        tables[str(steps)] = consistency_table(scheduler)
+    return Solver("lcm", LCM, {}, _NOISY_UPDATE, 1.0, tables)
+
+
+def _solver(config: Mapping[str, Any], name: str, class_name: str, settings: dict[str, Any]) -> Solver:
+    """Returns the tables of one deterministic solver, for all numbers of steps that it takes.
+
+    Raises:
+        UnsupportedError: for the usual number it draws noise or is not linear; or its initial noise has several scales.
+    """
+    few = few_steps(config)
+    usual = DEFAULT_STEPS if few is None else few.steps
+    tables: dict[str, list[dict[str, float]]] = {}
+    scales: set[float] = set()
+    for steps in sorted(STEP_COUNTS, key=lambda steps: steps != usual):
+        try:
+            rows, start = _rows_and_start(scheduler_from_config(config, class_name, **settings), steps)
+        except UnsupportedError:
+            if steps == usual:
+                raise
+            continue  # too many or too few for this scheduler's numbers
+        if rows[0]["alpha"] <= _MOST_SIGNAL:
+            tables[str(steps)] = rows
+            scales.add(round(start, 6))
+    if len(scales) != 1 or str(usual) not in tables:
+        raise UnsupportedError("a table needs one scale of the initial noise", f"{class_name}: {sorted(scales)}")
+    update = _LONG_UPDATE if any("d" in row for rows in tables.values() for row in rows) else _UPDATE
+    in_order = dict(sorted(tables.items(), key=lambda table: int(table[0])))
+    return Solver(name, class_name, settings, update, scales.pop(), in_order)
+
+
+def _rows_and_start(scheduler: Any, steps: int) -> tuple[list[dict[str, float]], float]:
+    """Returns a table, and what the initial noise is multiplied by before the UNet takes it."""
+    try:
+        scheduler.set_timesteps(steps)
+        start = float(scheduler.init_noise_sigma) * _input_scale(scheduler, scheduler.timesteps[0])
+        return multistep_table(scheduler, steps), start
+    except (ArithmeticError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        value = f"{type(scheduler).__name__} in {steps} steps: {type(error).__name__}: {error}".splitlines()[0]
+        raise UnsupportedError("a table needs a scheduler that takes so many steps", value) from error
+
+
+def _own_solver(config: Mapping[str, Any]) -> Solver:
+    """Returns the tables of the checkpoint's own scheduler; raises UnsupportedError where it has none."""
+    class_name = str(config.get("_class_name", DEFAULT))
+    if class_name == LCM:
+        return consistency_solver(config)
+    scheduler_from_config(config)  # refuses what is no scheduler at all
+    if class_name not in _TABLED:
+        raise UnsupportedError("a table needs a deterministic scheduler of few steps of memory", class_name)
+    names = {cls: name for name, (cls, overrides) in SCHEDULERS.items() if not overrides}
+    return _solver(config, names.get(class_name, class_name), class_name, {})
+
+
+def _standard_solver(config: Mapping[str, Any], name: str) -> Solver | None:
+    """Returns the tables of a standard solver with the checkpoint's schedule, made plain where it must be."""
+    for settings in ({}, _PLAIN if name == "dpm++" else {"thresholding": False}):
+        try:
+            return _solver(config, name, _STANDARD[name], settings)
+        except UnsupportedError:
+            continue
+    return None
+
+
+@lru_cache(maxsize=8)
+def _solvers(config: str) -> tuple[tuple[Solver, ...], str | None]:
+    """Returns the solvers of a configuration, the default first, and why the checkpoint's own is not among them."""
+    settings = json.loads(config)
+    reason = None
+    try:
+        solvers = [_own_solver(settings)]
+    except UnsupportedError as error:
+        solvers, reason = [], error.value or error.rule
+    if not solvers or solvers[0].class_name != LCM:
+        taken = {solver.name for solver in solvers}
+        standard = (_standard_solver(settings, name) for name in _STANDARD if name not in taken)
+        solvers += [solver for solver in standard if solver is not None]
+    if not solvers:
+        raise UnsupportedError("the scheduler must be one that can be written as tables", reason)
+    note = None if reason is None else f"{reason}: scheduler.json has tables of {solvers[0].name} in its place"
+    return tuple(solvers), note
+
+
+def solvers_of(config: Mapping[str, Any]) -> tuple[tuple[Solver, ...], str | None]:
+    """Returns the solvers that `scheduler.json` will have, the default first, and a note where it is a stand-in.
+
+    Args:
+        config: the checkpoint's Diffusers scheduler configuration.
+
+    Raises:
+        CheckpointError: a configuration that no scheduler takes.
+        UnsupportedError: a schedule for which not even a standard solver can be written as tables.
+    """
+    try:
+        return _solvers(json.dumps(dict(config), sort_keys=True))
+    except (TypeError, RecursionError) as error:
+        raise CheckpointError("the scheduler configuration must be plain JSON", error) from error
+
+
+def scheduler_document(
+    config: Mapping[str, Any], scaling_factor: float, default_steps: int = DEFAULT_STEPS
+) -> dict[str, Any]:
     """Returns the content of `scheduler.json`: training schedule, conventions and one table per solver and length.
 
     Args:
         config: the checkpoint's Diffusers scheduler configuration.
         scaling_factor: latents are divided by it before decoding.
+        default_steps: what an app does where the user does not say; a distilled checkpoint has its own number.
     """
-    import diffusers
+    solvers, note = solvers_of(config)
+    few = few_steps(config)
+    guidance = "prediction = uncond + scale * (text - uncond); at a scale of at most 1, prediction = text"
+    document = training_schedule(scheduler_from_config(config, solvers[0].class_name), scaling_factor, guidance)
+    return document | solver_entries(solvers, default_steps if few is None else few.steps, note)
 
-    solvers: dict[str, Any] = {}
-    scheduler: Any = None
-    for name, class_name in _SOLVERS.items():
-        # Clipping to [-1, 1] is for diffusion on pixels; latents are not bounded.
-        settings = {**config, "clip_sample": False}
-        settings.pop("_class_name", None)
-        scheduler = getattr(diffusers, class_name).from_config(settings)
-        tables = {str(steps): multistep_table(scheduler, steps) for steps in STEP_COUNTS}
-        solvers[name] = {"diffusers_class": class_name, "steps": tables}
-    update, guidance = "x_next = a * x + b * D + c * D_previous", "prediction = uncond + scale * (text - uncond)"
+
+def solver_entries(solvers: tuple[Solver, ...], default_steps: int, note: str | None = None) -> dict[str, Any]:
+    """Returns what a `scheduler.json` says about its solvers, the default first."""
+    noise = {"noise": _NOISE} if any(solver.update == _NOISY_UPDATE for solver in solvers) else {}
     return {
-        **training_schedule(scheduler, scaling_factor, update, guidance),
-        "default_solver": "dpm++",
-        "default_steps": 20,
-        "solvers": solvers,
+        "update": solvers[0].update,
+        "init_noise_sigma": solvers[0].init_noise_sigma,
+        **noise,
+        "default_solver": solvers[0].name,
+        "default_steps": default_steps,
+        **({} if note is None else {"note": note}),
+        "solvers": {solver.name: solver.to_json() for solver in solvers},
     }
 
 
-def training_schedule(scheduler: Any, scaling_factor: float, update: str, guidance: str) -> dict[str, Any]:
+def training_schedule(scheduler: Any, scaling_factor: float, guidance: str) -> dict[str, Any]:
     """Returns what every `scheduler.json` says first: conventions and the training schedule.
 
     Args:
         scheduler: a Diffusers scheduler of the checkpoint.
         scaling_factor: latents are divided by it before decoding.
-        update: the step, as a formula in the names of the tables' columns.
         guidance: what is done with the guidance scale.
     """
     prediction = scheduler.config.prediction_type
@@ -123,9 +354,7 @@ def training_schedule(scheduler: Any, scaling_factor: float, update: str, guidan
         "schema_version": 1,
         "prediction_type": prediction,
         "clean_latent": clean[prediction],
-        "update": update,
         "guidance": guidance,
-        "init_noise_sigma": 1.0,
         "scaling_factor": scaling_factor,
         "decode": "latent = x / scaling_factor",
         "num_train_timesteps": len(cumulative),

@@ -1,10 +1,19 @@
-"""Noise schedules and Diffusers' schedulers."""
+"""Noise schedules and Diffusers' schedulers, set up as `StableDiffusionPipeline` sets them up."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import CheckpointError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
 
 # The noise schedule of Stable Diffusion 1.x and 2.x, for what has none of its own.
 STABLE_DIFFUSION: dict[str, Any] = {
@@ -33,35 +42,126 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "lms": ("LMSDiscreteScheduler", {}),
     "unipc": ("UniPCMultistepScheduler", {}),
 }
+DEFAULT = "PNDMScheduler"
+LCM = "LCMScheduler"
+# StableDiffusionPipeline sets both, whatever the configuration says or lacks: latents are not bounded by [-1, 1], and
+# the schedule was trained with the first step at timestep 1.
+_PIPELINE = {"clip_sample": False, "steps_offset": 1}
+_MOST_TIMESTEPS = 100_000
+_EULER = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
 
 
-def scheduler_from_config(config: dict[str, Any], name: str | None = None) -> Any:
-    """Builds a Diffusers scheduler with the noise schedule of a checkpoint.
+def scheduler_from_config(config: Mapping[str, Any], name: str | None = None, **settings: Any) -> Any:
+    """Builds a Diffusers scheduler with the noise schedule of a checkpoint, as Stable Diffusion's pipeline has it.
 
     Args:
         config: the checkpoint's configuration: betas, number of training steps, prediction type.
         name: a key of SCHEDULERS, or a Diffusers class name; without it, the checkpoint's own.
+        settings: set on top of all that.
 
     Raises:
         UnsupportedError: no such scheduler.
         CheckpointError: the checkpoint's scheduler configuration is not usable.
     """
+    class_name, overrides = SCHEDULERS.get(name or "", (name or config.get("_class_name", DEFAULT), {}))
+    cls = _scheduler_class(class_name)
+    check_schedule(config)
+    own = {key: value for key, value in config.items() if key != "_use_default_values"}
+    try:
+        return cls.from_config(own, **{**_PIPELINE, **overrides, **settings})
+    except Exception as error:  # whatever a class makes of values that it did not expect
+        value = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CheckpointError(f"the scheduler configuration must suit {class_name}", value) from error
+
+
+def _scheduler_class(class_name: object) -> Any:
     import diffusers
 
-    class_name, overrides = SCHEDULERS.get(name or "", (name or config.get("_class_name", "PNDMScheduler"), {}))
-    cls = getattr(diffusers, str(class_name), None)
-    if cls is None or not str(class_name).endswith("Scheduler"):
+    cls = getattr(diffusers, class_name, None) if isinstance(class_name, str) else None
+    if cls is None or not str(class_name).endswith("Scheduler") or not hasattr(cls, "from_config"):
         raise UnsupportedError("unknown scheduler", class_name, f"Known are {', '.join(SCHEDULERS)}.")
-    try:
-        return cls.from_config(dict(config), **overrides)
-    except (TypeError, ValueError, NotImplementedError) as error:
-        raise CheckpointError(f"the scheduler configuration must suit {class_name}", error) from error
+    return cls
+
+
+def check_schedule(config: Mapping[str, Any]) -> None:
+    """Raises unless a scheduler's configuration describes diffusion with bounded, finite numbers.
+
+    Raises:
+        CheckpointError: a number that no schedule can have.
+        UnsupportedError: flow matching, whose networks predict something else.
+    """
+    name = config.get("_class_name")
+    if "FlowMatch" in str(name) or config.get("use_flow_sigmas"):
+        raise UnsupportedError(
+            "the scheduler must be one of diffusion with betas",
+            f"{name}: flow matching (SD3, Flux)",
+            "Give the scheduler that the UNet was trained with: scheduler/scheduler_config.json",
+        )
+    steps = config.get("num_train_timesteps", 1000)
+    if type(steps) is not int or not 1 <= steps <= _MOST_TIMESTEPS:
+        raise CheckpointError(
+            f"num_train_timesteps of the scheduler must be a whole number up to {_MOST_TIMESTEPS}", steps
+        )
+    for key in ("beta_start", "beta_end"):
+        if key in config and not _is_share(config[key]):
+            raise CheckpointError(f"{key} of the scheduler must be a number from 0 to 1", config[key])
+    betas = config.get("trained_betas")
+    if betas is not None and not (isinstance(betas, list) and len(betas) == steps and all(map(_is_share, betas))):
+        raise CheckpointError("trained_betas of the scheduler must be one number from 0 to 1 per training step", "")
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0.0 <= value < 1.0
+
+
+@dataclass(frozen=True)
+class FewSteps:
+    """How a distilled checkpoint is sampled, and what tells that it is one."""
+
+    steps: int
+    guidance_scale: float
+    reason: str
+
+
+def few_steps(config: Mapping[str, Any]) -> FewSteps | None:
+    """Returns how a checkpoint that was distilled to few steps is sampled, by its scheduler; None for any other.
+
+    Source: model cards of LCM-LoRA (4 steps, guidance 1), TCD (4 steps, guidance 0) and SD-Turbo (1 step, guidance 0).
+    """
+    name = config.get("_class_name")
+    if name == LCM:
+        return FewSteps(4, 1.0, f"{LCM}: distilled for few steps without guidance")
+    if name == "TCDScheduler":
+        return FewSteps(4, 0.0, "TCDScheduler: distilled for few steps without guidance")
+    epsilon = config.get("prediction_type", "epsilon") == "epsilon" and not config.get("rescale_betas_zero_snr")
+    if name in _EULER and config.get("timestep_spacing") == "trailing" and epsilon:
+        return FewSteps(1, 0.0, f"{name} with trailing timesteps, as SD-Turbo has: made for few steps without guidance")
+    return None
+
+
+def consistency_step(
+    scheduler: Any, prediction: Tensor, timestep: Tensor, latent: Tensor, noise: Callable[[], NDArray[np.float32]]
+) -> Tensor:
+    """Returns the latent after one step of an LCMScheduler, [1, C, h, w], with noise that a phone can draw too.
+
+        x_next = √ᾱ_next·f + √(1 − ᾱ_next)·z,  after the last step x = f       (Luo et al., arXiv 2310.04378)
+
+    Diffusers' step gives f; its own noise is of torch's generator.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    denoised = scheduler.step(prediction, timestep, latent, generator=generator, return_dict=False)[1]
+    if scheduler.step_index == len(scheduler.timesteps):
+        return denoised
+    alpha = scheduler.alphas_cumprod[scheduler.timesteps[scheduler.step_index]]
+    return alpha.sqrt() * denoised + (1.0 - alpha).sqrt() * torch.from_numpy(noise())
 
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
-def prediction_type(config: dict[str, Any], notes: list[str]) -> str:
+def prediction_type(config: Mapping[str, Any], notes: list[str]) -> str:
     """Returns what the denoiser predicts; notes it where it is assumed.
 
     Raises:
@@ -69,9 +169,17 @@ def prediction_type(config: dict[str, Any], notes: list[str]) -> str:
     """
     prediction = config.get("prediction_type")
     if prediction is None:
-        notes.append("scheduler: config does not say prediction_type; epsilon assumed, as Diffusers does")
+        notes.append(
+            "scheduler: config does not say prediction_type; epsilon assumed, as Diffusers does "
+            "(--prediction-type says otherwise)"
+        )
         return "epsilon"
     if prediction not in PREDICTION_TYPES:
         known = ", ".join(PREDICTION_TYPES)
         raise UnsupportedError("the prediction type must be a known one", prediction, f"Known are {known}.")
     return str(prediction)
+
+
+def finite_positive(value: object) -> bool:
+    """Whether a value of a configuration is a number above zero that is neither NaN nor infinite."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0

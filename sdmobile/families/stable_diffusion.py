@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families import apple, autoencoder, clip, unet
 from sdmobile.families.family import BATCH2, SEPARATE, Config, Facts, Family
-from sdmobile.families.schedulers import STABLE_DIFFUSION, prediction_type
+from sdmobile.families.schedulers import STABLE_DIFFUSION, check_schedule, prediction_type
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +49,10 @@ _OTHER_FILES = (
     ("motion_modules.", "AnimateDiff"),
     ("movq.", "Kandinsky"),
 )
+# Empty tensors by which single files say how they were trained.
+_V_PREDICTION, _ZERO_SNR = "v_pred", "ztsnr"
+# Lin et al., arXiv 2305.08891: the last training step holds no signal, and sampling starts there.
+_TO_ZERO = {"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 
 
 class StableDiffusion(Family):
@@ -102,6 +106,7 @@ class StableDiffusion(Family):
             raise CheckpointError(rule, f"{path} has no {' and no '.join(missing)}", fix)
 
     def facts(self, configs: Mapping[str, Config], scheduler_config: Config, notes: list[str]) -> Facts:
+        check_schedule(scheduler_config)
         text, denoiser, vae = configs["text_encoder"], configs["unet"], configs["vae"]
         _check_together(denoiser, vae, text)
         scale = autoencoder.scale_factor(vae)
@@ -121,18 +126,33 @@ class StableDiffusion(Family):
             prediction_type=prediction_type(scheduler_config, notes),
         )
 
-    def file_scheduler(self, metadata: Mapping[str, str], names: Sequence[str], notes: list[str]) -> Config:
-        stated = metadata.get("modelspec.prediction_type")
-        prediction = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon"}.get(stated or "")
+    def pad_token(self, configs: Mapping[str, Config]) -> str | None:
+        return clip.pad_token(configs["text_encoder"])
+
+    def file_scheduler(
+        self, metadata: Mapping[str, str], names: Sequence[str], said: Mapping[str, Any], notes: list[str]
+    ) -> Config:
+        open_clip = clip.is_open_clip(names)
+        marked = "v_prediction" if _V_PREDICTION in names else None
+        stated = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon"}
+        in_metadata = stated.get(metadata.get("modelspec.prediction_type", ""))
+        prediction = said.get("prediction_type") or marked or in_metadata
         if prediction is None:
-            open_clip = clip.is_open_clip(names)
             prediction = "v_prediction" if open_clip else "epsilon"
-            if open_clip:
-                notes.append(
-                    "scheduler: the file does not say what the UNet predicts; v_prediction assumed as in the 768-pixel "
-                    "Stable Diffusion 2.x (512-base predicts epsilon: put scheduler/scheduler_config.json beside it)"
-                )
-        return {**STABLE_DIFFUSION, "prediction_type": prediction}
+            usual = (
+                "v_prediction assumed as in the 768-pixel Stable Diffusion 2.x (512-base predicts epsilon"
+                if open_clip
+                else "epsilon assumed as in Stable Diffusion 1.x (some fine-tuned ones predict v"
+            )
+            notes.append(
+                f"scheduler: the file does not say what the UNet predicts; {usual}: --prediction-type, or put "
+                "scheduler/scheduler_config.json beside it)"
+            )
+        schedule = {**STABLE_DIFFUSION, **said, "prediction_type": prediction}
+        if _ZERO_SNR not in names:
+            return schedule
+        notes.append("scheduler: the file was trained down to zero signal (`ztsnr`); DDIM with trailing steps is used")
+        return {**schedule, **_TO_ZERO}
 
     def file_latent_size(
         self, metadata: Mapping[str, str], configs: Mapping[str, Config], names: Sequence[str], notes: list[str]
@@ -152,6 +172,23 @@ class StableDiffusion(Family):
         from sdmobile.families.sampler_tables import scheduler_document
 
         return scheduler_document(config, scaling_factor)
+
+    def tokenizer_differences(self, target: str, pad_token: str, eos_token: str, added: Mapping[str, int]) -> list[str]:
+        if target not in self.app_use:
+            return []
+        differences: list[str] = []
+        if pad_token != eos_token:
+            differences.append(
+                f"texts are filled up with {pad_token!r}; Apple's Swift package fills them up with {eos_token!r}: give "
+                "its BPETokenizer the padToken"
+            )
+        if added:
+            shown = ", ".join(f"{token} ({number})" for token, number in list(added.items())[:3])
+            differences.append(
+                f"the tokenizer has {len(added)} added tokens, such as {shown}; Apple's Swift package splits them like "
+                "other words: put their identifiers in yourself"
+            )
+        return differences
 
     def app_differences(self, target: str, facts: Facts) -> list[str]:
         if target != "ios":

@@ -57,7 +57,7 @@ def requests_for(
     """Returns one picture per prompt, with the checkpoint's own guidance and one seed after the other."""
     from sdmobile.reference.sampling import SampleRequest
 
-    scale = checkpoint.guidance_scale or checkpoint.family.default_guidance_scale
+    scale = checkpoint.usual_guidance_scale
     return tuple(SampleRequest(prompt, "", steps, seed + i, scale) for i, prompt in enumerate(prompts))
 
 

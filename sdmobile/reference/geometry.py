@@ -10,6 +10,8 @@ from sdmobile.formats.bundle.contracts import Geometry
 if TYPE_CHECKING:
     from sdmobile.checkpoints import Checkpoint
 
+_MOST_PIXELS = 8192
+
 
 def geometry_for(checkpoint: Checkpoint, guidance: str | None, resolution: int | None = None) -> Geometry:
     """Returns the sizes of an export.
@@ -25,6 +27,8 @@ def geometry_for(checkpoint: Checkpoint, guidance: str | None, resolution: int |
     rows = checkpoint.family.guidance(guidance).rows
     factor = checkpoint.vae_scale_factor
     pixels = checkpoint.image_size if resolution is None else resolution
+    if pixels > _MOST_PIXELS:
+        raise UnsupportedError(f"the resolution must be at most {_MOST_PIXELS} pixels", pixels)
     if pixels <= 0 or pixels % factor:
         nearest = max(factor, round(pixels / factor) * factor)
         raise UnsupportedError(

@@ -31,7 +31,8 @@ def resolve_reference(bundle: Bundle, reference: Path | None) -> Checkpoint:
 
     name = bundle.source.get("name", "unknown")
     try:
-        checkpoint = open_checkpoint(reference)
+        given = bundle.source.get("given") or {}
+        checkpoint = open_checkpoint(reference, prediction_type=given.get("prediction_type"))
     except SdmobileError as error:
         if reference is not None:
             raise

@@ -8,6 +8,7 @@ latents compared.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdmobile.errors import UnsupportedError
+from sdmobile.errors import UsageError
 from sdmobile.families import family_of
 from sdmobile.families.family import Role
 from sdmobile.reference.noise import NoiseStream
@@ -47,8 +48,10 @@ class PipelineSpec:
             "separate" once per row.
         scaling_factor: the final latent is divided by it before decoding.
         scheduler_config: configuration of the Diffusers scheduler the checkpoint was trained for.
-        tokenizer_dir: folder with vocab.json and merges.txt.
-        guidance_scale: what the checkpoint's model card recommends, else the family's default.
+        tokenizer_dir: folder of the tokenizer.
+        guidance_scale: what the checkpoint's model card or scheduler asks for, else the family's default.
+        steps: likewise.
+        pad_token: fills up a text where the tokenizer's folder does not say which token does.
     """
 
     family: Family
@@ -58,6 +61,8 @@ class PipelineSpec:
     scheduler_config: Mapping[str, Any]
     tokenizer_dir: Path
     guidance_scale: float = DEFAULT_GUIDANCE_SCALE
+    steps: int = DEFAULT_STEPS
+    pad_token: str | None = None
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int]:
@@ -75,7 +80,8 @@ class PipelineSpec:
             scaling_factor=float(bundle.pipeline["scaling_factor"]),
             scheduler_config=bundle.pipeline["scheduler"],
             tokenizer_dir=bundle.tokenizer_dir,
-            guidance_scale=float(bundle.pipeline.get("guidance_scale") or family.default_guidance_scale),
+            guidance_scale=float(_stated(bundle, "guidance_scale", family.default_guidance_scale)),
+            steps=int(_stated(bundle, "steps", family.default_steps)),
         )
 
     @classmethod
@@ -90,21 +96,29 @@ class PipelineSpec:
             resolution: height = width in pixels, None for the checkpoint's own.
 
         Raises:
-            UnsupportedError: the checkpoint has no tokenizer, or no such guidance or resolution.
+            CheckpointError: the checkpoint has no tokenizer.
+            UnsupportedError: no such guidance or resolution.
         """
+        from sdmobile.checkpoints.tokenizers import require_tokenizer
         from sdmobile.reference.geometry import geometry_for
 
-        if checkpoint.tokenizer_dir is None:
-            raise UnsupportedError("sampling needs the checkpoint's tokenizer", checkpoint.path)
         return cls(
             family=checkpoint.family,
             geometry=geometry_for(checkpoint, guidance, resolution),
             guidance=checkpoint.family.guidance(guidance),
             scaling_factor=checkpoint.scaling_factor,
             scheduler_config=checkpoint.scheduler_config,
-            tokenizer_dir=checkpoint.tokenizer_dir,
-            guidance_scale=checkpoint.guidance_scale or checkpoint.family.default_guidance_scale,
+            tokenizer_dir=require_tokenizer(checkpoint),
+            guidance_scale=checkpoint.usual_guidance_scale,
+            steps=checkpoint.usual_steps,
+            pad_token=checkpoint.pad_token,
         )
+
+
+def _stated(bundle: Bundle, key: str, default: float) -> float:
+    """Returns what a bundle's pipeline says, which may be 0."""
+    value = bundle.pipeline.get(key)
+    return default if value is None else value
 
 
 @dataclass(frozen=True)
@@ -126,6 +140,12 @@ class SampleRequest:
     seed: int = 0
     guidance_scale: float = DEFAULT_GUIDANCE_SCALE
     scheduler: str | None = None
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.guidance_scale):
+            raise UsageError("the guidance scale must be a finite number", self.guidance_scale)
+        if self.steps < 1:
+            raise UsageError("a picture takes at least one step", self.steps)
 
 
 @dataclass(frozen=True)
@@ -203,9 +223,9 @@ class Sampler:
     def tokenize(self, text: str) -> NDArray[np.int64]:
         """Returns the padded token ids [1, L] of a text; one that is too long is cut off."""
         if self._tokenizer is None:
-            from sdmobile.reference.tokens import tokenizer_from
+            from sdmobile.checkpoints.tokenizers import tokenizer_from
 
-            self._tokenizer = tokenizer_from(self.spec.tokenizer_dir)
+            self._tokenizer = tokenizer_from(self.spec.tokenizer_dir, self.spec.pad_token)
         encoded = self._tokenizer(
             [text], padding="max_length", max_length=self.spec.geometry.context_length, truncation=True
         )

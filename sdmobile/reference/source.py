@@ -11,7 +11,12 @@ if TYPE_CHECKING:
 
 
 def open_source(
-    source: Path | None, runtime: str, reference: Path | None = None, threads: int | None = None
+    source: Path | None,
+    runtime: str,
+    reference: Path | None = None,
+    threads: int | None = None,
+    tokenizer: Path | None = None,
+    prediction_type: str | None = None,
 ) -> tuple[Runner, PipelineSpec, str]:
     """Opens a bundle or a checkpoint for sampling.
 
@@ -20,6 +25,8 @@ def open_source(
         runtime: "auto", "torch", or a runtime of the bundle's target.
         reference: the bundle's source checkpoint, for torch.
         threads: CPU threads of the runtime.
+        tokenizer: folder of the tokenizer, for a checkpoint that has none.
+        prediction_type: what the denoiser predicts, for a checkpoint that does not say.
 
     Returns:
         The runner, the pipeline and the content hash of the checkpoint.
@@ -36,6 +43,8 @@ def open_source(
     from sdmobile.runtimes import bundle_runner
 
     if source is not None and is_bundle(source):
+        if tokenizer is not None or prediction_type is not None:
+            raise UnsupportedError("--tokenizer and --prediction-type are for checkpoints; a bundle has both", source)
         bundle = open_bundle(source)
         if runtime == "torch":
             checkpoint = resolve_reference(bundle, reference)
@@ -44,6 +53,6 @@ def open_source(
         return bundle_runner(bundle, runtime, threads), PipelineSpec.from_bundle(bundle), bundle.source_hash
     if runtime not in ("auto", "torch"):
         raise UnsupportedError("a checkpoint is run by torch", runtime, "Export it first: sdmobile export.")
-    checkpoint = open_checkpoint(source)
+    checkpoint = open_checkpoint(source, tokenizer, prediction_type)
     spec = PipelineSpec.from_checkpoint(checkpoint)
     return TorchRunner(checkpoint, spec.geometry), spec, checkpoint.content_hash

@@ -61,7 +61,7 @@ class ValidationOptions:
 
     def settled(self, spec: PipelineSpec) -> ValidationOptions:
         """Returns the options with what was left open taken from a pipeline."""
-        steps = spec.family.default_steps if self.steps is None else self.steps
+        steps = spec.steps if self.steps is None else self.steps
         scale = spec.guidance_scale if self.guidance_scale is None else self.guidance_scale
         return replace(self, steps=steps, guidance_scale=scale)
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,13 +14,12 @@ import typer
 from typer.testing import CliRunner
 
 from sdmobile.checkpoints import open_checkpoint
-from sdmobile.checkpoints.targets import judge
 from sdmobile.cli.inspect import inspect
 from sdmobile.errors import CheckpointError
+from sdmobile.exporters.preflight import PreflightReport, preflight
+from sdmobile.exporters.request import ExportRequest
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from sdmobile.checkpoints import Checkpoint
 
 app = typer.Typer()
@@ -29,6 +29,10 @@ app.command()(inspect)
 @pytest.fixture
 def checkpoint(tiny_checkpoint: Path) -> Checkpoint:
     return open_checkpoint(tiny_checkpoint)
+
+
+def judge(checkpoint: Checkpoint, target: str) -> PreflightReport:
+    return preflight(checkpoint, ExportRequest(None, target, Path("bundle")))
 
 
 def test_json_is_all_of_stdout(tiny_checkpoint: Path, checkpoint: Checkpoint) -> None:
@@ -70,7 +74,7 @@ def test_an_error_is_raised_for_the_program_to_print(tmp_path: Path) -> None:
 
 
 def test_what_apples_package_cannot_know(checkpoint: Checkpoint) -> None:
-    assert judge(checkpoint, "ios").warnings == ()
+    assert judge(checkpoint, "ios").about_bundle == ()
     other = dataclasses.replace(
         checkpoint,
         prediction_type="v_prediction",
@@ -78,11 +82,11 @@ def test_what_apples_package_cannot_know(checkpoint: Checkpoint) -> None:
         latent_channels=8,
         scheduler_config={**checkpoint.scheduler_config, "beta_end": 0.02, "beta_schedule": "linear"},
     )
-    warnings = "\n".join(judge(other, "ios").warnings)
+    warnings = "\n".join(judge(other, "ios").about_bundle)
     for text in ("v_prediction", "beta_end is 0.02", "beta_schedule is linear", "factor is 0.5", "8 channels"):
         assert text in warnings
     assert judge(other, "ios").possible
-    assert judge(other, "android").warnings == ()
+    assert judge(other, "android").about_bundle == ()
 
 
 def test_a_component_above_two_gigabytes_is_refused_for_android(checkpoint: Checkpoint) -> None:
@@ -90,18 +94,20 @@ def test_a_component_above_two_gigabytes_is_refused_for_android(checkpoint: Chec
     large = dataclasses.replace(checkpoint, components={**checkpoint.components, "unet": unet})
     verdict = judge(large, "android")
     assert not verdict.possible
-    assert verdict.problems == ("unet takes 2.20 GB in float16, a .tflite file at most 2.15 GB",)
+    assert verdict.problems == ("a .tflite file has at most 2.15 GB: unet takes 2.20 GB in float16",)
     assert judge(large, "ios").possible
 
 
 def test_a_missing_library_comes_with_its_command(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdmobile.checkpoints.targets.find_spec", lambda name: None)
-    assert judge(checkpoint, "ios").problems == ("not installed: coremltools; run `pip install 'sdmobile[ios]'`",)
+    monkeypatch.setattr("sdmobile.exporters.preflight.find_spec", lambda name: None)
+    problem = "the target ios needs libraries that are not installed: coremltools. Run: pip install 'sdmobile[ios]'"
+    assert judge(checkpoint, "ios").problems == (problem,)
 
 
 def test_a_missing_tokenizer_is_a_problem(checkpoint: Checkpoint) -> None:
     verdict = judge(dataclasses.replace(checkpoint, tokenizer_dir=None), "onnx")
-    assert "no tokenizer" in verdict.problems[0]
+    assert "needs the checkpoint's tokenizer" in verdict.problems[0]
+    assert "openai/clip-vit-large-patch14" in verdict.problems[0]
 
 
 def test_commands_import_nothing_heavy() -> None:

@@ -181,6 +181,12 @@ class ComponentEntry(_Entry):
         return self
 
 
+class GivenEntry(_Entry):
+    """What a user said about a checkpoint that does not say it itself."""
+
+    prediction_type: Line | None = None
+
+
 class SourceEntry(_Entry):
     """The checkpoint."""
 
@@ -189,6 +195,7 @@ class SourceEntry(_Entry):
     content_hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{0,128}$")] = ""
     license: Line | None = None
     prediction_type: Line | None = None
+    given: GivenEntry = GivenEntry()
     notes: list[Text] = []
 
 
@@ -198,6 +205,7 @@ class PipelineEntry(_Entry):
     scaling_factor: Annotated[float, Field(gt=1e-6, lt=1e6)]
     vae_scale_factor: Annotated[int, Field(ge=1, le=1024)] | None = None
     guidance_scale: Annotated[float, Field(ge=0, le=1000)] | None = None
+    steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     scheduler: dict[Text, Any]
 
     @model_validator(mode="after")

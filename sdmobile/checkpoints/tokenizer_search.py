@@ -1,0 +1,123 @@
+"""Which tokenizer goes with a checkpoint that may have none of its own, such as every single file.
+
+given ─▶ in or beside the checkpoint ─▶ given with this file before ─▶ the standard one, in the Hub's cache on this disk
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from sdmobile.checkpoints.jsonfile import read_json
+from sdmobile.checkpoints.tokenizers import FILES, given_tokenizer, is_tokenizer, tokenizer_files
+from sdmobile.errors import SdmobileError
+
+STANDARD_SIZE = 49408
+"""Identifiers of the vocabulary that CLIP and OpenCLIP were published with."""
+_STANDARD = {"<|startoftext|>": 49406, "<|endoftext|>": 49407}
+# Repositories on the Hugging Face Hub that hold it, and the folder within.
+_HUB = (
+    ("openai/clip-vit-large-patch14", ""),
+    ("stable-diffusion-v1-5/stable-diffusion-v1-5", "tokenizer"),
+    ("runwayml/stable-diffusion-v1-5", "tokenizer"),
+    ("CompVis/stable-diffusion-v1-4", "tokenizer"),
+    ("stabilityai/stable-diffusion-2-1", "tokenizer"),
+    ("stabilityai/stable-diffusion-2-1-base", "tokenizer"),
+)
+
+
+def find_tokenizer(path: Path, given: Path | None, beside: Path | None, rows: object, notes: list[str]) -> Path | None:
+    """Returns the folder of the tokenizer for a checkpoint, None where there is none.
+
+    Args:
+        path: the checkpoint.
+        given: by the user; remembered for a single file.
+        beside: the checkpoint's own folder for it, where it has one.
+        rows: of the text encoder's embedding.
+        notes: says which was taken where it is not the checkpoint's own.
+
+    Raises:
+        UsageError: what was given is no tokenizer.
+    """
+    if given is not None:
+        folder = given_tokenizer(given)
+        if path.is_file():
+            _remember(path, folder)
+        return folder
+    if beside is not None and is_tokenizer(beside):
+        return beside
+    if path.is_dir():
+        return None
+    remembered = _place(path)
+    if is_tokenizer(remembered):
+        notes.append("tokenizer: the one that was given with this file before (--tokenizer)")
+        return remembered
+    if rows == STANDARD_SIZE and (standard := _in_hub_cache()) is not None:
+        repository, folder = standard
+        notes.append(f"tokenizer: the file has none; CLIP's standard one is taken from {repository} in the Hub's cache")
+        return folder
+    notes.append("tokenizer: a single file has none; give one with --tokenizer DIR")
+    return None
+
+
+def _place(path: Path) -> Path:
+    """Returns where the tokenizer of a single file is remembered: by its place, size and date."""
+    status = path.stat()
+    key = hashlib.sha256(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}".encode()).hexdigest()
+    chosen = os.environ.get("SDMOBILE_CACHE")
+    root = Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdmobile"
+    return root / "tokenizers" / key
+
+
+def _remember(path: Path, folder: Path) -> None:
+    """Copies a tokenizer into the cache; where that cannot be, it has to be given again."""
+    place = _place(path)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
+            for file in tokenizer_files(folder):
+                shutil.copyfile(file, Path(scratch) / file.name)
+            if place.exists():
+                shutil.rmtree(place, ignore_errors=True)
+            shutil.copytree(scratch, place, dirs_exist_ok=True)
+    except OSError:
+        return
+
+
+def _hub_cache() -> Path:
+    """Returns where the Hub's client keeps downloads, by the variables that it reads."""
+    if chosen := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
+        return Path(chosen)
+    home = os.environ.get("HF_HOME")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
+    return (Path(home) if home else cache) / "hub"
+
+
+def _in_hub_cache() -> tuple[str, Path] | None:
+    """Returns the repository and folder of CLIP's standard vocabulary, if this machine has downloaded one."""
+    for repository, below in _HUB:
+        snapshots = _hub_cache() / f"models--{repository.replace('/', '--')}" / "snapshots"
+        for snapshot in sorted(snapshots.iterdir()) if snapshots.is_dir() else ():
+            if _is_standard(snapshot / below):
+                return repository, snapshot / below
+    return None
+
+
+def _is_standard(folder: Path) -> bool:
+    if not all((folder / name).is_file() for name in FILES):
+        return False
+    try:
+        vocabulary = read_json(folder / FILES[0])
+    except SdmobileError:
+        return False
+    return len(vocabulary) == STANDARD_SIZE and all(vocabulary.get(token) == n for token, n in _STANDARD.items())
+
+
+def repository_name(path: Path) -> str | None:
+    """Returns NAME of a folder `models--OWNER--NAME/snapshots/HASH` in the Hub's cache, None for any other."""
+    if path.parent.name != "snapshots" or not path.parent.parent.name.startswith("models--"):
+        return None
+    return path.parent.parent.name.rpartition("--")[2] or None

@@ -1,0 +1,107 @@
+"""What an export will take, before anything is done: memory, disk and files of each component."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+from sdmobile.errors import UnsupportedError
+from sdmobile.families.contracts import contract_for
+from sdmobile.reference.geometry import geometry_for
+
+if TYPE_CHECKING:
+    from sdmobile.checkpoints import Checkpoint
+    from sdmobile.device_profiles.model import DeviceProfile
+    from sdmobile.exporters.request import ExportRequest
+    from sdmobile.families.family import Family
+    from sdmobile.formats.bundle.contracts import Contract
+
+# Peak resident memory of one component's process = base + factor · float32 bytes of its weights: bounds on what was
+# measured for ios and android on SD1.5-shaped components (docs/benchmarks.md). That of onnx was not measured at full
+# size: it is taken to be no more than that of ios.
+_MEMORY: dict[str, tuple[float, float]] = {
+    "ios": (1.2e9, 2.2),
+    "android": (1.7e9, 3.3),
+    "onnx": (1.2e9, 2.2),
+}
+# Bytes written per weight at the worst moment: Android's float32 file lies beside the float16 one until it is cast,
+# and a Core ML package beside the temporary one that coremltools saves from.
+_DISK = {"ios": 4.1, "android": 6.1, "onnx": 4.1}
+_KEPT = {"ios": 2.05, "android": 2.05, "onnx": 4.05}
+_SMALL_FILES = 8_000_000
+# Winograd's transformed weights stand beside the captured ones: 13.0 GiB measured for the SD1.5-shaped UNet.
+_WINOGRAD_MEMORY = 0.4
+
+
+# Copies of a component's inputs and outputs that are alive while its graph is captured: example, traced value, result.
+_ARRAYS = 3
+
+
+@dataclass(frozen=True)
+class PlannedComponent:
+    """One component of a plan; memory and size are estimates in bytes."""
+
+    name: str
+    file: str
+    parameters: int
+    memory_bytes: int
+    disk_bytes: int
+    kept_bytes: int
+
+
+def profile_of(request: ExportRequest) -> DeviceProfile:
+    """Returns the device of a request; raises UnsupportedError where it takes another target."""
+    from sdmobile.device_profiles import default_profile, load_profile
+
+    profile = load_profile(request.device) if request.device else default_profile(request.target)
+    if profile.target != request.target:
+        raise UnsupportedError(f"{profile.name} is a device of target {profile.target}", request.target)
+    return profile
+
+
+def planned_components(checkpoint: Checkpoint, request: ExportRequest) -> tuple[PlannedComponent, ...]:
+    """Returns what each requested component will take.
+
+    Raises:
+        UnsupportedError: an unknown component, device or resolution.
+    """
+    geometry = geometry_for(checkpoint, request.guidance, request.resolution)
+    winograd = profile_of(request).forms.of("convolution") == "winograd"
+    contracts = (
+        contract_for(checkpoint.family, request.target, name, geometry)
+        for name in _chosen(checkpoint.family, request.components)
+    )
+    return tuple(_planned(checkpoint, contract, winograd) for contract in contracts)
+
+
+def disk_bytes(components: Sequence[PlannedComponent]) -> int:
+    """Returns the estimated disk space at the worst moment: everything kept, and the largest intermediate."""
+    kept = sum(component.kept_bytes for component in components)
+    return kept + max(component.disk_bytes - component.kept_bytes for component in components) + _SMALL_FILES
+
+
+def _chosen(family: Family, components: tuple[str, ...] | None) -> tuple[str, ...]:
+    if components is None:
+        return family.names
+    unknown = [name for name in components if name not in family.names]
+    if unknown or not components:
+        raise UnsupportedError(f"components are among {', '.join(family.names)}", ", ".join(unknown) or "none")
+    return tuple(name for name in family.names if name in components)
+
+
+def _planned(checkpoint: Checkpoint, contract: Contract, winograd: bool) -> PlannedComponent:
+    parameters = checkpoint.components[checkpoint.family.component(contract.component).model].parameters
+    base, factor = _MEMORY[contract.target]
+    if winograd:
+        factor += _WINOGRAD_MEMORY
+    arrays = 4 * sum(prod(spec.shape) for spec in (*contract.inputs, *contract.outputs))
+    return PlannedComponent(
+        name=contract.component,
+        file=contract.file_name,
+        parameters=parameters,
+        memory_bytes=int(base + factor * 4 * parameters + _ARRAYS * arrays),
+        disk_bytes=int(_DISK[contract.target] * parameters),
+        kept_bytes=int(_KEPT[contract.target] * parameters),
+    )
