@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.families.contracts import contract_for
-from sdmobile.families.family import Role
 from sdmobile.reference.noise import DEFINITION, MAX_SEED, golden_vector
 from sdmobile.validate.app_files.comparison import app_document, differences
 
@@ -75,7 +74,7 @@ def metadata_findings(bundle: Bundle, checkpoint: Checkpoint, spec: PipelineSpec
         "image_range": [-1.0, 1.0],
         "noise": {"definition": NOISE},
         "scheduler": "scheduler.json",
-        "tokenizer": _tokenizer(checkpoint, spec),
+        "tokenizer": _tokenizer(spec),
         "models": {name: _model(bundle, checkpoint, spec, name) for name in bundle.components},
         **checkpoint.family.app_facts(checkpoint),
     }
@@ -86,17 +85,20 @@ def metadata_findings(bundle: Bundle, checkpoint: Checkpoint, spec: PipelineSpec
     return found, {"models": len(bundle.components)}
 
 
-def _tokenizer(checkpoint: Checkpoint, spec: PipelineSpec) -> dict[str, Any]:
-    config = checkpoint.components[checkpoint.family.of_role(Role.TEXT_ENCODER)[0].model].config
-    tokens = {name: config.get(name) for name in ("bos_token_id", "eos_token_id")}
+def _tokenizer(spec: PipelineSpec) -> dict[str, Any]:
+    """Returns length and identifiers by the tokenizer: SD 1.5's text encoder states others, which nothing uses."""
+    from sdmobile.checkpoints.tokenizers import tokenizer_from
+
+    tokenizer = tokenizer_from(spec.tokenizer_dir, spec.pad_token)
+    tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id")}
     return {"length": spec.geometry.context_length, **tokens}
 
 
 def _padding(stated: Mapping[str, Any], spec: PipelineSpec) -> list[str]:
     """Compares what an app fills up with, by the token, its number or both."""
-    from sdmobile.reference.tokens import tokenizer_from
+    from sdmobile.checkpoints.tokenizers import tokenizer_from
 
-    tokenizer = tokenizer_from(spec.tokenizer_dir)
+    tokenizer = tokenizer_from(spec.tokenizer_dir, spec.pad_token)
     token, number = tokenizer.pad_token, tokenizer.pad_token_id
     found = []
     if stated.get("padding") not in (token, number):

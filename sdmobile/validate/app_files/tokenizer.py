@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.reference.tokens import tokenizer_from
+from sdmobile.checkpoints.tokenizers import tokenizer_from
 
 if TYPE_CHECKING:
     from sdmobile.checkpoints import Checkpoint
@@ -48,7 +48,7 @@ _BATCH = 1024
 
 def tokenizer_findings(bundle: Bundle, _checkpoint: Checkpoint, spec: PipelineSpec) -> Findings:
     """Compares the vocabulary, added tokens, padding, and ids of texts, of every word of the vocabulary too."""
-    expected = tokenizer_from(spec.tokenizer_dir)
+    expected = tokenizer_from(spec.tokenizer_dir, spec.pad_token)
     try:
         found = tokenizer_from(bundle.tokenizer_dir)
     except Exception as error:  # the tokenizer is native code and raises what it likes
