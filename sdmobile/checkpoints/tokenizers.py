@@ -170,10 +170,10 @@ def check_vocabulary(vocabulary: Vocabulary, rows: int, folder: Path) -> None:
 
 
 def write_vocabulary(folder: Path, source: Path, pad_token: str | None = None) -> Vocabulary:
-    """Writes a tokenizer into a bundle, in both forms: for apps that read two plain files, and for libraries.
+    """Writes a tokenizer into a bundle: two plain files that apps and libraries read alike, and what they do not say.
 
     Args:
-        folder: gets vocab.json, merges.txt, tokenizer.json and tokenizer_config.json.
+        folder: gets vocab.json, merges.txt, tokenizer_config.json and, where there are some, added_tokens.json.
         source: the checkpoint's tokenizer.
         pad_token: as in `tokenizer_from`.
     """
@@ -191,9 +191,10 @@ def write_vocabulary(folder: Path, source: Path, pad_token: str | None = None) -
     texts = {
         "vocab.json": json.dumps(vocabulary.all, ensure_ascii=False),
         "merges.txt": "\n".join(lines) + "\n",
-        _WHOLE: tokenizer.backend_tokenizer.to_str(pretty=False),
         "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
     }
+    if vocabulary.added:
+        texts["added_tokens.json"] = json.dumps(dict(vocabulary.added), ensure_ascii=False, indent=2) + "\n"
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     return vocabulary

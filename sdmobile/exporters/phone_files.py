@@ -48,7 +48,7 @@ def _tokenizer_folder(plan: ExportPlan) -> str:
 
 
 def _write_tokenizer(plan: ExportPlan, folder: Path) -> Vocabulary:
-    """Writes the checkpoint's tokenizer as plain files and as libraries read it; returns what it knows."""
+    """Writes the checkpoint's tokenizer as plain files, which apps and libraries read alike; returns what it knows."""
     from sdmobile.checkpoints.tokenizers import require_tokenizer, write_vocabulary
 
     checkpoint = plan.checkpoint

@@ -67,11 +67,12 @@ def test_one_file_as_transformers_saves_it_is_enough(plain: Path, tmp_path: Path
     assert ids(tokenizer_from(saved)) == ids(tokenizer_from(plain))
 
 
-def test_a_bundle_gets_both_forms(plain: Path, tmp_path: Path) -> None:
+def test_a_bundle_gets_the_plain_files_that_apps_read(plain: Path, tmp_path: Path) -> None:
     vocabulary = write_vocabulary(tmp_path / "bundle", save(plain, tmp_path / "saved"))
     for name in ("vocab.json", "merges.txt"):
         assert (tmp_path / "bundle" / name).read_text() == (plain / name).read_text()
     assert read_vocabulary(tmp_path / "bundle") == vocabulary
+    assert not (tmp_path / "bundle" / "tokenizer.json").exists()
     assert "/" not in (tmp_path / "bundle" / "tokenizer_config.json").read_text().replace("</", "")
 
 
