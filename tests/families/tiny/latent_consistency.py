@@ -1,13 +1,14 @@
-"""The tiny Stable Diffusion with a guidance embedding and the scheduler of latent consistency models."""
+"""A Stable Diffusion of few blocks with a guidance embedding and the scheduler of latent consistency models."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from tests.families.tiny.stable_diffusion import FEW_BLOCKS
 from tests.synthetic import write_checkpoint
 
 CHANGES = {
-    "unet": {"time_cond_proj_dim": 16},
+    "unet": {**FEW_BLOCKS, "time_cond_proj_dim": 16},
     "scheduler": {"_class_name": "LCMScheduler", "original_inference_steps": 50, "timestep_scaling": 10.0},
     "index": {"_class_name": "LatentConsistencyModelPipeline", "scheduler": ["diffusers", "LCMScheduler"]},
 }
