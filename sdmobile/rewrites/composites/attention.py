@@ -74,21 +74,24 @@ def attention_composite(query: Tensor, key: Tensor, value: Tensor, mask: Tensor 
         mask: added to the scores; it broadcasts to (B, H, M, N).
         scale: factor of the scores.
     """
-    if mask is not None:
-        mask = mask.reshape((1,) * (4 - mask.ndim) + tuple(mask.shape))
     if query.shape[1] > 1 or query.shape[0] == 1:
         return _marked(query, key, value, mask, scale)
     query, key, value = (x.transpose(0, 1) for x in (query, key, value))
-    return _marked(query, key, value, None if mask is None else mask.transpose(0, 1), scale).transpose(0, 1)
+    mask = None if mask is None else _rank_4(mask).transpose(0, 1)
+    return _marked(query, key, value, mask, scale).transpose(0, 1)
 
 
 def _marked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """Writes the composite with the operands as they are; the mask has rank 4."""
+    """Writes the composite with the operands as they are."""
     marks = Composite(ATTENTION, {"scale": float(scale)})
     inputs = [x.transpose(1, 2) for x in (query, key, value)]
     if mask is not None:
-        inputs.append(mask)
+        inputs.append(_rank_4(mask))
     q, k, v, *masks = marks.enter(*inputs)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     out = plain(q * scale, k, v, masks[0] if masks else None)
     return marks.leave(out.transpose(1, 2)).transpose(1, 2)
+
+
+def _rank_4(mask: Tensor) -> Tensor:
+    return mask.reshape((1,) * (4 - mask.ndim) + tuple(mask.shape))
