@@ -8,6 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from sdmobile.errors import UnsupportedError
+from sdmobile.exporters.chunk_contracts import SLACK
 from sdmobile.families.contracts import contract_for
 from sdmobile.reference.geometry import geometry_for
 
@@ -69,11 +70,16 @@ def planned_components(checkpoint: Checkpoint, request: ExportRequest) -> tuple[
     """
     geometry = geometry_for(checkpoint, request.guidance, request.resolution)
     winograd = profile_of(request).forms.of("convolution") == "winograd"
-    contracts = (
-        contract_for(checkpoint.family, request.target, name, geometry)
+    cut = checkpoint.family.denoiser.name
+    return tuple(
+        _planned(
+            checkpoint,
+            contract_for(checkpoint.family, request.target, name, geometry),
+            winograd,
+            min(1.0, SLACK / request.chunks) if name == cut and request.chunks > 1 else 1.0,
+        )
         for name in _chosen(checkpoint.family, request.components)
     )
-    return tuple(_planned(checkpoint, contract, winograd) for contract in contracts)
 
 
 def disk_bytes(components: Sequence[PlannedComponent]) -> int:
@@ -91,17 +97,28 @@ def _chosen(family: Family, components: tuple[str, ...] | None) -> tuple[str, ..
     return tuple(name for name in family.names if name in components)
 
 
-def _planned(checkpoint: Checkpoint, contract: Contract, winograd: bool) -> PlannedComponent:
+def _planned(checkpoint: Checkpoint, contract: Contract, winograd: bool, largest: float) -> PlannedComponent:
+    """Returns what one component takes.
+
+    The weights of the whole component are in memory, as captured and rewritten, until the first part is a file; what
+    a converter adds to them, and its intermediate file, is of one part at a time.
+
+    Args:
+        checkpoint: has the component's size.
+        contract: of the whole component.
+        winograd: transformed weights stand beside the captured ones.
+        largest: the most that one part may hold of the weights; 1 if there is one file.
+    """
     parameters = checkpoint.components[checkpoint.family.component(contract.component).model].parameters
     base, factor = _MEMORY[contract.target]
-    if winograd:
-        factor += _WINOGRAD_MEMORY
+    held = 1 + (_WINOGRAD_MEMORY if winograd else 0.0)
     arrays = 4 * sum(prod(spec.shape) for spec in (*contract.inputs, *contract.outputs))
+    kept = _KEPT[contract.target]
     return PlannedComponent(
         name=contract.component,
         file=contract.file_name,
         parameters=parameters,
-        memory_bytes=int(base + factor * 4 * parameters + _ARRAYS * arrays),
-        disk_bytes=int(_DISK[contract.target] * parameters),
-        kept_bytes=int(_KEPT[contract.target] * parameters),
+        memory_bytes=int(base + (held + (factor - 1) * largest) * 4 * parameters + _ARRAYS * arrays),
+        disk_bytes=int((kept + (_DISK[contract.target] - kept) * largest) * parameters),
+        kept_bytes=int(kept * parameters),
     )

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from sdmobile.checkpoints import open_checkpoint
 from sdmobile.errors import CheckpointError, SdmobileError, UnsupportedError
+from sdmobile.exporters.estimates import PlannedComponent
 from sdmobile.exporters.preflight import Check, Level, PreflightReport, preflight
 from sdmobile.exporters.request import ExportRequest, make_plan
 from tests.fuzz.checkpoints import damage
@@ -117,6 +118,23 @@ def test_memory_grows_with_the_resolution_and_has_an_end(tiny_checkpoint: Path) 
     assert memory(4096) > memory(32)
     with pytest.raises(UnsupportedError, match="at most 8192 pixels"):
         memory(10**30)
+
+
+@pytest.mark.parametrize("target", ["ios", "android"])
+def test_a_component_in_parts_takes_what_its_largest_part_takes_besides_its_weights(
+    tiny_checkpoint: Path, target: str
+) -> None:
+    def planned(chunks: int) -> dict[str, PlannedComponent]:
+        request = ExportRequest(tiny_checkpoint, target, Path("x"), chunks=chunks)
+        return {component.name: component for component in make_plan(request).components}
+
+    whole, halves = planned(1), planned(2)
+    assert {name for name in whole if whole[name] != halves[name]} == {"unet"}  # the one that is cut
+    unet, cut = whole["unet"], halves["unet"]
+    factor = {"ios": 2.2, "android": 3.3}[target]  # of docs/benchmarks.md; a part holds 1.25 times its half at most
+    saved = (factor - 1) * (1 - 1.25 / 2) * 4 * unet.parameters
+    assert unet.memory_bytes - cut.memory_bytes == pytest.approx(saved, abs=2)
+    assert unet.kept_bytes == cut.kept_bytes < cut.disk_bytes < unet.disk_bytes
 
 
 def test_little_memory_and_disk_are_warned_of(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

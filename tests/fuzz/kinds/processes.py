@@ -77,10 +77,12 @@ class Exported:
 
         from sdmobile.exporters.bundle import export_bundle
         from sdmobile.exporters.cache import ComponentCache
+        from sdmobile.exporters.preflight import Check, Finding, Level, PreflightReport
         from sdmobile.exporters.request import ExportRequest, make_plan
 
         request = ExportRequest(self._folder / "tiny", "onnx", out, components=("text_encoder",), overwrite=True)
-        plan = replace(make_plan(request), warnings=(version,))
+        report = PreflightReport("onnx", (Finding(Check.APP, Level.WARNING, version),))
+        plan = replace(make_plan(request), report=report)
         export_bundle(plan, ComponentCache(self._folder / "cache"), lambda *_: None, ignore_limits=True)
 
     def version(self, out: Path) -> str | None:
