@@ -26,6 +26,7 @@ _BEGIN, _END = "<!-- detection: begin -->", "<!-- detection: end -->"
 _MISSED = "**nothing**"
 _OPENING = "opening the bundle"
 _NUMBERS = "running the component"
+_NOT_THERE = (AssertionError, IndexError, StopIteration, ValueError)  # a file without such an operation or value
 
 
 def measure(facts: Path, folders: Sequence[Path]) -> None:
@@ -40,7 +41,12 @@ def measure(facts: Path, folders: Sequence[Path]) -> None:
         for fault in faults_of(anatomy):
             if (folder.name, fault.place, fault.kind) in known:
                 continue
-            rows.append({"bundle": folder.name, "place": fault.place, "kind": fault.kind, **_tried(anatomy, fault)})
+            try:
+                tried = _tried(anatomy, fault)
+            except _NOT_THERE as error:
+                print(f"{folder.name} has no place for: {fault.kind} in {fault.place} ({error})", file=sys.stderr)
+                continue
+            rows.append({"bundle": folder.name, "place": fault.place, "kind": fault.kind, **tried})
             facts.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", "utf-8")
             print(*rows[-1].values(), sep=" | ", file=sys.stderr, flush=True)
 
@@ -49,9 +55,12 @@ def _tried(anatomy: Anatomy, fault: Fault) -> dict[str, Any]:
     """Returns what notices a fault, after how many seconds, and in which words."""
     with tempfile.TemporaryDirectory(prefix="sdmobile-detection-") as scratch:
         patient = anatomy.patient(Path(scratch) / anatomy.folder.name)
-        fault.apply(patient)
+        fault.apply(patient)  # raises one of _NOT_THERE
         started = time.perf_counter()
-        noticed = _noticed(patient, fault)
+        try:
+            noticed = _noticed(patient, fault)
+        except _NOT_THERE as error:
+            raise RuntimeError(f"{fault.kind} in {fault.place}") from error
         return {"seconds": round(time.perf_counter() - started, 2), **noticed}
 
 
