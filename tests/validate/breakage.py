@@ -78,7 +78,6 @@ class Package:
         for binding in taken:
             binding.name = second
         if taken:
-            self._define_first(second)
             self.save()
         return bool(taken)
 
@@ -91,18 +90,8 @@ class Package:
         for bindings, name in zip(takers, (second, first), strict=True):
             for binding in bindings:
                 binding.name = name
-        self._define_first(first, second)
         self.save()
         return all(takers)
-
-    def _define_first(self, *names: str) -> None:
-        """Moves constants to the front of the program, so that every operation may take them."""
-        copies = [type(op)() for op in self.block.operations]
-        for copied, op in zip(copies, self.block.operations, strict=True):
-            copied.CopyFrom(op)
-        del self.block.operations[:]
-        self.block.operations.extend(sorted(copies, key=lambda op: op.outputs[0].name not in names))
-        self.by_output = {op.outputs[0].name: op for op in self.block.operations}
 
     def return_early(self) -> None:
         """Makes the program's output the last earlier value of its shape."""

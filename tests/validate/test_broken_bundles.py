@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,6 @@ from sdmobile.basics.metrics import psnr
 from sdmobile.checkpoints import open_checkpoint
 from sdmobile.errors import EXIT_CHECKPOINT
 from sdmobile.formats.bundle.reading import BundleError
-from sdmobile.quantize.apply import apply_recipe
-from sdmobile.quantize.recipes import named_recipe
 from sdmobile.report.html import render_report
 from sdmobile.report.junit import junit
 from sdmobile.report.markdown import markdown
@@ -27,7 +24,7 @@ from sdmobile.validate.results import ValidationReport
 from sdmobile.validate.weights import check_weights
 from tests.validate.breakage import Flatbuffer, Package, seal
 from tests.validate.bundles import copy_bundle, read_manifest, write_exported_bundle
-from tests.validate.faults import graph_faults, table_faults, weight_faults
+from tests.validate.faults import graph_faults, weight_faults
 from tests.validate.patients import Anatomy
 from tests.validate.scaled import scaled_checkpoint
 
@@ -319,25 +316,11 @@ def test_stored_weights_are_the_checkpoints(bench: Bench, target: str, tmp_path:
     assert {tensor["verdict"] for tensor in good.tensors} <= {"exact", "within its scheme"}
     faults = [*weight_faults(anatomy, COMPONENT), *graph_faults(anatomy, COMPONENT)]
     by_running = {"the file's output is an earlier value"}
-    if target == "ios":
-        by_running.add("two operations that take each other's weight")  # its linear layers have names of their own
+    if target != "android":  # elsewhere operations of attention have names that do not tell whose they are
+        by_running.add("two operations that take each other's weight")
     assert len(faults) == 12
     for number, fault in enumerate(faults):
         patient = anatomy.patient(tmp_path / f"patient-{number}")
         fault.apply(patient)
         assert (patient.check(COMPONENT).status == "failed") is (fault.kind not in by_running), fault.kind
         shutil.rmtree(patient.folder)
-
-
-@pytest.mark.parametrize("scheme", ["palette3", "palette4g16", "int8c", "int4b32", "uint8c"])
-def test_compressed_weights_are_in_the_bounds_of_their_scheme(bench: Bench, scheme: str, tmp_path: Path) -> None:
-    recipe = replace(named_recipe(scheme), min_elements=512)
-    apply_recipe(bench.copy("ios"), recipe, tmp_path / "compressed")
-    anatomy = Anatomy(tmp_path / "compressed", open_checkpoint(bench.checkpoint))
-    (good,) = check_weights(anatomy.bundle, anatomy.checkpoint, [COMPONENT])
-    assert (good.status, good.findings) == ("passed", ())
-    assert sum(tensor["verdict"] == "within its scheme" for tensor in good.tensors) > 5
-    for number, fault in enumerate(table_faults(anatomy, COMPONENT)):
-        patient = anatomy.patient(tmp_path / f"patient-{number}")
-        fault.apply(patient)
-        assert patient.check(COMPONENT).status == "failed", fault.kind
