@@ -112,7 +112,7 @@ def tokenizer_from(folder: Path, pad_token: str | None = None) -> Any:
     from transformers import CLIPTokenizer
 
     stated = any((folder / name).is_file() for name in _STATING)
-    options = {} if stated or pad_token is None else {"pad_token": pad_token}
+    options: dict[str, Any] = {} if stated or pad_token is None else {"pad_token": pad_token}
     try:
         tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True, **options)
         tokenizer([*_TEXTS], padding="max_length", max_length=8, truncation=True)

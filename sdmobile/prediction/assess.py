@@ -140,7 +140,7 @@ def assess(bundle: Bundle, device: ChosenUnit, steps: int | None = None, guidanc
     device.require(bundle.target)
     graphs = {name: _graphs(component) for name, component in bundle.components.items()}
     family = family_of(bundle.manifest)
-    steps = steps or bundle.pipeline.get("steps") or family.default_steps
+    steps = int(steps or bundle.pipeline.get("steps") or family.default_steps)
     denoiser = family.denoiser.name
     unet = graphs.get(denoiser, ())
     single, double, notes = _both_batches(unet, bundle.guidance)

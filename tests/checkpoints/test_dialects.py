@@ -113,7 +113,7 @@ def test_what_the_unet_predicts_is_read_wherever_it_is_said(
 
 
 def test_training_to_zero_signal_is_sampled_from_there(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    marks = dict.fromkeys(("v_pred", "ztsnr"), torch.zeros(0))
+    marks: dict[str, Any] = dict.fromkeys(("v_pred", "ztsnr"), torch.zeros(0))
     config = open_checkpoint(changed(tiny_checkpoint, tmp_path, lambda tensors: tensors.update(marks))).scheduler_config
     assert (config["prediction_type"], config["rescale_betas_zero_snr"]) == ("v_prediction", True)
     assert config["timestep_spacing"] == "trailing"

@@ -79,12 +79,13 @@ def test_schedulers_have_the_settings_of_the_pipeline(name: str, stated: dict[st
     ours = scheduler_from_config({**BETAS, **stated, "_use_default_values": ["steps_offset"]}, name)
     class_name, overrides = SCHEDULERS[name]
     theirs = getattr(diffusers, class_name).from_config({**BETAS, **stated, **overrides})
+    nothing: Any = None
     pipeline: Any = diffusers.StableDiffusionPipeline(
-        *[None] * 4,
+        *[nothing] * 4,
         scheduler=theirs,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,  # type: ignore[arg-type]
+        safety_checker=nothing,
+        feature_extractor=nothing,
+        requires_safety_checker=False,
     )
     settings = dict(pipeline.scheduler.config)
     for key in inspect.signature(type(ours).__init__).parameters.keys() - {"self"}:

@@ -54,12 +54,12 @@ def differences(stated: Mapping[str, Any], expected: Mapping[str, Any], place: s
 
 def alike(stated: Any, expected: Any) -> bool:
     """Whether two JSON values are the same, numbers but for rounding."""
+    if _is_number(stated) and _is_number(expected) and float in (type(stated), type(expected)):
+        return bool(stated == expected or math.isclose(stated, expected, rel_tol=_RELATIVE))
     if isinstance(stated, list | tuple) and isinstance(expected, list | tuple):
         return len(stated) == len(expected) and all(map(alike, stated, expected))
     if isinstance(stated, Mapping) and isinstance(expected, Mapping):
         return stated.keys() == expected.keys() and all(alike(stated[key], expected[key]) for key in expected)
-    if _is_number(stated) and _is_number(expected) and float in (type(stated), type(expected)):
-        return bool(stated == expected or math.isclose(stated, expected, rel_tol=_RELATIVE))
     return type(stated) is type(expected) and bool(stated == expected)
 
 

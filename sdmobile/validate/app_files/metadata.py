@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sdmobile.families.contracts import contract_for
 from sdmobile.reference.noise import DEFINITION, MAX_SEED, golden_vector
@@ -46,8 +46,8 @@ def _vector_findings(stated: Mapping[str, Any], expected: Mapping[str, Any]) -> 
     exact = {name: expected[name] for name in ("bits", "float32", "latent")}
     found = differences(stated, exact, place)
     normals = stated.get("normals")
-    close = isinstance(normals, list) and len(normals) == len(expected["normals"])
-    if not close or not all(map(_close, normals, expected["normals"])):
+    counted = isinstance(normals, list) and len(normals) == len(expected["normals"])
+    if not counted or not all(map(_close, cast("list[Any]", normals), expected["normals"])):
         found.append(f"{place}.normals are not those of the definition")
     return found
 

@@ -76,7 +76,7 @@ def table_findings(bundle: Bundle, checkpoint: Checkpoint, _spec: PipelineSpec) 
 def _default(document: Mapping[str, Any], solvers: Mapping[str, Any]) -> list[str]:
     """Returns what is wrong with the solver and steps that an app takes where the user says nothing."""
     name, steps = document.get("default_solver"), document.get("default_steps")
-    if name not in solvers:
+    if not isinstance(name, str) or name not in solvers:
         return [f"default_solver is {name!r}; there are {', '.join(solvers)}"]
     if str(steps) not in solvers[name].get("steps", {}):
         return [f"default_steps is {steps!r}; {name} has no table of so many steps"]

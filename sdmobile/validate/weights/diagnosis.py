@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -75,7 +75,7 @@ def _difference(parameter: Parameter, stored: StoredArray, values: NDArray[Any],
     factor = _factor(values, form.values)
     if factor is not None:
         return f"holds the values multiplied by {factor:.4g}"
-    rows = wrong.reshape(wrong.shape[0], -1).any(1)
+    rows = np.asarray(wrong.reshape(wrong.shape[0], -1).any(1))
     zeros = int((values.reshape(values.shape[0], -1)[rows] == 0).all(1).sum())
     where = f"in {int(rows.sum())} of {len(rows)} rows" if values.ndim > 1 else ""
     told = f", {zeros} of these are 0" if values.ndim > 1 and zeros else ""
@@ -123,7 +123,11 @@ def epsilon_findings(module: nn.Module, scalars: Sequence[Epsilon]) -> Epsilons:
         module: the component.
         scalars: of its files.
     """
-    norms = {name.removeprefix("component."): float(m.eps) for name, m in module.named_modules() if _is_norm(m)}
+    norms = {
+        name.removeprefix("component."): float(cast("float", m.eps))
+        for name, m in module.named_modules()
+        if _is_norm(m)
+    }
     by_module: dict[str, list[Epsilon]] = {}
     for scalar in scalars:
         for path in scalar.modules:

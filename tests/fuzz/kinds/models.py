@@ -58,7 +58,7 @@ def draw_network(chance: Random, most: int = 4) -> Network:
     return Network(parts, size, chance.randint(1, 2), chance.getrandbits(31))
 
 
-def draw_rules(chance: Random, target: str | None = None) -> tuple[str, RewriteOptions, list[Rule]]:
+def draw_rules(chance: Random, target: str | None = None) -> tuple[str, RewriteOptions, tuple[Rule, ...]]:
     """Returns a device, of one target if named, options, and the rules that they select, in half of the cases all."""
     from sdmobile.rewrites.options import RewriteOptions
     from sdmobile.rewrites.registry import rules_for

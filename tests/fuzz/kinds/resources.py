@@ -82,7 +82,7 @@ def _sparse(size: int) -> Callable[[Path], None]:
     return write
 
 
-_ODD_FILES: dict[str, Callable[[Path], None]] = {
+_ODD_FILES: dict[str, Callable[[Path], object]] = {
     "a pipe": _fifo,
     "a socket": _socket,
     "a folder": Path.mkdir,
@@ -94,10 +94,10 @@ _ODD_FILES: dict[str, Callable[[Path], None]] = {
     "a file of the system": _link("/proc/kmsg"),
     "a gigabyte of zeros": _sparse(1 << 30),
     "a tebibyte of zeros": _sparse(1 << 40),
-    "64 MB of blanks": lambda file: file.write_bytes(b" " * 64_000_000) and None,
-    "64 MB of brackets": lambda file: file.write_bytes(b"[" * 64_000_000) and None,
+    "64 MB of blanks": lambda file: file.write_bytes(b" " * 64_000_000),
+    "64 MB of brackets": lambda file: file.write_bytes(b"[" * 64_000_000),
     "nothing": Path.touch,
-    "one zero": lambda file: file.write_bytes(b"\0") and None,
+    "one zero": lambda file: file.write_bytes(b"\0"),
 }
 
 
