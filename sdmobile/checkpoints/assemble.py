@@ -10,13 +10,14 @@ from sdmobile.checkpoints.facts import correct, shapes_of
 from sdmobile.checkpoints.tokenizer_search import find_tokenizer
 from sdmobile.checkpoints.types import Checkpoint, ComponentInfo, Given
 from sdmobile.errors import CheckpointError
-from sdmobile.families.family import Role
+from sdmobile.families.component import Role
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from sdmobile.checkpoints.headers import TensorInfo
-    from sdmobile.families.family import Family, Model
+    from sdmobile.families.component import Model
+    from sdmobile.families.family import Family
 
 
 @dataclass(frozen=True)

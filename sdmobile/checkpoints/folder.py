@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sdmobile.checkpoints.headers import TensorInfo
     from sdmobile.checkpoints.types import Checkpoint, ComponentInfo, Given
-    from sdmobile.families.family import Model
+    from sdmobile.families.component import Model
 
 _MODELS = tuple(dict.fromkeys(model.name for family in FAMILIES for model in family.models))
 

@@ -9,7 +9,7 @@ from sdmobile.errors import SdmobileError, UnsupportedError
 if TYPE_CHECKING:
     from torch import nn
 
-    from sdmobile.families.family import Model
+    from sdmobile.families.component import Model
 
 # Numbers in a configuration that set how much a module allocates or repeats; no model of these classes comes near.
 _MOST = 1_000_000

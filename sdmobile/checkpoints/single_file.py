@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import torch
 
     from sdmobile.checkpoints.types import Checkpoint, ComponentInfo, Given
-    from sdmobile.families.family import Family, Model
+    from sdmobile.families.component import Model
+    from sdmobile.families.family import Family
 
 Tensors = dict[str, TensorInfo]
 _RULE = "the tensor names must be those of the original layout"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import MissingDependencyError, SdmobileError, UnsupportedError
-from sdmobile.families.family import Role
+from sdmobile.families.component import Role
 
 if TYPE_CHECKING:
     from sdmobile.checkpoints import Checkpoint

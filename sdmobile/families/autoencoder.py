@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from sdmobile.errors import CheckpointError, UnsupportedError
-from sdmobile.families.family import Component, Config, FileNames, Kind, Model, Role, Shapes, Value
+from sdmobile.families.component import Component, Config, FileNames, Kind, Model, Role, Shapes, Value
 from sdmobile.families.schedulers import finite_positive
 from sdmobile.families.shapes import count_blocks
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import UnsupportedError
-from sdmobile.families.family import Component, Config, FileNames, Kind, Model, Role, Shapes, Value
+from sdmobile.families.component import Component, Config, FileNames, Kind, Model, Role, Shapes, Value
 from sdmobile.families.shapes import count_blocks
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sdmobile.errors import UnsupportedError
-from sdmobile.families.family import Component, Family, Kind, Value
+from sdmobile.families.component import Component, Kind, Value
+from sdmobile.families.family import Family
 from sdmobile.formats.bundle.contracts import PERMUTATIONS, TARGETS, Contract, Geometry, TensorSpec
 
 if TYPE_CHECKING:

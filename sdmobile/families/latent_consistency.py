@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families import autoencoder, clip, unet
-from sdmobile.families.family import EMBEDDED, Config, Facts, Family, FileNames, Kind, Shapes, Value
+from sdmobile.families.component import EMBEDDED, Config, FileNames, Kind, Shapes, Value
+from sdmobile.families.family import Facts, Family
 from sdmobile.families.sampler_tables import consistency_solver, solver_entries, training_schedule
 from sdmobile.families.schedulers import LCM
 from sdmobile.families.stable_diffusion import StableDiffusion
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from sdmobile.families.family import Arrays
+    from sdmobile.families.component import Arrays
     from sdmobile.formats.bundle.contracts import Geometry
 
 _EMBEDDING = "timestep_cond"

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families import apple, autoencoder, clip, unet
-from sdmobile.families.family import BATCH2, SEPARATE, Config, Facts, Family
+from sdmobile.families.component import BATCH2, SEPARATE, Config
+from sdmobile.families.family import Facts, Family
 from sdmobile.families.schedulers import STABLE_DIFFUSION, check_schedule, prediction_type
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from sdmobile.families.family import Arrays, Run
+    from sdmobile.families.component import Arrays, Run
 
 _RULE = "the architecture must be one that sdmobile exports"
 _SUPPORTED = (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from sdmobile.errors import UnsupportedError
 from sdmobile.families.autoencoder import latent_shape
 from sdmobile.families.clip import HEAD_CHANNELS
-from sdmobile.families.family import Component, Config, FileNames, Kind, Model, Role, Shapes, Value
+from sdmobile.families.component import Component, Config, FileNames, Kind, Model, Role, Shapes, Value
 from sdmobile.families.relu_attention import KEY, declared_normaliser, use_relu_attention
 from sdmobile.families.shapes import channels, count_blocks
 

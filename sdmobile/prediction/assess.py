@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import UnsupportedError
 from sdmobile.families import family_of
-from sdmobile.families.family import BATCH2, EMBEDDED, SEPARATE, UNGUIDED, Guidance, Role
+from sdmobile.families.component import BATCH2, EMBEDDED, SEPARATE, UNGUIDED, Guidance, Role
 from sdmobile.formats.graph import FileGraph, read_graph
 from sdmobile.prediction.assess_device import ChosenUnit, choose_unit, runs
 from sdmobile.prediction.assess_savings import Saving, savings

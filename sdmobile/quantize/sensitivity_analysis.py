@@ -16,7 +16,8 @@ import numpy as np
 
 from sdmobile.errors import UnsupportedError
 from sdmobile.families import FAMILIES
-from sdmobile.families.family import BATCH2, Family
+from sdmobile.families.component import BATCH2
+from sdmobile.families.family import Family
 from sdmobile.quantize.schemes import parse_scheme
 from sdmobile.quantize.sensitivity import DEFAULT_SCHEMES, DIRECT, PROBES, Sensitivity
 from sdmobile.quantize.sensitivity_study import EncodedWeights, Row, Study, open_study, weights_key

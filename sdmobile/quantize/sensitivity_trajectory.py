@@ -76,7 +76,7 @@ def open_trajectories(checkpoint: Checkpoint, requests: Sequence[SampleRequest])
         requests: pictures of one number of steps, guidance scale and scheduler.
     """
     from sdmobile.checkpoints import load_model
-    from sdmobile.families.family import BATCH2
+    from sdmobile.families.component import BATCH2
     from sdmobile.quantize.sensitivity_study import Study
     from sdmobile.reference.noise import initial_latent
     from sdmobile.reference.sampling import PipelineSpec, Sampler

@@ -18,7 +18,7 @@ import numpy as np
 from sdmobile.basics.files import whole_file, write_json
 from sdmobile.basics.untrusted import inside, parse_json, read_bounded
 from sdmobile.errors import CheckpointError
-from sdmobile.families.family import Role
+from sdmobile.families.component import Role
 from sdmobile.reference.sampling import (
     ComponentCall,
     PipelineSpec,

@@ -19,7 +19,7 @@ import numpy as np
 
 from sdmobile.errors import UsageError
 from sdmobile.families import family_of
-from sdmobile.families.family import Role
+from sdmobile.families.component import Role
 from sdmobile.reference.noise import NoiseStream
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sdmobile.checkpoints import Checkpoint
-    from sdmobile.families.family import Arrays, Family, Guidance
+    from sdmobile.families.component import Arrays, Guidance
+    from sdmobile.families.family import Family
     from sdmobile.formats.bundle.contracts import Geometry
     from sdmobile.formats.bundle.reading import Bundle
     from sdmobile.runtimes import Runner

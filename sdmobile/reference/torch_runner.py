@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdmobile.errors import UnsupportedError
-from sdmobile.families.family import Role
+from sdmobile.families.component import Role
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sdmobile.checkpoints import Checkpoint
-    from sdmobile.families.family import Component
+    from sdmobile.families.component import Component
     from sdmobile.formats.bundle.contracts import Geometry
     from sdmobile.runtimes.base import Arrays
 

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from sdmobile.checkpoints import open_checkpoint
 from sdmobile.cli.app import app
 from sdmobile.families import FAMILIES
-from sdmobile.families.family import Family, Role
+from sdmobile.families.component import Role
+from sdmobile.families.family import Family
 from tests.families.tiny import write_tiny
 from tests.in_process import exports_in_this_process
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdmobile.families.family import SEPARATE
+from sdmobile.families.component import SEPARATE
 from sdmobile.reference.recording import chosen_steps, content_key, load_recording, record
 from sdmobile.reference.sampling import PipelineSpec, SampleRequest, timesteps_of
 from sdmobile.reference.torch_runner import TorchRunner

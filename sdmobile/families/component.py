@@ -1,0 +1,155 @@
+"""The parts that a family is composed of: models, components, and how sampling is guided.
+
+A *model* is a network of the checkpoint; a *component* is what becomes a file on the phone. Several components may be
+cut from one model: the two halves of an autoencoder are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from sdmobile.formats.bundle.contracts import Geometry
+
+    Arrays = Mapping[str, NDArray[Any]]
+    Run = Callable[[str, Arrays], Arrays]
+    """Computes a component: its name and canonical inputs to its canonical outputs."""
+
+Shapes = Mapping[str, "tuple[int, ...]"]
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Model:
+    """One network of a checkpoint.
+
+    Args:
+        name: its folder in a Diffusers checkpoint.
+        classes: Diffusers' or Transformers' classes that it may be of; a single file is read as the first.
+        build: makes the module of a configuration; called under torch's meta device.
+        derive: configuration keys that the shapes of its tensors determine; what is missing determines nothing.
+        check: raises UnsupportedError where class name and configuration ask for what is not supported.
+        prefixes: what the names of its tensors begin with in a single file of the original layout.
+        convert: renames the tensors of a single file, which may be on the meta device, to Diffusers' names.
+        base_config: what the layout of a single file implies beyond shapes, from shapes by Diffusers' names and from
+            the names that are stored.
+        spare: tensors of a single file under the model's prefixes that are no part of it, each with the reason.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    build: Callable[[Config], nn.Module]
+    derive: Callable[[Shapes], Config]
+    check: Callable[[str, Config], None]
+    prefixes: tuple[str, ...]
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+    base_config: Callable[[Shapes, Sequence[str]], Config]
+    spare: Callable[[Sequence[str]], Mapping[str, str]] = lambda names: {}
+
+
+class Role(str, Enum):
+    """What a component is for."""
+
+    TEXT_ENCODER = "text encoder"
+    DENOISER = "denoiser"
+    DECODER = "decoder"
+    IMAGE_ENCODER = "image encoder"
+
+
+class Kind(str, Enum):
+    """What the axes of a canonical array mean, from which its layout and type in a target's file follow."""
+
+    PIXELS = "pixels"  # (batch, channels, height, width)
+    TOKEN_IDS = "token ids"  # (batch, tokens), integers
+    FEATURES = "features"  # (batch, tokens, width), as a text encoder returns them
+    CONTEXT = "context"  # (batch, tokens, width), as a denoiser takes them
+    TIMESTEPS = "timesteps"  # (batch,)
+    VECTOR = "vector"  # (batch, width)
+
+
+@dataclass(frozen=True)
+class Value:
+    """One canonical array that a component takes or returns.
+
+    Args:
+        name: canonical name.
+        kind: what its axes mean.
+        shape: from the sizes of an export.
+        description: one sentence for metadata; "{rows}" stands for which guidance rows it has.
+    """
+
+    name: str
+    kind: Kind
+    shape: Callable[[Geometry], tuple[int, ...]]
+    description: str
+
+
+@dataclass(frozen=True)
+class FileNames:
+    """What a target calls a component's file, its signature, its inputs in order and its outputs."""
+
+    file: str
+    signature: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Component:
+    """What becomes one file (or a chain of files) on the phone.
+
+    Args:
+        name: canonical name.
+        role: what it is for.
+        model: name of the model that holds it.
+        summary: one sentence for the file's metadata.
+        inputs, outputs: canonical arrays in order.
+        files: names by target.
+        wrap: gives a model the interface of a target's file; the flag says whether pixels lie channels-last.
+        reference: runs the model as its library does, unwrapped, on canonical inputs.
+    """
+
+    name: str
+    role: Role
+    model: str
+    summary: str
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    files: Mapping[str, FileNames]
+    wrap: Callable[[nn.Module, bool], nn.Module]
+    reference: Callable[[Any, Mapping[str, Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How a step of sampling is guided.
+
+    Args:
+        name: what `--guidance` and the manifest call it.
+        rows: batch of one call of the denoiser.
+        calls: of the denoiser in one step.
+        texts: encoded for one picture.
+        sentence: says it in a model card.
+    """
+
+    name: str
+    rows: int
+    calls: int
+    texts: int
+    sentence: str
+
+    def calls_of(self, role: Role, steps: int) -> int:
+        """Returns how often a component is called for one picture of so many steps."""
+        return {Role.TEXT_ENCODER: self.texts, Role.DENOISER: steps * self.calls, Role.DECODER: 1}.get(role, 0)
+
+
+BATCH2 = Guidance("batch2", rows=2, calls=1, texts=2, sentence="both guidance rows in one UNet call")
+SEPARATE = Guidance("separate", rows=1, calls=2, texts=2, sentence="one UNet call per row")
+UNGUIDED = Guidance("none", rows=1, calls=1, texts=1, sentence="no guidance")
+EMBEDDED = Guidance("embedded", rows=1, calls=1, texts=1, sentence="the guidance scale is an input of the denoiser")
