@@ -242,4 +242,4 @@ def prepare(shared: Path) -> None:
         assert ended.code == EXIT_OK, ended
 
 
-KIND = Kind("bundles", share=0.25, seconds=120.0, case=case, prepare=prepare)
+KIND = Kind("bundles", share=0.3, seconds=120.0, case=case, prepare=prepare)

@@ -10,6 +10,7 @@ import builtins
 import json
 import os
 import pickle
+import runpy
 import shutil
 import subprocess
 import zipfile
@@ -47,7 +48,7 @@ class Payload:
                 (builtins.open, (self._canary, "w")),
                 (os.mkdir, (self._canary,)),
                 (shutil.copyfile, ("/etc/hostname", self._canary)),
-                (getattr, (os, "system")),
+                (runpy.run_path, (self._canary,)),
                 (builtins.__import__, ("antigravity",)),
             ]
         )
@@ -176,4 +177,4 @@ def prepare(shared: Path) -> None:
     shutil.copytree(shared / "tiny/tokenizer", shared / "tokenizer")
 
 
-KIND = Kind("checkpoints", share=0.25, seconds=60.0, case=case, prepare=prepare)
+KIND = Kind("checkpoints", share=0.3, seconds=60.0, case=case, prepare=prepare)

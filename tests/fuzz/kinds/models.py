@@ -51,7 +51,7 @@ _PARTS: tuple[Callable[[Random], Part], ...] = (
 )
 
 
-def draw_network(chance: Random, most: int = 4) -> Network:
+def draw_network(chance: Random, most: int = 3) -> Network:
     """Returns a network of one to `most` parts, a small picture and its seed."""
     parts = tuple(chance.choice(_PARTS)(chance) for _ in range(chance.randint(1, most)))
     size = chance.choice([(6, 6), (8, 8), (5, 9), (10, 7), (16, 16), (1, 8)])
@@ -89,7 +89,7 @@ def _level(levels: dict[str, tuple[float, float]], told: str) -> Verdict:
     return fault(f"{words} (wrong: {', '.join(wrong)}): {told}") if wrong else right(f"{words}: {told}")
 
 
-def rewritten(chance: Random, most: int = 4) -> Verdict:
+def rewritten(chance: Random, most: int = 3) -> Verdict:
     """Compares a network of at most so many parts with itself after a device's rules."""
     from sdmobile.rewrites.engine import agreement, rewrite
     from sdmobile.rewrites.program import run
@@ -163,4 +163,4 @@ def prepare(shared: Path) -> None:
         importlib.import_module(name)
 
 
-KIND = Kind("models", share=0.3, seconds=300.0, case=case, prepare=prepare)
+KIND = Kind("models", share=0.15, seconds=300.0, case=case, prepare=prepare)

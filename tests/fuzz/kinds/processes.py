@@ -248,4 +248,4 @@ def prepare(shared: Path) -> None:
     (shared / _COST).write_text(json.dumps([steps, seconds]))
 
 
-KIND = Kind("processes", share=0.1, seconds=60.0, case=case, prepare=prepare)
+KIND = Kind("processes", share=0.12, seconds=60.0, case=case, prepare=prepare)

@@ -283,4 +283,4 @@ def prepare(shared: Path) -> None:
     write_checkpoint(shared / "tiny")
 
 
-KIND = Kind("resources", share=0.1, seconds=60.0, case=case, prepare=prepare)
+KIND = Kind("resources", share=0.13, seconds=60.0, case=case, prepare=prepare)
