@@ -45,7 +45,6 @@ def _tiny(shared: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "cheap", "second"),
     [
-        ("checkpoints", ("_folder",), 1.0),
         ("bundles", ("_hostile",), 1.0),
         ("processes", ("_killed", "_interrupted", "_full"), 0.5),  # made-up bundles
         ("processes", ("_two",), 1.0),
