@@ -31,6 +31,9 @@ def empty_module(model: Model, config: dict[str, Any]) -> nn.Module:
     for key, value in config.items():
         if any(abs(number) > _MOST for number in _integers(value)):
             raise UnsupportedError(rule, f"{key} = {value}", f"Sizes go up to {_MOST}")
+    for key in _whole_numbers(model):
+        if isinstance(config.get(key), float):
+            raise UnsupportedError(rule, f"{key} = {config[key]}", "It is a whole number")
     try:
         with torch.device("meta"):
             return model.build(config)
@@ -45,3 +48,17 @@ def _integers(value: object) -> list[int]:
     """Returns the whole numbers of a configuration's value, those of a list included."""
     values = value if isinstance(value, list | tuple) else [value]
     return [item for item in values if isinstance(item, int)]
+
+
+def _whole_numbers(model: Model) -> list[str]:
+    """Returns the keys that a class of Diffusers declares as whole numbers; it takes others, and fails when it runs."""
+    import inspect
+
+    import diffusers
+
+    kind = getattr(diffusers, model.classes[0], None)
+    parameters = {} if kind is None else inspect.signature(kind.__init__).parameters
+    kinds = {key: str(parameter.annotation) for key, parameter in parameters.items()}
+    return [
+        key for key, text in kinds.items() if "int" in text and not any(n in text for n in ("float", "str", "bool"))
+    ]

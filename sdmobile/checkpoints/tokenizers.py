@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _WHOLE = "tokenizer.json"
 # Files that say which token pads; where none is, CLIPTokenizer assumes the one that ends a text.
 _STATING = ("tokenizer_config.json", "special_tokens_map.json", _WHOLE)
+_MOST_TOKENS = 1_000_000
 _TEXTS = ("a photo of a cat", "")
 _SOURCES = (
     "Put a folder `tokenizer` beside the checkpoint, or give one: --tokenizer DIR. For Stable Diffusion 1.x it is the "
@@ -108,7 +109,7 @@ def tokenizer_from(folder: Path, pad_token: str | None = None) -> Any:
     for path in tokenizer_files(folder):
         check_readable(path, MOST_BYTES)
         if path.suffix == ".json":
-            read_json(path)
+            _check_identifiers(path, read_json(path))
     from transformers import CLIPTokenizer
 
     stated = any((folder / name).is_file() for name in _STATING)
@@ -121,6 +122,25 @@ def tokenizer_from(folder: Path, pad_token: str | None = None) -> Any:
     except BaseException as error:  # a panic of the Rust tokenizer is no Exception
         raise _explained(folder, error) from error
     return tokenizer
+
+
+def _check_identifiers(path: Path, document: Any) -> None:
+    """Raises CheckpointError for an identifier that no vocabulary reaches.
+
+    The native tokenizer makes room for all up to the largest, and ends the program where it gets none.
+    """
+    numbers: list[Any] = []
+    if path.name in (FILES[0], "added_tokens.json") and isinstance(document, dict):
+        numbers = list(document.values())
+    elif path.name == _WHOLE and isinstance(document, dict):
+        model, added = document.get("model"), document.get("added_tokens")
+        vocabulary = model.get("vocab") if isinstance(model, dict) else None
+        numbers = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
+        numbers += [entry.get("id") for entry in added if isinstance(entry, dict)] if isinstance(added, list) else []
+    wrong = next((n for n in numbers if isinstance(n, int | float) and not 0 <= n <= _MOST_TOKENS), None)
+    if wrong is not None:
+        rule = f"the identifiers of a vocabulary go from 0 to {_MOST_TOKENS} at most"
+        raise CheckpointError(rule, f"{path}: {wrong}")
 
 
 def _explained(folder: Path, error: BaseException) -> BaseException:

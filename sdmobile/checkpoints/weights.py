@@ -78,6 +78,8 @@ def _shards(index: Path) -> tuple[Path, ...]:
         paths = tuple(sorted(index.parent / name for name in names))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError("a shard index must be JSON with a weight_map", f"{index}: {error}") from error
+    if not paths:
+        raise CheckpointError("a shard index must name the shards of the weights", f"{index} names none")
     for path in paths:
         if path.parent != index.parent or not path.is_file():
             raise CheckpointError("every shard of the index must be present", path, "Download it completely.")

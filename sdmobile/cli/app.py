@@ -90,6 +90,9 @@ def run(arguments: list[str] | None = None) -> int:
     Args:
         arguments: the command line without the program's name; None for that of the process.
     """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):  # of a test, or closed
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         result = app(arguments, standalone_mode=False)
         code = result if isinstance(result, int) else 0

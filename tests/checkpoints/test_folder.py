@@ -196,6 +196,11 @@ def test_a_wrong_shape_is_named(copy: Path) -> None:
         load_model(open_checkpoint(copy), "unet")
 
 
+def _empty_index(weights: Path) -> None:
+    weights.unlink()
+    weights.with_name(f"{weights.name}.index.json").write_text('{"weight_map": {}}')
+
+
 def _truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
 
@@ -212,6 +217,7 @@ BROKEN: list[tuple[str, Callable[[Path], object], str]] = [
     ("no scheduler", lambda path: shutil.rmtree(path / "scheduler"), "must be readable"),
     ("truncated", lambda path: _truncate(path / UNET_FILE), "must not be truncated"),
     ("zero", lambda path: (path / UNET_FILE).write_bytes(b""), "has 0 bytes"),
+    ("empty index", lambda path: _empty_index(path / UNET_FILE), "names none"),
     ("garbage", lambda path: (path / UNET_FILE).write_bytes(b"garbage" * 99), "does not begin with a safetensors"),
     ("lfs", lambda path: (path / UNET_FILE).write_text("version https://git-lfs.github.com/spec/v1\n"), "lfs pull"),
 ]

@@ -125,12 +125,17 @@ def test_a_token_without_a_row_is_refused(plain: Path, tmp_path: Path) -> None:
         check_vocabulary(vocabulary, rows, plain)
 
 
+def _vocabulary(folder: Path) -> dict[str, int]:
+    return json.loads((folder / "vocab.json").read_text())
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "vocab list": lambda folder: (folder / "vocab.json").write_text("[1, 2]"),
     "vocab types": lambda folder: (folder / "vocab.json").write_text('{"a": "b"}'),
     "vocab empty": lambda folder: (folder / "vocab.json").write_text("{}"),
     "negative": lambda folder: (folder / "vocab.json").write_text('{"a": -1}'),
     "huge": lambda folder: (folder / "vocab.json").write_text('{"a": 1e400}'),
+    "far": lambda folder: (folder / "vocab.json").write_text(json.dumps({**_vocabulary(folder), "a": 2**31})),
     "not utf-8": lambda folder: (folder / "vocab.json").write_bytes(b'{"\xff": 1}'),
     "deep": lambda folder: (folder / "vocab.json").write_text("[" * 100_000),
     "merges": lambda folder: (folder / "merges.txt").write_text("#version\nq w e r t\n"),

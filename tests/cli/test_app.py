@@ -152,3 +152,11 @@ def test_want_of_memory_is_told(
     monkeypatch.setattr(app, "app", fail)
     assert app.run(["inspect"]) == 7
     assert capsys.readouterr().err.startswith("error: the command needs more memory than it can have")
+
+
+def test_what_stdout_cannot_print_is_printed_otherwise() -> None:
+    """A path may hold bytes that are no text, and a pipe may take ASCII only."""
+    script = r"from sdmobile.cli import app; app.app = lambda *_, **__: print('\udcff \xe9'); app.run([])"
+    command = [sys.executable, "-X", "utf8=0", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONIOENCODING": "ascii", "LC_ALL": "C"})
+    assert (done.returncode, done.stdout) == (0, "\\udcff \\xe9\n"), done.stderr

@@ -56,6 +56,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], Check, int]] = {
     "shape": (weights(lambda t: t.update({"conv_norm_out.bias": torch.zeros(7)})), Check.WEIGHTS, 4),
     "integers": (weights(lambda t: t.update({"conv_in.bias": torch.ones(32).short()})), Check.WEIGHTS, 4),
     "groups": (config("unet/config.json", norm_num_groups=0), Check.WEIGHTS, 5),
+    "half a group": (config("vae/config.json", norm_num_groups=0.5), Check.WEIGHTS, 5),
     "activation": (config("text_encoder/config.json", hidden_act="nonsense"), Check.WEIGHTS, 5),
     "NaN": (weights(lambda t: t["conv_in.bias"].fill_(float("nan"))), Check.VALUES, 4),
     "vocabulary": (lambda folder: (folder / "tokenizer/vocab.json").write_text("{}"), Check.TOKENIZER, 4),
