@@ -19,12 +19,24 @@ from typing import Any
 from sdmobile.basics.scratch import put_in_place, real, scratch_beside
 from sdmobile.errors import OutputError, ResourceError, SdmobileError
 
+CACHE_VARIABLE = "SDMOBILE_CACHE"
 _CHUNK = 4 << 20
 _SMALL = 1 << 16
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What libraries say that lose the error's number: NumPy's writer, and C++ streams by way of their message.
 _FULL_WORDS = re.compile(r"\d+ requested and \d+ written|No space left on device|Disk quota exceeded")
 _FICLONE = 0x40049409  # linux/fs.h
+
+
+def user_cache() -> Path:
+    """Returns the user's folder for caches: `$XDG_CACHE_HOME`, else `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+def cache_folder(part: str) -> Path:
+    """Returns where a part of the cache is: below `$SDMOBILE_CACHE`, else below `sdmobile` in the user's cache."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return (Path(chosen) if chosen else user_cache() / "sdmobile") / part
 
 
 @contextmanager

@@ -8,25 +8,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
+from sdmobile.basics.files import cache_folder, user_cache
+from sdmobile.basics.scratch import put_in_place, scratch_beside
 from sdmobile.checkpoints.jsonfile import read_json
 from sdmobile.checkpoints.tokenizers import FILES, given_tokenizer, is_tokenizer, tokenizer_files
 from sdmobile.errors import SdmobileError
-
-STANDARD_SIZE = 49408
-"""Identifiers of the vocabulary that CLIP and OpenCLIP were published with."""
-_STANDARD = {"<|startoftext|>": 49406, "<|endoftext|>": 49407}
-# Repositories on the Hugging Face Hub that hold it, and the folder within.
-_HUB = (
-    ("openai/clip-vit-large-patch14", ""),
-    ("stable-diffusion-v1-5/stable-diffusion-v1-5", "tokenizer"),
-    ("runwayml/stable-diffusion-v1-5", "tokenizer"),
-    ("CompVis/stable-diffusion-v1-4", "tokenizer"),
-    ("stabilityai/stable-diffusion-2-1", "tokenizer"),
-    ("stabilityai/stable-diffusion-2-1-base", "tokenizer"),
-)
+from sdmobile.families.clip import STANDARD_SOURCES, STANDARD_TOKENS, STANDARD_VOCABULARY
 
 
 def find_tokenizer(path: Path, given: Path | None, beside: Path | None, rows: object, notes: list[str]) -> Path | None:
@@ -55,7 +44,7 @@ def find_tokenizer(path: Path, given: Path | None, beside: Path | None, rows: ob
     if is_tokenizer(remembered):
         notes.append("tokenizer: the one that was given with this file before (--tokenizer)")
         return remembered
-    if rows == STANDARD_SIZE and (standard := _in_hub_cache()) is not None:
+    if rows == STANDARD_VOCABULARY and (standard := _in_hub_cache()) is not None:
         repository, folder = standard
         notes.append(f"tokenizer: the file has none; CLIP's standard one is taken from {repository} in the Hub's cache")
         return folder
@@ -67,9 +56,7 @@ def _place(path: Path) -> Path:
     """Returns where the tokenizer of a single file is remembered: by its place, size and date."""
     status = path.stat()
     key = hashlib.sha256(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}".encode()).hexdigest()
-    chosen = os.environ.get("SDMOBILE_CACHE")
-    root = Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdmobile"
-    return root / "tokenizers" / key
+    return cache_folder("tokenizers") / key
 
 
 def _remember(path: Path, folder: Path) -> None:
@@ -77,13 +64,13 @@ def _remember(path: Path, folder: Path) -> None:
     place = _place(path)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
+        with scratch_beside(place) as work:
+            made = work / place.name
+            made.mkdir()
             for file in tokenizer_files(folder):
-                shutil.copyfile(file, Path(scratch) / file.name)
-            if place.exists():
-                shutil.rmtree(place, ignore_errors=True)
-            shutil.copytree(scratch, place, dirs_exist_ok=True)
-    except OSError:
+                shutil.copyfile(file, made / file.name)
+            put_in_place(made, place, overwrite=True)
+    except (OSError, SdmobileError):
         return
 
 
@@ -92,13 +79,12 @@ def _hub_cache() -> Path:
     if chosen := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
         return Path(chosen)
     home = os.environ.get("HF_HOME")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
-    return (Path(home) if home else cache) / "hub"
+    return (Path(home) if home else user_cache() / "huggingface") / "hub"
 
 
 def _in_hub_cache() -> tuple[str, Path] | None:
     """Returns the repository and folder of CLIP's standard vocabulary, if this machine has downloaded one."""
-    for repository, below in _HUB:
+    for repository, below in STANDARD_SOURCES:
         snapshots = _hub_cache() / f"models--{repository.replace('/', '--')}" / "snapshots"
         for snapshot in sorted(snapshots.iterdir()) if snapshots.is_dir() else ():
             if _is_standard(snapshot / below):
@@ -113,7 +99,8 @@ def _is_standard(folder: Path) -> bool:
         vocabulary = read_json(folder / FILES[0])
     except SdmobileError:
         return False
-    return len(vocabulary) == STANDARD_SIZE and all(vocabulary.get(token) == n for token, n in _STANDARD.items())
+    stated = {token: vocabulary.get(token) for token in STANDARD_TOKENS}
+    return len(vocabulary) == STANDARD_VOCABULARY and stated == STANDARD_TOKENS
 
 
 def repository_name(path: Path) -> str | None:

@@ -14,6 +14,7 @@ from sdmobile.checkpoints.headers import check_readable
 from sdmobile.checkpoints.jsonfile import MOST_BYTES, read_json
 from sdmobile.errors import CheckpointError, UsageError
 from sdmobile.families.clip import TOKENIZER_FILES as FILES
+from sdmobile.families.clip import WHERE_TO_FIND
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,10 +27,7 @@ _WHOLE = "tokenizer.json"
 _STATING = ("tokenizer_config.json", "special_tokens_map.json", _WHOLE)
 _MOST_TOKENS = 1_000_000
 _TEXTS = ("a photo of a cat", "")
-_SOURCES = (
-    "Put a folder `tokenizer` beside the checkpoint, or give one: --tokenizer DIR. For Stable Diffusion 1.x it is the "
-    "one of openai/clip-vit-large-patch14, for 2.x the folder `tokenizer` of stabilityai/stable-diffusion-2-1"
-)
+_SOURCES = f"Put a folder `tokenizer` beside the checkpoint, or give one: --tokenizer DIR. {WHERE_TO_FIND}"
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import platform
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.basics.files import copy, explained, hash_json, hash_of, is_disk_full, size_of
+from sdmobile.basics.files import cache_folder, copy, explained, hash_json, hash_of, is_disk_full, size_of
 from sdmobile.basics.fingerprint import code_hash, library_closure
 from sdmobile.basics.libraries import LIBRARIES
 from sdmobile.basics.scratch import put_in_place, scratch_beside
@@ -27,11 +26,8 @@ _log = logging.getLogger("sdmobile.cache")
 
 
 def default_cache_dir() -> Path:
-    """Returns where finished components are kept: `$SDMOBILE_CACHE`, else the user's cache folder."""
-    chosen = os.environ.get("SDMOBILE_CACHE")
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdmobile" / "components"
+    """Returns where finished components are kept."""
+    return cache_folder("components")
 
 
 def component_key(plan: ExportPlan, component: str) -> str:

@@ -26,6 +26,22 @@ _ATTENTION_KEYS = ("attn_implementation", "_attn_implementation", "_attn_impleme
 # Both CLIP and OpenCLIP text towers have 64 channels per head.
 HEAD_CHANNELS = 64
 TOKENIZER_FILES = ("vocab.json", "merges.txt")
+STANDARD_VOCABULARY = 49408
+"""Identifiers of the vocabulary that CLIP and OpenCLIP were published with."""
+STANDARD_TOKENS = {"<|startoftext|>": 49406, "<|endoftext|>": 49407}
+# Repositories on the Hugging Face Hub that hold it, and the folder within.
+STANDARD_SOURCES = (
+    ("openai/clip-vit-large-patch14", ""),
+    ("stable-diffusion-v1-5/stable-diffusion-v1-5", "tokenizer"),
+    ("runwayml/stable-diffusion-v1-5", "tokenizer"),
+    ("CompVis/stable-diffusion-v1-4", "tokenizer"),
+    ("stabilityai/stable-diffusion-2-1", "tokenizer"),
+    ("stabilityai/stable-diffusion-2-1-base", "tokenizer"),
+)
+WHERE_TO_FIND = (
+    "For Stable Diffusion 1.x it is the one of openai/clip-vit-large-patch14, for 2.x the folder `tokenizer` of "
+    "stabilityai/stable-diffusion-2-1"
+)
 
 
 def is_open_clip(names: Sequence[str]) -> bool:

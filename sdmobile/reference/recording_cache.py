@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from sdmobile.basics.files import hash_file, write_json
+from sdmobile.basics.files import cache_folder, hash_file, write_json
 from sdmobile.basics.fingerprint import code_hash, library_closure
 from sdmobile.basics.scratch import put_in_place, scratch_beside
 from sdmobile.errors import CheckpointError, OutputError
@@ -32,10 +31,8 @@ _log = logging.getLogger("sdmobile.cache")
 
 
 def default_recordings_dir() -> Path:
-    """Returns where recordings are kept: beside finished components, `$SDMOBILE_CACHE` or the user's cache folder."""
-    chosen = os.environ.get("SDMOBILE_CACHE")
-    root = Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdmobile"
-    return root / "recordings"
+    """Returns where recordings are kept."""
+    return cache_folder("recordings")
 
 
 def recording_key(

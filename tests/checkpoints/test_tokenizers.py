@@ -196,8 +196,8 @@ def test_the_standard_vocabulary_is_found_in_the_hubs_cache(
     shutil.copytree(tiny_checkpoint / "tokenizer", folder)
     size = len(json.loads((folder / "vocab.json").read_text()))
     if standard:
-        monkeypatch.setattr(tokenizer_search, "STANDARD_SIZE", size)
-        monkeypatch.setattr(tokenizer_search, "_STANDARD", {END: size - 1})
+        monkeypatch.setattr(tokenizer_search, "STANDARD_VOCABULARY", size)
+        monkeypatch.setattr(tokenizer_search, "STANDARD_TOKENS", {END: size - 1})
     checkpoint = open_checkpoint(write_single(tiny_checkpoint, tmp_path / "single" / "m.safetensors"))
     assert checkpoint.tokenizer_dir == (folder if standard else None)
     assert any("openai/clip-vit-large-patch14" in note for note in checkpoint.notes) is standard

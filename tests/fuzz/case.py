@@ -45,6 +45,19 @@ class Verdict:
     code: int | None = None
 
 
+Judge = Callable[[Random, Path, Path], Verdict]
+
+
+def drawn_from(*weighted: tuple[float, Judge]) -> Judge:
+    """Returns a case that draws which of several it is, each by its weight."""
+    weights, cases = zip(*weighted, strict=True)
+
+    def case(chance: Random, folder: Path, shared: Path) -> Verdict:
+        return chance.choices(cases, weights)[0](chance, folder, shared)
+
+    return case
+
+
 @dataclass(frozen=True)
 class Kind:
     """Cases of one kind.

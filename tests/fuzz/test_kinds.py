@@ -20,7 +20,7 @@ def _numbers(kind: Kind, cheap: tuple[str, ...], second: float = 1.0) -> list[in
     """Returns the first dozen case numbers whose first draw is among `cheap`, and whose second is below a level."""
     from importlib import import_module
 
-    cases = import_module(f"tests.fuzz.kinds.{kind.name}")._CASES
+    cases = import_module(f"tests.fuzz.kinds.{kind.name}").CASES
     numbers = []
     for number in range(500):
         chance = Case(kind, number, 0).chance()

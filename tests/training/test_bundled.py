@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,13 @@ def test_the_committed_figure_is_of_these_weights_and_these_prompts() -> None:
     assert record["obeyed"] == sum(not one["wrong"] for one in record["all"])
     assert record["share"] >= 0.9
     assert record["steps"] == 20
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted((bundled_checkpoint() / "recipes").glob("mixed-*.json")), ids=lambda path: path.stem
+)
+def test_the_named_recipes_were_searched_for_these_weights(recipe: Path) -> None:
+    assert json.loads(recipe.read_text("utf-8"))["evidence"]["source_hash"] == open_checkpoint().content_hash
 
 
 @pytest.mark.parametrize("prompts", [3, pytest.param(12, marks=pytest.mark.slow)])

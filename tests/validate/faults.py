@@ -63,8 +63,8 @@ def weight_faults(anatomy: Anatomy, component: str) -> Iterator[Fault]:
         yield Fault("one bias zeroed", component, _changing(component, bias, np.zeros_like))
     if matrix is not None:
         yield Fault("one attention matrix transposed", component, _changing(component, matrix, _transposed))
-        other = next(matrix.replace(key, value) for key, value in _OTHER if key in matrix)
-        yield Fault("two weights of one shape exchanged", component, lambda p: p.exchange(component, matrix, other))
+        pair = matrix, next(matrix.replace(key, value) for key, value in _OTHER if key in matrix)
+        yield Fault("two weights of one shape exchanged", component, lambda p: p.exchange(component, *pair))
     if weight is not None:
         yield Fault("one weight multiplied by 1.1", component, _changing(component, weight, _grown))
         yield Fault("the largest value of one weight negated", component, _changing(component, weight, _negated))
@@ -95,12 +95,16 @@ def graph_faults(anatomy: Anatomy, component: str) -> Iterator[Fault]:
     yield Fault("one epsilon multiplied by 100", component, lambda patient: _other_epsilon(patient, component, norm))
     matrix = _first(_parameters(anatomy, component), _MATRIX)
     if matrix is not None:
-        other = next(matrix.replace(key, value) for key, value in _OTHER if key in matrix)
+        pair = matrix, next(matrix.replace(key, value) for key, value in _OTHER if key in matrix)
         yield Fault(
-            "an operation that takes another's weight", component, lambda p: _rewired(p, component, matrix, other)
+            "an operation that takes another's weight",
+            component,
+            lambda p: _taken(p, component, pair, each=False),
         )
         yield Fault(
-            "two operations that take each other's weight", component, lambda p: _crossed(p, component, matrix, other)
+            "two operations that take each other's weight",
+            component,
+            lambda p: _taken(p, component, pair, each=True),
         )
     yield Fault("the file's output is an earlier value", component, lambda patient: _early(patient, component))
 
@@ -262,22 +266,12 @@ def _other_epsilon(patient: Patient, component: str, norm: str) -> None:
         Flatbuffer(file).multiply_epsilon(norm, 100.0)
 
 
-def _rewired(patient: Patient, component: str, first: str, second: str) -> None:
-    """Lets what takes the first weight take the second."""
-    names = [patient.anatomy.stored(component, name) for name in (first, second)]
+def _taken(patient: Patient, component: str, names: tuple[str, str], each: bool) -> None:
+    """Lets what takes the first of two weights take the second; where asked, what takes the second the first."""
+    first, second = (patient.anatomy.stored(component, name) for name in names)
     for file in patient.files(component):
         editor = Package(file) if patient.target == "ios" else Flatbuffer(file)
-        if editor.take_instead(*names):
-            return
-    raise AssertionError(names)
-
-
-def _crossed(patient: Patient, component: str, first: str, second: str) -> None:
-    """Lets what takes one of two weights take the other."""
-    names = [patient.anatomy.stored(component, name) for name in (first, second)]
-    for file in patient.files(component):
-        editor = Package(file) if patient.target == "ios" else Flatbuffer(file)
-        if editor.exchange_takers(*names):
+        if editor.exchange_takers(first, second) if each else editor.take_instead(first, second):
             return
     raise AssertionError(names)
 

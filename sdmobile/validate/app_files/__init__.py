@@ -7,7 +7,7 @@ itself is never taken for the truth.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics.words import describe
 from sdmobile.validate.checks import ExtraCheck, Status
@@ -25,6 +25,8 @@ Findings = tuple[list[str], Mapping[str, float]]
 """One sentence for each thing that is wrong, and numbers of what was compared."""
 Read = Callable[["Bundle", "Checkpoint", "PipelineSpec"], "Findings | None"]
 """Compares one file; None where a bundle of its target and family has no such file."""
+Compare = Callable[[Mapping[str, Any], "Bundle", "Checkpoint", "PipelineSpec"], Findings]
+"""Compares the content of a JSON file."""
 
 
 def app_file_checkers(checkpoint: Checkpoint, spec: PipelineSpec) -> dict[str, Checker]:
@@ -39,14 +41,29 @@ def app_file_checkers(checkpoint: Checkpoint, spec: PipelineSpec) -> dict[str, C
     from sdmobile.validate.app_files.tables import table_findings
     from sdmobile.validate.app_files.tokenizer import tokenizer_findings
 
-    reads: dict[str, Read] = {
-        "manifest": manifest_findings,
-        "tokenizer": tokenizer_findings,
+    documents: dict[str, Compare] = {
         "scheduler.json": table_findings,
         "noise_golden.json": noise_findings,
         "metadata.json": metadata_findings,
     }
+    reads: dict[str, Read] = {
+        "manifest": manifest_findings,
+        "tokenizer": tokenizer_findings,
+        **{name: _of_document(name, compare) for name, compare in documents.items()},
+    }
     return {name: _checker(name, read, checkpoint, spec) for name, read in reads.items()}
+
+
+def _of_document(name: str, compare: Compare) -> Read:
+    from sdmobile.validate.app_files.comparison import app_document
+
+    def read(bundle: Bundle, checkpoint: Checkpoint, spec: PipelineSpec) -> Findings | None:
+        document = app_document(bundle, checkpoint.family, name)
+        if document is None:
+            return None
+        return ([document], {}) if isinstance(document, str) else compare(document, bundle, checkpoint, spec)
+
+    return read
 
 
 def _checker(name: str, read: Read, checkpoint: Checkpoint, spec: PipelineSpec) -> Checker:

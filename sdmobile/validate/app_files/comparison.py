@@ -18,8 +18,8 @@ _RELATIVE = 1e-9
 _LONGEST = 60
 
 
-def app_document(bundle: Bundle, family: Family, name: str) -> tuple[Any, str | None] | None:
-    """Returns a JSON file for apps that run the loop themselves, and why it could not be read.
+def app_document(bundle: Bundle, family: Family, name: str) -> Mapping[str, Any] | str | None:
+    """Returns a JSON file for apps that run the loop themselves, or a sentence that says why it could not be read.
 
     Returns None where there need not be one: for a witness, for a target whose usual app has all that built in, and for
     a bundle that has no denoiser.
@@ -27,12 +27,12 @@ def app_document(bundle: Bundle, family: Family, name: str) -> tuple[Any, str | 
     file = bundle.files.get(name)
     if file is None:
         usual = bundle.target == "onnx" or bundle.target in family.app_use
-        return None if usual or family.denoiser.name not in bundle.components else (None, f"{name} is missing")
+        return None if usual or family.denoiser.name not in bundle.components else f"{name} is missing"
     try:
         document = parse_json(read_bounded(file, _MOST_BYTES))
     except UntrustedError as error:
-        return None, f"{name} is no JSON that an app reads: {error}"
-    return document, None if isinstance(document, dict) else f"{name} holds no JSON object"
+        return f"{name} is no JSON that an app reads: {error}"
+    return document if isinstance(document, dict) else f"{name} holds no JSON object"
 
 
 def differences(stated: Mapping[str, Any], expected: Mapping[str, Any], place: str = "") -> list[str]:

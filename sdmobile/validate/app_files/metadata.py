@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sdmobile.families.contracts import contract_for
 from sdmobile.reference.noise import DEFINITION, MAX_SEED, golden_vector
-from sdmobile.validate.app_files.comparison import app_document, differences
+from sdmobile.validate.app_files.comparison import differences
 
 if TYPE_CHECKING:
     from sdmobile.checkpoints import Checkpoint
@@ -16,24 +16,20 @@ if TYPE_CHECKING:
     from sdmobile.reference.sampling import PipelineSpec
     from sdmobile.validate.app_files import Findings
 
-NOISE, METADATA = "noise_golden.json", "metadata.json"
+_NOISE = "noise_golden.json"
 _NORMALS = 1e-12
 
 
-def noise_findings(bundle: Bundle, checkpoint: Checkpoint, _spec: PipelineSpec) -> Findings | None:
+def noise_findings(
+    document: Mapping[str, Any], _bundle: Bundle, _checkpoint: Checkpoint, _spec: PipelineSpec
+) -> Findings:
     """Draws the noise of each seed anew and compares bits, normals, latents and hashes."""
-    read = app_document(bundle, checkpoint.family, NOISE)
-    if read is None:
-        return None
-    document, problem = read
-    if problem is not None:
-        return [problem], {}
     found = differences(document, {"definition": DEFINITION})
     vectors = document.get("vectors")
     if not isinstance(vectors, list) or not vectors:
         return [*found, "vectors: there is none"], {}
     for vector in vectors:
-        seed = vector.get("seed")
+        seed = vector.get("seed") if isinstance(vector, dict) else None
         if type(seed) is not int or not 0 <= seed <= MAX_SEED:
             found.append(f"a vector has the seed {seed!r}")
             continue
@@ -56,14 +52,10 @@ def _close(stated: Any, expected: float) -> bool:
     return isinstance(stated, int | float) and math.isclose(stated, expected, rel_tol=_NORMALS, abs_tol=_NORMALS)
 
 
-def metadata_findings(bundle: Bundle, checkpoint: Checkpoint, spec: PipelineSpec) -> Findings | None:
+def metadata_findings(
+    document: Mapping[str, Any], bundle: Bundle, checkpoint: Checkpoint, spec: PipelineSpec
+) -> Findings:
     """Compares what an app needs to know to drive the files."""
-    read = app_document(bundle, checkpoint.family, METADATA)
-    if read is None:
-        return None
-    document, problem = read
-    if problem is not None:
-        return [problem], {}
     expected: dict[str, Any] = {
         "source_hash": checkpoint.content_hash,
         "guidance": spec.guidance.name,
@@ -72,7 +64,7 @@ def metadata_findings(bundle: Bundle, checkpoint: Checkpoint, spec: PipelineSpec
         "scaling_factor": checkpoint.scaling_factor,
         "prediction_type": checkpoint.prediction_type,
         "image_range": [-1.0, 1.0],
-        "noise": {"definition": NOISE},
+        "noise": {"definition": _NOISE},
         "scheduler": "scheduler.json",
         "tokenizer": _tokenizer(spec),
         "models": {name: _model(bundle, checkpoint, spec, name) for name in bundle.components},

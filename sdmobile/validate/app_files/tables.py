@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdmobile.families.schedulers import SCHEDULERS
-from sdmobile.validate.app_files.comparison import app_document, differences
+from sdmobile.validate.app_files.comparison import differences
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from sdmobile.reference.sampling import PipelineSpec
     from sdmobile.validate.app_files import Findings
 
-FILE = "scheduler.json"
 TOLERANCE = 1e-4
 """Of the largest value of a trajectory; Diffusers steps in float32."""
 _SHAPE = (1, 2, 3, 4)
@@ -40,14 +39,10 @@ _CLEAN = {
 _DECODE = "latent = x / scaling_factor"
 
 
-def table_findings(bundle: Bundle, checkpoint: Checkpoint, _spec: PipelineSpec) -> Findings | None:
+def table_findings(
+    document: Mapping[str, Any], _bundle: Bundle, checkpoint: Checkpoint, _spec: PipelineSpec
+) -> Findings:
     """Compares conventions and training schedule, and runs every table."""
-    read = app_document(bundle, checkpoint.family, FILE)
-    if read is None:
-        return None
-    document, problem = read
-    if problem is not None:
-        return [problem], {}
     config = dict(checkpoint.scheduler_config)
     steps = checkpoint.family.default_steps
     cumulative = checkpoint.family.scheduler(config, None, steps).alphas_cumprod.double().tolist()

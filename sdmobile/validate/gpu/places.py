@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdmobile.basics.files import write_json
+from sdmobile.basics.files import user_cache, write_json
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BROWSER_VARIABLE = "SDMOBILE_CHROMIUM"
@@ -24,7 +24,7 @@ def gpu_home() -> Path:
     chosen = os.environ.get(HOME_VARIABLE)
     if chosen:
         return Path(chosen).resolve()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdmobile" / "gpu"
+    return user_cache() / "sdmobile" / "gpu"
 
 
 def find_browser() -> Path | None:

@@ -13,14 +13,13 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from sdmobile.errors import EXIT_BELOW_THRESHOLD, EXIT_CHECKPOINT, EXIT_OK, EXIT_UNSUPPORTED
 from tests.fuzz.bundles import HOSTILE, damaged_manifest, small_bundle
-from tests.fuzz.case import REFUSALS, Ended, Kind, Verdict, fault, judge, run_command
+from tests.fuzz.case import REFUSALS, Ended, Kind, Verdict, drawn_from, fault, judge, run_command
 from tests.fuzz.kinds.resources import import_pipeline, lift_file_limit
 
 _COMPONENT = "text_encoder"
@@ -216,18 +215,14 @@ def _weights(chance: Random, folder: Path, shared: Path) -> Verdict:
     return _judged(world, "validate", shared / "tiny", chance, wanted, told)
 
 
-_CASES: tuple[tuple[float, Callable[[Random, Path, Path], Verdict]], ...] = (
+CASES = (
     (6, _hostile),
     (5, _manifest),
     (8, _bytes),
     (0.5, _document),
     (0.5, _weights),
 )
-
-
-def case(chance: Random, folder: Path, shared: Path) -> Verdict:
-    """Draws the damage, and the command that meets it."""
-    return chance.choices([case for _, case in _CASES], [weight for weight, _ in _CASES])[0](chance, folder, shared)
+case = drawn_from(*CASES)
 
 
 def prepare(shared: Path) -> None:

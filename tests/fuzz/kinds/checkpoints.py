@@ -14,12 +14,11 @@ import runpy
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.fuzz.case import Kind, Verdict, judge
+from tests.fuzz.case import Kind, Verdict, drawn_from, judge
 from tests.fuzz.checkpoints import damage
 from tests.fuzz.kinds.bundles import change_bytes
 from tests.fuzz.kinds.resources import command_on, import_pipeline
@@ -153,17 +152,13 @@ def _damage_pickle(chance: Random, file: Path) -> None:
             archive.writestr(entry, bytes(content))
 
 
-_CASES: tuple[tuple[float, Callable[[Random, Path, Path], Verdict]], ...] = (
+CASES = (
     (6, _folder),
     (2, _single),
     (1, _index),
     (3, _pickle),
 )
-
-
-def case(chance: Random, folder: Path, shared: Path) -> Verdict:
-    """Draws the damage, and the command that meets it."""
-    return chance.choices([case for _, case in _CASES], [weight for weight, _ in _CASES])[0](chance, folder, shared)
+case = drawn_from(*CASES)
 
 
 def prepare(shared: Path) -> None:

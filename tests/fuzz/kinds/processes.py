@@ -24,7 +24,7 @@ from typing import Protocol
 from sdmobile.basics import renames
 from sdmobile.errors import EXIT_OUTPUT, EXIT_RESOURCES, ResourceError
 from sdmobile.formats.bundle import writing
-from tests.fuzz.case import Kind, Verdict, fault, right
+from tests.fuzz.case import Kind, Verdict, drawn_from, fault, right
 from tests.fuzz.made_up import HalfWrittenError, content, export, hidden, race
 from tests.fuzz.stops import Ending, Way, run_stopped
 
@@ -219,18 +219,14 @@ def _small_disk(chance: Random, folder: Path, _: Path) -> Verdict:
         subprocess.run(["umount", "-l", disk], check=True)
 
 
-_CASES: tuple[tuple[float, Callable[[Random, Path, Path], Verdict]], ...] = (
+CASES = (
     (6, _killed),
     (2, _interrupted),
     (2, _full),
     (1, _two),
     (1, _small_disk),
 )
-
-
-def case(chance: Random, folder: Path, shared: Path) -> Verdict:
-    """Draws what goes wrong."""
-    return chance.choices([case for _, case in _CASES], [weight for weight, _ in _CASES])[0](chance, folder, shared)
+case = drawn_from(*CASES)
 
 
 def prepare(shared: Path) -> None:

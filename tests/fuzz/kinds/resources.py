@@ -18,7 +18,7 @@ from sdmobile.errors import (
     EXIT_OUTPUT,
     EXIT_RESOURCES,
 )
-from tests.fuzz.case import MIB, Ended, Kind, Verdict, judge, judge_all, run_command
+from tests.fuzz.case import MIB, Ended, Kind, Verdict, drawn_from, judge, judge_all, run_command
 from tests.fuzz.runner import limit_memory
 
 _COMMANDS: tuple[tuple[float, tuple[str, ...]], ...] = (
@@ -253,7 +253,7 @@ def _limited(words: Sequence[object], folder: Path, limit: int) -> Ended:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 
 
-_CASES: tuple[tuple[float, Callable[[Random, Path, Path], Verdict]], ...] = (
+CASES = (
     (4, _odd_file),
     (3, _deep),
     (4, _number),
@@ -262,11 +262,7 @@ _CASES: tuple[tuple[float, Callable[[Random, Path, Path], Verdict]], ...] = (
     (1, _few_files),
     (1, _small_files),
 )
-
-
-def case(chance: Random, folder: Path, shared: Path) -> Verdict:
-    """Draws what is odd, and the command that meets it."""
-    return chance.choices([case for _, case in _CASES], [weight for weight, _ in _CASES])[0](chance, folder, shared)
+case = drawn_from(*CASES)
 
 
 def import_pipeline() -> None:
