@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from sdmobile.families.family import Family
+
 Preset = Literal["tiny", "sd15"]
 
 WEIGHT_FILES = {
@@ -37,7 +39,12 @@ CORPUS = tuple(f"a {size} {colour} {shape} on white" for size in _SIZES for colo
 
 
 def write_checkpoint(
-    folder: Path, preset: Preset = "tiny", seed: int = 0, changes: Mapping[str, Mapping[str, Any]] | None = None
+    folder: Path,
+    preset: Preset = "tiny",
+    seed: int = 0,
+    changes: Mapping[str, Mapping[str, Any]] | None = None,
+    family: Family = SD,
+    instead: Mapping[str, dict[str, Any]] | None = None,
 ) -> Path:
     """Writes a Diffusers folder with random float16 weights, one component after the other.
 
@@ -48,21 +55,24 @@ def write_checkpoint(
         preset: "tiny" (32×32 pixels, under a megabyte) or "sd15" (the shapes of Stable Diffusion 1.5, 2.1 GB).
         seed: same seed, same bytes.
         changes: to the configurations of "unet" and so on, of "scheduler" and of the "index"; for other families.
+        family: whose models they are.
+        instead: whole configurations, of models that have little in common with those of the preset.
 
     Returns:
         The folder.
     """
     changes = changes or {}
-    configs = {name: {**config, **changes.get(name, {})} for name, config in _PRESETS[preset].items()}
+    presets = {**_PRESETS[preset], **(instead or {})}
+    configs = {name: {**config, **changes.get(name, {})} for name, config in presets.items()}
     folder.mkdir(parents=True, exist_ok=True)
     vocab_size = None if preset == "tiny" else 49408
     tokens = write_clip_tokenizer(folder / "tokenizer", CORPUS, vocab_size)
     for component, config in configs.items():
-        config = {"_class_name": SD.model(component).classes[0], **config}
+        config = {"_class_name": family.model(component).classes[0], **config}
         if component == "text_encoder":
             config |= {"architectures": [config.pop("_class_name")], "model_type": "clip_text_model"}
             config |= {"vocab_size": tokens, "bos_token_id": tokens - 2, "eos_token_id": tokens - 1, "pad_token_id": 1}
-        module = empty_module(SD.model(component), config)
+        module = empty_module(family.model(component), config)
         count = sum(parameter.numel() for parameter in module.parameters())
         if preset == "sd15" and count != SD15_PARAMETERS[component]:
             raise AssertionError(f"{component} has {count} parameters, SD 1.5 has {SD15_PARAMETERS[component]}")

@@ -55,6 +55,35 @@ def shapes(
 
 
 @train_app.command()
+def mobile(
+    stage: Annotated[
+        str, typer.Argument(help="structure, decoder, relu, guidance, progressive, regression, adversarial, or all.")
+    ] = "all",
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the run; a stopped run goes on there.")
+    ] = Path("runs/shapes-64-mobile"),
+    seed: Annotated[int, typer.Option(help="Seed of weights and data.")] = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+) -> None:
+    """Train `shapes-64-mobile` from `shapes-64`, stage by stage, resumable at any time."""
+    from sdmobile.training.mobile.config import MobileConfig
+    from sdmobile.training.mobile.run import STAGES, train_mobile
+
+    if stage != "all" and stage not in STAGES:
+        raise typer.BadParameter(f"the stage must be all or one of {', '.join(STAGES)}; not {stage}")
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+    def report(stage: str, step: int, total: int, loss: float) -> None:
+        typer.echo(f"{stage:11} {step:6d}/{total}  loss {loss:.5f}", err=True)
+
+    train_mobile(MobileConfig(output, seed=seed), tuple(STAGES) if stage == "all" else (stage,), report)
+    typer.echo(str(output))
+
+
+@train_app.command()
 def evaluate(
     source: Annotated[
         Path | None, typer.Argument(help="Checkpoint or bundle; without it, the bundled checkpoint.")

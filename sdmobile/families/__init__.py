@@ -11,9 +11,15 @@ from typing import Any
 from sdmobile.errors import UnsupportedError
 from sdmobile.families.family import Family
 from sdmobile.families.latent_consistency import LatentConsistency
+from sdmobile.families.mobile_diffusion import FewStepMobileDiffusion, MobileDiffusion
 from sdmobile.families.stable_diffusion import StableDiffusion
 
-FAMILIES: tuple[Family, ...] = (LatentConsistency(), StableDiffusion())
+FAMILIES: tuple[Family, ...] = (
+    LatentConsistency(),
+    FewStepMobileDiffusion(),
+    MobileDiffusion(),
+    StableDiffusion(),
+)
 """In the order in which they are asked whether a checkpoint is theirs; the last one takes, or refuses, what is left."""
 
 

@@ -18,6 +18,8 @@ from sdmobile.training.loop import Trainer
 from sdmobile.training.text import make_tokenizer, tokenize
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from diffusers import AutoencoderKL
     from transformers import CLIPTextModel
 
@@ -36,10 +38,10 @@ class Latents:
 
 
 @torch.no_grad()
-def encode_scenes(config: TrainConfig, vae: AutoencoderKL) -> Latents:
+def encode_scenes(output: Path, seed: int, count: int, vae: AutoencoderKL) -> Latents:
     """Draws the training scenes and encodes their pictures, once per run (`<output>/latents.pt`)."""
-    scenes = scene_batch(config.seed + 20, 0, config.scenes)
-    path = config.output / "latents.pt"
+    scenes = scene_batch(seed + 20, 0, count)
+    path = output / "latents.pt"
     if not path.exists():
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.nn.Module.to(vae, device)
@@ -78,8 +80,8 @@ class _Denoiser(torch.nn.Module):
         return self.unet(noisy, timesteps, states).sample
 
 
-def _stratified_timesteps(generator: torch.Generator, batch: int, steps: int) -> torch.Tensor:
-    # One timestep from each of `batch` equal slices: every step of training sees all noise levels.
+def stratified_timesteps(generator: torch.Generator, batch: int, steps: int) -> torch.Tensor:
+    """Returns one timestep from each of `batch` equal slices, so that every step of training sees all noise levels."""
     slices = torch.arange(batch) + torch.rand(batch, generator=generator)
     return (slices / batch * steps).long().clamp(max=steps - 1)
 
@@ -110,7 +112,7 @@ def train_unet(
     if not torch.cuda.is_available():
         # CPU flash attention in bfloat16 has a backward pass four times slower than plain matmuls (torch 2.13).
         unet.set_attn_processor(AttnProcessor())
-    latents = encode_scenes(config, vae)
+    latents = encode_scenes(config.output, config.seed, config.scenes, vae)
     tokenizer = make_tokenizer(config)
     scheduler = DDPMScheduler(**BETAS)
     trainer = _trainer(config, unet)
@@ -126,7 +128,7 @@ def train_unet(
         texts = ["" if rng.random() < config.dropout else words for words in texts]
         clean = latents.values[torch.from_numpy(chosen)]
         noise = torch.randn(clean.shape, generator=generator)
-        timesteps = _stratified_timesteps(generator, len(clean), len(weights))
+        timesteps = stratified_timesteps(generator, len(clean), len(weights))
         noisy = scheduler.add_noise(clean, noise, timesteps)  # pyright: ignore[reportArgumentType]
         with torch.no_grad():
             states = text(tokenize(tokenizer, texts).to(device)).last_hidden_state

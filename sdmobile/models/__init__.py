@@ -1,0 +1,1 @@
+"""Architectures of our own, in Diffusers' conventions: `ModelMixin`, `ConfigMixin`, safetensors, `from_pretrained`."""

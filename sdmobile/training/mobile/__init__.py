@@ -1,0 +1,1 @@
+"""`shapes-64-mobile`: MobileDiffusion's design, ReLU attention and one-step sampling, trained from `shapes-64`."""
