@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, cast
 from sdmobile.errors import UnsupportedError
 from sdmobile.families import autoencoder, unet
 from sdmobile.families.component import Config, Model, Shapes
-from sdmobile.families.relu_attention import NORMALISERS
 from sdmobile.families.shapes import channels, count_blocks
+from sdmobile.models import NORMALISERS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -15,12 +15,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import UnsupportedError
+from sdmobile.models import NORMALISERS
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 KEY = "relu_attention"
-NORMALISERS = ("none", "length")
 
 
 def declared_normaliser(config: dict[str, Any]) -> str | None:
@@ -42,38 +42,6 @@ def use_relu_attention(unet: nn.Module, normaliser: str) -> None:
         unet: a UNet2DConditionModel; changed in place.
         normaliser: "none" or "length".
     """
-    unet.set_attn_processor(ReluAttnProcessor(normaliser))  # type: ignore[operator]
+    from sdmobile.models.attention import AttnProcessor
 
-
-class ReluAttnProcessor:
-    """A Diffusers attention processor for unmasked self- and cross-attention on (B, S, C).
-
-    Args:
-        normaliser: "none" or "length".
-    """
-
-    def __init__(self, normaliser: str) -> None:
-        self.normaliser = normaliser
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        **_: Any,
-    ) -> Tensor:
-        if attention_mask is not None or hidden_states.ndim != 3:
-            raise UnsupportedError("ReLU attention takes (B, S, C) without a mask", tuple(hidden_states.shape))
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        query = attn.to_q(hidden_states)
-        batch, _tokens, width = query.shape
-        size = width // attn.heads
-
-        def heads(x: Tensor) -> Tensor:
-            return x.view(batch, -1, attn.heads, size).transpose(1, 2)
-
-        q, k, v = heads(query), heads(attn.to_k(context)), heads(attn.to_v(context))
-        share = 1.0 if self.normaliser == "none" else 1.0 / k.shape[2]
-        out = (q @ k.transpose(-1, -2) * attn.scale).relu() @ (v * share)
-        return attn.to_out[1](attn.to_out[0](out.transpose(1, 2).reshape(batch, -1, width)))
+    unet.set_attn_processor(AttnProcessor(normaliser))  # type: ignore[operator]

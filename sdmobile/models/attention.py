@@ -18,8 +18,6 @@ from sdmobile.errors import UnsupportedError
 if TYPE_CHECKING:
     from torch import Tensor
 
-NORMALISERS = ("none", "length")
-
 
 class AttnProcessor:
     """A Diffusers attention processor for unmasked self- and cross-attention on (B, S, C).
@@ -43,8 +41,11 @@ class AttnProcessor:
         q, k, v = heads(query), heads(key), heads(value)
         if self.normaliser == "softmax":
             return nn.functional.scaled_dot_product_attention(q, k, v)
-        share = 1.0 if self.normaliser == "none" else 1.0 / k.shape[2]
-        return (q @ k.transpose(-1, -2) * attn.scale).relu() @ (v * share)
+        if self.normaliser == "none":
+            return (q @ k.transpose(-1, -2) * attn.scale).relu() @ v
+        # Half of 1/N on either side, for float16; and on no operand, or a converter folds it into that one's weights.
+        share = k.shape[2] ** -0.5
+        return (q @ k.transpose(-1, -2) * (attn.scale * share)).relu() @ v * share
 
     def __call__(
         self,

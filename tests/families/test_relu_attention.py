@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sdmobile.checkpoints import load_model, open_checkpoint
 from sdmobile.errors import UnsupportedError
-from sdmobile.families.relu_attention import ReluAttnProcessor
+from sdmobile.models.attention import AttnProcessor
 
 
 def declaring(source: Path, folder: Path, normaliser: str) -> Path:
@@ -34,7 +34,7 @@ def by_definition(q: Tensor, k: Tensor, v: Tensor, normaliser: str) -> Tensor:
 def test_the_processor_computes_the_definition(tiny_checkpoint: Path, tmp_path: Path, normaliser: str) -> None:
     unet = load_model(open_checkpoint(declaring(tiny_checkpoint, tmp_path, normaliser)), "unet")
     attention: Any = unet.get_submodule("down_blocks.0.attentions.0.transformer_blocks.0.attn2")
-    assert isinstance(attention.processor, ReluAttnProcessor)
+    assert isinstance(attention.processor, AttnProcessor)
     generator = torch.Generator().manual_seed(0)
     x, context = torch.randn(2, 9, 32, generator=generator), torch.randn(2, 5, 32, generator=generator)
     with torch.no_grad():
