@@ -26,28 +26,52 @@ UNIT = {"ios": "iphone-15-pro", "android": "galaxy-s23-ultra"}
 Bundles = Callable[[str], Path]
 
 
-@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.name)
+def _each(*targets: str) -> pytest.MarkDecorator:
+    """Every family with every target; all but Stable Diffusion for Android and every family for iPhone are slow."""
+    usual = [(family, "ios") for family in FAMILIES] + [(FAMILIES[-1], "android")]
+    pairs = [(family, target) for family in FAMILIES for target in targets]
+    rows = [pytest.param(*pair, marks=[] if pair in usual else pytest.mark.slow) for pair in pairs]
+    ids = [f"{family.name}-{target}" for family, target in pairs]
+    return pytest.mark.parametrize(("family", "target"), rows, ids=ids, indirect=["family"])
+
+
+@pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
 def family(request: pytest.FixtureRequest) -> Family:
     return request.param
 
 
 @pytest.fixture(scope="module")
-def checkpoint(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny(family.name, tmp_path_factory.mktemp(family.name) / "tiny")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Returns a function from a family's name to its tiny checkpoint; each is written once."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return cache(lambda name: write_tiny(name, folder / name / "tiny"))
 
 
 @pytest.fixture(scope="module")
-def bundles(family: Family, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundles:
-    """Returns a function from a target to the exported bundle; each is made once."""
-    folder = tmp_path_factory.mktemp(f"bundles-{family.name}")
+def exported(
+    checkpoints: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str], Path]:
+    """Returns a function from a family's name and a target to the exported bundle; each is made once."""
+    folder = tmp_path_factory.mktemp("bundles")
 
     @cache
-    def export(target: str) -> Path:
+    def export(name: str, target: str) -> Path:
+        out = folder / f"{name}-{target}"
         with exports_in_this_process():
-            invoke("export", checkpoint, "--target", target, "--output", folder / target, "--no-cache")
-        return folder / target
+            invoke("export", checkpoints(name), "--target", target, "--output", out, "--no-cache")
+        return out
 
     return export
+
+
+@pytest.fixture
+def checkpoint(family: Family, checkpoints: Callable[[str], Path]) -> Path:
+    return checkpoints(family.name)
+
+
+@pytest.fixture
+def bundles(family: Family, exported: Callable[[str, str], Path]) -> Bundles:
+    return lambda target: exported(family.name, target)
 
 
 def invoke(*arguments: object, code: int = 0) -> str:
@@ -72,7 +96,7 @@ def test_a_plan_lists_the_files(family: Family, checkpoint: Path, target: str, t
     assert not out.exists()
 
 
-@pytest.mark.parametrize("target", ["ios", "android", pytest.param("onnx", marks=pytest.mark.slow)])
+@_each(*TARGETS)
 def test_a_bundle_passes_validation(
     family: Family, checkpoint: Path, bundles: Bundles, target: str, tmp_path: Path
 ) -> None:
@@ -88,20 +112,23 @@ def test_a_bundle_passes_validation(
     assert all(check["image_psnr_db"] > 35 for check in report["trajectories"])
 
 
+@_each("ios", "android")
 def test_a_picture_from_files_is_that_of_pytorch(
-    family: Family, checkpoint: Path, bundles: Bundles, tmp_path: Path
+    family: Family, target: str, checkpoint: Path, bundles: Bundles, tmp_path: Path
 ) -> None:
     options = ("--prompt", "a red circle", "--seed", "3", "--steps", "3")
     pictures = []
-    for source in (checkpoint, bundles("android")):
+    for source in (checkpoint, bundles(target)):
         out = tmp_path / f"{source.name}.png"
         invoke("generate", source, *options, "--output", out)
         pictures.append(np.asarray(Image.open(out)).astype(int))
-    assert np.abs(pictures[0] - pictures[1]).max() <= 1
+    # An iPhone's file computes in float16, which moves a pixel by a level or two.
+    assert np.abs(pictures[0] - pictures[1]).max() <= (1 if target == "android" else 3)
 
 
-def test_profile_predicts_a_picture(family: Family, bundles: Bundles) -> None:
-    data = json.loads(invoke("profile", bundles("android"), "--device", UNIT["android"], "--json"))["prediction"]
+@_each("ios", "android")
+def test_profile_predicts_a_picture(family: Family, target: str, bundles: Bundles) -> None:
+    data = json.loads(invoke("profile", bundles(target), "--device", UNIT[target], "--json"))["prediction"]
     assert data["steps"] == family.default_steps
     assert data["image"]["seconds"] > 0
     calls = {name: part["calls_per_image"] for name, part in data["components"].items()}
@@ -109,8 +136,9 @@ def test_profile_predicts_a_picture(family: Family, bundles: Bundles) -> None:
     assert calls == {part.name: guidance.calls_of(part.role, family.default_steps) for part in family.components}
 
 
-def test_lint_reads_every_file(family: Family, bundles: Bundles) -> None:
-    data = json.loads(invoke("lint", bundles("android"), "--json"))
+@_each("ios", "android")
+def test_lint_reads_every_file(family: Family, target: str, bundles: Bundles) -> None:
+    data = json.loads(invoke("lint", bundles(target), "--json"))
     assert data["verdict"] == "accepted"
     assert len(data["files"]) == len(family.components)
 
