@@ -45,6 +45,7 @@ _OPENS_OTHERS: dict[str, tuple[str, ...]] = {
     "quantize recipes": (),
     "rewrites list": (),
     "train shapes": (),
+    "train mobile": (),
     "doctor": (),
 }
 # One of each kind; tests/formats/bundle/test_hostile.py opens all of them.

@@ -95,15 +95,15 @@ def test_matching_loss_sees_edges() -> None:
     assert float(matching_loss(stripes, flat)) == pytest.approx(1.75)
 
 
-def _config(output: Path) -> MobileConfig:
-    tiny = Stage(steps=2, batch=4, learning_rate=1e-3, warmup=1)
+def _config(output: Path, steps: int = 2) -> MobileConfig:
+    tiny = Stage(steps=steps, batch=4, learning_rate=1e-3, warmup=1)
     names = ("structure", "decoder", "relu", "guidance", "halving", "regression", "adversarial")
     return replace(MobileConfig(output, scenes=16, pairs=8, save_every=1), **dict.fromkeys(names, tiny))
 
 
 def test_every_stage_runs_and_leaves_a_checkpoint(tmp_path: Path) -> None:
     seen: list[str] = []
-    config = _config(tmp_path / "run")
+    config = _config(tmp_path / "run", steps=1)
     stages = ("structure", "decoder", "relu", "guidance", "progressive", "regression", "adversarial")
     train_mobile(config, stages, lambda stage, *_: seen.append(stage))
     assert list(dict.fromkeys(seen)) == list(stages)
