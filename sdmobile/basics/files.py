@@ -172,11 +172,13 @@ def hash_json(facts: Any) -> str:
 
 
 def _take_in(digest: Any, path: Path) -> None:
-    """Adds a file's bytes, in pieces."""
+    """Adds a file's bytes, in pieces: as many as it says that it has, for a file of the system may never end."""
     buffer = bytearray(_CHUNK)
     with path.open("rb", buffering=0) as stream:
-        while count := stream.readinto(buffer):
+        left = os.fstat(stream.fileno()).st_size
+        while left > 0 and (count := stream.readinto(memoryview(buffer)[: min(left, _CHUNK)])):
             digest.update(memoryview(buffer)[:count])
+            left -= count
 
 
 def copy(source: Path, target: Path, leave_out: str | None = None) -> None:

@@ -51,7 +51,8 @@ def read_bounded(path: Path, most: int) -> bytes:
     with os.fdopen(descriptor, "rb") as stream:
         if status.st_size > most:
             raise UntrustedError(f"{status.st_size} bytes; at most {most} are read")
-        data = stream.read(most + 1)
+        # Files of the system (`/proc`) say that they have no bytes, and reading one may wait for ever.
+        data = stream.read(most + 1) if status.st_size else b""
     if len(data) > most:
         raise UntrustedError(f"it grows while it is read; at most {most} bytes are read")
     return data

@@ -90,8 +90,9 @@ def check_readable(path: Path, most_bytes: int | None = None) -> None:
             raise CheckpointError(
                 f"a file of this kind has at most {most_bytes / 1e6:g} MB", f"{path} has {status.st_size / 1e6:.0f} MB"
             )
+        # Files of the system (`/proc`) say that they have no bytes, and reading one may wait for ever.
         with path.open("rb") as stream:
-            head = stream.read(len(_LFS_MARK))
+            head = stream.read(len(_LFS_MARK)) if status.st_size else b""
     except OSError as error:
         raise CheckpointError("every file of the checkpoint must be readable", f"{path}: {error.strerror}") from error
     if not head:

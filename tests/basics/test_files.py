@@ -57,3 +57,9 @@ def test_hashes(tmp_path: Path) -> None:
     lines = f"{hash_file(a)}  a/x\n{hash_file(b)}  b\n".encode()
     assert hash_of([tmp_path / "a", b]) == hashlib.sha256(lines).hexdigest()
     assert hash_json({"x": 1, "y": [2]}) == hash_json({"y": [2], "x": 1}) != hash_json({"x": 1, "y": [3]})
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="a file of Linux")
+def test_a_file_that_says_it_has_no_bytes_is_not_read() -> None:
+    """Some files of the system are never at their end: `/proc/kmsg`."""
+    assert hash_file(Path("/proc/self/status")) == hashlib.sha256(b"").hexdigest()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -321,6 +323,32 @@ def test_pipes_and_endless_files_are_refused_at_once(copy: Path, name: str) -> N
     (copy / name).symlink_to("/dev/zero")
     with pytest.raises(CheckpointError):
         open_checkpoint(copy)
+
+
+@pytest.mark.skipif(not Path("/proc/kmsg").exists(), reason="a file of Linux")
+@pytest.mark.parametrize("name", ["scheduler/scheduler_config.json", "text_encoder/model.safetensors"])
+def test_a_file_of_the_system_that_waits_for_ever_is_not_read(copy: Path, name: str) -> None:
+    """`/proc/kmsg` says that it is a regular file of 0 bytes; reading it ends when the kernel says something."""
+    (copy / name).unlink()
+    (copy / name).symlink_to("/proc/kmsg")
+    with ends_within(20), pytest.raises(CheckpointError, match=r"must not be empty|must be readable"):
+        open_checkpoint(copy)
+
+
+@contextmanager
+def ends_within(seconds: int) -> Iterator[None]:
+    """Fails a body that waits for ever."""
+
+    def late(*_: object) -> None:
+        raise AssertionError(f"no end within {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_huge_configuration_is_refused_unread(copy: Path) -> None:
