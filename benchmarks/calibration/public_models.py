@@ -141,7 +141,7 @@ def whisper() -> nn.Module:
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
     sizes: dict[str, Any] = {"d_model": 384, "encoder_layers": 4, "encoder_attention_heads": 6, "encoder_ffn_dim": 1536}
-    config = WhisperConfig(num_mel_bins=80, max_source_positions=1500, **sizes)
+    config: Any = WhisperConfig(num_mel_bins=80, max_source_positions=1500, **sizes)
     config._attn_implementation = "eager"
     return Only(WhisperEncoder(config), "last_hidden_state")
 

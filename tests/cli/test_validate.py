@@ -87,17 +87,18 @@ def test_the_table_names_components_and_figures(onnx_bundle: Path, quick: list[o
 
 def test_below_threshold_is_exit_code_3_after_the_table(onnx_bundle: Path, quick: list[object], tmp_path: Path) -> None:
     folder = copy_bundle(onnx_bundle, tmp_path / "bundle")
-    damage_weights(folder, "unet.onnx", 1.1)
+    damage_weights(folder, "text_encoder.onnx", 1.1)
     result = run(folder, *quick, "--json")
     assert result.exit_code == EXIT_BELOW_THRESHOLD
     data = json.loads(result.stdout)
-    assert [check["status"] for check in data["components"]] == ["passed", "failed", "passed", "passed"]
-    level = data["components"][1]["worst"]["psnr_db"]
-    assert f"unet on ort: {level:.1f} dB, at least 60 dB needed" in result.stderr
-    lower = run(folder, *quick, "--no-trajectory", "--threshold-db", math.floor(level))
+    assert [check["status"] for check in data["components"]] == ["failed", "passed", "passed", "passed"]
+    level = data["components"][0]["worst"]["psnr_db"]
+    assert f"text_encoder on ort: {level:.1f} dB, at least 60 dB needed" in result.stderr
+    quick += ["--no-trajectory", "--components", "text_encoder"]
+    lower = run(folder, *quick, "--threshold-db", math.floor(level))
     assert "dB needed" not in lower.stderr
-    assert "unet, weights: " in lower.stderr  # no threshold makes other weights the checkpoint's
-    higher = run(folder, *quick, "--no-trajectory", "--threshold-db", math.ceil(level))
+    assert "text_encoder, weights: " in lower.stderr  # no threshold makes other weights the checkpoint's
+    higher = run(folder, *quick, "--threshold-db", math.ceil(level))
     assert "dB needed" in higher.stderr
     assert higher.exit_code == EXIT_BELOW_THRESHOLD
 

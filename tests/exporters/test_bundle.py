@@ -32,9 +32,9 @@ def _plan(checkpoint: Path, out: Path, target: str = "onnx", **options: Any) -> 
 
 @pytest.fixture(scope="session")
 def exported(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ExportPlan, ComponentCache]:
-    """An android bundle of two components, through real processes."""
+    """An android bundle of one component, through a real process."""
     folder = tmp_path_factory.mktemp("exported")
-    plan = _plan(tiny_checkpoint, folder / "bundle", "android", components=("text_encoder", "vae_decoder"))
+    plan = _plan(tiny_checkpoint, folder / "bundle", "android", components=("text_encoder",))
     cache = ComponentCache(folder / "cache")
     result = export_bundle(plan, cache, lambda *_: None)
     assert result.reused == ()
@@ -44,7 +44,7 @@ def exported(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_a_bundle_passes_its_own_check_and_lists_every_file(exported: tuple[ExportPlan, ComponentCache]) -> None:
     out = exported[0].request.out_dir
     bundle = open_bundle(out)  # compares sizes and hashes
-    assert set(bundle.components) == {"text_encoder", "vae_decoder"}
+    assert set(bundle.components) == {"text_encoder"}
     on_disk = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()} - {"manifest.json"}
     assert on_disk == set(bundle.manifest["files"])
     assert {"scheduler.json", "noise_golden.json", "metadata.json", "README.md", "tokenizer/vocab.json"} <= on_disk
@@ -131,7 +131,7 @@ def test_a_second_run_reuses_finished_components(
     monkeypatch.setattr(bundle_module, "run_component", lambda *_: pytest.fail("a component was exported again"))
     other = make_plan(ExportRequest(**{**vars(plan.request), "out_dir": tmp_path / "again"}))
     result = export_bundle(other, cache, lambda *_: None)
-    assert set(result.reused) == {"text_encoder", "vae_decoder"}
+    assert set(result.reused) == {"text_encoder"}
     assert cache.root is not None
     for folder in (plan.request.out_dir, other.request.out_dir, cache.root):
         assert [path for path in folder.rglob("*") if path.is_file() and path.stat().st_nlink != 1] == []

@@ -123,7 +123,7 @@ def test_magnitudes_are_those_of_the_reference() -> None:
     assert find_islands(program, []).nodes == frozenset()
 
 
-@pytest.mark.parametrize("target", ["ios", "android"])
+@pytest.mark.parametrize("target", ["ios", pytest.param("android", marks=pytest.mark.slow)])
 def test_the_export_keeps_in_float32_or_warns(tiny_checkpoint: Path, tmp_path: Path, target: str) -> None:
     checkpoint = scaled_checkpoint(tiny_checkpoint, tmp_path / "scaled", *KINDS["scores"])
     job = ExportJob(checkpoint, "vae_encoder", target, None, "batch2", None, tmp_path, float32_islands=True)
