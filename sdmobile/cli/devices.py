@@ -110,10 +110,14 @@ def check(
 
     The exit code is 0 if the profile can be used and 4 if not.
     """
-    from sdmobile.device_profiles.profile_file import ProfileError, read_profile, remarks
+    from sdmobile.device_profiles.profile_file import Problem, ProfileError, read_profile, remarks
+    from sdmobile.rewrites.registry import wrong_forms
 
     try:
         profile = read_profile(file)
+        if wrong := wrong_forms(profile):
+            rows = [Problem(f"forms.{name}", e.rule, str(e.value), "Name one of them.") for name, e in wrong.items()]
+            raise ProfileError("the forms must be known ones", file, problems=rows)
     except ProfileError as error:
         if not error.problems:
             raise

@@ -99,18 +99,63 @@ def evaluate(
     runtime: Annotated[
         str, typer.Option(help="auto, torch, evaluator, evaluator-fp16, coreml, litert or ort.")
     ] = "auto",
+    pictures: Annotated[
+        int,
+        typer.Option(min=0, help="Pictures to compare with as many rendered ones (KID, precision, recall, entropy)."),
+    ] = 0,
 ) -> None:
     """Judge how many held-out prompts a shapes checkpoint, or a bundle of it, obeys."""
     from sdmobile.training.shapes import evaluate as judge
 
     with step_progress() as progress:
         record = judge(
-            source, output, lambda done, total: progress("judging", done, total), prompts, steps, guidance, runtime
+            source,
+            output,
+            lambda done, total: progress("judging", done, total),
+            prompts,
+            steps,
+            guidance,
+            runtime,
+            pictures,
         )
     _say(record)
     typer.echo(str(output))
 
 
+@train_app.command()
+def features(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The safetensors file to write.")],
+    steps: Annotated[int, typer.Option(min=1, help="Steps of 64 rendered scenes.")] = 4000,
+    seed: Annotated[int, typer.Option(help="Seed of weights and scenes.")] = 0,
+) -> None:
+    """Train the small network by whose features `evaluate --pictures` compares drawn and rendered pictures."""
+    import numpy as np
+
+    from sdmobile.checkpoints.shapes64.scenes import sample_scene
+    from sdmobile.training.features import accuracy, save_features, train_features
+
+    with step_progress() as progress:
+        net = train_features(steps, 64, seed, lambda done, total, _loss: progress("training", done, total))
+    save_features(net, output)
+    rng = np.random.default_rng(9_000_000)
+    share = accuracy(net, [sample_scene(rng, held_out=True) for _ in range(1000)])
+    typer.echo(f"{100 * share:.2f} % of the answers are right on 1000 scenes of held-out combinations", err=True)
+    typer.echo(str(output))
+
+
 def _say(record: dict[str, Any]) -> None:
-    share = 100 * record["share"]
-    typer.echo(f"{record['obeyed']} of {record['prompts']} held-out prompts obeyed ({share:.1f} %)", err=True)
+    low, high = (100 * share for share in record["interval_95"])
+    obeyed, prompts, share = record["obeyed"], record["prompts"], 100 * record["share"]
+    typer.echo(
+        f"{obeyed} of {prompts} held-out prompts obeyed ({share:.1f} %, 95 % interval {low:.1f} to {high:.1f}); "
+        f"{100 * record['claims']:.1f} % of their claims",
+        err=True,
+    )
+    if (found := record.get("distribution")) is None:
+        return
+    for name, row in (("drawn", found), *found["floors"].items()):
+        mean, spread = row["kid"]
+        near = f"precision {row['precision']:.3f}, recall {row['recall']:.3f}"
+        typer.echo(f"{name:12} shapes-KID {mean:.4f} ± {spread:.4f}, {near}", err=True)
+    for name, (drawn, ideal) in found["bits"].items():
+        typer.echo(f"{name} left open: {drawn:.2f} bits, rendered {ideal:.2f}", err=True)

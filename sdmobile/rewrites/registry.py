@@ -156,10 +156,35 @@ def _form(forms: Forms, operation: str) -> Iterator[Rule]:
     form = forms.of(operation)
     if form is None or form == AS_CAPTURED:
         return
-    if form not in FORMS[operation]:
-        known = ", ".join([AS_CAPTURED, *FORMS[operation]])
-        raise UnsupportedError(f"the form of {operation} in a device profile must be one of {known}", form)
+    check_form(operation, form)
     yield rule_class(FORMS[operation][form])()
+
+
+def check_form(operation: str, form: str) -> None:
+    """Checks the form that a profile names for an operation of `FORMS`.
+
+    Raises:
+        UnsupportedError: no rule writes it.
+    """
+    known = [AS_CAPTURED, *FORMS[operation]]
+    if operation == "convolution":
+        from sdmobile.device_profiles.runtime_rules.winograd import RUNTIME_RULES, Gpu
+
+        known += [f"{RUNTIME}{name}/{gpu.value}" for name in RUNTIME_RULES for gpu in Gpu]
+    if form not in known:
+        raise UnsupportedError(f"the form of {operation} in a device profile must be one of {', '.join(known)}", form)
+
+
+def wrong_forms(profile: DeviceProfile) -> dict[str, UnsupportedError]:
+    """Returns what is wrong with the forms that a profile names, with and without composites; loads no rule."""
+    found: dict[str, UnsupportedError] = {}
+    for forms in (profile.chosen_forms(False), profile.chosen_forms(True)):
+        for operation in FORMS:
+            try:
+                check_form(operation, forms.of(operation) or AS_CAPTURED)
+            except UnsupportedError as error:
+                found[operation] = error
+    return found
 
 
 def _convolution(forms: Forms) -> Iterator[Rule]:
@@ -168,12 +193,10 @@ def _convolution(forms: Forms) -> Iterator[Rule]:
     if not form.startswith(RUNTIME):
         yield from _form(forms, "convolution")
         return
-    from sdmobile.device_profiles.runtime_rules.winograd import RUNTIME_RULES, Gpu
+    check_form("convolution", form)
+    from sdmobile.device_profiles.runtime_rules.winograd import Gpu
 
     runtime, _, gpu = form.removeprefix(RUNTIME).partition("/")
-    known = [f"{RUNTIME}{name}/{gpu.value}" for name in RUNTIME_RULES for gpu in Gpu]
-    if form not in known:
-        raise UnsupportedError(f"a runtime's own convolutions are one of {', '.join(known)}", form)
     rule: Any = rule_class("winograd_conv")
     yield rule(runtime=runtime, gpu=Gpu(gpu))
 

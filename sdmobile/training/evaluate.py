@@ -9,6 +9,7 @@ import numpy as np
 
 from sdmobile.checkpoints.shapes64.checker import complaints
 from sdmobile.checkpoints.shapes64.held_out import held_out_captions
+from sdmobile.training.quality import claims_obeyed, wilson_interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,11 +40,18 @@ class Obedience:
         """Number of prompts whose claims all hold."""
         return sum(not picture.wrong for picture in self.judged)
 
+    @property
+    def claims(self) -> float:
+        """Share of all claims that hold: a caption makes two to four."""
+        kept, made = zip(*(claims_obeyed(one.caption.claims, one.wrong) for one in self.judged), strict=True)
+        return sum(kept) / sum(made)
+
     def to_json(self) -> dict[str, Any]:
-        """Returns the figure, the settings and every prompt with its complaints."""
+        """Returns the figures with their 95 % interval, the settings and every prompt with its complaints."""
         prompts = [{"prompt": picture.caption.text, "wrong": picture.wrong} for picture in self.judged]
         total = len(self.judged)
-        return {"obeyed": self.obeyed, "prompts": total, "share": self.obeyed / total, **self.settings, "all": prompts}
+        figures = {"obeyed": self.obeyed, "prompts": total, "share": self.obeyed / total, "claims": self.claims}
+        return {**figures, "interval_95": wilson_interval(self.obeyed, total), **self.settings, "all": prompts}
 
 
 def measure_obedience(

@@ -127,6 +127,7 @@ def evaluate(
     steps: int = STEPS,
     guidance: float | None = None,
     runtime: str = "auto",
+    pictures: int = 0,
 ) -> dict[str, Any]:
     """Measures how many held-out prompts are obeyed; writes `obedience.json` and `samples.png`.
 
@@ -138,6 +139,7 @@ def evaluate(
         steps: sampling steps.
         guidance: classifier-free guidance scale; None for the checkpoint's own.
         runtime: "auto" or a runtime of the bundle.
+        pictures: of each set for the comparison with rendered pictures (`distribution`); 0 for none.
 
     Returns:
         The record written to `obedience.json`.
@@ -150,9 +152,24 @@ def evaluate(
     result = measure_obedience(draw, prompts, settings, report)
     output.mkdir(parents=True, exist_ok=True)
     record = result.to_json()
+    if pictures:
+        record = {"distribution": _distribution(source, draw, pictures, report), **record}
     (output / "obedience.json").write_text(json.dumps(record, indent=1) + "\n")
     Image.fromarray(picture_grid(result.judged[:48])).save(output / "samples.png")
     return record
+
+
+def _distribution(
+    source: Path | None, draw: Callable[[str, int], Any], pictures: int, report: Callable[[int, int], None]
+) -> dict[str, Any]:
+    """Returns the distances from rendered pictures; the autoencoder's floor where the source is a checkpoint."""
+    from sdmobile.checkpoints import load_model, open_checkpoint
+    from sdmobile.formats.bundle.reading import MANIFEST
+    from sdmobile.training.distribution import measure_distribution
+
+    bundle = source is not None and (source / MANIFEST).exists()
+    autoencoder = None if bundle else load_model(open_checkpoint(source), "vae")
+    return measure_distribution(draw, autoencoder, pictures, report)
 
 
 def quick(config: TrainConfig, steps: int) -> TrainConfig:

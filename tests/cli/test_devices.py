@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,20 @@ def test_check_names_every_problem_at_once(tmp_path: Path) -> None:
     assert not data["valid"]
     assert {problem["place"] for problem in data["problems"]} == {"target", "hardware.neural_engine_peak"}
     assert all(problem["fix"] for problem in data["problems"])
+
+
+@pytest.mark.parametrize(("form", "plain"), [("group_norm", False), ("layer_norm", True), ("convolution", False)])
+def test_check_knows_the_forms_that_a_rule_writes(tmp_path: Path, form: str, plain: bool) -> None:
+    path = tmp_path / "mine.toml"
+    text = profile_path("galaxy-s23-ultra").read_text()
+    head, entry, rest = text.partition(f"[{'plain' if plain else 'forms'}.{form}]")
+    assert entry
+    path.write_text(head + entry + re.sub(r'value = "[^"]*"', 'value = "composit"', rest, count=1))
+    result = CliRunner().invoke(app, ["devices", "check", str(path), "--json"])
+    assert result.exit_code == 4
+    (problem,) = json.loads(result.stdout)["problems"]
+    assert (problem["place"], problem["value"]) == (f"forms.{form}", "composit")
+    assert "must be one of" in problem["rule"]
 
 
 def test_own_measurements_make_a_profile_that_predicts_them(folder: str, tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ _OPENS_OTHERS: dict[str, tuple[str, ...]] = {
     "rewrites list": (),
     "train shapes": (),
     "train mobile": (),
+    "train features": (),
     "doctor": (),
 }
 # One of each kind; tests/formats/bundle/test_hostile.py opens all of them.

@@ -47,3 +47,25 @@ def test_evaluate_says_how_many_are_obeyed_and_prints_the_folder(
     assert f"{record['obeyed']} of 1 held-out prompts obeyed" in captured.err
     assert captured.out == f"{output}\n"
     assert (output / "samples.png").is_file()
+
+
+def test_evaluate_compares_pictures_where_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is measured, and how, is the matter of tests/training/test_distribution.py."""
+    asked: list[tuple[object, int]] = []
+
+    def measured(_draw: object, autoencoder: object, pictures: int, _progress: object) -> dict[str, object]:
+        asked.append((type(autoencoder).__name__, pictures))
+        row = {"kid": [0.01, 0.002], "precision": 0.9, "recall": 0.8}
+        return {**row, "floors": {"renderer": row}, "bits": {"background": [1.5, 1.9]}}
+
+    monkeypatch.setattr("sdmobile.training.distribution.measure_distribution", measured)
+    output = tmp_path / "judged"
+    assert run(["train", "evaluate", "-o", str(output), "--prompts", "1", "--steps", "1", "--pictures", "9"]) == 0
+    told = capsys.readouterr().err
+    assert asked == [("AutoencoderKL", 9)]
+    assert "shapes-KID 0.0100 ± 0.0020, precision 0.900, recall 0.800" in told
+    assert "background left open: 1.50 bits, rendered 1.90" in told
+    assert "95 % interval" in told
+    assert json.loads((output / "obedience.json").read_text("utf-8"))["distribution"]["recall"] == 0.8

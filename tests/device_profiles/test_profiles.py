@@ -15,7 +15,9 @@ from sdmobile.rewrites.registry import rules_for
 
 
 def test_the_known_devices() -> None:
-    assert list_profiles() == ("android-cpu", "cpu", "galaxy-s23-ultra", "iphone-14-pro-max", "iphone-15-pro")
+    known = list_profiles()
+    assert {"android-cpu", "cpu", "galaxy-s23-ultra", "iphone-14-pro-max", "iphone-15-pro"} <= set(known)
+    assert list(known) == sorted(known)
 
 
 @pytest.mark.parametrize("name", list_profiles())
@@ -68,9 +70,7 @@ def test_published_figures() -> None:
 
 
 def test_an_unknown_device_lists_the_known() -> None:
-    with pytest.raises(
-        UnsupportedError, match=r"nokia-3310.*android-cpu, cpu, galaxy-s23-ultra, iphone-14-pro-max, iphone-15-pro"
-    ):
+    with pytest.raises(UnsupportedError, match=f"nokia-3310.*{', '.join(list_profiles())}"):
         load_profile("nokia-3310")
     with pytest.raises(UnsupportedError, match=r"must be a known one: \.\./cpu"):
         load_profile("../cpu")

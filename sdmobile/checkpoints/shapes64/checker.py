@@ -105,6 +105,11 @@ def _cell(position: float, low: str, high: str) -> str:
     return low if position < 25 else high if position > 39 else "middle"
 
 
+def cell_of(seen: Seen) -> tuple[str, str]:
+    """Returns the cell that an object is in, such as ("left", "top")."""
+    return _cell(seen.x, "left", "right"), _cell(seen.y, "top", "bottom")
+
+
 def _matches(seen: Seen, claim: ItemClaim) -> bool:
     return seen.shape == claim.shape and seen.colour == claim.colour and (claim.size is None or seen.size == claim.size)
 
@@ -134,7 +139,7 @@ def complaints(image: np.ndarray, claims: Claims) -> list[str]:
         if not _matches(found, claim):
             wrong.append(f"{found.size} {found.colour} {found.shape}, not {claim}")
     if claims.place is not None:
-        cell = (_cell(seen[0].x, "left", "right"), _cell(seen[0].y, "top", "bottom"))
+        cell = cell_of(seen[0])
         if cell != claims.place:
             wrong.append(f"at {cell}, not {claims.place}")
     return wrong
