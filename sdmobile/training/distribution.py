@@ -31,7 +31,7 @@ _REAL, _DRAWN, _OTHER = 8_000_000, 8_100_000, 8_200_000  # seeds of scenes
 
 
 def measure_distribution(
-    draw: Draw, autoencoder: Any | None, pictures: int, progress: Callable[[int, int], None]
+    draw: Draw, autoencoder: Any | None, pictures: int, progress: Callable[[int, int], None], seeds: int = SEEDS
 ) -> dict[str, Any]:
     """Compares drawn pictures with rendered ones, in features of a network that was trained on renderings.
 
@@ -40,6 +40,7 @@ def measure_distribution(
         autoencoder: of the checkpoint, for its floor; None to leave that out.
         pictures: N, of each set.
         progress: called with pictures done and all.
+        seeds: pictures of one caption, whose entropy is taken.
 
     Returns:
         `kid` (mean, standard deviation), `precision` and `recall` of N drawn pictures against N rendered ones; the same
@@ -48,7 +49,7 @@ def measure_distribution(
     """
     net, digest = load_features(FEATURES_FILE)
     scenes = _scenes(_DRAWN, pictures)
-    total = pictures + 2 * CAPTIONS * SEEDS
+    total = pictures + 2 * CAPTIONS * seeds
     drawn: list[np.ndarray] = []
     for seed, scene in enumerate(scenes):
         drawn.append(draw(caption(np.random.default_rng([_DRAWN, seed]), scene).text, seed))
@@ -58,7 +59,7 @@ def measure_distribution(
     floors = {"renderer": _against(real, _features(net, other))}
     if autoencoder is not None:
         floors["autoencoder"] = _against(real, _features(net, decoded(autoencoder, other)))
-    bits = _bits(draw, lambda done: progress(pictures + done, total))
+    bits = _bits(draw, seeds, lambda done: progress(pictures + done, total))
     return {"pictures": pictures, **_against(real, _features(net, drawn)), "floors": floors, "bits": bits,
             "features_sha256": digest}  # fmt: skip
 
@@ -92,7 +93,7 @@ def decoded(autoencoder: Any, pictures: list[np.ndarray]) -> list[np.ndarray]:
     return found
 
 
-def _bits(draw: Draw, progress: Callable[[int], None]) -> dict[str, list[float]]:
+def _bits(draw: Draw, seeds: int, progress: Callable[[int], None]) -> dict[str, list[float]]:
     """Returns mean entropies of what captions leave open: of the pictures, and of the renderer's choices."""
     rng, done, found = np.random.default_rng(_OTHER), 0, {}
     for name, prior, silent in (
@@ -102,12 +103,12 @@ def _bits(draw: Draw, progress: Callable[[int], None]) -> dict[str, list[float]]
         drawn, ideal = [], []
         for one in _captions(silent):
             values = []
-            for seed in range(SEEDS):
+            for seed in range(seeds):
                 values.append(_read(name, draw(one.text, seed)))
                 done += 1
                 progress(done)
             drawn.append(entropy_bits(values))
-            ideal.append(entropy_bits(rng.integers(prior, size=SEEDS).tolist()))
+            ideal.append(entropy_bits(rng.integers(prior, size=seeds).tolist()))
         found[name] = [float(np.mean(drawn)), float(np.mean(ideal))]
     return found
 

@@ -31,8 +31,9 @@ def _numbers(kind: Kind, cheap: tuple[str, ...], second: float = 1.0) -> list[in
 
 
 def _verdicts(kind: Kind, numbers: list[int], folder: Path) -> list[Verdict]:
-    """Runs cases, with a tiny checkpoint as all that they share."""
-    light = Kind(kind.name, kind.share, kind.seconds, kind.case, lambda shared: _tiny(shared), kind.memory)
+    """Runs cases, with a tiny checkpoint as all that they share; those of checkpoints share a single file, too."""
+    prepare = kind.prepare if kind.name == "checkpoints" else _tiny
+    light = Kind(kind.name, kind.share, kind.seconds, kind.case, prepare, kind.memory)
     runner = Runner(folder)
     runner.prepare([light])
     return [result.verdict for result in runner.run([Case(light, number, 0) for number in numbers])]
@@ -45,6 +46,7 @@ def _tiny(shared: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "cheap", "second"),
     [
+        ("checkpoints", ("_folder", "_single", "_index", "_pickle"), 1.0),
         ("bundles", ("_hostile",), 1.0),
         ("processes", ("_killed", "_interrupted", "_full"), 0.5),  # made-up bundles
         ("processes", ("_two",), 1.0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from sdmobile.basics.files import hash_of, size_of
 from sdmobile.cli.app import run
 from sdmobile.device_profiles import profile_path
-from sdmobile.errors import OutputError, UnsupportedError
+from sdmobile.errors import OutputError, ResourceError, UnsupportedError
 from sdmobile.exporters.bundle import ExportResult, export_bundle
 from sdmobile.exporters.cache import ComponentCache
 from sdmobile.exporters.request import ExportRequest, make_plan
@@ -160,3 +161,19 @@ def test_a_phones_cpu_takes_integers(tiny_checkpoint: Path, tmp_path: Path) -> N
     compression = component.record["compression"]
     assert compression["schemes"]["int8c"] == compression["checked"] > 0
     assert component.path.stat().st_size == compression["bytes_after"] < compression["bytes_before"]
+
+
+@pytest.mark.parametrize("room", [0, 4_000, 40_000])
+def test_a_full_disk_is_told_and_leaves_nothing(plain: Path, tmp_path: Path, room: int) -> None:
+    """A file cannot grow beyond `room` bytes here: for the libraries that write, a full disk."""
+    before = _files(plain)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        with pytest.raises(ResourceError, match="must have room"):
+            apply_recipe(plain, named_recipe("palette4"), tmp_path / "small")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+    assert _files(plain) == before
+    assert apply_recipe(plain, named_recipe("palette4"), tmp_path / "small").path.is_dir()
