@@ -41,7 +41,7 @@ demo: $(STAMP)  ## export shapes-64 for both phones, validate, draw pictures, wr
 	@echo "Pictures:  $(DEMO)/torch.png  $(DEMO)/ios.png  $(DEMO)/android.png"
 	@echo "Reports:   $(DEMO)/report-ios/report.html  $(DEMO)/report-android/report.html"
 
-# Pyright has one thread and waits for nobody: beside the tests it takes a minute less than before them.
+# Pyright runs in one thread and needs nothing of the tests: beside them.
 test: $(STAMP)  ## lint, types and the fast tests
 	$(MAKE) lint
 	$(MAKE) --jobs 2 type fast

@@ -30,7 +30,7 @@ class Row:
 
 
 def steps() -> list[tuple[str, Config]]:
-    """Returns the configurations in the paper's order; each has all changes of those before it."""
+    """Returns the configurations; each but the last two has all changes of those before it."""
     changes: list[tuple[str, Config]] = [
         ("no transformer at 64 × 64", {"transformer_layers_per_block": (0, 1, 1, 0)}),
         ("no self-attention at 32 × 32", {"self_attention": (False, False, True, True)}),

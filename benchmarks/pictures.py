@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sdmobile.checkpoints.shapes64.checker import complaints
+from sdmobile.checkpoints.shapes64.checker import compare
 from sdmobile.checkpoints.shapes64.held_out import held_out_captions
 from sdmobile.training.evaluate import Judged, drawer, picture_grid
 
@@ -27,7 +27,7 @@ def main(ios: Path, android: Path, output: Path) -> None:
     for source, runtime in ((None, "torch"), (ios, "evaluator-fp16"), (android, "litert")):
         draw, _ = drawer(source, runtime, steps=20, guidance=None)
         images = [draw(one.text, seed) for seed, one in enumerate(captions)]
-        rows += [Judged(one, image, complaints(image, one.claims)) for one, image in zip(captions, images, strict=True)]
+        rows += [Judged(one, image, *compare(image, one.claims)) for one, image in zip(captions, images, strict=True)]
     output.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.asarray(picture_grid(rows, columns=COUNT))).save(output)
     for seed, one in enumerate(captions):

@@ -7,6 +7,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from sdmobile.basics.files import hash_tree
+from sdmobile.checkpoints.headers import check_readable
+from sdmobile.checkpoints.jsonfile import MOST_BYTES
 from sdmobile.errors import CheckpointError, SdmobileError
 from sdmobile.families.family import Facts
 
@@ -97,8 +99,14 @@ class Checkpoint(Facts):
         """SHA-256 over names and bytes of the weight, configuration and tokenizer files, as hexadecimal digits.
 
         Read on first use, at the speed of the disk; a copy of the checkpoint elsewhere has the same hash.
+
+        Raises:
+            CheckpointError: a file is empty or cannot be read; one that holds no weights is too large.
         """
         root = self.path if self.path.is_dir() else self.path.parent
+        weights = {file for component in self.components.values() for file in component.weight_files}
+        for file in self.hashed_files:
+            check_readable(file, None if file in weights else MOST_BYTES)
         try:
             return hash_tree(root, self.hashed_files)
         except OSError as error:

@@ -116,7 +116,7 @@ def check(
     try:
         profile = read_profile(file)
         if wrong := wrong_forms(profile):
-            rows = [Problem(f"forms.{name}", e.rule, str(e.value), "Name one of them.") for name, e in wrong.items()]
+            rows = [Problem(place, e.rule, str(e.value), "Name one of them.") for place, e in wrong.items()]
             raise ProfileError("the forms must be known ones", file, problems=rows)
     except ProfileError as error:
         if not error.problems:

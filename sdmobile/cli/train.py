@@ -10,6 +10,7 @@ import typer
 
 from sdmobile.cli.arguments import CommandGroup
 from sdmobile.cli.progress import step_progress
+from sdmobile.errors import OutputError
 
 train_app = typer.Typer(help="Train and judge the bundled checkpoint.", cls=CommandGroup, no_args_is_help=True)
 
@@ -105,8 +106,11 @@ def evaluate(
     ] = 0,
 ) -> None:
     """Judge how many held-out prompts a shapes checkpoint, or a bundle of it, obeys."""
+    from sdmobile.training.distribution import FEWEST
     from sdmobile.training.shapes import evaluate as judge
 
+    if 0 < pictures < FEWEST:
+        raise typer.BadParameter(f"--pictures is 0 or at least {FEWEST}, to have neighbours; not {pictures}")
     with step_progress() as progress:
         record = judge(
             source,
@@ -127,19 +131,19 @@ def features(
     output: Annotated[Path, typer.Option("--output", "-o", help="The safetensors file to write.")],
     steps: Annotated[int, typer.Option(min=1, help="Steps of 64 rendered scenes.")] = 4000,
     seed: Annotated[int, typer.Option(help="Seed of weights and scenes.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
 ) -> None:
     """Train the small network by whose features `evaluate --pictures` compares drawn and rendered pictures."""
-    import numpy as np
+    from sdmobile.training.features import held_out_accuracy, save_features, train_features
 
-    from sdmobile.checkpoints.shapes64.scenes import sample_scene
-    from sdmobile.training.features import accuracy, save_features, train_features
-
+    if output.exists() and not overwrite:
+        raise OutputError("the file must not exist yet", output, "Choose another -o, or add --overwrite.")
+    output.parent.mkdir(parents=True, exist_ok=True)
     with step_progress() as progress:
         net = train_features(steps, 64, seed, lambda done, total, _loss: progress("training", done, total))
-    save_features(net, output)
-    rng = np.random.default_rng(9_000_000)
-    share = accuracy(net, [sample_scene(rng, held_out=True) for _ in range(1000)])
-    typer.echo(f"{100 * share:.2f} % of the answers are right on 1000 scenes of held-out combinations", err=True)
+    save_features(net, output, overwrite)
+    share = 100 * held_out_accuracy(net)
+    typer.echo(f"{share:.2f} % of the answers are right on 1000 scenes of held-out combinations", err=True)
     typer.echo(str(output))
 
 
@@ -158,4 +162,4 @@ def _say(record: dict[str, Any]) -> None:
         near = f"precision {row['precision']:.3f}, recall {row['recall']:.3f}"
         typer.echo(f"{name:12} shapes-KID {mean:.4f} ± {spread:.4f}, {near}", err=True)
     for name, (drawn, ideal) in found["bits"].items():
-        typer.echo(f"{name} left open: {drawn:.2f} bits, rendered {ideal:.2f}", err=True)
+        typer.echo(f"{name} left open: {drawn:.2f} bits, {ideal:.2f} if chosen evenly", err=True)

@@ -176,14 +176,17 @@ def check_form(operation: str, form: str) -> None:
 
 
 def wrong_forms(profile: DeviceProfile) -> dict[str, UnsupportedError]:
-    """Returns what is wrong with the forms that a profile names, with and without composites; loads no rule."""
+    """Returns what is wrong with the forms that a profile names, by entry ("plain.layer_norm"); loads no rule."""
+    named = [("forms", name, profile.forms.of(name)) for name in FORMS]
+    if profile.plain is not None:
+        forms = profile.chosen_forms(plain_ops=True)
+        named += [("plain", name, forms.of(name)) for name in FORMS if name in type(profile.plain).model_fields]
     found: dict[str, UnsupportedError] = {}
-    for forms in (profile.chosen_forms(False), profile.chosen_forms(True)):
-        for operation in FORMS:
-            try:
-                check_form(operation, forms.of(operation) or AS_CAPTURED)
-            except UnsupportedError as error:
-                found[operation] = error
+    for table, name, form in named:
+        try:
+            check_form(name, form or AS_CAPTURED)
+        except UnsupportedError as error:
+            found[f"{table}.{name}"] = error
     return found
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 FEATURES_FILE = Path(__file__).resolve().parent.parent / "data" / "shapes-64-features.safetensors"
 SEEDS = 64
+FEWEST = 8
+"""Pictures of each set: halves of four have a third neighbour."""
 CAPTIONS = 4
 """Captions that are silent on the background, and as many that are silent on the place; each is drawn `SEEDS` times."""
 _REAL, _DRAWN, _OTHER = 8_000_000, 8_100_000, 8_200_000  # seeds of scenes
@@ -45,7 +47,7 @@ def measure_distribution(
     Returns:
         `kid` (mean, standard deviation), `precision` and `recall` of N drawn pictures against N rendered ones; the same
         under `floors` for other renderings and for those through the autoencoder; `bits`, the entropy of what a caption
-        leaves open, and of the renderer in as many draws; `features_sha256`.
+        leaves open, and of as many even choices; `features_sha256`.
     """
     net, digest = load_features(FEATURES_FILE)
     scenes = _scenes(_DRAWN, pictures)
@@ -60,8 +62,8 @@ def measure_distribution(
     if autoencoder is not None:
         floors["autoencoder"] = _against(real, _features(net, decoded(autoencoder, other)))
     bits = _bits(draw, seeds, lambda done: progress(pictures + done, total))
-    return {"pictures": pictures, **_against(real, _features(net, drawn)), "floors": floors, "bits": bits,
-            "features_sha256": digest}  # fmt: skip
+    found = _against(real, _features(net, drawn))
+    return {"pictures": pictures, **found, "floors": floors, "bits": bits, "features_sha256": digest}
 
 
 def _scenes(seed: int, count: int) -> list[Scene]:
@@ -94,7 +96,7 @@ def decoded(autoencoder: Any, pictures: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def _bits(draw: Draw, seeds: int, progress: Callable[[int], None]) -> dict[str, list[float]]:
-    """Returns mean entropies of what captions leave open: of the pictures, and of the renderer's choices."""
+    """Returns mean entropies of what captions leave open: of the pictures, and of even choices (the renderer's)."""
     rng, done, found = np.random.default_rng(_OTHER), 0, {}
     for name, prior, silent in (
         ("background", 4, lambda claims: claims.background is None),

@@ -55,9 +55,7 @@ class FeatureNet(nn.Module):
         self.convolutions = nn.Sequential(*layers)
         # 16 cells are kept apart: where an item is matters as much as what it is.
         self.features = nn.Linear(96 * 16, FEATURES)
-        self.heads = nn.ModuleDict(
-            {name.replace(" ", "_"): nn.Linear(FEATURES, count) for name, count in HEADS.items()}
-        )
+        self.heads = nn.ModuleDict({_key(name): nn.Linear(FEATURES, count) for name, count in HEADS.items()})
         self.register_buffer("mean", torch.zeros(FEATURES))
         self.register_buffer("deviation", torch.ones(FEATURES))
 
@@ -140,8 +138,10 @@ def rendered(scenes: Sequence[Scene]) -> Tensor:
     return to_tensor([render(scene) for scene in scenes])
 
 
-def accuracy(net: FeatureNet, scenes: Sequence[Scene]) -> float:
-    """Returns the share of right answers on rendered scenes."""
+def held_out_accuracy(net: FeatureNet, count: int = 1000) -> float:
+    """Returns the share of right answers on rendered scenes of held-out combinations."""
+    rng = np.random.default_rng(9_000_000)
+    scenes = [sample_scene(rng, held_out=True) for _ in range(count)]
     with torch.no_grad():
         answers = net.answers(net(rendered(scenes)))
     right = [
@@ -153,13 +153,13 @@ def accuracy(net: FeatureNet, scenes: Sequence[Scene]) -> float:
     return sum(right) / len(right)
 
 
-def save_features(net: FeatureNet, file: Path) -> None:
-    """Writes the weights, whole or not at all."""
+def save_features(net: FeatureNet, file: Path, overwrite: bool = False) -> None:
+    """Writes the weights, whole or not at all; raises as `write_whole`."""
     from safetensors.torch import save
 
     from sdmobile.basics.files import write_whole
 
-    write_whole(file, save({name: tensor.contiguous() for name, tensor in net.state_dict().items()}))
+    write_whole(file, save({name: tensor.contiguous() for name, tensor in net.state_dict().items()}), overwrite)
 
 
 @cache

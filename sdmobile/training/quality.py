@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from sdmobile.checkpoints.shapes64.captions import Claims
-
 _Z95 = 1.959964
 _ROWS = 512
 
@@ -110,17 +108,3 @@ def entropy_bits(values: Iterable[Hashable]) -> float:
         counts[value] = counts.get(value, 0) + 1
     total = sum(counts.values())
     return sum(count / total * math.log2(total / count) for count in counts.values())
-
-
-def claims_obeyed(claims: Claims, wrong: list[str]) -> tuple[int, int]:
-    """Returns how many of a caption's claims hold, and how many it makes: background, place, and one per item.
-
-    Args:
-        claims: of the caption.
-        wrong: the checker's complaints; where the number of objects is wrong, no claim on an item or its place holds.
-    """
-    total = len(claims.items) + (claims.background is not None) + (claims.place is not None)
-    if any(" objects, not " in line for line in wrong):
-        background = claims.background is not None and not any(line.startswith("background ") for line in wrong)
-        return int(background), total
-    return total - len(wrong), total

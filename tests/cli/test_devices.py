@@ -66,17 +66,19 @@ def test_check_names_every_problem_at_once(tmp_path: Path) -> None:
     assert all(problem["fix"] for problem in data["problems"])
 
 
-@pytest.mark.parametrize(("form", "plain"), [("group_norm", False), ("layer_norm", True), ("convolution", False)])
-def test_check_knows_the_forms_that_a_rule_writes(tmp_path: Path, form: str, plain: bool) -> None:
+@pytest.mark.parametrize(
+    ("table", "form"), [("forms", "group_norm"), ("plain", "layer_norm"), ("forms", "convolution")]
+)
+def test_check_knows_the_forms_that_a_rule_writes(tmp_path: Path, table: str, form: str) -> None:
     path = tmp_path / "mine.toml"
     text = profile_path("galaxy-s23-ultra").read_text()
-    head, entry, rest = text.partition(f"[{'plain' if plain else 'forms'}.{form}]")
+    head, entry, rest = text.partition(f"[{table}.{form}]")
     assert entry
     path.write_text(head + entry + re.sub(r'value = "[^"]*"', 'value = "composit"', rest, count=1))
     result = CliRunner().invoke(app, ["devices", "check", str(path), "--json"])
     assert result.exit_code == 4
     (problem,) = json.loads(result.stdout)["problems"]
-    assert (problem["place"], problem["value"]) == (f"forms.{form}", "composit")
+    assert (problem["place"], problem["value"]) == (f"{table}.{form}", "composit")
     assert "must be one of" in problem["rule"]
 
 

@@ -18,6 +18,8 @@ from sdmobile.cli.app import run
         (("shapes", "--threads", "0"), 2, "--threads"),
         (("evaluate", "--prompts", "0"), 2, "--prompts"),
         (("evaluate", "missing"), 4, "the checkpoint must exist"),
+        (("evaluate", "--pictures", "7"), 2, "--pictures is 0 or at least 8"),
+        (("features", "-o", "/dev/null/x"), 6, "/dev/null"),
     ],
 )
 def test_what_is_refused(
@@ -66,6 +68,20 @@ def test_evaluate_compares_pictures_where_asked(
     told = capsys.readouterr().err
     assert asked == [("AutoencoderKL", 9)]
     assert "shapes-KID 0.0100 ± 0.0020, precision 0.900, recall 0.800" in told
-    assert "background left open: 1.50 bits, rendered 1.90" in told
+    assert "background left open: 1.50 bits, 1.90 if chosen evenly" in told
     assert "95 % interval" in told
     assert json.loads((output / "obedience.json").read_text("utf-8"))["distribution"]["recall"] == 0.8
+
+
+def test_pictures_of_another_size_are_not_judged(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    assert run(["train", "evaluate", str(tiny_checkpoint), "-o", str(tmp_path / "judged"), "--prompts", "1"]) == 5
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trained_network_replaces_no_file_unasked(tmp_path: Path) -> None:
+    file = tmp_path / "net.safetensors"
+    file.write_bytes(b"precious")
+    assert run(["train", "features", "-o", str(file), "--steps", "1"]) == 6
+    assert file.read_bytes() == b"precious"
+    assert run(["train", "features", "-o", str(file), "--steps", "1", "--overwrite"]) == 0
+    assert file.stat().st_size > 500_000

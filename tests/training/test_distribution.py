@@ -13,8 +13,8 @@ from sdmobile.checkpoints.shapes64.scenes import render, sample_scene
 from sdmobile.training.distribution import FEATURES_FILE, measure_distribution
 from sdmobile.training.features import (
     HEADS,
-    accuracy,
     features_of,
+    held_out_accuracy,
     labels_of,
     load_features,
     save_features,
@@ -58,7 +58,7 @@ def test_the_same_picture_for_all_is_noticed() -> None:
 def test_the_network_that_ships_reads_pictures() -> None:
     rng = np.random.default_rng(5)
     net, _ = load_features(FEATURES_FILE)
-    assert accuracy(net, [sample_scene(rng, held_out=True) for _ in range(200)]) > 0.97
+    assert held_out_accuracy(net, 200) > 0.97
     features = features_of(net, np.stack([render(sample_scene(rng)) for _ in range(1000)]))
     np.testing.assert_allclose(features.mean(0), 0, atol=0.2)
     np.testing.assert_allclose(features.std(0), 1, atol=0.2)

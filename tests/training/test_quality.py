@@ -5,11 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sdmobile.checkpoints.shapes64.captions import Claims, ItemClaim, caption
-from sdmobile.checkpoints.shapes64.checker import complaints
-from sdmobile.checkpoints.shapes64.scenes import render, sample_scene
 from sdmobile.training.quality import (
-    claims_obeyed,
     entropy_bits,
     kernel_distance,
     precision_recall,
@@ -75,21 +71,3 @@ def test_entropy() -> None:
     assert entropy_bits("aaaa") == 0.0
     assert entropy_bits([1, 2, 3, 4] * 5) == pytest.approx(2.0)
     assert entropy_bits("aab") == pytest.approx(0.918296, abs=1e-6)
-
-
-def test_claims() -> None:
-    claims = Claims((ItemClaim("circle", "red", None), ItemClaim("cross", "blue", "small")), "white", axis="x")
-    assert claims_obeyed(claims, []) == (3, 3)
-    assert claims_obeyed(claims, ["background pink, not white"]) == (2, 3)
-    assert claims_obeyed(claims, ["1 objects, not 2"]) == (1, 3)
-    assert claims_obeyed(claims, ["background pink, not white", "1 objects, not 2"]) == (0, 3)
-
-
-def test_complaints_are_counted_as_the_checker_words_them() -> None:
-    """Of a caption judged by another scene's picture."""
-    rng = np.random.default_rng(3)
-    for _ in range(200):
-        claims = caption(rng, sample_scene(rng)).claims
-        kept, made = claims_obeyed(claims, complaints(render(sample_scene(rng)), claims))
-        assert 0 <= kept <= made <= 4
-        assert made >= 1

@@ -34,6 +34,11 @@ class Claims:
     place: tuple[str, str] | None = None
     axis: str | None = None
 
+    @property
+    def count(self) -> int:
+        """Number of claims: one per item, one each on background and place where the caption speaks of them."""
+        return len(self.items) + (self.background is not None) + (self.place is not None)
+
 
 @dataclass(frozen=True)
 class Caption:

@@ -115,6 +115,11 @@ def _matches(seen: Seen, claim: ItemClaim) -> bool:
 
 
 def complaints(image: np.ndarray, claims: Claims) -> list[str]:
+    """Returns what is wrong with a picture, in words: the first part of what `compare` returns."""
+    return compare(image, claims)[0]
+
+
+def compare(image: np.ndarray, claims: Claims) -> tuple[list[str], int]:
     """Compares a picture with a caption's claims.
 
     Args:
@@ -122,7 +127,8 @@ def complaints(image: np.ndarray, claims: Claims) -> list[str]:
         claims: what the caption says.
 
     Returns:
-        What is wrong, in words; an empty list means that the caption is obeyed.
+        What is wrong, in words, an empty list where the caption is obeyed; and how many of `claims.count` claims fail:
+        every one on an item or its place, where the number of objects is wrong.
     """
     if image.shape != (IMAGE_SIZE, IMAGE_SIZE, 3):
         raise ValueError(f"the checker reads pictures of shape (64, 64, 3), got {image.shape}")
@@ -131,7 +137,8 @@ def complaints(image: np.ndarray, claims: Claims) -> list[str]:
     if claims.background is not None and reading.background != claims.background:
         wrong.append(f"background {reading.background}, not {claims.background}")
     if len(reading.items) != len(claims.items):
-        return [*wrong, f"{len(reading.items)} objects, not {len(claims.items)}"]
+        failed = len(wrong) + len(claims.items) + (claims.place is not None)
+        return [*wrong, f"{len(reading.items)} objects, not {len(claims.items)}"], failed
     seen = list(reading.items)
     if claims.axis is not None:
         seen.sort(key=lambda item: item.x if claims.axis == "x" else item.y)
@@ -142,4 +149,4 @@ def complaints(image: np.ndarray, claims: Claims) -> list[str]:
         cell = cell_of(seen[0])
         if cell != claims.place:
             wrong.append(f"at {cell}, not {claims.place}")
-    return wrong
+    return wrong, len(wrong)

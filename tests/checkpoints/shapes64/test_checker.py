@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sdmobile.checkpoints.shapes64.captions import Claims, caption
-from sdmobile.checkpoints.shapes64.checker import complaints, read_picture
+from sdmobile.checkpoints.shapes64.captions import Claims, ItemClaim, caption
+from sdmobile.checkpoints.shapes64.checker import compare, complaints, read_picture
 from sdmobile.checkpoints.shapes64.scenes import BACKGROUNDS, COLOURS, SHAPES, render, sample_scene
 
 PICTURES = 1000
@@ -62,3 +62,23 @@ def test_an_empty_picture_shows_nothing() -> None:
 def test_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match="64"):
         complaints(np.zeros((32, 32, 3), np.uint8), Claims((), None))
+
+
+def test_claims_that_fail_are_counted() -> None:
+    """A pair on white: two items and the background are three claims, of which a picture may keep each."""
+    rng = np.random.default_rng(5)
+    scene = next(scene for scene in iter(lambda: sample_scene(rng), None) if len(scene.items) == 2)
+    first, second = (ItemClaim(item.shape, item.colour, None) for item in scene.items)
+    other = ItemClaim("square" if first.shape != "square" else "cross", first.colour, None)
+    wrong_ground = next(name for name in BACKGROUNDS if name != scene.background)
+
+    def failed(items: tuple[ItemClaim, ...], background: str | None) -> tuple[int, int]:
+        claims = Claims(items, background, axis=scene.axis)
+        return compare(render(scene), claims)[1], claims.count
+
+    assert failed((first, second), scene.background) == (0, 3)
+    assert failed((first, second), None) == (0, 2)
+    assert failed((other, second), scene.background) == (1, 3)
+    assert failed((other, second), wrong_ground) == (2, 3)
+    one = Claims((first,), wrong_ground, place=("left", "top"))
+    assert (compare(render(scene), one)[1], one.count) == (3, 3)  # two objects where one is claimed
