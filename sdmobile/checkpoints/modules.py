@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import SdmobileError, UnsupportedError
@@ -45,9 +46,16 @@ def empty_module(model: Model, config: dict[str, Any]) -> nn.Module:
 
 
 def _integers(value: object) -> list[int]:
-    """Returns the whole numbers of a configuration's value, those of a list included."""
-    values = value if isinstance(value, list | tuple) else [value]
-    return [item for item in values if isinstance(item, int)]
+    """Returns the whole numbers of a configuration's value, those inside lists and mappings included."""
+    found: list[int] = []
+    left = [value]
+    while left:  # not by recursion: a file may nest deeper than Python calls
+        item = left.pop()
+        if isinstance(item, list | tuple | Mapping):
+            left += item.values() if isinstance(item, Mapping) else item
+        elif isinstance(item, int):
+            found.append(item)
+    return found
 
 
 def _whole_numbers(model: Model) -> list[str]:

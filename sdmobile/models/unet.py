@@ -16,6 +16,7 @@ from torch import nn
 
 from sdmobile.models.attention import AttnProcessor
 from sdmobile.models.blocks import DownBlock, Level, MidBlock, UpBlock
+from sdmobile.models.noise_from_v import NoiseFromV
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +45,8 @@ class MobileUNet2DConditionModel(ModelMixin, ConfigMixin):
         norm_num_groups, norm_eps: of the group norms.
         distilled_guidance_scale: guidance scale whose prediction the caption's row alone gives; None where sampling
             must guide.
+        noise_schedule: of the training, in Diffusers' keys, where what the layers predict is v and what the UNet
+            returns shall be ε; None where it returns what they predict.
     """
 
     _supports_gradient_checkpointing = False
@@ -70,6 +73,7 @@ class MobileUNet2DConditionModel(ModelMixin, ConfigMixin):
         norm_num_groups: int = 32,
         norm_eps: float = 1e-5,
         distilled_guidance_scale: float | None = None,
+        noise_schedule: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         widths = tuple(block_out_channels)
@@ -125,6 +129,7 @@ class MobileUNet2DConditionModel(ModelMixin, ConfigMixin):
         self.conv_norm_out = nn.GroupNorm(norm_num_groups, widths[0], eps=norm_eps)
         self.conv_act = nn.SiLU()
         self.conv_out = nn.Conv2d(widths[0], out_channels, 3, padding=1)
+        self.noise_from_v = None if noise_schedule is None else NoiseFromV(noise_schedule)
 
     def forward(
         self,
@@ -163,6 +168,8 @@ class MobileUNet2DConditionModel(ModelMixin, ConfigMixin):
         for block in self.up_blocks:
             x = block(x, kept, time, encoder_hidden_states)
         prediction = self.conv_out(self.conv_act(self.conv_norm_out(x)))
+        if self.noise_from_v is not None:
+            prediction = self.noise_from_v(prediction, sample[:, : prediction.shape[1]], timestep)
         return UNet2DConditionOutput(sample=prediction) if return_dict else (prediction,)
 
 

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics.scratch import put_in_place, scratch_beside
 from sdmobile.checkpoints import bundled_checkpoint
+from sdmobile.models.noise_from_v import KEYS
+from sdmobile.models.unet import declare
 from sdmobile.training.config import BETAS
 from sdmobile.training.mobile.config import GUIDANCE_SCALE
+from sdmobile.training.mobile.student import copy_of
 from sdmobile.training.shapes import write_scheduler
 
 if TYPE_CHECKING:
@@ -40,7 +43,8 @@ def assemble(unet: Any, vae: Any, folder: Path, steps: int) -> None:
     """Writes a float16 checkpoint in Diffusers' folder format, with text encoder and tokenizer of `shapes-64`.
 
     Args:
-        unet: a MobileUNet2DConditionModel; one with distilled guidance predicts v and is sampled by trailing DDIM.
+        unet: a MobileUNet2DConditionModel; one with distilled guidance predicts v, of which the written one makes ε,
+            and is sampled by trailing DDIM.
         vae: a MobileAutoencoderKL.
         folder: where it goes; an existing one is replaced.
         steps: that the model card says.
@@ -56,15 +60,17 @@ def _write(unet: Any, vae: Any, part: Path, steps: int) -> None:
     import torch
     from diffusers import DDIMScheduler
 
-    for module, name in ((unet, "unet"), (vae, "vae")):
+    distilled = unet.config.distilled_guidance_scale is not None
+    written = copy_of(unet)
+    if distilled:
+        declare(written, noise_schedule={key: BETAS[key] for key in sorted(KEYS)})
+    for module, name in ((written, "unet"), (vae, "vae")):
         module.to(torch.float16).save_pretrained(part / name)
         module.to(torch.float32)
     for name in ("text_encoder", "tokenizer"):
         shutil.copytree(bundled_checkpoint() / name, part / name)
-    distilled = unet.config.distilled_guidance_scale is not None
     if distilled:
-        schedule = {**BETAS, "prediction_type": "v_prediction", "clip_sample": False}
-        DDIMScheduler(**schedule, timestep_spacing="trailing").save_pretrained(part / "scheduler")
+        DDIMScheduler(**BETAS, clip_sample=False, timestep_spacing="trailing").save_pretrained(part / "scheduler")
     else:
         write_scheduler(part / "scheduler")
     index = json.loads((bundled_checkpoint() / "model_index.json").read_text("utf-8"))
