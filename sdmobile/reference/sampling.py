@@ -259,7 +259,7 @@ class Sampler:
         timesteps = list(scheduler.timesteps)
         for index, timestep in enumerate(timesteps):
             scaled = scheduler.scale_model_input(latent, timestep).numpy()
-            prediction = self._predict(request.guidance_scale, scaled, float(timestep), rows, index)
+            prediction = self.predict(request.guidance_scale, scaled, float(timestep), rows, index)
             latent = family.step(scheduler, torch.from_numpy(prediction), timestep, latent, generator, noise.draw)
             if self._on_step is not None:
                 self._on_step(index + 1, len(timesteps))
@@ -271,16 +271,24 @@ class Sampler:
         unscaled = (latent / np.float32(self.spec.scaling_factor)).astype(np.float32)
         return self._call(decoder.name, {decoder.inputs[0].name: unscaled})[decoder.outputs[0].name]
 
-    def _predict(
+    def predict(
         self, scale: float, latent: NDArray[np.float32], timestep: float, rows: tuple[Arrays, Arrays], step: int
     ) -> NDArray[np.float32]:
-        """Predicts the noise, guided, in as many calls of the denoiser as the bundle's guidance needs."""
+        """Returns the guided prediction [N, C, h, w], by as many calls of the denoiser as the guidance needs.
+
+        Args:
+            scale: of the guidance.
+            latent: as the denoiser takes it, [N, C, h, w].
+            timestep: of the training schedule.
+            rows: what the negative text and the prompt give, N rows each.
+            step: index of the step.
+        """
         unconditional, conditional = rows
         guided = self.spec.guidance.texts > 1 and self.spec.family.guided(scale)
         if self.spec.guidance.rows == 2:
             both = {name: np.concatenate([unconditional[name], conditional[name]]) for name in conditional}
             prediction = self._denoise(np.concatenate([latent, latent]), timestep, both, step)
-            without, with_text = prediction[:1], prediction[1:]
+            without, with_text = np.split(prediction, 2)
         else:
             with_text = self._denoise(latent, timestep, conditional, step)
             without = self._denoise(latent, timestep, unconditional, step) if guided else with_text

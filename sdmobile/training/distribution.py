@@ -11,6 +11,7 @@ from sdmobile.checkpoints.shapes64.captions import caption
 from sdmobile.checkpoints.shapes64.checker import cell_of, read_picture
 from sdmobile.checkpoints.shapes64.held_out import held_out_captions
 from sdmobile.checkpoints.shapes64.scenes import render, sample_scene
+from sdmobile.training.evaluate import draw_all
 from sdmobile.training.features import features_of, load_features
 from sdmobile.training.quality import entropy_bits, kernel_distance, precision_recall
 
@@ -19,9 +20,8 @@ if TYPE_CHECKING:
 
     from sdmobile.checkpoints.shapes64.captions import Caption
     from sdmobile.checkpoints.shapes64.scenes import Scene
+    from sdmobile.training.evaluate import Draw
     from sdmobile.training.features import FeatureNet
-
-    Draw = Callable[[str, int], np.ndarray]
 
 FEATURES_FILE = Path(__file__).resolve().parent.parent / "data" / "shapes-64-features.safetensors"
 SEEDS = 64
@@ -38,7 +38,7 @@ def measure_distribution(
     """Compares drawn pictures with rendered ones, in features of a network that was trained on renderings.
 
     Args:
-        draw: makes a uint8 [64, 64, 3] picture from a prompt and a seed.
+        draw: makes the pictures.
         autoencoder: of the checkpoint, for its floor; None to leave that out.
         pictures: N, of each set.
         progress: called with pictures done and all.
@@ -53,8 +53,9 @@ def measure_distribution(
     scenes = _scenes(_DRAWN, pictures)
     total = pictures + 2 * CAPTIONS * seeds
     drawn: list[np.ndarray] = []
-    for seed, scene in enumerate(scenes):
-        drawn.append(draw(caption(np.random.default_rng([_DRAWN, seed]), scene).text, seed))
+    prompts = [caption(np.random.default_rng([_DRAWN, seed]), scene).text for seed, scene in enumerate(scenes)]
+    for picture in draw_all(draw, prompts, range(pictures)):
+        drawn.append(picture)
         progress(len(drawn), total)
     real = _features(net, [render(scene) for scene in _scenes(_REAL, pictures)])
     other = [render(scene) for scene in _scenes(_OTHER, pictures)]
@@ -105,8 +106,8 @@ def _bits(draw: Draw, seeds: int, progress: Callable[[int], None]) -> dict[str, 
         drawn, ideal = [], []
         for one in _captions(silent):
             values = []
-            for seed in range(seeds):
-                values.append(_read(name, draw(one.text, seed)))
+            for picture in draw_all(draw, [one.text] * seeds, range(seeds)):
+                values.append(_read(name, picture))
                 done += 1
                 progress(done)
             drawn.append(entropy_bits(values))
