@@ -1,0 +1,58 @@
+"""Several pictures in one batch, for judging a checkpoint by hundreds of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sdmobile.reference.noise import NoiseStream
+from sdmobile.reference.sampling import Sampler, texts_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from sdmobile.reference.sampling import PipelineSpec, SampleRequest
+    from sdmobile.reference.torch_runner import TorchRunner
+
+
+def sample_batch(runner: TorchRunner, spec: PipelineSpec, requests: Sequence[SampleRequest]) -> NDArray[np.float32]:
+    """Returns decoder outputs [N, 3, H, W], those of `sample` up to rounding.
+
+    Args:
+        runner: of PyTorch, whose modules take any batch.
+        spec: the pipeline.
+        requests: N pictures that differ in texts and seed alone; a scheduler that draws noise by torch's generator is
+            seeded by the first.
+    """
+    import torch
+
+    sampler, family, first = Sampler(runner, spec), spec.family, requests[0]
+    texts = [texts_of(spec, request) for request in requests]
+    features = {text: sampler.encode(text) for text in {text for pair in texts for text in pair}}
+    further = family.conditioning(first.guidance_scale, spec.geometry)
+    rows = [
+        {
+            name: np.concatenate([(features[pair[which]] | further)[name] for pair in texts])
+            for name in features[texts[0][0]] | further
+        }
+        for which in (0, -1)
+    ]
+    scheduler = family.scheduler(spec.scheduler_config, first.scheduler, first.steps)
+    streams = [NoiseStream(request.seed, spec.latent_shape) for request in requests]
+    latent = torch.from_numpy(np.concatenate([s.draw(float(scheduler.init_noise_sigma)) for s in streams]))
+    generator = torch.Generator().manual_seed(first.seed)
+    for index, timestep in enumerate(scheduler.timesteps):
+        scaled = scheduler.scale_model_input(latent, timestep).numpy()
+        prediction = sampler.predict(first.guidance_scale, scaled, float(timestep), (rows[0], rows[1]), index)
+        latent = family.step(
+            scheduler,
+            torch.from_numpy(prediction),
+            timestep,
+            latent,
+            generator,
+            lambda: np.concatenate([stream.draw() for stream in streams]),
+        )
+    return sampler.decode(latent.numpy().astype(np.float32))
