@@ -64,10 +64,14 @@ def mobile(
         Path, typer.Option("--output", "-o", help="Folder of the run; a stopped run goes on there.")
     ] = Path("runs/shapes-64-mobile"),
     seed: Annotated[int, typer.Option(help="Seed of weights and data.")] = 0,
+    quick: Annotated[
+        int | None, typer.Option(min=1, help="So many tiny steps per stage: a test of the command.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
 ) -> None:
     """Train `shapes-64-mobile` from `shapes-64`, stage by stage, resumable at any time."""
     from sdmobile.training.mobile.config import MobileConfig
+    from sdmobile.training.mobile.config import quick as quick_config
     from sdmobile.training.mobile.run import STAGES, train_mobile
 
     if stage != "all" and stage not in STAGES:
@@ -80,7 +84,10 @@ def mobile(
     def report(stage: str, step: int, total: int, loss: float) -> None:
         typer.echo(f"{stage:11} {step:6d}/{total}  loss {loss:.5f}", err=True)
 
-    train_mobile(MobileConfig(output, seed=seed), tuple(STAGES) if stage == "all" else (stage,), report)
+    config = MobileConfig(output, seed=seed)
+    if quick is not None:
+        config = quick_config(config, quick)
+    train_mobile(config, tuple(STAGES) if stage == "all" else (stage,), report)
     typer.echo(str(output))
 
 

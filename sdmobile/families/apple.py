@@ -49,6 +49,15 @@ USE = """\
 
    Its default random source starts from the same noise as `sdmobile generate` with the same seed."""
 
+_GUIDED = "   request.guidanceScale = {guidance_scale}\n"
+# Below 1 the package calls the UNet with the caption's row alone, of batch 1 (StableDiffusionPipeline.generateImages);
+# it decodes the last clean latent that its solver has seen, so that one step is x̂₀ of timestep 999.
+_ONE_ROW = """\
+   request.guidanceScale = 0  // below 1: the UNet has no unconditional row
+   request.schedulerType = .dpmSolverMultistepScheduler
+"""
+USE_ONE_ROW = USE.replace(_GUIDED, _ONE_ROW)
+
 
 def compile_script(pipeline: str = "") -> str:
     """Returns the script that compiles a bundle's packages on a Mac and puts the tokenizer's files beside them.

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from sdmobile.families.mobile_diffusion import FewStepMobileDiffusion
 from sdmobile.families.model_card import model_card
 from tests.report.samples import HASH, manifest, validation
 
@@ -20,6 +21,14 @@ def test_how_to_use_it_on_each_target(target: str, expected: list[str]) -> None:
         assert text in card, text
     assert "{signatures}" not in card
     assert "{scaling_factor}" not in card
+
+
+def test_a_unet_without_an_unconditional_row_is_called_without_guidance() -> None:
+    bundle = manifest("ios")
+    card = model_card({**bundle, "family": FewStepMobileDiffusion.name, "guidance": "none"})
+    assert "request.guidanceScale = 0  //" in card
+    assert ".dpmSolverMultistepScheduler" in card
+    assert card.count("request.guidanceScale") == 1
 
 
 def test_licence_is_carried_through() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -141,3 +145,23 @@ def test_a_stopped_stage_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     assert (stopped.output / "stage-structure" / "progress.json").exists()
     train_mobile(stopped, ("structure",), lambda *_: None)
     np.testing.assert_array_equal(weights(stopped.output), weights(whole.output))
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_loss_curve_of_one(tmp_path: Path) -> None:
+    """Each computes half of the batch, so that only the order of sums differs."""
+
+    def losses(name: str, *launcher: str) -> list[float]:
+        command = ["sdmobile.cli.app", "train", "mobile", "structure", "--quick", "50", "-o", str(tmp_path / name)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        subprocess.run([sys.executable, "-m", *launcher, *command], env=environment, check=True)
+        rows = (tmp_path / name / "log-structure.jsonl").read_text("utf-8").splitlines()
+        return [json.loads(row)["loss"] for row in rows]
+
+    launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "29654", "-m"]
+    one, two = losses("one"), losses("two", *launch)
+    assert len(one) == 2
+    assert one[1] < 0.8 * one[0]
+    np.testing.assert_allclose(two, one, rtol=2e-3)
+    assert (tmp_path / "two" / "checkpoint-structure" / "unet" / "config.json").exists()

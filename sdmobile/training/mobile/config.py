@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +83,10 @@ class MobileConfig:
     def to_json(self) -> dict[str, Any]:
         """Returns the configuration as JSON values."""
         return {**asdict(self), "output": self.output.name}
+
+
+def quick(config: MobileConfig, steps: int) -> MobileConfig:
+    """Returns a run of a few steps per stage: it shows that the command works, not that the model is good."""
+    names = [one.name for one in fields(config) if isinstance(getattr(config, one.name), Stage)]
+    stages = {name: replace(getattr(config, name), steps=steps, batch=8, warmup=2) for name in names}
+    return replace(config, scenes=64, pairs=16, save_every=max(1, steps // 2), **stages)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
+import torch
+from accelerate import PartialState
+
+from sdmobile.basics.files import write_json
 from sdmobile.training.mobile.adversarial import train_adversarial
 from sdmobile.training.mobile.assemble import assemble
 from sdmobile.training.mobile.decoder import teachers_autoencoder, thin_decoder, train_decoder
@@ -52,11 +55,16 @@ def train_mobile(config: MobileConfig, stages: Sequence[str], report: Callable[[
         stages: names in STAGES.
         report: called with stage, step, steps and loss.
     """
-    world = open_world(config)
-    (config.output / "config.json").write_text(json.dumps(config.to_json(), indent=2) + "\n")
+    state = PartialState(cpu=not torch.cuda.is_available())
+    with state.main_process_first():  # which encodes the scenes for all
+        world = open_world(config)
+    if state.is_main_process:
+        write_json(config.output / "config.json", config.to_json())
     for name in stages:
         STAGES[name](config, world, lambda *at, name=name: report(name, *at))
-        _write_checkpoints(config)
+        if state.is_main_process:
+            _write_checkpoints(config)
+        state.wait_for_everyone()
 
 
 def _write_checkpoints(config: MobileConfig) -> None:
