@@ -6,12 +6,13 @@ Importing this package is cheap: torch, Diffusers and Transformers are imported 
 from __future__ import annotations
 
 from sdmobile.checkpoints.load import load_model
-from sdmobile.checkpoints.recognise import bundled_checkpoint, open_checkpoint
+from sdmobile.checkpoints.recognise import BUNDLED, bundled_checkpoint, open_checkpoint
 from sdmobile.checkpoints.tokenizers import load_tokenizer
 from sdmobile.checkpoints.types import Checkpoint, ComponentInfo
 from sdmobile.families.schedulers import SCHEDULERS
 
 __all__ = [
+    "BUNDLED",
     "SCHEDULERS",
     "Checkpoint",
     "ComponentInfo",

@@ -13,12 +13,14 @@ from sdmobile.families.schedulers import PREDICTION_TYPES
 if TYPE_CHECKING:
     from sdmobile.checkpoints.types import Checkpoint
 
+BUNDLED = ("shapes-64",)
+"""Names of the trained checkpoints that ship with the package."""
 _SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
-def bundled_checkpoint() -> Path:
-    """Returns the folder of the trained checkpoint that ships with the package, the default of every command."""
-    return Path(__file__).resolve().parent.parent / "data" / "shapes-64"
+def bundled_checkpoint(name: str = BUNDLED[0]) -> Path:
+    """Returns the folder of a trained checkpoint that ships with the package; the first is every command's default."""
+    return Path(__file__).resolve().parent.parent / "data" / name
 
 
 def open_checkpoint(
@@ -28,7 +30,7 @@ def open_checkpoint(
 
     Args:
         path: a Diffusers folder, or a single .safetensors or .ckpt file in the original layout;
-            without it, the bundled checkpoint.
+            without it, the bundled checkpoint. The name of a bundled one stands for it where there is no such file.
         tokenizer_dir: folder of the tokenizer, for a checkpoint that has none; remembered for a single file.
         prediction_type: what the denoiser predicts, for a checkpoint that does not say it.
 
@@ -41,6 +43,8 @@ def open_checkpoint(
         raise UsageError(f"the prediction type must be one of {', '.join(PREDICTION_TYPES)}", prediction_type)
     given = Given(None if tokenizer_dir is None else Path(tokenizer_dir), prediction_type)
     path = Path(path) if path is not None else bundled_checkpoint()
+    if str(path) in BUNDLED and not path.exists():
+        path = bundled_checkpoint(str(path))
     if not path.exists():
         raise CheckpointError(
             "the checkpoint must exist", path, "Give a Diffusers folder or a .safetensors file; nothing is downloaded."

@@ -105,7 +105,9 @@ def opened(path: Path | None, device: str | None, out: Output) -> Iterator[Bundl
 
 def _require_checkpoint(path: Path | None) -> None:
     """Refuses a path that is neither a bundle nor anything that could be a checkpoint."""
-    if path is None:
+    from sdmobile.checkpoints import BUNDLED
+
+    if path is None or str(path) in BUNDLED:
         return
     looks = path.suffix in (".safetensors", ".ckpt") or (path / "model_index.json").is_file()
     if not path.exists() or not looks:

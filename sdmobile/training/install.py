@@ -1,9 +1,14 @@
-"""Puts a finished run where the package keeps its checkpoint: `python -m sdmobile.training.install RUN`."""
+"""Puts a finished run where the package keeps its checkpoints.
+
+python -m sdmobile.training.install RUN                     shapes-64
+python -m sdmobile.training.install RUN STAGE OBEDIENCE     shapes-64-mobile, as a stage of `train mobile` left it
+"""
 
 from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from sdmobile.basics.scratch import put_in_place, scratch_beside
@@ -12,21 +17,33 @@ from sdmobile.checkpoints import bundled_checkpoint
 RECORDS = ("log-vae.jsonl", "log-text.jsonl", "log-unet.jsonl", "config.json", "obedience.json")
 
 
-def install(run: Path, folder: Path) -> None:
-    """Copies a run's checkpoint, logs and figure; the old checkpoint is replaced when the new one is whole.
+def install(checkpoint: Path, records: Mapping[str, Path], folder: Path) -> None:
+    """Copies a checkpoint with the records of its training; an old one is replaced when the new one is whole.
 
     Args:
-        run: output folder of `sdmobile train shapes`.
+        checkpoint: a Diffusers folder.
+        records: logs, configuration and figure, by the name that they get in `training/`.
         folder: where the package keeps its checkpoint.
     """
     with scratch_beside(folder) as scratch:
         part = scratch / "checkpoint"
-        shutil.copytree(run / "checkpoint", part)
+        shutil.copytree(checkpoint, part)
         (part / "training").mkdir()
-        for name in RECORDS:
-            shutil.copy(run / name, part / "training" / name)
+        for name, file in records.items():
+            shutil.copy(file, part / "training" / name)
         put_in_place(part, folder, overwrite=True)
 
 
+def main(run: Path, stage: str | None = None, obedience: Path | None = None) -> None:
+    """Installs `shapes-64`, or, where a stage is named, `shapes-64-mobile` with the figure of `train evaluate`."""
+    if stage is None or obedience is None:
+        install(run / "checkpoint", {name: run / name for name in RECORDS}, bundled_checkpoint())
+        return
+    records = {file.name: file for file in [*sorted(run.glob("log-*.jsonl")), run / "config.json"]}
+    install(
+        run / f"checkpoint-{stage}", {**records, "obedience.json": obedience}, bundled_checkpoint("shapes-64-mobile")
+    )
+
+
 if __name__ == "__main__":
-    install(Path(sys.argv[1]), bundled_checkpoint())
+    main(Path(sys.argv[1]), *sys.argv[2:3], *map(Path, sys.argv[3:4]))
