@@ -1,9 +1,10 @@
-"""Draws the same held-out prompts and seeds by `shapes-64` at 20 steps and by stages of `shapes-64-mobile` at fewer.
+"""Draws the same prompts and seeds by `shapes-64` at 20 steps and by stages of `shapes-64-mobile` at fewer.
 
     python benchmarks/mobile_pictures.py RUN BUNDLE_IOS BUNDLE_ANDROID OUTPUT.png
 
-RUN is the folder of `sdmobile train mobile`; the bundles are of its one-step checkpoint. Rows: `shapes-64` at 20 steps with guidance; stage "guidance" at 8
-calls, "progressive-2" at 2, the shipped one at 1, by PyTorch; the shipped one at 1 by the Core ML packages (evaluator, float16-rounded) and by the LiteRT files.
+RUN is the folder of `sdmobile train mobile`; the bundles are of its one-step checkpoint. Rows: `shapes-64` at 20 steps
+with guidance; stage "guidance" at 8 calls, "progressive-2" at 2, the shipped one at 1, by PyTorch; the shipped one at 1
+by the Core ML packages (evaluator, float16-rounded) and by the LiteRT files.
 """
 
 from __future__ import annotations
