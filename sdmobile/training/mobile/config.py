@@ -63,17 +63,17 @@ class MobileConfig:
     )
     decoder: Stage = field(default_factory=lambda: Stage(steps=2000, batch=32, learning_rate=1e-3, decay_share=0.5))
     relu: Stage = field(
-        default_factory=lambda: Stage(steps=500, batch=32, learning_rate=3e-4, warmup=25, decay_share=0.5)
+        default_factory=lambda: Stage(steps=400, batch=32, learning_rate=3e-4, warmup=25, decay_share=0.5)
     )
     guidance: Stage = field(
-        default_factory=lambda: Stage(steps=600, batch=32, learning_rate=4e-4, warmup=25, decay_share=0.5)
+        default_factory=lambda: Stage(steps=450, batch=32, learning_rate=4e-4, warmup=25, decay_share=0.5)
     )
     halving: Stage = field(
-        default_factory=lambda: Stage(steps=400, batch=32, learning_rate=2e-4, warmup=20, decay_share=1.0)
+        default_factory=lambda: Stage(steps=300, batch=32, learning_rate=2e-4, warmup=20, decay_share=1.0)
     )
-    pairs: int = 8_000
+    pairs: int = 6_000
     regression: Stage = field(
-        default_factory=lambda: Stage(steps=1200, batch=32, learning_rate=3e-4, warmup=25, decay_share=0.5)
+        default_factory=lambda: Stage(steps=1000, batch=32, learning_rate=3e-4, warmup=25, decay_share=0.5)
     )
     adversarial: Stage = field(default_factory=lambda: Stage(steps=1200, batch=32, learning_rate=5e-5, warmup=25))
     dropout: float = 0.1  # share of captions replaced by the empty prompt, while guidance still needs it
