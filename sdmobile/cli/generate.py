@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdmobile.cli.arguments import PredictionType, Steps, Tokenizer
+from sdmobile.cli.arguments import Lora, PredictionType, Steps, Tokenizer, lora_files
 
 if TYPE_CHECKING:
     from sdmobile.reference.sampling import PipelineSpec, SampleRequest
@@ -30,6 +30,7 @@ def generate(
     ] = None,
     tokenizer: Tokenizer = None,
     prediction_type: PredictionType = None,
+    lora: Lora = None,
     runtime: Annotated[str, typer.Option(help=_RUNTIME)] = "auto",
     reference: Annotated[
         Path | None, typer.Option(help="The bundle's source checkpoint, for `--runtime torch`.")
@@ -49,7 +50,8 @@ def generate(
     if output.exists() and not overwrite:
         raise OutputError("the picture must not exist yet", output, "Choose another -o, or add --overwrite.")
     with step_progress() as progress:
-        runner, spec, model_hash = open_source(bundle, runtime, reference, threads, tokenizer, prediction_type)
+        loras = lora_files(lora)
+        runner, spec, model_hash = open_source(bundle, runtime, reference, threads, tokenizer, prediction_type, loras)
         scale = spec.guidance_scale if guidance is None else guidance
         steps = spec.steps if steps is None else steps
         request = SampleRequest(prompt, negative, steps, seed, scale, scheduler)
