@@ -75,7 +75,8 @@ def _summary(manifest: Mapping[str, Any]) -> str:
     loras = "".join(f", with the LoRA `{lora['name']}` at scale {lora['scale']:g}" for lora in source.get("loras", ()))
     return (
         f"Exported{device} by sdmobile {manifest.get('sdmobile_version', '')} from `{source['name']}`{loras}, whose "
-        f"content hash is `{source['content_hash']}`. Pictures of {g['image_width']} × {g['image_height']} pixels; {calls}. "
+        f"content hash is `{source['content_hash']}`. Pictures of {g['image_width']} × {g['image_height']} pixels; "
+        f"{calls}. "
         "Every stage of the export is recorded in `manifest.json`."
     )
 

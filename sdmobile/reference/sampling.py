@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from sdmobile.checkpoints import Checkpoint
     from sdmobile.families.component import Arrays, Guidance
+    from sdmobile.families.edit import Edit
     from sdmobile.families.family import Family
     from sdmobile.formats.bundle.contracts import Geometry
     from sdmobile.formats.bundle.reading import Bundle
@@ -133,6 +134,7 @@ class SampleRequest:
         seed: unsigned 32-bit seed of the initial noise.
         guidance_scale: s in ε = ε_uncond + s·(ε_text − ε_uncond); at most 1 means no guidance.
         scheduler: short name, or None for the checkpoint's own.
+        edit: the picture to start from; None to draw one, or for `Family.usual_edit` where a picture is needed.
     """
 
     prompt: str
@@ -141,12 +143,23 @@ class SampleRequest:
     seed: int = 0
     guidance_scale: float = DEFAULT_GUIDANCE_SCALE
     scheduler: str | None = None
+    edit: Edit | None = None
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.guidance_scale):
             raise UsageError("the guidance scale must be a finite number", self.guidance_scale)
         if self.steps < 1:
             raise UsageError("a picture takes at least one step", self.steps)
+        if self.edit is not None and int(self.steps * self.edit.strength) < 1:
+            raise UsageError(
+                "steps times strength must be at least 1",
+                f"{self.steps} × {self.edit.strength:g}",
+                "Take more of either",
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the fields as JSON values, a picture as the hash of its content."""
+        return {**vars(self), "edit": None if self.edit is None else self.edit.key}
 
 
 @dataclass(frozen=True)
@@ -190,6 +203,19 @@ class SampleResult:
     timesteps: list[float]
     image: NDArray[np.float32]
     seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a picture gives to the sampling loop.
+
+    Args:
+        clean: its latent, [1, C, h, w], which noise is added to; None to start from noise alone.
+        beside: what the denoiser takes after the noisy latent, [1, K, h, w]; None for nothing.
+    """
+
+    clean: NDArray[np.float32] | None = None
+    beside: NDArray[np.float32] | None = None
 
 
 CallObserver = Callable[[ComponentCall], None]
@@ -236,8 +262,21 @@ class Sampler:
         """Returns what a text gives one row of the denoiser's inputs."""
         return self.spec.family.encode(self.tokenize(text), self._call)
 
+    def start(self, request: SampleRequest) -> Start:
+        """Encodes the picture of a request, where there is one."""
+        family, geometry = self.spec.family, self.spec.geometry
+        edit = request.edit or family.usual_edit(request.seed, geometry)
+        if edit is None:
+            return Start()
+
+        def encode(image: NDArray[np.float32]) -> NDArray[np.float32]:
+            return family.encode_image(image, self.spec.scaling_factor, self._call)
+
+        whole = family.takes_picture and edit.strength == 1.0
+        return Start(None if whole else encode(edit.image), family.beside_latent(edit, geometry, encode))
+
     def denoise(
-        self, request: SampleRequest, unconditional: Arrays, conditional: Arrays
+        self, request: SampleRequest, unconditional: Arrays, conditional: Arrays, start: Start | None = None
     ) -> Iterator[tuple[float, NDArray[np.float32]]]:
         """Yields the timestep and the latent [1, C, h, w] after each scheduler step.
 
@@ -245,20 +284,25 @@ class Sampler:
             request: the picture.
             unconditional: of `encode`, of the negative text; the same as `conditional` where guidance takes one text.
             conditional: of `encode`, of the prompt.
+            start: of `start`, of the request; made where it is not given.
         """
         import torch
 
-        family = self.spec.family
-        scheduler = family.scheduler(self.spec.scheduler_config, request.scheduler, request.steps)
+        family, start = self.spec.family, self.start(request) if start is None else start
+        scheduler, timesteps = _schedule(self.spec, request)
         noise = NoiseStream(request.seed, self.spec.latent_shape)
-        latent = torch.from_numpy(noise.draw(float(scheduler.init_noise_sigma)))
+        if start.clean is None:
+            latent = torch.from_numpy(noise.draw(float(scheduler.init_noise_sigma)))
+        else:
+            latent = scheduler.add_noise(*map(torch.from_numpy, (start.clean, noise.draw())), timesteps[:1])
         further = family.conditioning(request.guidance_scale, self.spec.geometry)
         rows = {**unconditional, **further}, {**conditional, **further}
         # Ancestral schedulers draw noise while they step. It is seeded too, but by torch, not by the documented noise.
         generator = torch.Generator().manual_seed(request.seed)
-        timesteps = list(scheduler.timesteps)
         for index, timestep in enumerate(timesteps):
             scaled = scheduler.scale_model_input(latent, timestep).numpy()
+            if start.beside is not None:
+                scaled = np.concatenate([scaled, start.beside], axis=1)
             prediction = self._predict(request.guidance_scale, scaled, float(timestep), rows, index)
             latent = family.step(scheduler, torch.from_numpy(prediction), timestep, latent, generator, noise.draw)
             if self._on_step is not None:
@@ -342,9 +386,15 @@ def sample_all(
     if release:
         for encoder in family.of_role(Role.TEXT_ENCODER):
             runner.release(encoder.name)
+    starts: list[Start] = []
+    for sampler.request, request in enumerate(requests):
+        starts.append(sampler.start(request))
+    if release:
+        for encoder in family.of_role(Role.IMAGE_ENCODER):
+            runner.release(encoder.name)
     runs: list[tuple[list[float], list[NDArray[np.float32]]]] = []
     for (sampler.request, request), texts in zip(enumerate(requests), pairs_of_texts, strict=True):
-        pairs = list(sampler.denoise(request, features[texts[0]], features[texts[-1]]))
+        pairs = list(sampler.denoise(request, features[texts[0]], features[texts[-1]], starts[sampler.request]))
         runs.append(([timestep for timestep, _ in pairs], [latent for _, latent in pairs]))
     if release:
         runner.release(family.denoiser.name)
@@ -373,8 +423,17 @@ def sample(
 
 def timesteps_of(spec: PipelineSpec, request: SampleRequest) -> list[float]:
     """Returns the timesteps of a request; some schedulers take more than one UNet call per step."""
+    return [float(timestep) for timestep in _schedule(spec, request)[1]]
+
+
+def _schedule(spec: PipelineSpec, request: SampleRequest) -> tuple[Any, Any]:
+    """Returns the scheduler of a request and the timesteps to run: the last ones, by the strength of its edit."""
     scheduler = spec.family.scheduler(spec.scheduler_config, request.scheduler, request.steps)
-    return [float(timestep) for timestep in scheduler.timesteps]
+    strength = 1.0 if request.edit is None else request.edit.strength
+    first = (request.steps - int(request.steps * strength)) * getattr(scheduler, "order", 1)
+    if request.edit is not None and hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(first)
+    return scheduler, scheduler.timesteps[first:]
 
 
 def texts_of(spec: PipelineSpec, request: SampleRequest) -> tuple[str, ...]:
