@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sdmobile.cli.arguments import CommandGroup
+from sdmobile.cli.arguments import CommandGroup, Lora, lora_files
 from sdmobile.cli.progress import step_progress
 from sdmobile.errors import OutputError
 
@@ -58,7 +58,10 @@ def shapes(
 @train_app.command()
 def mobile(
     stage: Annotated[
-        str, typer.Argument(help="structure, decoder, relu, guidance, progressive, regression, adversarial, or all.")
+        str,
+        typer.Argument(
+            help="structure, decoder, relu, guidance, progressive, regression, adversarial, lora, inpaint, or all."
+        ),
     ] = "all",
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of the run; a stopped run goes on there.")
@@ -97,6 +100,7 @@ def evaluate(
     guidance: Annotated[
         float | None, typer.Option(help="Classifier-free guidance scale; without it, the checkpoint's own or 7.5.")
     ] = None,
+    lora: Lora = None,
     runtime: Annotated[
         str, typer.Option(help="auto, torch, evaluator, evaluator-fp16, coreml, litert or ort.")
     ] = "auto",
@@ -105,7 +109,10 @@ def evaluate(
         typer.Option(min=0, help="Pictures to compare with as many rendered ones (KID, precision, recall, entropy)."),
     ] = 0,
 ) -> None:
-    """Judge how many held-out prompts a shapes checkpoint, or a bundle of it, obeys."""
+    """Judge how many held-out prompts a shapes checkpoint, or a bundle of it, obeys.
+
+    An inpainting model repaints the first shape of each prompt's rendering.
+    """
     from sdmobile.training.distribution import FEWEST
     from sdmobile.training.shapes import evaluate as judge
 
@@ -121,6 +128,7 @@ def evaluate(
             guidance,
             runtime,
             pictures,
+            lora_files(lora),
         )
     _say(record)
     typer.echo(str(output))
@@ -155,6 +163,11 @@ def _say(record: dict[str, Any]) -> None:
         f"{100 * record['claims']:.1f} % of their claims",
         err=True,
     )
+    typer.echo(
+        f"light of the background falls by {record['shading']:.2f} of what the style of stage lora has", err=True
+    )
+    if "outside_of_the_mask" in record:
+        typer.echo(f"mean difference outside of the masks: {record['outside_of_the_mask']:.2f} of 255 levels", err=True)
     if (found := record.get("distribution")) is None:
         return
     for name, row in (("drawn", found), *found["floors"].items()):

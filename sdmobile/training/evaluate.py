@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -14,11 +14,19 @@ from sdmobile.errors import UnsupportedError
 from sdmobile.training.quality import wilson_interval
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
     from typing import Any
 
+    from sdmobile.checkpoints import LoraFile
     from sdmobile.checkpoints.shapes64.captions import Caption
+    from sdmobile.families.edit import Edit
+
+
+class Draw(Protocol):
+    """Makes a uint8 [64, 64, 3] picture from a prompt, a seed and, for inpainting, a picture with its mask."""
+
+    def __call__(self, prompt: str, seed: int, edit: Edit | None = None) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -79,8 +87,8 @@ def measure_obedience(
 
 
 def drawer(
-    source: Path | None, runtime: str, steps: int, guidance: float | None
-) -> tuple[Callable[[str, int], np.ndarray], dict[str, Any]]:
+    source: Path | None, runtime: str, steps: int, guidance: float | None, loras: Sequence[LoraFile] = ()
+) -> tuple[Draw, dict[str, Any]]:
     """Returns a function that draws with a checkpoint (PyTorch) or with the files of a bundle, and its settings.
 
     Args:
@@ -88,6 +96,7 @@ def drawer(
         runtime: "auto" or the name of a runtime, as in `sdmobile generate`.
         steps: sampling steps.
         guidance: classifier-free guidance scale; None for the checkpoint's own.
+        loras: fused into a checkpoint.
 
     Raises:
         UnsupportedError: its pictures are not of the size that the checker reads.
@@ -96,7 +105,7 @@ def drawer(
     from sdmobile.reference.sampling import SampleRequest, sample
     from sdmobile.reference.source import open_source
 
-    runner, spec, model_hash = open_source(source, runtime)
+    runner, spec, model_hash = open_source(source, runtime, loras=loras)
     size = (spec.geometry.image_width, spec.geometry.image_height)
     if size != (IMAGE_SIZE, IMAGE_SIZE):
         raise UnsupportedError(
@@ -111,10 +120,12 @@ def drawer(
         "scheduler": spec.scheduler_config.get("_class_name"),
         "runtime": runner.name,
         "model_hash": model_hash,
+        **({"inpainting": True} if spec.family.takes_picture else {}),
+        **({"loras": [f"{lora.path.name}:{lora.scale:g}" for lora in loras]} if loras else {}),
     }
 
-    def draw(prompt: str, seed: int) -> np.ndarray:
-        return to_pixels(sample(runner, spec, SampleRequest(prompt, "", steps, seed, scale)).image)
+    def draw(prompt: str, seed: int, edit: Edit | None = None) -> np.ndarray:
+        return to_pixels(sample(runner, spec, SampleRequest(prompt, "", steps, seed, scale, edit=edit)).image)
 
     return draw, settings
 

@@ -8,14 +8,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics.scratch import put_in_place, scratch_beside
+from sdmobile.errors import UnsupportedError
 from sdmobile.training.config import BETAS, TrainConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel
+
+    from sdmobile.checkpoints import LoraFile
 
     Report = Callable[[str, int, int, float], None]
 
@@ -128,8 +131,11 @@ def evaluate(
     guidance: float | None = None,
     runtime: str = "auto",
     pictures: int = 0,
+    loras: Sequence[LoraFile] = (),
 ) -> dict[str, Any]:
     """Measures how many held-out prompts are obeyed; writes `obedience.json` and `samples.png`.
+
+    An inpainting model is given renderings of the prompts' scenes with their first shape masked.
 
     Args:
         source: checkpoint or bundle; None for the bundled checkpoint.
@@ -140,20 +146,33 @@ def evaluate(
         guidance: classifier-free guidance scale; None for the checkpoint's own.
         runtime: "auto" or a runtime of the bundle.
         pictures: of each set for the comparison with rendered pictures (`distribution`); 0 for none.
+        loras: fused into a checkpoint.
 
     Returns:
         The record written to `obedience.json`.
     """
     from PIL import Image
 
+    from sdmobile.checkpoints.shapes64.styles import shading
     from sdmobile.training.evaluate import drawer, measure_obedience, picture_grid
+    from sdmobile.training.inpainting import measure_inpainting
 
-    draw, settings = drawer(source, runtime, steps, guidance)
-    result = measure_obedience(draw, prompts, settings, report)
+    draw, settings = drawer(source, runtime, steps, guidance, loras)
+    figures: dict[str, float] = {}
+    if "inpainting" in settings:
+        if pictures:
+            raise UnsupportedError("sets of pictures are compared of models that draw from nothing", "inpainting")
+        result, figures["outside_of_the_mask"] = measure_inpainting(draw, prompts, settings, report)
+    else:
+        result = measure_obedience(draw, prompts, settings, report)
+    figures["shading"] = sum(shading(one.image) for one in result.judged) / len(result.judged)
     output.mkdir(parents=True, exist_ok=True)
-    record = result.to_json()
+    record = figures | result.to_json()
     if pictures:
-        record = {"distribution": _distribution(source, draw, pictures, report), **record}
+        record = {
+            "distribution": _distribution(source, draw, pictures, report),
+            **record,
+        }
     (output / "obedience.json").write_text(json.dumps(record, indent=1) + "\n")
     Image.fromarray(picture_grid(result.judged[:48])).save(output / "samples.png")
     return record

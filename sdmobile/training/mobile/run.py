@@ -9,6 +9,8 @@ from sdmobile.training.mobile.adversarial import train_adversarial
 from sdmobile.training.mobile.assemble import assemble
 from sdmobile.training.mobile.decoder import teachers_autoencoder, thin_decoder, train_decoder
 from sdmobile.training.mobile.guidance import train_guidance
+from sdmobile.training.mobile.inpaint import train_inpaint
+from sdmobile.training.mobile.lora import train_lora
 from sdmobile.training.mobile.pairs import train_regression
 from sdmobile.training.mobile.progressive import train_progressive
 from sdmobile.training.mobile.relu import train_relu
@@ -29,6 +31,8 @@ STAGES = {
     "progressive": train_progressive,
     "regression": train_regression,
     "adversarial": train_adversarial,
+    "lora": train_lora,
+    "inpaint": train_inpaint,
 }
 """Each trains what it needs of those before it, where that is not done."""
 
@@ -40,6 +44,7 @@ STEPS = {
     "progressive-2": 2,
     "regression": 1,
     "adversarial": 1,
+    "inpaint": 20,
 }
 """Sampling steps of the UNet that each stage leaves."""
 
