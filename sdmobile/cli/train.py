@@ -109,10 +109,7 @@ def evaluate(
         typer.Option(min=0, help="Pictures to compare with as many rendered ones (KID, precision, recall, entropy)."),
     ] = 0,
 ) -> None:
-    """Judge how many held-out prompts a shapes checkpoint, or a bundle of it, obeys.
-
-    An inpainting model repaints the first shape of each prompt's rendering.
-    """
+    """Judge how many held-out prompts a shapes checkpoint, or a bundle of it, obeys."""
     from sdmobile.training.distribution import FEWEST
     from sdmobile.training.shapes import evaluate as judge
 
@@ -128,6 +125,40 @@ def evaluate(
             guidance,
             runtime,
             pictures,
+            lora_files(lora),
+        )
+    _say(record)
+    typer.echo(str(output))
+
+
+@train_app.command()
+def evaluate_inpainting(
+    source: Annotated[Path, typer.Argument(help="Inpainting checkpoint or bundle.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where obedience.json and samples.png go.")] = Path(
+        "runs/evaluation"
+    ),
+    prompts: Annotated[int, typer.Option(min=1, help="Number of held-out prompts.")] = 200,
+    steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 20,
+    guidance: Annotated[
+        float | None, typer.Option(help="Classifier-free guidance scale; without it, the checkpoint's own or 7.5.")
+    ] = None,
+    lora: Lora = None,
+    runtime: Annotated[
+        str, typer.Option(help="auto, torch, evaluator, evaluator-fp16, coreml, litert or ort.")
+    ] = "auto",
+) -> None:
+    """Judge repainting: the first shape of each held-out prompt's rendering is masked and drawn anew."""
+    from sdmobile.training.inpainting import evaluate_inpainting as judge
+
+    with step_progress() as progress:
+        record = judge(
+            source,
+            output,
+            lambda done, total: progress("judging", done, total),
+            prompts,
+            steps,
+            guidance,
+            runtime,
             lora_files(lora),
         )
     _say(record)
@@ -163,11 +194,10 @@ def _say(record: dict[str, Any]) -> None:
         f"{100 * record['claims']:.1f} % of their claims",
         err=True,
     )
-    typer.echo(
-        f"light of the background falls by {record['shading']:.2f} of what the style of stage lora has", err=True
-    )
-    if "outside_of_the_mask" in record:
-        typer.echo(f"mean difference outside of the masks: {record['outside_of_the_mask']:.2f} of 255 levels", err=True)
+    if (shading := record.get("shading")) is not None:
+        typer.echo(f"the background's light falls by {shading:.2f} of what the style of stage lora has", err=True)
+    if (outside := record.get("outside_of_the_mask")) is not None:
+        typer.echo(f"mean difference outside of the masks: {outside:.2f} of 255 levels", err=True)
     if (found := record.get("distribution")) is None:
         return
     for name, row in (("drawn", found), *found["floors"].items()):

@@ -34,6 +34,19 @@ class Edit:
         if not (math.isfinite(self.strength) and 0 < self.strength <= 1):
             raise UsageError("the strength must be a number above 0 and at most 1", self.strength)
 
+    def steps_of(self, steps: int) -> int:
+        """Returns how many of the scheduler's steps are run, the last ones.
+
+        Raises:
+            UsageError: none.
+        """
+        run = min(int(steps * self.strength), steps)
+        if run < 1:
+            raise UsageError(
+                "steps times strength must be at least 1", f"{steps} × {self.strength:g}", "Take more of either"
+            )
+        return run
+
     @cached_property
     def key(self) -> str:
         """SHA-256 of picture, mask and strength."""

@@ -21,6 +21,7 @@ from sdmobile.errors import UsageError
 from sdmobile.families import family_of
 from sdmobile.families.component import Role
 from sdmobile.reference.noise import NoiseStream
+from sdmobile.reference.start import Start, schedule_of, start_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -150,12 +151,8 @@ class SampleRequest:
             raise UsageError("the guidance scale must be a finite number", self.guidance_scale)
         if self.steps < 1:
             raise UsageError("a picture takes at least one step", self.steps)
-        if self.edit is not None and int(self.steps * self.edit.strength) < 1:
-            raise UsageError(
-                "steps times strength must be at least 1",
-                f"{self.steps} × {self.edit.strength:g}",
-                "Take more of either",
-            )
+        if self.edit is not None:
+            self.edit.steps_of(self.steps)  # refused now, not when the text was encoded
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as JSON values, a picture as the hash of its content."""
@@ -205,19 +202,6 @@ class SampleResult:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Start:
-    """What a picture gives to the sampling loop.
-
-    Args:
-        clean: its latent, [1, C, h, w], which noise is added to; None to start from noise alone.
-        beside: what the denoiser takes after the noisy latent, [1, K, h, w]; None for nothing.
-    """
-
-    clean: NDArray[np.float32] | None = None
-    beside: NDArray[np.float32] | None = None
-
-
 CallObserver = Callable[[ComponentCall], None]
 StepObserver = Callable[[int, int], None]
 
@@ -264,16 +248,7 @@ class Sampler:
 
     def start(self, request: SampleRequest) -> Start:
         """Encodes the picture of a request, where there is one."""
-        family, geometry = self.spec.family, self.spec.geometry
-        edit = request.edit or family.usual_edit(request.seed, geometry)
-        if edit is None:
-            return Start()
-
-        def encode(image: NDArray[np.float32]) -> NDArray[np.float32]:
-            return family.encode_image(image, self.spec.scaling_factor, self._call)
-
-        whole = family.takes_picture and edit.strength == 1.0
-        return Start(None if whole else encode(edit.image), family.beside_latent(edit, geometry, encode))
+        return start_of(self.spec, request, self._call)
 
     def denoise(
         self, request: SampleRequest, unconditional: Arrays, conditional: Arrays, start: Start | None = None
@@ -289,12 +264,9 @@ class Sampler:
         import torch
 
         family, start = self.spec.family, self.start(request) if start is None else start
-        scheduler, timesteps = _schedule(self.spec, request)
+        scheduler, timesteps = schedule_of(self.spec, request)
         noise = NoiseStream(request.seed, self.spec.latent_shape)
-        if start.clean is None:
-            latent = torch.from_numpy(noise.draw(float(scheduler.init_noise_sigma)))
-        else:
-            latent = scheduler.add_noise(*map(torch.from_numpy, (start.clean, noise.draw())), timesteps[:1])
+        latent = start.latent(scheduler, timesteps, noise)
         further = family.conditioning(request.guidance_scale, self.spec.geometry)
         rows = {**unconditional, **further}, {**conditional, **further}
         # Ancestral schedulers draw noise while they step. It is seeded too, but by torch, not by the documented noise.
@@ -423,17 +395,7 @@ def sample(
 
 def timesteps_of(spec: PipelineSpec, request: SampleRequest) -> list[float]:
     """Returns the timesteps of a request; some schedulers take more than one UNet call per step."""
-    return [float(timestep) for timestep in _schedule(spec, request)[1]]
-
-
-def _schedule(spec: PipelineSpec, request: SampleRequest) -> tuple[Any, Any]:
-    """Returns the scheduler of a request and the timesteps to run: the last ones, by the strength of its edit."""
-    scheduler = spec.family.scheduler(spec.scheduler_config, request.scheduler, request.steps)
-    strength = 1.0 if request.edit is None else request.edit.strength
-    first = (request.steps - int(request.steps * strength)) * getattr(scheduler, "order", 1)
-    if request.edit is not None and hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(first)
-    return scheduler, scheduler.timesteps[first:]
+    return [float(timestep) for timestep in schedule_of(spec, request)[1]]
 
 
 def texts_of(spec: PipelineSpec, request: SampleRequest) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,13 +20,7 @@ if TYPE_CHECKING:
 
     from sdmobile.checkpoints import LoraFile
     from sdmobile.checkpoints.shapes64.captions import Caption
-    from sdmobile.families.edit import Edit
-
-
-class Draw(Protocol):
-    """Makes a uint8 [64, 64, 3] picture from a prompt, a seed and, for inpainting, a picture with its mask."""
-
-    def __call__(self, prompt: str, seed: int, edit: Edit | None = None) -> np.ndarray: ...
+    from sdmobile.reference.sampling import PipelineSpec
 
 
 @dataclass(frozen=True)
@@ -86,9 +80,20 @@ def measure_obedience(
     return Obedience(judged, settings)
 
 
+def require_size(spec: PipelineSpec, source: Path | None) -> None:
+    """Raises UnsupportedError unless a model's pictures are of the size that the checker reads."""
+    size = (spec.geometry.image_width, spec.geometry.image_height)
+    if size != (IMAGE_SIZE, IMAGE_SIZE):
+        raise UnsupportedError(
+            f"only pictures of {IMAGE_SIZE} × {IMAGE_SIZE} pixels can be judged",
+            f"{source}: {size[0]} × {size[1]}",
+            "Give shapes-64, a checkpoint of its kind, or a bundle of one.",
+        )
+
+
 def drawer(
     source: Path | None, runtime: str, steps: int, guidance: float | None, loras: Sequence[LoraFile] = ()
-) -> tuple[Draw, dict[str, Any]]:
+) -> tuple[Callable[[str, int], np.ndarray], dict[str, Any]]:
     """Returns a function that draws with a checkpoint (PyTorch) or with the files of a bundle, and its settings.
 
     Args:
@@ -99,20 +104,20 @@ def drawer(
         loras: fused into a checkpoint.
 
     Raises:
-        UnsupportedError: its pictures are not of the size that the checker reads.
+        UnsupportedError: its pictures are not of the size that the checker reads, or it repaints pictures.
     """
     from sdmobile.basics.metrics import to_pixels
     from sdmobile.reference.sampling import SampleRequest, sample
     from sdmobile.reference.source import open_source
 
     runner, spec, model_hash = open_source(source, runtime, loras=loras)
-    size = (spec.geometry.image_width, spec.geometry.image_height)
-    if size != (IMAGE_SIZE, IMAGE_SIZE):
+    if spec.family.takes_picture:
         raise UnsupportedError(
-            f"only pictures of {IMAGE_SIZE} × {IMAGE_SIZE} pixels can be judged",
-            f"{source}: {size[0]} × {size[1]}",
-            "Give shapes-64, a checkpoint of its kind, or a bundle of one.",
+            "only what draws a picture from nothing is judged by prompts alone",
+            spec.family.title,
+            "Run: sdmobile train evaluate-inpainting",
         )
+    require_size(spec, source)
     scale = spec.guidance_scale if guidance is None else guidance
     settings = {
         "steps": steps,
@@ -120,12 +125,11 @@ def drawer(
         "scheduler": spec.scheduler_config.get("_class_name"),
         "runtime": runner.name,
         "model_hash": model_hash,
-        **({"inpainting": True} if spec.family.takes_picture else {}),
         **({"loras": [f"{lora.path.name}:{lora.scale:g}" for lora in loras]} if loras else {}),
     }
 
-    def draw(prompt: str, seed: int, edit: Edit | None = None) -> np.ndarray:
-        return to_pixels(sample(runner, spec, SampleRequest(prompt, "", steps, seed, scale, edit=edit)).image)
+    def draw(prompt: str, seed: int) -> np.ndarray:
+        return to_pixels(sample(runner, spec, SampleRequest(prompt, "", steps, seed, scale)).image)
 
     return draw, settings
 

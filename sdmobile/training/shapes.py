@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics.scratch import put_in_place, scratch_beside
-from sdmobile.errors import UnsupportedError
 from sdmobile.training.config import BETAS, TrainConfig
 
 if TYPE_CHECKING:
@@ -135,8 +134,6 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measures how many held-out prompts are obeyed; writes `obedience.json` and `samples.png`.
 
-    An inpainting model is given renderings of the prompts' scenes with their first shape masked.
-
     Args:
         source: checkpoint or bundle; None for the bundled checkpoint.
         output: where the two files go.
@@ -155,24 +152,13 @@ def evaluate(
 
     from sdmobile.checkpoints.shapes64.styles import shading
     from sdmobile.training.evaluate import drawer, measure_obedience, picture_grid
-    from sdmobile.training.inpainting import measure_inpainting
 
     draw, settings = drawer(source, runtime, steps, guidance, loras)
-    figures: dict[str, float] = {}
-    if "inpainting" in settings:
-        if pictures:
-            raise UnsupportedError("sets of pictures are compared of models that draw from nothing", "inpainting")
-        result, figures["outside_of_the_mask"] = measure_inpainting(draw, prompts, settings, report)
-    else:
-        result = measure_obedience(draw, prompts, settings, report)
-    figures["shading"] = sum(shading(one.image) for one in result.judged) / len(result.judged)
+    result = measure_obedience(draw, prompts, settings, report)
     output.mkdir(parents=True, exist_ok=True)
-    record = figures | result.to_json()
+    record = {"shading": sum(shading(one.image) for one in result.judged) / prompts, **result.to_json()}
     if pictures:
-        record = {
-            "distribution": _distribution(source, draw, pictures, report),
-            **record,
-        }
+        record = {"distribution": _distribution(source, draw, pictures, report), **record}
     (output / "obedience.json").write_text(json.dumps(record, indent=1) + "\n")
     Image.fromarray(picture_grid(result.judged[:48])).save(output / "samples.png")
     return record

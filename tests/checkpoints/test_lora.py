@@ -39,7 +39,7 @@ def _randomise(module: Any) -> None:
                 parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
 
 
-def _layers(module: Any) -> dict[str, torch.Tensor]:
+def _layers(module: Any) -> dict[str, Any]:
     from peft import get_peft_model_state_dict
 
     return {name: value.detach().contiguous() for name, value in get_peft_model_state_dict(module).items()}

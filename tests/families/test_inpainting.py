@@ -43,7 +43,7 @@ def _pictures() -> tuple[Image.Image, Image.Image]:
 def _edit(strength: float, masked: bool) -> Edit:
     image, mask = _pictures()
     pixels = np.asarray(image, np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
-    return Edit(pixels, (np.asarray(mask, np.float32) / 255)[None, None] if masked else None, strength)
+    return Edit(pixels, (np.asarray(mask, np.float32) / np.float32(255))[None, None] if masked else None, strength)
 
 
 def _theirs(pipeline: Any, request: SampleRequest, monkeypatch: pytest.MonkeyPatch, module: str, **more: Any) -> Any:

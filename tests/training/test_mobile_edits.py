@@ -141,13 +141,18 @@ def test_both_stages_train_stop_go_on_and_leave_what_commands_take(tmp_path: Pat
     assert checkpoint.family.name == "mobile-diffusion-inpainting"
     assert not checkpoint.misfits
     out = tmp_path / "judged"
-    for source, options in (("inpaint", []), ("relu", ["--lora", lora_file(whole)])):
-        arguments = ["train", "evaluate", whole.output / f"checkpoint-{source}", "-o", out / source, *options]
+    for command, source, options in (
+        ("evaluate-inpainting", "inpaint", []),
+        ("evaluate", "relu", ["--lora", lora_file(whole)]),
+    ):
+        arguments = ["train", command, whole.output / f"checkpoint-{source}", "-o", out / source, *options]
         result = CliRunner().invoke(app, [*map(str, arguments), "--prompts", "2", "--steps", "2"])
         assert result.exit_code == 0, result.output
     judged = json.loads((out / "inpaint" / "obedience.json").read_text())
     assert judged["prompts"] == 2
     assert judged["outside_of_the_mask"] > 0
+    refused = CliRunner().invoke(app, ["train", "evaluate", str(whole.output / "checkpoint-inpaint")])
+    assert "evaluate-inpainting" in str(refused.exception)
     styled = json.loads((out / "relu" / "obedience.json").read_text())
     assert styled["loras"] == [f"{lora_file(whole).name}:1"]
     assert np.isfinite(styled["shading"])

@@ -55,7 +55,7 @@ def save_lora(unet: Any, file: Path) -> None:
     from diffusers import StableDiffusionPipeline
     from peft import get_peft_model_state_dict
 
-    weights = {name: value.contiguous() for name, value in get_peft_model_state_dict(unet).items()}
+    weights: dict[str, Any] = {name: value.contiguous() for name, value in get_peft_model_state_dict(unet).items()}
     stated = {"r": RANK, "lora_alpha": RANK, "target_modules": list(TARGETS)}
     with whole_file(file) as partial:
         StableDiffusionPipeline.save_lora_weights(
