@@ -44,7 +44,6 @@ STEPS = {
     "progressive-2": 2,
     "regression": 1,
     "adversarial": 1,
-    "inpaint": 20,
 }
 """Sampling steps of the UNet that each stage leaves."""
 
@@ -67,7 +66,7 @@ def train_mobile(config: MobileConfig, stages: Sequence[str], report: Callable[[
 def _write_checkpoints(config: MobileConfig) -> None:
     """Writes a checkpoint folder of every UNet that is finished; with the thin decoder, where that is."""
     vae = thin_decoder(config) or teachers_autoencoder()
-    for stage, steps in STEPS.items():
+    for stage, steps in (*STEPS.items(), ("inpaint", STEPS["relu"])):
         unet = finished(config, stage)
         if unet is not None:
             assemble(unet, vae, config.output / f"checkpoint-{stage}", steps)
