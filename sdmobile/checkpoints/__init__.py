@@ -6,6 +6,7 @@ Importing this package is cheap: torch, Diffusers and Transformers are imported 
 from __future__ import annotations
 
 from sdmobile.checkpoints.load import load_model
+from sdmobile.checkpoints.lora import LoraFile
 from sdmobile.checkpoints.recognise import BUNDLED, bundled_checkpoint, open_checkpoint
 from sdmobile.checkpoints.tokenizers import load_tokenizer
 from sdmobile.checkpoints.types import Checkpoint, ComponentInfo
@@ -16,6 +17,7 @@ __all__ = [
     "SCHEDULERS",
     "Checkpoint",
     "ComponentInfo",
+    "LoraFile",
     "bundled_checkpoint",
     "load_model",
     "load_tokenizer",

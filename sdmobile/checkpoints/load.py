@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sdmobile.checkpoints.modules import empty_module
-from sdmobile.checkpoints.weights import component_tensors
+from sdmobile.checkpoints.weights import component_tensors, read_tensor
 from sdmobile.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import torch
     from torch import nn
@@ -21,7 +21,7 @@ _SHOWN = 5
 
 
 def load_model(checkpoint: Checkpoint, name: str) -> nn.Module:
-    """Loads one model in float32, ready for inference, and checks every weight.
+    """Loads one model in float32 with the checkpoint's LoRAs, ready for inference, and checks every weight.
 
     Peak memory is the float32 module plus one tensor.
 
@@ -38,6 +38,8 @@ def load_model(checkpoint: Checkpoint, name: str) -> nn.Module:
     """
     module = checked_module(checkpoint, name)
     loaded = {key: _checked_float32(name, key, tensor) for key, tensor in component_tensors(checkpoint, name)}
+    for key, change in _lora_changes(checkpoint, name):
+        loaded[key] += change
     module.load_state_dict(loaded, strict=True, assign=True)
     _fill_buffers(module)
     return module.eval().requires_grad_(False)
@@ -62,6 +64,17 @@ def check_values(checkpoint: Checkpoint, name: str) -> None:
     """Reads a model's weights once; raises CheckpointError where one is NaN or infinite, or a file is corrupt."""
     for key, tensor in component_tensors(checkpoint, name):
         _checked_float32(name, key, tensor)
+    for _ in _lora_changes(checkpoint, name):
+        pass
+
+
+def _lora_changes(checkpoint: Checkpoint, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yields what LoRAs add to the weights of a model, one weight after the other, in float32: scale·(alpha/r)·B A."""
+    for layer in (layer for lora in checkpoint.loras for layer in lora.layers if layer.model == name):
+        down, up = (_checked_float32(name, info.stored, read_tensor(info)) for info in (layer.down, layer.up))
+        change = layer.factor * (up.flatten(1) @ down.flatten(1))
+        shape = checkpoint.components[name].tensors[layer.weight].shape
+        yield layer.weight, _checked_float32(name, f"the LoRA's change of {layer.weight}", change.reshape(shape))
 
 
 def _check_shapes(component: str, wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, TensorInfo]) -> None:

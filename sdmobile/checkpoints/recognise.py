@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,7 @@ from sdmobile.errors import CheckpointError, UsageError
 from sdmobile.families.schedulers import PREDICTION_TYPES
 
 if TYPE_CHECKING:
+    from sdmobile.checkpoints.lora import LoraFile
     from sdmobile.checkpoints.types import Checkpoint
 
 BUNDLED = ("shapes-64",)
@@ -24,7 +27,10 @@ def bundled_checkpoint(name: str = BUNDLED[0]) -> Path:
 
 
 def open_checkpoint(
-    path: Path | None = None, tokenizer_dir: Path | None = None, prediction_type: str | None = None
+    path: Path | None = None,
+    tokenizer_dir: Path | None = None,
+    prediction_type: str | None = None,
+    loras: Sequence[LoraFile] = (),
 ) -> Checkpoint:
     """Recognises a checkpoint from its headers and configurations; no weights are read.
 
@@ -33,6 +39,7 @@ def open_checkpoint(
             without it, the bundled checkpoint. The name of a bundled one stands for it where there is no such file.
         tokenizer_dir: folder of the tokenizer, for a checkpoint that has none; remembered for a single file.
         prediction_type: what the denoiser predicts, for a checkpoint that does not say it.
+        loras: fused into the weights whenever a model is loaded.
 
     Raises:
         CheckpointError: missing, truncated or corrupt.
@@ -49,6 +56,10 @@ def open_checkpoint(
         raise CheckpointError(
             "the checkpoint must exist", path, "Give a Diffusers folder or a .safetensors file; nothing is downloaded."
         )
+    return _with_loras(_opened(path, given), loras)
+
+
+def _opened(path: Path, given: Given) -> Checkpoint:
     if path.is_dir():
         return open_folder(path, given)
     if path.suffix.lower() in _SINGLE_FILES:
@@ -56,3 +67,13 @@ def open_checkpoint(
 
         return open_single_file(path, given)
     raise CheckpointError("a checkpoint must be a Diffusers folder or a .safetensors or .ckpt file", path)
+
+
+def _with_loras(checkpoint: Checkpoint, files: Sequence[LoraFile]) -> Checkpoint:
+    """Returns the checkpoint with LoRAs, or as it is where there are none."""
+    if not files:
+        return checkpoint
+    from sdmobile.checkpoints.lora import open_lora
+
+    loras = tuple(open_lora(file, checkpoint.components) for file in files)
+    return replace(checkpoint, loras=loras, notes=(*checkpoint.notes, *(lora.note for lora in loras)))

@@ -50,7 +50,7 @@ def open_single_file(path: Path, given: Given) -> Checkpoint:
     """
     headers = read_headers((path,))
     tensors, names = headers.tensors, list(headers.tensors)
-    family = next(family for family in FAMILIES if family.claims_file(names))
+    family = next(family for family in FAMILIES if family.claims_file(shapes_of(tensors)))
     family.check_file(names, path)
     notes = [f"the file: {note}" for note in headers.notes]
     if sum(name.startswith(_EMA) for name in tensors) > 100:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from sdmobile.basics.files import hash_tree
+from sdmobile.basics.files import hash_json, hash_tree
 from sdmobile.checkpoints.headers import check_readable
 from sdmobile.checkpoints.jsonfile import MOST_BYTES
 from sdmobile.errors import CheckpointError, SdmobileError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sdmobile.checkpoints.headers import TensorInfo
+    from sdmobile.checkpoints.lora import Lora
     from sdmobile.families.family import Family
 
 
@@ -78,6 +79,7 @@ class Checkpoint(Facts):
         guidance_scale: guidance scale of the same sources, None where neither says one.
         notes: where configuration and tensors disagree, and what was assumed.
         hashed_files: files that make the checkpoint what it is, relative to `path` (or its parent).
+        loras: what is added to its weights when a model is loaded, one after the other.
     """
 
     family: Family
@@ -93,12 +95,14 @@ class Checkpoint(Facts):
     given: Given = field(default_factory=Given)
     notes: tuple[str, ...] = ()
     hashed_files: tuple[Path, ...] = field(default=(), repr=False)
+    loras: tuple[Lora, ...] = field(default=(), repr=False)
 
     @cached_property
     def content_hash(self) -> str:
         """SHA-256 over names and bytes of the weight, configuration and tokenizer files, as hexadecimal digits.
 
-        Read on first use, at the speed of the disk; a copy of the checkpoint elsewhere has the same hash.
+        Read on first use, at the speed of the disk; a copy of the checkpoint elsewhere has the same hash. LoRAs count
+        with their bytes and scales: with one, it is another checkpoint.
 
         Raises:
             CheckpointError: a file is empty or cannot be read; one that holds no weights is too large.
@@ -108,9 +112,10 @@ class Checkpoint(Facts):
         for file in self.hashed_files:
             check_readable(file, None if file in weights else MOST_BYTES)
         try:
-            return hash_tree(root, self.hashed_files)
+            own = hash_tree(root, self.hashed_files)
         except OSError as error:
             raise CheckpointError("every file of the checkpoint must be readable", error) from error
+        return hash_json([own, *([lora.sha256, lora.file.scale] for lora in self.loras)]) if self.loras else own
 
     @cached_property
     def misfits(self) -> dict[str, SdmobileError]:

@@ -189,10 +189,20 @@ def stored_tensors(
 
 
 def _read_scale(info: TensorInfo) -> torch.Tensor | None:
-    if info.scale is None:
-        return None
-    with info.scale.file.open("rb") as stream:
-        return _read_tensor(stream, info.scale)
+    return None if info.scale is None else read_tensor(info.scale)
+
+
+def read_tensor(info: TensorInfo) -> torch.Tensor:
+    """Returns one tensor of a safetensors file as it is stored.
+
+    Raises:
+        CheckpointError: the file changed since its header was read, or cannot be read.
+    """
+    try:
+        with info.file.open("rb") as stream:
+            return _read_tensor(stream, info)
+    except OSError as error:
+        raise CheckpointError("every file of the checkpoint must be readable", error) from error
 
 
 def _read_tensor(stream: BufferedReader, info: TensorInfo) -> torch.Tensor:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from sdmobile.families import FAMILIES, component_names
+
+if TYPE_CHECKING:
+    from sdmobile.checkpoints import LoraFile
 
 COMPONENTS = f"{', '.join(component_names()[:-1])} or {component_names()[-1]}"
 _STEPS = ", ".join(f"{family.default_steps} ({family.title})" for family in reversed(FAMILIES))
@@ -20,9 +23,23 @@ PredictionType = Annotated[
     str | None,
     typer.Option(help="epsilon, v_prediction or sample: what the denoiser predicts, where the checkpoint is wrong."),
 ]
+Lora = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="LoRA to fuse into the checkpoint's weights (safetensors with Diffusers' or kohya's names); repeatable.",
+        metavar="FILE[:SCALE]",
+    ),
+]
 Steps = Annotated[
     int | None, typer.Option(min=1, max=1000, help=f"Scheduler steps; without it, the family's usual number: {_STEPS}.")
 ]
+
+
+def lora_files(texts: list[str] | None) -> tuple[LoraFile, ...]:
+    """Returns what `--lora` names; raises UsageError where a scale is no finite number."""
+    from sdmobile.checkpoints import LoraFile
+
+    return tuple(LoraFile.parse(text) for text in texts or ())
 
 
 class CommandGroup(TyperGroup):

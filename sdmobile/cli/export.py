@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdmobile.cli.arguments import COMPONENTS, PredictionType, Tokenizer
+from sdmobile.cli.arguments import COMPONENTS, Lora, PredictionType, Tokenizer, lora_files
 
 if TYPE_CHECKING:
     from sdmobile.exporters.bundle import ExportResult
@@ -53,6 +53,7 @@ def export(
     quantize: Annotated[str | None, typer.Option(help=_QUANTIZE)] = None,
     tokenizer: Tokenizer = None,
     prediction_type: PredictionType = None,
+    lora: Lora = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done and needed; write nothing.")
     ] = False,
@@ -95,6 +96,7 @@ def export(
         None if quantize is None else load_recipe(quantize),
         tokenizer,
         prediction_type,
+        lora_files(lora),
     )
     if not dry_run:
         check_output(out, overwrite)  # before the checkpoint is read

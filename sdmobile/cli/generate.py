@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdmobile.cli.arguments import PredictionType, Steps, Tokenizer
+from sdmobile.cli.arguments import Lora, PredictionType, Steps, Tokenizer, lora_files
 
 if TYPE_CHECKING:
     from sdmobile.reference.sampling import PipelineSpec, SampleRequest
 
 _BUNDLE = "A bundle, or a checkpoint (then PyTorch runs it); without it, the checkpoint that sdmobile ships."
 _GUIDANCE = "Classifier-free guidance scale, at most 1 for none; without it, the checkpoint's recommended one or 7.5."
+_IMAGE = "Picture to start from: to repaint with an inpainting model, or to change by --strength with any other."
+_MASK = "Picture that is white where --image is repainted, for inpainting models."
+_STRENGTH = "Share of the steps that are run on --image, above 0 to 1; without it, 1 for inpainting, else 0.8."
 _RUNTIME = "auto, torch, evaluator, evaluator-fp16, coreml, litert or ort, as far as the bundle's target has it."
 
 
@@ -22,6 +25,9 @@ def generate(
     *,
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="What to draw.", show_default=False)],
     negative: Annotated[str, typer.Option(help="What to stay away from.")] = "",
+    image: Annotated[Path | None, typer.Option(help=_IMAGE)] = None,
+    mask: Annotated[Path | None, typer.Option(help=_MASK)] = None,
+    strength: Annotated[float | None, typer.Option(help=_STRENGTH)] = None,
     steps: Steps = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the initial noise.")] = 0,
     guidance: Annotated[float | None, typer.Option(help=_GUIDANCE)] = None,
@@ -30,6 +36,7 @@ def generate(
     ] = None,
     tokenizer: Tokenizer = None,
     prediction_type: PredictionType = None,
+    lora: Lora = None,
     runtime: Annotated[str, typer.Option(help=_RUNTIME)] = "auto",
     reference: Annotated[
         Path | None, typer.Option(help="The bundle's source checkpoint, for `--runtime torch`.")
@@ -38,25 +45,31 @@ def generate(
     output: Annotated[Path, typer.Option("--output", "-o", help="PNG to write.")] = Path("picture.png"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the picture if it exists.")] = False,
 ) -> None:
-    """Make a picture with the exported files; prompt, seed, steps and model hash go into the PNG's text."""
+    """Make or change a picture with the exported files; prompt, seed, steps and model hash go into the PNG's text."""
     from sdmobile.basics.files import write_whole
     from sdmobile.cli.progress import step_progress
     from sdmobile.errors import OutputError
+    from sdmobile.reference.pictures import EditFiles
     from sdmobile.reference.sampling import SampleRequest, sample
     from sdmobile.reference.source import open_source
     from sdmobile.report.figures import png_bytes
 
     if output.exists() and not overwrite:
         raise OutputError("the picture must not exist yet", output, "Choose another -o, or add --overwrite.")
+    files, loras = EditFiles(image, mask, strength), lora_files(lora)
     with step_progress() as progress:
-        runner, spec, model_hash = open_source(bundle, runtime, reference, threads, tokenizer, prediction_type)
+        runner, spec, model_hash = open_source(bundle, runtime, reference, threads, tokenizer, prediction_type, loras)
         scale = spec.guidance_scale if guidance is None else guidance
         steps = spec.steps if steps is None else steps
-        request = SampleRequest(prompt, negative, steps, seed, scale, scheduler)
+        edit = files.read(spec.family, spec.geometry, runner.components)
+        request = SampleRequest(prompt, negative, steps, seed, scale, scheduler, edit)
         result = sample(
             runner, spec, request, on_step=lambda done, total: progress(f"sampling with {runner.name}", done, total)
         )
-    picture = png_bytes(result.image, picture_texts(request, spec, runner.name, model_hash))
+    texts = picture_texts(request, spec, runner.name, model_hash) | files.texts(edit)
+    if loras:
+        texts["lora"] = " ".join(f"{file.path.name}:{file.scale:g}" for file in loras)
+    picture = png_bytes(result.image, texts)
     write_whole(output, picture, overwrite)
     typer.echo(str(output))
     for component, seconds in result.seconds.items():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdmobile.basics.words import megabytes
-from sdmobile.cli.arguments import PredictionType, Tokenizer
+from sdmobile.cli.arguments import Lora, PredictionType, Tokenizer, lora_files
 from sdmobile.cli.output import Output
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def inspect(
     ] = None,
     tokenizer: Tokenizer = None,
     prediction_type: PredictionType = None,
+    lora: Lora = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False,
 ) -> None:
     """Say what a checkpoint is, read from its tensors, and whether each target can take it."""
@@ -34,7 +35,7 @@ def inspect(
     from sdmobile.exporters.request import ExportRequest
     from sdmobile.formats.bundle.contracts import TARGETS
 
-    opened = open_checkpoint(checkpoint, tokenizer, prediction_type)
+    opened = open_checkpoint(checkpoint, tokenizer, prediction_type, lora_files(lora))
     verdicts = [preflight(opened, ExportRequest(checkpoint, target, Path(opened.name))) for target in TARGETS]
     output = Output(json)
     output.data(_as_json(opened, verdicts), *([] if json else _views(opened, verdicts)))
@@ -68,6 +69,7 @@ def _as_json(checkpoint: Checkpoint, verdicts: list[PreflightReport]) -> dict[st
         "scheduler": checkpoint.scheduler_config,
         "prediction_type": checkpoint.prediction_type,
         "tokenizer": None if checkpoint.tokenizer_dir is None else str(checkpoint.tokenizer_dir),
+        "loras": [item.to_json() for item in checkpoint.loras],
         "notes": list(checkpoint.notes),
         "targets": {verdict.target: verdict.to_json() for verdict in verdicts},
     }

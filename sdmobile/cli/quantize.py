@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdmobile.basics.words import megabytes
-from sdmobile.cli.arguments import CommandGroup
+from sdmobile.cli.arguments import CommandGroup, Lora, lora_files
 from sdmobile.cli.output import Output
 from sdmobile.cli.quantize_search import analyze, curve, search
 
@@ -50,6 +50,7 @@ def apply(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
     deployment_target: Annotated[str | None, typer.Option(help=_TARGET)] = None,
     reference: Annotated[Path | None, typer.Option(help=_REFERENCE, show_default=False)] = None,
+    lora: Lora = None,
     correct: Annotated[bool, typer.Option("--correct", help=_CORRECT)] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False,
 ) -> None:
@@ -58,9 +59,11 @@ def apply(
     from sdmobile.quantize.apply import apply_recipe
     from sdmobile.quantize.recipes import load_recipe
 
-    loaded = load_recipe(recipe)
+    loaded, loras = load_recipe(recipe), lora_files(lora)
     with StageView() as view:
-        result = apply_recipe(bundle, loaded, output, overwrite, deployment_target, view.event, reference, correct)
+        result = apply_recipe(
+            bundle, loaded, output, overwrite, deployment_target, view.event, reference, correct, loras
+        )
     out = Output(json)
     for line in result.warnings:
         out.note(f"[yellow]warning:[/yellow] {line}")

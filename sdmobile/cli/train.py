@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sdmobile.cli.arguments import CommandGroup
+from sdmobile.cli.arguments import CommandGroup, Lora, lora_files
 from sdmobile.cli.progress import step_progress
 from sdmobile.errors import OutputError
 
@@ -58,7 +58,10 @@ def shapes(
 @train_app.command()
 def mobile(
     stage: Annotated[
-        str, typer.Argument(help="structure, decoder, relu, guidance, progressive, regression, adversarial, or all.")
+        str,
+        typer.Argument(
+            help="structure, decoder, relu, guidance, progressive, regression, adversarial, lora, inpaint, or all."
+        ),
     ] = "all",
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of the run; a stopped run goes on there.")
@@ -104,6 +107,7 @@ def evaluate(
     guidance: Annotated[
         float | None, typer.Option(help="Classifier-free guidance scale; without it, the checkpoint's own or 7.5.")
     ] = None,
+    lora: Lora = None,
     runtime: Annotated[
         str, typer.Option(help="auto, torch, evaluator, evaluator-fp16, coreml, litert or ort.")
     ] = "auto",
@@ -128,6 +132,41 @@ def evaluate(
             guidance,
             runtime,
             pictures,
+            lora_files(lora),
+        )
+    _say(record)
+    typer.echo(str(output))
+
+
+@train_app.command()
+def evaluate_inpainting(
+    source: Annotated[Path, typer.Argument(help="Inpainting checkpoint or bundle.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where obedience.json and samples.png go.")] = Path(
+        "runs/evaluation"
+    ),
+    prompts: Annotated[int, typer.Option(min=1, help="Number of held-out prompts.")] = 200,
+    steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 20,
+    guidance: Annotated[
+        float | None, typer.Option(help="Classifier-free guidance scale; without it, the checkpoint's own or 7.5.")
+    ] = None,
+    lora: Lora = None,
+    runtime: Annotated[
+        str, typer.Option(help="auto, torch, evaluator, evaluator-fp16, coreml, litert or ort.")
+    ] = "auto",
+) -> None:
+    """Judge repainting: the first shape of each held-out prompt's rendering is masked and drawn anew."""
+    from sdmobile.training.inpainting import evaluate_inpainting as judge
+
+    with step_progress() as progress:
+        record = judge(
+            source,
+            output,
+            lambda done, total: progress("judging", done, total),
+            prompts,
+            steps,
+            guidance,
+            runtime,
+            lora_files(lora),
         )
     _say(record)
     typer.echo(str(output))
@@ -162,6 +201,10 @@ def _say(record: dict[str, Any]) -> None:
         f"{100 * record['claims']:.1f} % of their claims",
         err=True,
     )
+    if (shading := record.get("shading")) is not None:
+        typer.echo(f"the background's light falls by {shading:.2f} of what the style of stage lora has", err=True)
+    if (outside := record.get("outside_of_the_mask")) is not None:
+        typer.echo(f"mean difference outside of the masks: {outside:.2f} of 255 levels", err=True)
     if (found := record.get("distribution")) is None:
         return
     for name, row in (("drawn", found), *found["floors"].items()):

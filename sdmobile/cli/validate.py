@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdmobile.cli.arguments import COMPONENTS, Steps
+from sdmobile.cli.arguments import COMPONENTS, Lora, Steps, lora_files
 
 if TYPE_CHECKING:
     from sdmobile.validate.check import Validation
@@ -62,6 +62,7 @@ def validate(
     reference: Annotated[
         Path | None, typer.Option(help="Checkpoint the bundle was exported from; without it, the one sdmobile ships.")
     ] = None,
+    lora: Lora = None,
     components: Annotated[str | None, typer.Option(help=_COMPONENTS)] = None,
     runtime: Annotated[str, typer.Option(help=_RUNTIME)] = "auto",
     prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt per line.")] = None,
@@ -128,6 +129,7 @@ def validate(
         cache_dir=None if no_cache else default_recordings_dir(),
         overflow=overflow,
         checkers=CheckerChoice(lint.value, gpu.value, benchmark_model, adb_serial).checkers(),
+        loras=lora_files(lora),
         bisect_dir=(bisect_dir or Path(f"{bundle.name}-bisect")) if bisect else None,
     )
     with step_progress() as progress:

@@ -173,6 +173,7 @@ def _write_manifest(plan: ExportPlan, records: dict[str, Any], folder: Path) -> 
             "prediction_type": checkpoint.prediction_type,
             "given": {"prediction_type": checkpoint.given.prediction_type},
             "notes": list(checkpoint.notes),
+            **({"loras": [lora.to_json() for lora in checkpoint.loras]} if checkpoint.loras else {}),
         },
         "geometry": plan.geometry.to_json(),
         "guidance": plan.guidance,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sdmobile.rewrites.options import RewriteOptions
 
 if TYPE_CHECKING:
-    pass
+    from sdmobile.checkpoints import LoraFile
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class ExportJob:
         float32_islands: sample a little and keep in float32 what overflows float16 then.
         tokenizer: folder of the tokenizer, for a checkpoint that has none.
         prediction_type: what the denoiser predicts, for a checkpoint that does not say.
+        loras: fused into the weights before anything is captured.
     """
 
     checkpoint: Path
@@ -44,15 +45,20 @@ class ExportJob:
     float32_islands: bool = False
     tokenizer: Path | None = None
     prediction_type: str | None = None
+    loras: tuple[LoraFile, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as a JSON object."""
-        paths = {"checkpoint": str(self.checkpoint), "out_dir": str(self.out_dir)}
-        return {**asdict(self), **paths, "tokenizer": None if self.tokenizer is None else str(self.tokenizer)}
+        paths: dict[str, str | None] = {"checkpoint": str(self.checkpoint), "out_dir": str(self.out_dir)}
+        paths["tokenizer"] = None if self.tokenizer is None else str(self.tokenizer)
+        return {**asdict(self), **paths, "loras": [lora.to_json() for lora in self.loras]}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ExportJob:
         """Returns the job that `to_json` wrote; other keys are passed over."""
+        from sdmobile.checkpoints import LoraFile
+
         known = {item.name: data[item.name] for item in fields(cls)}
         paths = {name: Path(known[name]) for name in ("checkpoint", "out_dir", "tokenizer") if known[name] is not None}
-        return cls(**{**known, **paths, "rewrites": RewriteOptions.from_json(known["rewrites"])})
+        loras = tuple(LoraFile.from_json(item) for item in known["loras"])
+        return cls(**{**known, **paths, "loras": loras, "rewrites": RewriteOptions.from_json(known["rewrites"])})

@@ -17,7 +17,7 @@ from sdmobile.reference.geometry import geometry_for
 from sdmobile.rewrites.options import RewriteOptions
 
 if TYPE_CHECKING:
-    from sdmobile.checkpoints import Checkpoint
+    from sdmobile.checkpoints import Checkpoint, LoraFile
     from sdmobile.formats.bundle.contracts import Geometry
     from sdmobile.quantize.recipes import Recipe
 
@@ -41,6 +41,7 @@ class ExportRequest:
         recipe: how the weights of the finished files are stored; None leaves them as the device's profile says.
         tokenizer: folder of the tokenizer, for a checkpoint that has none.
         prediction_type: what the denoiser predicts, for a checkpoint that does not say.
+        loras: fused into the weights before anything is captured.
     """
 
     checkpoint: Path | None
@@ -57,6 +58,7 @@ class ExportRequest:
     recipe: Recipe | None = None
     tokenizer: Path | None = None
     prediction_type: str | None = None
+    loras: tuple[LoraFile, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ class ExportPlan:
             float32_islands=request.float32_islands,
             tokenizer=request.tokenizer,
             prediction_type=request.prediction_type,
+            loras=request.loras,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -118,6 +121,7 @@ class ExportPlan:
             "rewrites": self.request.rewrites.to_json(),
             "chunks": self.request.chunks,
             "float32_islands": self.request.float32_islands,
+            "loras": [lora.to_json() for lora in self.checkpoint.loras],
             "recipe": None if self.request.recipe is None else self.request.recipe.name,
             "output": str(self.request.out_dir),
             "geometry": self.geometry.to_json(),
@@ -150,7 +154,7 @@ def make_plan(request: ExportRequest) -> ExportPlan:
     profile = profile_of(request)
     check_names(request.rewrites)
     check_chunks(request.target, request.chunks)
-    checkpoint = open_checkpoint(request.checkpoint, request.tokenizer, request.prediction_type)
+    checkpoint = open_checkpoint(request.checkpoint, request.tokenizer, request.prediction_type, request.loras)
     geometry = geometry_for(checkpoint, request.guidance, request.resolution)
     planned = planned_components(checkpoint, request)
     device = profile.name if request.device is None else device_key(request.device)

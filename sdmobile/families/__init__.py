@@ -10,6 +10,7 @@ from typing import Any
 
 from sdmobile.errors import UnsupportedError
 from sdmobile.families.family import Family
+from sdmobile.families.inpainting import MobileDiffusionInpainting, StableDiffusionInpainting
 from sdmobile.families.latent_consistency import LatentConsistency
 from sdmobile.families.mobile_diffusion import FewStepMobileDiffusion, MobileDiffusion
 from sdmobile.families.stable_diffusion import StableDiffusion
@@ -17,7 +18,9 @@ from sdmobile.families.stable_diffusion import StableDiffusion
 FAMILIES: tuple[Family, ...] = (
     LatentConsistency(),
     FewStepMobileDiffusion(),
+    MobileDiffusionInpainting(),
     MobileDiffusion(),
+    StableDiffusionInpainting(),
     StableDiffusion(),
 )
 """In the order in which they are asked whether a checkpoint is theirs; the last one takes, or refuses, what is left."""

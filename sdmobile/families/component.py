@@ -136,6 +136,7 @@ class Guidance:
         calls: of the denoiser in one step.
         texts: encoded for one picture.
         sentence: says it in a model card.
+        images: encoded for one picture.
     """
 
     name: str
@@ -143,10 +144,12 @@ class Guidance:
     calls: int
     texts: int
     sentence: str
+    images: int = 0
 
     def calls_of(self, role: Role, steps: int) -> int:
         """Returns how often a component is called for one picture of so many steps."""
-        return {Role.TEXT_ENCODER: self.texts, Role.DENOISER: steps * self.calls, Role.DECODER: 1}.get(role, 0)
+        encoded = {Role.TEXT_ENCODER: self.texts, Role.IMAGE_ENCODER: self.images}
+        return {**encoded, Role.DENOISER: steps * self.calls, Role.DECODER: 1}.get(role, 0)
 
 
 BATCH2 = Guidance("batch2", rows=2, calls=1, texts=2, sentence="both guidance rows in one UNet call")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sdmobile.errors import UnsupportedError
 from sdmobile.families import apple
-from sdmobile.families.component import Component, Config, Guidance, Model, Role
+from sdmobile.families.component import Component, Config, Guidance, Model, Role, Shapes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sdmobile.families.component import Arrays, Run
+    from sdmobile.families.edit import Edit
     from sdmobile.formats.bundle.contracts import Geometry
 
 
@@ -65,6 +66,8 @@ class Family(ABC):
     """The first is the default."""
     default_steps: ClassVar[int]
     default_guidance_scale: ClassVar[float]
+    takes_picture: ClassVar[bool] = False
+    """Whether the denoiser takes a picture and its mask beside the noise."""
     tag: ClassVar[str]
     """In the model card, as model hubs sort by it."""
     guidance_rule: ClassVar[str]
@@ -83,8 +86,8 @@ class Family(ABC):
         """Returns whether a Diffusers folder is of the family, by its index and its models' configurations."""
 
     @abstractmethod
-    def claims_file(self, names: Sequence[str]) -> bool:
-        """Returns whether a single file with tensors of these names is of the family."""
+    def claims_file(self, shapes: Shapes) -> bool:
+        """Returns whether a single file with tensors of these names and shapes is of the family."""
 
     @abstractmethod
     def check_index(self, index: Mapping[str, Any], path: Path) -> None:
@@ -168,7 +171,7 @@ class Family(ABC):
     @property
     def sampling(self) -> tuple[str, ...]:
         """Names of the components without which no picture can be made."""
-        return tuple(c.name for c in self.components if c.role is not Role.IMAGE_ENCODER)
+        return tuple(c.name for c in self.components if self.takes_picture or c.role is not Role.IMAGE_ENCODER)
 
     def guidance(self, name: str | None) -> Guidance:
         """Returns a way of guidance by name, the default for None.
@@ -218,6 +221,39 @@ class Family(ABC):
     def conditioning(self, guidance_scale: float, geometry: Geometry) -> Arrays:
         """Returns the denoiser's further inputs of one row, the same in every step."""
         return {}
+
+    def usual_edit(self, seed: int, geometry: Geometry) -> Edit | None:
+        """Returns the picture and mask of a sampling run that is given none; None where the denoiser takes none."""
+        return None
+
+    def encode_image(self, image: NDArray[np.float32], scaling_factor: float, run: Run) -> NDArray[np.float32]:
+        """Returns the latent of a picture, [1, C, h, w]: the mean of its distribution, scaled; nothing is drawn.
+
+        Args:
+            image: [1, 3, H, W] in [-1, 1].
+            scaling_factor: of latents.
+            run: computes the image encoder.
+        """
+        import numpy as np
+
+        encoder = self.of_role(Role.IMAGE_ENCODER)[0]
+        moments = run(encoder.name, {encoder.inputs[0].name: image})[encoder.outputs[0].name]
+        return (moments[:, : moments.shape[1] // 2] * np.float32(scaling_factor)).astype(np.float32)
+
+    def beside_latent(
+        self, edit: Edit, geometry: Geometry, encode: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    ) -> NDArray[np.float32] | None:
+        """Returns the channels that the denoiser takes after the noisy latent, the same in every step, [1, K, h, w].
+
+        Args:
+            edit: picture and mask.
+            geometry: the sizes of the export.
+            encode: a picture [1, 3, H, W] to its scaled latent, see `encode_image`.
+
+        Returns:
+            None where it takes the noisy latent alone.
+        """
+        return None
 
     def guided(self, guidance_scale: float) -> bool:
         """Returns whether the unconditional row matters: not at a scale of at most 1, where ε is ε_text."""

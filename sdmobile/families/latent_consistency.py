@@ -118,8 +118,8 @@ class LatentConsistency(StableDiffusion):
     def claims(self, index: Mapping[str, Any], configs: Mapping[str, Config]) -> bool:
         return configs.get("unet", {}).get(_WIDTH) is not None
 
-    def claims_file(self, names: Sequence[str]) -> bool:
-        return _STORED in names
+    def claims_file(self, shapes: Shapes) -> bool:
+        return _STORED in shapes
 
     def facts(self, configs: Mapping[str, Config], scheduler_config: Config, notes: list[str]) -> Facts:
         facts = super().facts(configs, scheduler_config, notes)

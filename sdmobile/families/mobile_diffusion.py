@@ -6,12 +6,12 @@ is distilled into the UNet it has no unconditional row, and a picture takes few 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sdmobile.errors import CheckpointError
 from sdmobile.families import apple, clip, mobile_unet
-from sdmobile.families.component import UNGUIDED, Config
+from sdmobile.families.component import UNGUIDED, Config, Shapes
 from sdmobile.families.schedulers import finite_positive
 from sdmobile.families.stable_diffusion import StableDiffusion
 
@@ -33,7 +33,7 @@ class MobileDiffusion(StableDiffusion):
         entry = index.get("unet")
         return isinstance(entry, list) and entry[-1:] == [mobile_unet.UNET_CLASS]
 
-    def claims_file(self, names: Sequence[str]) -> bool:
+    def claims_file(self, shapes: Shapes) -> bool:
         return False
 
 

@@ -72,9 +72,11 @@ def _summary(manifest: Mapping[str, Any]) -> str:
     source, g = manifest["source"], manifest["geometry"]
     calls = family_of(manifest).guidance(manifest["guidance"]).sentence
     device = f" for {manifest['device']}" if manifest.get("device") else ""
+    loras = "".join(f", with the LoRA `{lora['name']}` at scale {lora['scale']:g}" for lora in source.get("loras", ()))
     return (
-        f"Exported{device} by sdmobile {manifest.get('sdmobile_version', '')} from `{source['name']}`, whose content "
-        f"hash is `{source['content_hash']}`. Pictures of {g['image_width']} × {g['image_height']} pixels; {calls}. "
+        f"Exported{device} by sdmobile {manifest.get('sdmobile_version', '')} from `{source['name']}`{loras}, whose "
+        f"content hash is `{source['content_hash']}`. Pictures of {g['image_width']} × {g['image_height']} pixels; "
+        f"{calls}. "
         "Every stage of the export is recorded in `manifest.json`."
     )
 

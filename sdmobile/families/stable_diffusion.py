@@ -6,12 +6,12 @@ Salimans, arXiv 2207.12598.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families import apple, autoencoder, clip, unet
-from sdmobile.families.component import BATCH2, SEPARATE, Config
+from sdmobile.families.component import BATCH2, SEPARATE, Config, Shapes
 from sdmobile.families.family import Facts, Family
 from sdmobile.families.schedulers import STABLE_DIFFUSION, check_schedule, prediction_type
 
@@ -74,7 +74,7 @@ class StableDiffusion(Family):
     def claims(self, index: Mapping[str, Any], configs: Mapping[str, Config]) -> bool:
         return True
 
-    def claims_file(self, names: Sequence[str]) -> bool:
+    def claims_file(self, shapes: Shapes) -> bool:
         return True
 
     def check_index(self, index: Mapping[str, Any], path: Path) -> None:
@@ -109,7 +109,7 @@ class StableDiffusion(Family):
     def facts(self, configs: Mapping[str, Config], scheduler_config: Config, notes: list[str]) -> Facts:
         check_schedule(scheduler_config)
         text, denoiser, vae = configs["text_encoder"], configs["unet"], configs["vae"]
-        _check_together(denoiser, vae, text)
+        _check_together(denoiser, vae, text, self.denoiser_channels)
         scale = autoencoder.scale_factor(vae)
         length = text.get("max_position_embeddings")
         if not length:
@@ -126,6 +126,10 @@ class StableDiffusion(Family):
             context_dim=text["hidden_size"],
             prediction_type=prediction_type(scheduler_config, notes),
         )
+
+    def denoiser_channels(self, latent_channels: int) -> int:
+        """Returns the input channels of the UNet."""
+        return latent_channels
 
     def pad_token(self, configs: Mapping[str, Config]) -> str | None:
         return clip.pad_token(configs["text_encoder"])
@@ -216,17 +220,18 @@ class StableDiffusion(Family):
         return differences
 
 
-def _check_together(denoiser: Config, vae: Config, text: Config) -> None:
+def _check_together(denoiser: Config, vae: Config, text: Config, channels: Callable[[int], int]) -> None:
     """Raises unless the models fit each other: UnsupportedError for another task, CheckpointError for other widths."""
     latent, inputs, outputs = vae.get("latent_channels"), denoiser.get("in_channels"), denoiser.get("out_channels")
-    if isinstance(inputs, int) and isinstance(latent, int) and inputs > latent:
+    wanted = channels(latent) if isinstance(latent, int) else latent
+    if isinstance(inputs, int) and isinstance(latent, int) and inputs > latent and inputs != wanted:
         kind = {2 * latent + 1: "inpainting", latent + 1: "depth-to-image", 2 * latent: "image editing or upscaling"}
         raise UnsupportedError(
             _RULE,
             f"a UNet with {inputs} input channels for {latent} latent channels ({kind.get(inputs, 'unknown')})",
             _SUPPORTED,
         )
-    if inputs != latent or outputs != latent:
+    if inputs != wanted or outputs != latent:
         raise CheckpointError(
             "UNet and VAE must have the same latent channels", f"UNet {inputs} in, {outputs} out; VAE {latent}"
         )

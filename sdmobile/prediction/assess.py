@@ -146,7 +146,8 @@ def assess(bundle: Bundle, device: ChosenUnit, steps: int | None = None, guidanc
     single, double, notes = _both_batches(unet, bundle.guidance)
     if unet:
         graphs[denoiser] = _unet_for(way, single, double)
-    calls = {part.name: GUIDANCE[way].calls_of(part.role, steps) for part in family.components}
+    ways = GUIDANCE | {own.name: own for own in family.guidances}
+    calls = {part.name: ways[way].calls_of(part.role, steps) for part in family.components}
     parts = tuple(
         component_cost(name, files, device, calls.get(name, 0), _recipe(bundle.components[name]))
         for name, files in graphs.items()
@@ -243,7 +244,12 @@ def _image(family: Family, parts: Sequence[ComponentCost]) -> tuple[ImageTime | 
     if missing:
         return None, [f"no prediction of an image: the bundle has no {', '.join(missing)}"]
     calls = {
-        role: [(by_name[part.name].prediction, by_name[part.name].calls) for part in family.of_role(role)]
-        for role in (Role.TEXT_ENCODER, Role.DENOISER, Role.DECODER)
+        role: [
+            (by_name[part.name].prediction, by_name[part.name].calls)
+            for part in family.of_role(role)
+            if part.name in family.sampling
+        ]
+        for role in (Role.TEXT_ENCODER, Role.IMAGE_ENCODER, Role.DENOISER, Role.DECODER)
     }
-    return image_time(calls[Role.TEXT_ENCODER], calls[Role.DENOISER], calls[Role.DECODER]), []
+    encoders = calls[Role.TEXT_ENCODER] + calls[Role.IMAGE_ENCODER]
+    return image_time(encoders, calls[Role.DENOISER], calls[Role.DECODER]), []

@@ -17,7 +17,7 @@ class ImageTime:
     """Predicted seconds of one image.
 
     Args:
-        text: all calls of the text encoder.
+        text: all calls of the encoders: of texts and, for inpainting, of the picture.
         unet: all calls of the UNet.
         decoder: the one call of the decoder.
         low, high: interval; the errors of the parts are taken as common, so that the bounds add up.
@@ -47,7 +47,7 @@ def image_time(text: Calls, unet: Calls, decoder: Calls) -> ImageTime:
     """Returns the time of one image; the scheduler's own arithmetic on the CPU is not in it.
 
     Args:
-        text: of the text encoders.
+        text: of the encoders.
         unet: of the denoiser, whose batch is that of the guidance.
         decoder: of the decoder.
     """

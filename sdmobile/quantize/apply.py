@@ -6,7 +6,7 @@ bundle ─▶ check recipe against target and modules ─▶ per component: comp
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from sdmobile.quantize.records import CompressionRecord, Watch, joined, told
 from sdmobile.quantize.support import require_components, require_recipe
 
 if TYPE_CHECKING:
+    from sdmobile.checkpoints import LoraFile
     from sdmobile.formats.bundle.reading import Bundle
     from sdmobile.quantize.activations.recorded import RecordedInputs
     from sdmobile.quantize.correction import FittedScales
@@ -47,6 +48,7 @@ def apply_recipe(
     watch: Watch = lambda *_: None,
     reference: Path | None = None,
     correct: bool = False,
+    loras: Sequence[LoraFile] = (),
 ) -> AppliedRecipe:
     """Writes a bundle whose weights are stored as a recipe says; the source stays untouched.
 
@@ -59,6 +61,7 @@ def apply_recipe(
         watch: called with component and event.
         reference: the bundle's checkpoint, for W8A8 and `correct`; None for the one that sdmobile ships.
         correct: fit a factor on each layer's weight to recorded inputs, where that helps on others (iOS).
+        loras: that were fused into the bundle's checkpoint.
 
     Raises:
         BundleError: the source is no whole bundle.
@@ -78,8 +81,8 @@ def apply_recipe(
     family_of(manifest)  # a component that its family has not is refused before any work
     parts = {name: Part(bundle, component.record) for name, component in source.components.items()}
     check_recipe(recipe, destination, parts)
-    inputs = _inputs_of(source, reference) if recipe.quantises_activations else None
-    fitted = _fitted(source, parts, recipe, reference, watch) if correct else {}
+    inputs = _inputs_of(source, reference, loras) if recipe.quantises_activations else None
+    fitted = _fitted(source, parts, recipe, reference, loras, watch) if correct else {}
     with staging(out) as folder:
         new = folder / "bundle"
         records: dict[str, Any] = {}
@@ -127,17 +130,22 @@ def _require_modules(recipe: Recipe, target: str, parts: Mapping[str, Part]) -> 
         raise UnsupportedError("every pattern of a recipe must match a module", unmatched[0], fix)
 
 
-def _inputs_of(bundle: Bundle, reference: Path | None) -> RecordedInputs:
+def _inputs_of(bundle: Bundle, reference: Path | None, loras: Sequence[LoraFile]) -> RecordedInputs:
     from sdmobile.quantize.activations.recorded import RecordedInputs
     from sdmobile.reference.recording_cache import default_recordings_dir
     from sdmobile.reference.resolve import resolve_reference
 
-    checkpoint = resolve_reference(bundle, reference)
+    checkpoint = resolve_reference(bundle, reference, loras)
     return RecordedInputs(checkpoint, bundle.geometry, bundle.guidance, default_recordings_dir())
 
 
 def _fitted(
-    bundle: Bundle, parts: Mapping[str, Part], recipe: Recipe, reference: Path | None, watch: Watch
+    bundle: Bundle,
+    parts: Mapping[str, Part],
+    recipe: Recipe,
+    reference: Path | None,
+    loras: Sequence[LoraFile],
+    watch: Watch,
 ) -> dict[str, FittedScales]:
     """Returns the factors of every component that a recipe compresses."""
     from sdmobile.quantize.correction import fit_components
@@ -151,7 +159,7 @@ def _fitted(
         for name, part in parts.items()
         if recipe.covers(name)
     }
-    return fit_components(resolve_reference(bundle, reference), correctable, recipe, watch)
+    return fit_components(resolve_reference(bundle, reference, loras), correctable, recipe, watch)
 
 
 def compress_part(

@@ -8,6 +8,7 @@ import numpy as np
 
 from sdmobile.reference.noise import NoiseStream
 from sdmobile.reference.sampling import Sampler, texts_of
+from sdmobile.reference.start import schedule_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +25,8 @@ def sample_batch(runner: TorchRunner, spec: PipelineSpec, requests: Sequence[Sam
     Args:
         runner: of PyTorch, whose modules take any batch.
         spec: the pipeline.
-        requests: N pictures that differ in texts and seed alone; a scheduler that draws noise by torch's generator is
-            seeded by the first.
+        requests: N pictures that differ in texts, seed and what is edited alone; a scheduler that draws noise by
+            torch's generator is seeded by the first.
     """
     import torch
 
@@ -40,12 +41,16 @@ def sample_batch(runner: TorchRunner, spec: PipelineSpec, requests: Sequence[Sam
         }
         for which in (0, -1)
     ]
-    scheduler = family.scheduler(spec.scheduler_config, first.scheduler, first.steps)
+    scheduler, timesteps = schedule_of(spec, first)
     streams = [NoiseStream(request.seed, spec.latent_shape) for request in requests]
-    latent = torch.from_numpy(np.concatenate([s.draw(float(scheduler.init_noise_sigma)) for s in streams]))
+    starts = [sampler.start(request) for request in requests]
+    begun = [start.latent(scheduler, timesteps, noise) for start, noise in zip(starts, streams, strict=True)]
+    latent, beside = torch.cat(begun), [start.beside for start in starts if start.beside is not None]
     generator = torch.Generator().manual_seed(first.seed)
-    for index, timestep in enumerate(scheduler.timesteps):
+    for index, timestep in enumerate(timesteps):
         scaled = scheduler.scale_model_input(latent, timestep).numpy()
+        if beside:
+            scaled = np.concatenate([scaled, np.concatenate(beside)], axis=1)
         prediction = sampler.predict(first.guidance_scale, scaled, float(timestep), (rows[0], rows[1]), index)
         latent = family.step(
             scheduler,

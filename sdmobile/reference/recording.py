@@ -178,7 +178,9 @@ def record(
         runner.release()
         return keeper.recording
     keeper.recording.runs = sample_all(runner, spec, requests, keeper.see, on_step, release=True)
-    for encoder in (part for part in spec.family.of_role(Role.IMAGE_ENCODER) if part.name in components):
+    # Where sampling calls no image encoder, it is given the pictures that were drawn.
+    unseen = [name for name, kept in keeper.recording.samples.items() if not kept]
+    for encoder in (part for part in spec.family.of_role(Role.IMAGE_ENCODER) if part.name in unseen):
         for index, run in enumerate(keeper.recording.runs[:max_samples]):
             inputs = {encoder.inputs[0].name: np.clip(run.image, -1.0, 1.0)}
             outputs = runner.run(encoder.name, inputs)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zipfile import BadZipFile
@@ -60,7 +60,7 @@ def recording_key(
         "guidance": spec.guidance.name,
         "scaling_factor": spec.scaling_factor,
         "scheduler": dict(spec.scheduler_config),
-        "requests": [asdict(request) for request in requests],
+        "requests": [request.to_json() for request in requests],
         "components": sorted(components),
         "max_samples": max_samples,
         "whole_runs": whole_runs,

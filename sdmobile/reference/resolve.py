@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import CheckpointError, SdmobileError, UnsupportedError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from sdmobile.checkpoints import Checkpoint
+    from sdmobile.checkpoints import Checkpoint, LoraFile
     from sdmobile.formats.bundle.reading import Bundle
     from sdmobile.reference.sampling import PipelineSpec
 
 _AGAIN = "Export the bundle again."
 
 
-def resolve_reference(bundle: Bundle, reference: Path | None) -> Checkpoint:
+def resolve_reference(bundle: Bundle, reference: Path | None, loras: Sequence[LoraFile] = ()) -> Checkpoint:
     """Opens the checkpoint that the bundle was exported from.
 
     Args:
         bundle: the opened bundle.
         reference: a checkpoint, or None to try the one that ships with sdmobile.
+        loras: that were fused into it.
 
     Raises:
         CheckpointError: the checkpoint's content hash is not the one in the manifest, or none was given and the shipped
@@ -32,13 +34,15 @@ def resolve_reference(bundle: Bundle, reference: Path | None) -> Checkpoint:
     name = bundle.source.get("name", "unknown")
     try:
         given = bundle.source.get("given") or {}
-        checkpoint = open_checkpoint(reference, prediction_type=given.get("prediction_type"))
+        checkpoint = open_checkpoint(reference, prediction_type=given.get("prediction_type"), loras=loras)
     except SdmobileError as error:
-        if reference is not None:
+        if reference is not None or loras:
             raise
         raise _not_found(str(name), bundle) from error
     if checkpoint.content_hash == bundle.source_hash:
         return checkpoint
+    if (fused := bundle.source.get("loras") or []) != [lora.to_json() for lora in checkpoint.loras]:
+        raise _other_loras(fused, checkpoint)
     if reference is None:
         raise _not_found(str(name), bundle)
     raise CheckpointError(
@@ -69,6 +73,18 @@ def reference_pipeline(bundle: Bundle, checkpoint: Checkpoint) -> PipelineSpec:
             "guidance and resolution of a bundle must be those of an export of its checkpoint", error, _AGAIN
         ) from error
     return PipelineSpec.from_checkpoint(checkpoint, *choices)
+
+
+def _other_loras(fused: Sequence[Mapping[str, Any]], checkpoint: Checkpoint) -> CheckpointError:
+    """Returns that a bundle was exported with other LoRAs than the reference was given."""
+    wanted = [f"{lora['name']}:{lora['scale']:g} ({_short(lora['sha256'])})" for lora in fused]
+    given = [f"{lora.name}:{lora.file.scale:g} ({_short(lora.sha256)})" for lora in checkpoint.loras]
+    options = " ".join(f"--lora {lora['name']}:{lora['scale']:g}" for lora in fused) or "no --lora"
+    return CheckpointError(
+        f"the reference must have the LoRAs that the bundle was exported with: {', '.join(wanted) or 'none'}",
+        ", ".join(given) or "none given",
+        f"Give {options}, in this order.",
+    )
 
 
 def _not_found(name: str, bundle: Bundle) -> CheckpointError:

@@ -21,6 +21,7 @@ from sdmobile.errors import UsageError
 from sdmobile.families import family_of
 from sdmobile.families.component import Role
 from sdmobile.reference.noise import NoiseStream
+from sdmobile.reference.start import Start, schedule_of, start_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from sdmobile.checkpoints import Checkpoint
     from sdmobile.families.component import Arrays, Guidance
+    from sdmobile.families.edit import Edit
     from sdmobile.families.family import Family
     from sdmobile.formats.bundle.contracts import Geometry
     from sdmobile.formats.bundle.reading import Bundle
@@ -133,6 +135,7 @@ class SampleRequest:
         seed: unsigned 32-bit seed of the initial noise.
         guidance_scale: s in ε = ε_uncond + s·(ε_text − ε_uncond); at most 1 means no guidance.
         scheduler: short name, or None for the checkpoint's own.
+        edit: the picture to start from; None to draw one, or for `Family.usual_edit` where a picture is needed.
     """
 
     prompt: str
@@ -141,12 +144,19 @@ class SampleRequest:
     seed: int = 0
     guidance_scale: float = DEFAULT_GUIDANCE_SCALE
     scheduler: str | None = None
+    edit: Edit | None = None
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.guidance_scale):
             raise UsageError("the guidance scale must be a finite number", self.guidance_scale)
         if self.steps < 1:
             raise UsageError("a picture takes at least one step", self.steps)
+        if self.edit is not None:
+            self.edit.steps_of(self.steps)  # refused now, not when the text was encoded
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the fields as JSON values, a picture as the hash of its content."""
+        return {**vars(self), "edit": None if self.edit is None else self.edit.key}
 
 
 @dataclass(frozen=True)
@@ -236,8 +246,12 @@ class Sampler:
         """Returns what a text gives one row of the denoiser's inputs."""
         return self.spec.family.encode(self.tokenize(text), self._call)
 
+    def start(self, request: SampleRequest) -> Start:
+        """Encodes the picture of a request, where there is one."""
+        return start_of(self.spec, request, self._call)
+
     def denoise(
-        self, request: SampleRequest, unconditional: Arrays, conditional: Arrays
+        self, request: SampleRequest, unconditional: Arrays, conditional: Arrays, start: Start | None = None
     ) -> Iterator[tuple[float, NDArray[np.float32]]]:
         """Yields the timestep and the latent [1, C, h, w] after each scheduler step.
 
@@ -245,20 +259,22 @@ class Sampler:
             request: the picture.
             unconditional: of `encode`, of the negative text; the same as `conditional` where guidance takes one text.
             conditional: of `encode`, of the prompt.
+            start: of `start`, of the request; made where it is not given.
         """
         import torch
 
-        family = self.spec.family
-        scheduler = family.scheduler(self.spec.scheduler_config, request.scheduler, request.steps)
+        family, start = self.spec.family, self.start(request) if start is None else start
+        scheduler, timesteps = schedule_of(self.spec, request)
         noise = NoiseStream(request.seed, self.spec.latent_shape)
-        latent = torch.from_numpy(noise.draw(float(scheduler.init_noise_sigma)))
+        latent = start.latent(scheduler, timesteps, noise)
         further = family.conditioning(request.guidance_scale, self.spec.geometry)
         rows = {**unconditional, **further}, {**conditional, **further}
         # Ancestral schedulers draw noise while they step. It is seeded too, but by torch, not by the documented noise.
         generator = torch.Generator().manual_seed(request.seed)
-        timesteps = list(scheduler.timesteps)
         for index, timestep in enumerate(timesteps):
             scaled = scheduler.scale_model_input(latent, timestep).numpy()
+            if start.beside is not None:
+                scaled = np.concatenate([scaled, start.beside], axis=1)
             prediction = self.predict(request.guidance_scale, scaled, float(timestep), rows, index)
             latent = family.step(scheduler, torch.from_numpy(prediction), timestep, latent, generator, noise.draw)
             if self._on_step is not None:
@@ -350,9 +366,15 @@ def sample_all(
     if release:
         for encoder in family.of_role(Role.TEXT_ENCODER):
             runner.release(encoder.name)
+    starts: list[Start] = []
+    for sampler.request, request in enumerate(requests):
+        starts.append(sampler.start(request))
+    if release:
+        for encoder in family.of_role(Role.IMAGE_ENCODER):
+            runner.release(encoder.name)
     runs: list[tuple[list[float], list[NDArray[np.float32]]]] = []
     for (sampler.request, request), texts in zip(enumerate(requests), pairs_of_texts, strict=True):
-        pairs = list(sampler.denoise(request, features[texts[0]], features[texts[-1]]))
+        pairs = list(sampler.denoise(request, features[texts[0]], features[texts[-1]], starts[sampler.request]))
         runs.append(([timestep for timestep, _ in pairs], [latent for _, latent in pairs]))
     if release:
         runner.release(family.denoiser.name)
@@ -381,8 +403,7 @@ def sample(
 
 def timesteps_of(spec: PipelineSpec, request: SampleRequest) -> list[float]:
     """Returns the timesteps of a request; some schedulers take more than one UNet call per step."""
-    scheduler = spec.family.scheduler(spec.scheduler_config, request.scheduler, request.steps)
-    return [float(timestep) for timestep in scheduler.timesteps]
+    return [float(timestep) for timestep in schedule_of(spec, request)[1]]
 
 
 def texts_of(spec: PipelineSpec, request: SampleRequest) -> tuple[str, ...]:

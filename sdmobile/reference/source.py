@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sdmobile.checkpoints import LoraFile
     from sdmobile.reference.sampling import PipelineSpec
     from sdmobile.runtimes import Runner
 
@@ -17,6 +20,7 @@ def open_source(
     threads: int | None = None,
     tokenizer: Path | None = None,
     prediction_type: str | None = None,
+    loras: Sequence[LoraFile] = (),
 ) -> tuple[Runner, PipelineSpec, str]:
     """Opens a bundle or a checkpoint for sampling.
 
@@ -27,6 +31,7 @@ def open_source(
         threads: CPU threads of the runtime.
         tokenizer: folder of the tokenizer, for a checkpoint that has none.
         prediction_type: what the denoiser predicts, for a checkpoint that does not say.
+        loras: fused into a checkpoint's weights, the source's or the reference's.
 
     Returns:
         The runner, the pipeline and the content hash of the checkpoint.
@@ -47,12 +52,18 @@ def open_source(
             raise UnsupportedError("--tokenizer and --prediction-type are for checkpoints; a bundle has both", source)
         bundle = open_bundle(source)
         if runtime == "torch":
-            checkpoint = resolve_reference(bundle, reference)
+            checkpoint = resolve_reference(bundle, reference, loras)
             spec = reference_pipeline(bundle, checkpoint)
             return TorchRunner(checkpoint, spec.geometry), spec, bundle.source_hash
+        if loras:
+            raise UnsupportedError(
+                "a LoRA is fused into a checkpoint; in a bundle's files it is already, or cannot be",
+                ", ".join(str(lora.path) for lora in loras),
+                "Export with --lora, or add --runtime torch",
+            )
         return bundle_runner(bundle, runtime, threads), PipelineSpec.from_bundle(bundle), bundle.source_hash
     if runtime not in ("auto", "torch"):
         raise UnsupportedError("a checkpoint is run by torch", runtime, "Export it first: sdmobile export.")
-    checkpoint = open_checkpoint(source, tokenizer, prediction_type)
+    checkpoint = open_checkpoint(source, tokenizer, prediction_type, loras)
     spec = PipelineSpec.from_checkpoint(checkpoint)
     return TorchRunner(checkpoint, spec.geometry), spec, checkpoint.content_hash

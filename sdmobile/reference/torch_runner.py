@@ -78,6 +78,6 @@ class TorchRunner:
         if g is None or part.role not in (Role.DENOISER, Role.DECODER):
             return
         latent = inputs[part.inputs[0].name]
-        expected = (g.latent_channels, g.latent_height, g.latent_width)
+        expected = part.inputs[0].shape(g)[1:]
         if latent.shape[1:] != expected:
             raise UnsupportedError(f"a latent must have the shape {expected}", latent.shape[1:])

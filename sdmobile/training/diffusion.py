@@ -18,6 +18,7 @@ from sdmobile.training.loop import Trainer
 from sdmobile.training.text import make_tokenizer, tokenize
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from diffusers import AutoencoderKL
@@ -38,16 +39,32 @@ class Latents:
 
 
 @torch.no_grad()
-def encode_scenes(output: Path, seed: int, count: int, vae: AutoencoderKL) -> Latents:
-    """Draws the training scenes and encodes their pictures, once per run (`<output>/latents.pt`)."""
+def encode_scenes(
+    output: Path,
+    seed: int,
+    count: int,
+    vae: AutoencoderKL,
+    draw: Callable[[Scene], np.ndarray] = render,
+    style: str | None = None,
+) -> Latents:
+    """Draws the training scenes and encodes their pictures, once per run.
+
+    Args:
+        output: gets `latents.pt`, or `latents-<style>.pt`.
+        seed: of the run.
+        count: of the scenes; fewer are the first ones.
+        vae: encodes.
+        draw: makes a picture of a scene.
+        style: what pictures of another kind are called.
+    """
     scenes = scene_batch(seed + 20, 0, count)
-    path = output / "latents.pt"
+    path = output / ("latents.pt" if style is None else f"latents-{style}.pt")
     if not path.exists():
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.nn.Module.to(vae, device)
         parts: list[torch.Tensor] = []
         for start in range(0, len(scenes), 100):
-            pictures = to_tensor([render(scene) for scene in scenes[start : start + 100]]).to(device)
+            pictures = to_tensor([draw(scene) for scene in scenes[start : start + 100]]).to(device)
             parts.append(vae.encode(pictures).latent_dist.mean.cpu() * SCALING_FACTOR)  # pyright: ignore
         torch.save(torch.cat(parts), path.with_suffix(".tmp"))
         path.with_suffix(".tmp").replace(path)

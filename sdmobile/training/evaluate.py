@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
+    from sdmobile.checkpoints import LoraFile
     from sdmobile.checkpoints.shapes64.captions import Caption
+    from sdmobile.reference.sampling import PipelineSpec
 
     Draw = Callable[[Sequence[str], Sequence[int]], Sequence[np.ndarray]]
     """Makes uint8 [64, 64, 3] pictures from prompts and seeds, one each."""
@@ -91,25 +93,8 @@ def measure_obedience(
     return Obedience(judged, settings)
 
 
-def drawer(source: Path | None, runtime: str, steps: int, guidance: float | None) -> tuple[Draw, dict[str, Any]]:
-    """Returns a function that draws with a checkpoint (PyTorch) or with the files of a bundle, and its settings.
-
-    Args:
-        source: checkpoint or bundle; None for the bundled checkpoint.
-        runtime: "auto" or the name of a runtime, as in `sdmobile generate`.
-        steps: sampling steps.
-        guidance: classifier-free guidance scale; None for the checkpoint's own.
-
-    Raises:
-        UnsupportedError: its pictures are not of the size that the checker reads.
-    """
-    from sdmobile.basics.metrics import to_pixels
-    from sdmobile.reference.batched import sample_batch
-    from sdmobile.reference.sampling import SampleRequest, sample
-    from sdmobile.reference.source import open_source
-    from sdmobile.reference.torch_runner import TorchRunner
-
-    runner, spec, model_hash = open_source(source, runtime)
+def require_size(spec: PipelineSpec, source: Path | None) -> None:
+    """Raises UnsupportedError unless a model's pictures are of the size that the checker reads."""
     size = (spec.geometry.image_width, spec.geometry.image_height)
     if size != (IMAGE_SIZE, IMAGE_SIZE):
         raise UnsupportedError(
@@ -117,6 +102,37 @@ def drawer(source: Path | None, runtime: str, steps: int, guidance: float | None
             f"{source}: {size[0]} × {size[1]}",
             "Give shapes-64, a checkpoint of its kind, or a bundle of one.",
         )
+
+
+def drawer(
+    source: Path | None, runtime: str, steps: int, guidance: float | None, loras: Sequence[LoraFile] = ()
+) -> tuple[Draw, dict[str, Any]]:
+    """Returns a function that draws with a checkpoint (PyTorch) or with the files of a bundle, and its settings.
+
+    Args:
+        source: checkpoint or bundle; None for the bundled checkpoint.
+        runtime: "auto" or the name of a runtime, as in `sdmobile generate`.
+        steps: sampling steps.
+        guidance: classifier-free guidance scale; None for the checkpoint's own.
+        loras: fused into a checkpoint.
+
+    Raises:
+        UnsupportedError: its pictures are not of the size that the checker reads, or it repaints pictures.
+    """
+    from sdmobile.basics.metrics import to_pixels
+    from sdmobile.reference.batched import sample_batch
+    from sdmobile.reference.sampling import SampleRequest, sample
+    from sdmobile.reference.source import open_source
+    from sdmobile.reference.torch_runner import TorchRunner
+
+    runner, spec, model_hash = open_source(source, runtime, loras=loras)
+    if spec.family.takes_picture:
+        raise UnsupportedError(
+            "only what draws a picture from nothing is judged by prompts alone",
+            spec.family.title,
+            "Run: sdmobile train evaluate-inpainting",
+        )
+    require_size(spec, source)
     scale = spec.guidance_scale if guidance is None else guidance
     settings = {
         "steps": steps,
@@ -124,6 +140,7 @@ def drawer(source: Path | None, runtime: str, steps: int, guidance: float | None
         "scheduler": spec.scheduler_config.get("_class_name"),
         "runtime": runner.name,
         "model_hash": model_hash,
+        **({"loras": [f"{lora.path.name}:{lora.scale:g}" for lora in loras]} if loras else {}),
     }
 
     def draw(prompts: Sequence[str], seeds: Sequence[int]) -> list[np.ndarray]:

@@ -11,11 +11,13 @@ from sdmobile.basics.scratch import put_in_place, scratch_beside
 from sdmobile.training.config import BETAS, TrainConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel
+
+    from sdmobile.checkpoints import LoraFile
 
     Report = Callable[[str, int, int, float], None]
 
@@ -128,6 +130,7 @@ def evaluate(
     guidance: float | None = None,
     runtime: str = "auto",
     pictures: int = 0,
+    loras: Sequence[LoraFile] = (),
 ) -> dict[str, Any]:
     """Measures how many held-out prompts are obeyed; writes `obedience.json` and `samples.png`.
 
@@ -140,18 +143,20 @@ def evaluate(
         guidance: classifier-free guidance scale; None for the checkpoint's own.
         runtime: "auto" or a runtime of the bundle.
         pictures: of each set for the comparison with rendered pictures (`distribution`); 0 for none.
+        loras: fused into a checkpoint.
 
     Returns:
         The record written to `obedience.json`.
     """
     from PIL import Image
 
+    from sdmobile.checkpoints.shapes64.styles import shading
     from sdmobile.training.evaluate import drawer, measure_obedience, picture_grid
 
-    draw, settings = drawer(source, runtime, steps, guidance)
+    draw, settings = drawer(source, runtime, steps, guidance, loras)
     result = measure_obedience(draw, prompts, settings, report)
     output.mkdir(parents=True, exist_ok=True)
-    record = result.to_json()
+    record = {"shading": sum(shading(one.image) for one in result.judged) / prompts, **result.to_json()}
     if pictures:
         record = {"distribution": _distribution(source, draw, pictures, report), **record}
     (output / "obedience.json").write_text(json.dumps(record, indent=1) + "\n")

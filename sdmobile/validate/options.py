@@ -13,6 +13,7 @@ from sdmobile.validate.thresholds import Thresholds
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sdmobile.checkpoints import LoraFile
     from sdmobile.reference.sampling import PipelineSpec
     from sdmobile.validate.checks import Checker
 
@@ -38,6 +39,7 @@ class ValidationOptions:
         cache_dir: where the reference's recordings are kept for the next validation, None for nowhere.
         overflow: look for values that float16 cannot hold, in the reference, by component and step.
         checkers: what else is asked, by name; see `checkers`.
+        loras: that were fused into the source checkpoint.
         bisect_dir: where the smallest failing subgraph of each failing component is saved, None for nowhere.
     """
 
@@ -57,6 +59,7 @@ class ValidationOptions:
     cache_dir: Path | None = None
     overflow: bool = False
     checkers: Mapping[str, Checker] = field(default_factory=dict)
+    loras: tuple[LoraFile, ...] = ()
     bisect_dir: Path | None = None
 
     def settled(self, spec: PipelineSpec) -> ValidationOptions:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from sdmobile.checkpoints import open_checkpoint
 from sdmobile.cli.app import app
-from sdmobile.families import FAMILIES
+from sdmobile.families import FAMILIES, family_named
 from sdmobile.families.component import Role
 from sdmobile.families.family import Family
 from tests.families.tiny import write_tiny
@@ -24,12 +24,15 @@ from tests.in_process import exports_in_this_process
 TARGETS = ("ios", "android", "onnx")
 UNIT = {"ios": "iphone-15-pro", "android": "galaxy-s23-ultra"}
 Bundles = Callable[[str], Path]
+_INPAINTING = family_named("stable-diffusion-inpainting")
 
 
 def _each(*targets: str) -> pytest.MarkDecorator:
-    """Every family with every target; fast are each set of models for iPhone, and Stable Diffusion for Android."""
-    sets = {tuple(id(model) for model in family.models): family for family in reversed(FAMILIES)}
-    usual = [(family, "ios") for family in sets.values()] + [(FAMILIES[-1], "android")]
+    """Every family with every target; fast are each set of models for iPhone, inpainting too, and Stable Diffusion for
+    Android."""
+    drawing = [family for family in reversed(FAMILIES) if not family.takes_picture]
+    sets = {tuple(id(model) for model in family.models): family for family in drawing}
+    usual = [(family, "ios") for family in sets.values()] + [(FAMILIES[-1], "android"), (_INPAINTING, "ios")]
     pairs = [(family, target) for family in FAMILIES for target in targets]
     rows = [pytest.param(*pair, marks=[] if pair in usual else pytest.mark.slow) for pair in pairs]
     ids = [f"{family.name}-{target}" for family, target in pairs]
@@ -117,7 +120,12 @@ def test_a_bundle_passes_validation(
 def test_a_picture_from_files_is_that_of_pytorch(
     family: Family, target: str, checkpoint: Path, bundles: Bundles, tmp_path: Path
 ) -> None:
-    options = ("--prompt", "a red circle", "--seed", "3", "--steps", "3")
+    options: tuple[object, ...] = ("--prompt", "a red circle", "--seed", "3", "--steps", "3")
+    if family.takes_picture:
+        pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+        for name, values in zip(("image", "mask"), pixels, strict=True):
+            Image.fromarray(values).save(tmp_path / f"{name}.png")
+            options += (f"--{name}", tmp_path / f"{name}.png")
     pictures = []
     for source in (checkpoint, bundles(target)):
         out = tmp_path / f"{source.name}.png"

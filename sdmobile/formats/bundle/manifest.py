@@ -187,6 +187,14 @@ class GivenEntry(_Entry):
     prediction_type: Line | None = None
 
 
+class LoraEntry(_Entry):
+    """A LoRA that was fused into the weights."""
+
+    name: Line
+    sha256: Sha256
+    scale: float
+
+
 class SourceEntry(_Entry):
     """The checkpoint."""
 
@@ -197,6 +205,7 @@ class SourceEntry(_Entry):
     prediction_type: Line | None = None
     given: GivenEntry = GivenEntry()
     notes: list[Text] = []
+    loras: Annotated[list[LoraEntry], Field(max_length=64)] = []
 
 
 class PipelineEntry(_Entry):

@@ -12,6 +12,8 @@ from sdmobile.training.mobile.adversarial import train_adversarial
 from sdmobile.training.mobile.assemble import assemble
 from sdmobile.training.mobile.decoder import teachers_autoencoder, thin_decoder, train_decoder
 from sdmobile.training.mobile.guidance import train_guidance
+from sdmobile.training.mobile.inpaint import train_inpaint
+from sdmobile.training.mobile.lora import train_lora
 from sdmobile.training.mobile.pairs import train_regression
 from sdmobile.training.mobile.progressive import train_progressive
 from sdmobile.training.mobile.relu import train_relu
@@ -32,6 +34,8 @@ STAGES = {
     "progressive": train_progressive,
     "regression": train_regression,
     "adversarial": train_adversarial,
+    "lora": train_lora,
+    "inpaint": train_inpaint,
 }
 """Each trains what it needs of those before it, where that is not done."""
 
@@ -70,7 +74,7 @@ def train_mobile(config: MobileConfig, stages: Sequence[str], report: Callable[[
 def _write_checkpoints(config: MobileConfig) -> None:
     """Writes a checkpoint folder of every UNet that is finished; with the thin decoder, where that is."""
     vae = thin_decoder(config) or teachers_autoencoder()
-    for stage, steps in STEPS.items():
+    for stage, steps in (*STEPS.items(), ("inpaint", STEPS["relu"])):
         unet = finished(config, stage)
         if unet is not None:
             assemble(unet, vae, config.output / f"checkpoint-{stage}", steps)

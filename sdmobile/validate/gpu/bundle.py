@@ -15,6 +15,7 @@ from sdmobile.validate.gpu.verdict import GpuVerdict, Precision, Way
 from sdmobile.validate.thresholds import COMPONENT_DB
 
 if TYPE_CHECKING:
+    from sdmobile.checkpoints import LoraFile
     from sdmobile.formats.bundle.reading import Bundle, BundleComponent
     from sdmobile.reference.recording import RecordedSample
 
@@ -184,6 +185,7 @@ def record_inputs(
     steps: int,
     max_samples: int,
     progress: Progress | None = None,
+    loras: Sequence[LoraFile] = (),
 ) -> Recording:
     """Samples one picture with the bundle's checkpoint and keeps a few calls of each component.
 
@@ -194,6 +196,7 @@ def record_inputs(
         steps: scheduler steps.
         max_samples: most calls per component.
         progress: sees (what, done, all).
+        loras: that were fused into the checkpoint.
 
     Raises:
         CheckpointError: the reference is missing or another checkpoint.
@@ -202,7 +205,7 @@ def record_inputs(
     from sdmobile.reference.sampling import SampleRequest
     from sdmobile.reference.torch_runner import TorchRunner
 
-    checkpoint = resolve_reference(bundle, reference)
+    checkpoint = resolve_reference(bundle, reference, loras)
     spec = reference_pipeline(bundle, checkpoint)
     runner = TorchRunner(checkpoint, spec.geometry)
     known = tuple(name for name in components if name in runner.components)

@@ -1,0 +1,295 @@
+"""LoRA files: changes of low rank to the weights of a checkpoint, found by name and fused when a model is loaded.
+
+    W ← W + scale·(alpha/r)·B A        A [r, in], B [out, r]; of a convolution, A [r, in, kh, kw] and B [out, r, 1, 1]
+
+Hu et al., "LoRA", arXiv 2106.09685; alpha/√r where the file says that its scale is stabilised (Kalajdzievski, arXiv
+2312.03732). Names are those that Diffusers writes, of today and of earlier, and kohya's, renamed by Diffusers. Only
+headers and single numbers are read here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+from sdmobile.basics.files import hash_file
+from sdmobile.basics.untrusted import UntrustedError, parse_json
+from sdmobile.checkpoints.headers import read_header
+from sdmobile.checkpoints.weights import normalise, read_tensor
+from sdmobile.errors import CheckpointError, UsageError
+
+if TYPE_CHECKING:
+    from sdmobile.checkpoints.headers import TensorInfo
+    from sdmobile.checkpoints.types import ComponentInfo
+
+_UNET, _TEXT = "unet", "text_encoder"
+_A, _B = ".lora_A.weight", ".lora_B.weight"
+_ALPHA = ".alpha"
+_KOHYA = "lora_"
+_METADATA = "lora_adapter_metadata"
+_MOST_RANK = 1 << 14
+# Ways to begin that leave the checkpoint's own weights as they are; others (PiSSA, OLoRA, …) change them.
+_PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
+_PATTERN = set("*+?[](){}|\\$")
+_UNUSED = "every key of a LoRA must belong to a layer of the checkpoint's UNet or text encoder"
+_SHAPES = "the matrices of a LoRA must fit the weight that they change"
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA as a user names it.
+
+    Args:
+        path: a safetensors file.
+        scale: factor on the change.
+    """
+
+    path: Path
+    scale: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> LoraFile:
+        """Reads `FILE` or `FILE:scale`.
+
+        Raises:
+            UsageError: the scale is no finite number.
+        """
+        file, colon, scale = text.rpartition(":")
+        if not colon or Path(text).exists():
+            return cls(Path(text))
+        try:
+            number = float(scale)
+        except ValueError:
+            return cls(Path(text))  # a colon of the name; if there is no such file, opening it says so
+        if not math.isfinite(number):
+            raise UsageError("the scale of a LoRA must be a finite number", text, "Write FILE:0.8, or FILE alone for 1")
+        return cls(Path(file), number)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the fields as a JSON object, for another process."""
+        return {"path": str(self.path), "scale": self.scale}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> LoraFile:
+        """Returns what `to_json` wrote."""
+        return cls(Path(data["path"]), float(data["scale"]))
+
+
+@dataclass(frozen=True)
+class LoraLayer:
+    """The change of one weight: factor·B A.
+
+    Args:
+        model: name of the family's model.
+        weight: name of the weight in the model's module.
+        down: A.
+        up: B.
+        factor: scale·alpha/r.
+    """
+
+    model: str
+    weight: str
+    down: TensorInfo
+    up: TensorInfo
+    factor: float
+
+
+@dataclass(frozen=True)
+class Lora:
+    """An opened LoRA, every key of which changes a weight of the checkpoint.
+
+    Args:
+        file: as the user named it.
+        layers: what it changes.
+    """
+
+    file: LoraFile
+    layers: tuple[LoraLayer, ...]
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return self.file.path.name
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file's bytes; read on first use."""
+        try:
+            return hash_file(self.file.path)
+        except OSError as error:
+            raise CheckpointError("a LoRA must be readable", error) from error
+
+    @property
+    def note(self) -> str:
+        """One sentence on what it does."""
+        counts = {name: sum(layer.model == name for layer in self.layers) for name in (_UNET, _TEXT)}
+        told = " and ".join(f"{count} of {name}" for name, count in counts.items() if count)
+        return f"lora: {self.name} at scale {self.file.scale:g} changes weights: {told}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what a bundle keeps of it."""
+        return {"name": self.name, "sha256": self.sha256, "scale": self.file.scale}
+
+
+def open_lora(file: LoraFile, components: Mapping[str, ComponentInfo]) -> Lora:
+    """Reads a LoRA's header and finds the weights that it changes.
+
+    Args:
+        file: as the user names it.
+        components: the checkpoint's models.
+
+    Raises:
+        CheckpointError: damaged, of another model, or with a key that nothing uses or whose shape does not fit.
+    """
+    tensors, metadata = read_header(file.path)
+    if not tensors:
+        raise CheckpointError("a LoRA must hold matrices", f"{file.path} has none")
+    for name, info in tensors.items():
+        if not info.is_float:
+            raise CheckpointError(
+                "a LoRA must be stored as floating-point numbers", f"{file.path}: {name}: {info.dtype}"
+            )
+    names = _peft_names([name for name in tensors if not name.endswith(_ALPHA)], file.path, components)
+    stated = _adapter_metadata(metadata, file.path)
+    layers: dict[tuple[str, str], LoraLayer] = {}
+    used: set[str] = set()
+    for (model, key), down in names.items():
+        if not key.endswith(_A) or (up := names.get((model, key.removesuffix(_A) + _B))) is None:
+            continue
+        module = key.removesuffix(_A)
+        weight = normalise(f"{module}.weight")
+        changed = components[model].tensors.get(weight or "") if model in components else None
+        if weight is None or changed is None or (model, weight) in layers:
+            continue
+        rank = _checked_rank(file.path, changed, tensors[down], tensors[up])
+        alpha_name = down.partition(".")[0] + _ALPHA
+        if down.startswith(_KOHYA) and alpha_name in tensors:
+            alpha = _number(tensors[alpha_name], file.path) / rank
+            used.add(alpha_name)
+        else:
+            alpha = _stated_share(stated, model, module, rank, file.path)
+        layers[model, weight] = LoraLayer(model, weight, tensors[down], tensors[up], file.scale * alpha)
+        used |= {down, up}
+    if unused := sorted(set(tensors) - used):
+        more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
+        raise CheckpointError(_UNUSED, f"{file.path}: {unused[0]}{more}", "Give a LoRA that was made for this model.")
+    return Lora(file, tuple(layers.values()))
+
+
+def _peft_names(stored: list[str], path: Path, components: Mapping[str, ComponentInfo]) -> dict[tuple[str, str], str]:
+    """Returns the stored name of each tensor by model and PEFT's name.
+
+    Diffusers' converters rename without looking at the tensors, so the names themselves go through them.
+    """
+    from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin
+
+    config = components[_UNET].config if _UNET in components else {}
+    # Only for kohya's names after the original layout, whose blocks are counted by it.
+    counting = SimpleNamespace(layers_per_block=config.get("layers_per_block", 2))
+    try:
+        named: Any = {name: name for name in stored}
+        renamed = StableDiffusionLoraLoaderMixin.lora_state_dict(named, unet_config=counting)[0]
+        by_model: dict[str, dict[str, str]] = {}
+        for key, name in cast("dict[str, str]", renamed).items():
+            model, rest = _owner(key)
+            by_model.setdefault(model, {})[rest] = name
+        return {(model, key): name for model, keys in by_model.items() for key, name in _to_peft(model, keys).items()}
+    except (KeyError, IndexError, ValueError, AttributeError, ArithmeticError, TypeError, RuntimeError) as error:
+        text = " ".join(f"{path}: {type(error).__name__}: {error}".split())[:400]
+        raise CheckpointError("the names of a LoRA must be Diffusers' or kohya's", text) from error
+
+
+def _owner(key: str) -> tuple[str, str]:
+    """Returns the model that a key belongs to, and the key without the model's name; most files have it."""
+    model, _, rest = key.partition(".")
+    if model in (_UNET, _TEXT) or model.startswith(f"{_TEXT}_"):
+        return model, rest
+    return (_TEXT if model in ("text_model", "encoder") else _UNET), key
+
+
+def _to_peft(model: str, keys: dict[str, str]) -> dict[str, str]:
+    if all(key.endswith((_A, _B)) for key in keys):
+        return keys
+    from diffusers.utils.state_dict_utils import (
+        StateDictType,
+        convert_state_dict_to_peft,
+        convert_unet_state_dict_to_peft,
+    )
+
+    if model == _UNET:
+        return convert_unet_state_dict_to_peft(keys)
+    # The oldest names, among which are the later ones; left to guess, Diffusers relies on an output projection.
+    return convert_state_dict_to_peft(keys, original_type=StateDictType.DIFFUSERS_OLD)
+
+
+def _checked_rank(path: Path, weight: TensorInfo, down: TensorInfo, up: TensorInfo) -> int:
+    """Returns r of A [r, …] and B [out, r, …] for a weight [out, …]."""
+    rank = down.shape[0] if down.shape else 0
+    out, rest = weight.shape[:1], weight.shape[1:]
+    flat = len(down.shape) == len(up.shape) == 2 and down.shape[1:] == (math.prod(rest),)
+    whole = len(weight.shape) == len(down.shape) == len(up.shape) and down.shape[1:] == rest
+    fits = len(weight.shape) >= 2 and (flat or whole) and up.shape[:2] == (*out, rank) and up.elements == out[0] * rank
+    if not fits or not 1 <= rank <= _MOST_RANK:
+        raise CheckpointError(
+            _SHAPES,
+            f"{path}: {down.stored} is {list(down.shape)}, {up.stored} is {list(up.shape)}, "
+            f"the weight {list(weight.shape)}",
+            "Give a LoRA that was made for this model.",
+        )
+    return rank
+
+
+def _number(info: TensorInfo, path: Path) -> float:
+    if info.elements != 1:
+        raise CheckpointError("alpha of a LoRA must be one number", f"{path}: {info.stored} is {list(info.shape)}")
+    return _finite(float(read_tensor(info)), f"{path}: {info.stored}")
+
+
+def _finite(value: object, place: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise CheckpointError("alpha of a LoRA must be a finite number", f"{place}: {value!r}")
+    return float(value)
+
+
+def _adapter_metadata(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """Returns what Diffusers wrote of PEFT's configuration, empty where it wrote none.
+
+    Raises:
+        CheckpointError: it is no JSON object, or the adapter was trained beside changed weights.
+    """
+    if _METADATA not in metadata:
+        return {}
+    try:
+        stated = parse_json(metadata[_METADATA])
+    except UntrustedError as error:
+        raise CheckpointError(f"{_METADATA} of a LoRA must be plain JSON", f"{path}: {error}") from error
+    if not isinstance(stated, dict):
+        raise CheckpointError(f"{_METADATA} of a LoRA must be a JSON object", f"{path}: {type(stated).__name__}")
+    for key, value in stated.items():
+        if key.rpartition(".")[2] == "init_lora_weights" and value not in _PLAIN_STARTS:
+            raise CheckpointError(
+                "a LoRA must change the checkpoint's own weights",
+                f"{path}: {key} = {value!r}",
+                "Convert it to a plain LoRA first (PEFT's path_initial_model_for_weight_conversion).",
+            )
+    return stated
+
+
+def _stated_share(stated: Mapping[str, Any], model: str, module: str, rank: int, path: Path) -> float:
+    """Returns alpha/r, or alpha/√r, as the metadata has it; 1 without metadata, as Diffusers assumes."""
+    prefix = f"{model}."
+    own = {key.removeprefix(prefix): value for key, value in stated.items() if key.startswith(prefix)} or stated
+    alpha: object = own.get("lora_alpha", rank)
+    patterns = own.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict) or any(_PATTERN & set(key) for key in patterns):
+        raise CheckpointError("alpha_pattern of a LoRA must name modules", f"{path}: {patterns!r}"[:400])
+    for key, value in patterns.items():
+        if f".{module}".endswith("." + key.removeprefix("^")):
+            alpha = value
+            break
+    return _finite(alpha, f"{path}: {model}.lora_alpha") / (math.sqrt(rank) if own.get("use_rslora") else rank)
