@@ -28,10 +28,12 @@ class Given:
     Args:
         tokenizer_dir: folder of the tokenizer.
         prediction_type: what the denoiser predicts.
+        control: folder of a control network beside it.
     """
 
     tokenizer_dir: Path | None = None
     prediction_type: str | None = None
+    control: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Checkpoint(Facts):
         notes: where configuration and tensors disagree, and what was assumed.
         hashed_files: files that make the checkpoint what it is, relative to `path` (or its parent).
         loras: what is added to its weights when a model is loaded, one after the other.
+        control_files: those of the control network, in its own folder; with one, it is another checkpoint.
     """
 
     family: Family
@@ -96,6 +99,7 @@ class Checkpoint(Facts):
     notes: tuple[str, ...] = ()
     hashed_files: tuple[Path, ...] = field(default=(), repr=False)
     loras: tuple[Lora, ...] = field(default=(), repr=False)
+    control_files: tuple[Path, ...] = field(default=(), repr=False)
 
     @cached_property
     def content_hash(self) -> str:
@@ -109,10 +113,12 @@ class Checkpoint(Facts):
         """
         root = self.path if self.path.is_dir() else self.path.parent
         weights = {file for component in self.components.values() for file in component.weight_files}
-        for file in self.hashed_files:
+        for file in (*self.hashed_files, *self.control_files):
             check_readable(file, None if file in weights else MOST_BYTES)
         try:
             own = hash_tree(root, self.hashed_files)
+            if self.control_files:
+                own = hash_json([own, hash_tree(self.control_files[0].parent, self.control_files)])
         except OSError as error:
             raise CheckpointError("every file of the checkpoint must be readable", error) from error
         return hash_json([own, *([lora.sha256, lora.file.scale] for lora in self.loras)]) if self.loras else own

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdmobile.cli.arguments import Lora, PredictionType, Steps, Tokenizer, lora_files
+from sdmobile.cli.arguments import ControlModel, Lora, PredictionType, Steps, Tokenizer, lora_files
 
 if TYPE_CHECKING:
     from sdmobile.reference.sampling import PipelineSpec, SampleRequest
@@ -17,6 +17,7 @@ _GUIDANCE = "Classifier-free guidance scale, at most 1 for none; without it, the
 _IMAGE = "Picture to start from: to repaint with an inpainting model, or to change by --strength with any other."
 _MASK = "Picture that is white where --image is repainted, for inpainting models."
 _STRENGTH = "Share of the steps that are run on --image, above 0 to 1; without it, 1 for inpainting, else 0.8."
+_CONTROL = "Picture that controls, for a bundle with a control network, or for a checkpoint with --control-model."
 _RUNTIME = "auto, torch, evaluator, evaluator-fp16, coreml, litert or ort, as far as the bundle's target has it."
 
 
@@ -34,6 +35,8 @@ def generate(
     scheduler: Annotated[
         str | None, typer.Option(help="ddim, pndm, dpm++, euler, …; without it, the checkpoint's own.")
     ] = None,
+    control: Annotated[Path | None, typer.Option(help=_CONTROL)] = None,
+    control_model: ControlModel = None,
     tokenizer: Tokenizer = None,
     prediction_type: PredictionType = None,
     lora: Lora = None,
@@ -49,6 +52,7 @@ def generate(
     from sdmobile.basics.files import write_whole
     from sdmobile.cli.progress import step_progress
     from sdmobile.errors import OutputError
+    from sdmobile.reference.condition import requested_condition
     from sdmobile.reference.pictures import EditFiles
     from sdmobile.reference.sampling import SampleRequest, sample
     from sdmobile.reference.source import open_source
@@ -58,11 +62,14 @@ def generate(
         raise OutputError("the picture must not exist yet", output, "Choose another -o, or add --overwrite.")
     files, loras = EditFiles(image, mask, strength), lora_files(lora)
     with step_progress() as progress:
-        runner, spec, model_hash = open_source(bundle, runtime, reference, threads, tokenizer, prediction_type, loras)
+        runner, spec, model_hash = open_source(
+            bundle, runtime, reference, threads, tokenizer, prediction_type, loras, control_model
+        )
         scale = spec.guidance_scale if guidance is None else guidance
         steps = spec.steps if steps is None else steps
         edit = files.read(spec.family, spec.geometry, runner.components)
-        request = SampleRequest(prompt, negative, steps, seed, scale, scheduler, edit)
+        condition = requested_condition(spec, control)
+        request = SampleRequest(prompt, negative, steps, seed, scale, scheduler, edit, condition)
         result = sample(
             runner, spec, request, on_step=lambda done, total: progress(f"sampling with {runner.name}", done, total)
         )

@@ -12,6 +12,10 @@ from sdmobile.cli.arguments import CommandGroup, Lora, lora_files
 from sdmobile.cli.progress import step_progress
 from sdmobile.errors import OutputError
 
+_CONTROL = (
+    "Folder of a control network, for a checkpoint: every prompt is drawn with the silhouette of its scene, and how "
+    "the shapes cover it is measured. A bundle with a control network needs no option."
+)
 train_app = typer.Typer(help="Train and judge the bundled checkpoint.", cls=CommandGroup, no_args_is_help=True)
 
 
@@ -60,7 +64,8 @@ def mobile(
     stage: Annotated[
         str,
         typer.Argument(
-            help="structure, decoder, relu, guidance, progressive, regression, adversarial, lora, inpaint, or all."
+            help="structure, decoder, relu, guidance, progressive, regression, adversarial, lora, inpaint, control, "
+            "plugin, or all."
         ),
     ] = "all",
     output: Annotated[
@@ -115,6 +120,7 @@ def evaluate(
         int,
         typer.Option(min=0, help="Pictures to compare with as many rendered ones (KID, precision, recall, entropy)."),
     ] = 0,
+    control: Annotated[Path | None, typer.Option(help=_CONTROL)] = None,
 ) -> None:
     """Judge how many held-out prompts a shapes checkpoint, or a bundle of it, obeys."""
     from sdmobile.training.distribution import FEWEST
@@ -133,6 +139,7 @@ def evaluate(
             runtime,
             pictures,
             lora_files(lora),
+            control,
         )
     _say(record)
     typer.echo(str(output))
@@ -205,6 +212,8 @@ def _say(record: dict[str, Any]) -> None:
         typer.echo(f"the background's light falls by {shading:.2f} of what the style of stage lora has", err=True)
     if (outside := record.get("outside_of_the_mask")) is not None:
         typer.echo(f"mean difference outside of the masks: {outside:.2f} of 255 levels", err=True)
+    if "iou" in record:
+        typer.echo(f"{100 * record['iou']:.1f} % of silhouette and drawn shapes in common (mean IoU)", err=True)
     if (found := record.get("distribution")) is None:
         return
     for name, row in (("drawn", found), *found["floors"].items()):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdmobile.cli.arguments import COMPONENTS, Lora, Steps, lora_files
+from sdmobile.cli.arguments import COMPONENTS, ControlModel, Lora, Steps, lora_files
 
 if TYPE_CHECKING:
     from sdmobile.validate.check import Validation
@@ -63,6 +63,7 @@ def validate(
         Path | None, typer.Option(help="Checkpoint the bundle was exported from; without it, the one sdmobile ships.")
     ] = None,
     lora: Lora = None,
+    control_model: ControlModel = None,
     components: Annotated[str | None, typer.Option(help=_COMPONENTS)] = None,
     runtime: Annotated[str, typer.Option(help=_RUNTIME)] = "auto",
     prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt per line.")] = None,
@@ -114,6 +115,7 @@ def validate(
 
     options = ValidationOptions(
         reference=reference,
+        control=control_model,
         prompts=DEFAULT_PROMPTS if prompts is None else read_prompts(prompts),
         steps=steps,
         seed=seed,

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from sdmobile.checkpoints import LoraFile
 
 
+_PATHS = ("checkpoint", "out_dir", "tokenizer", "control")
+
+
 @dataclass(frozen=True)
 class ExportJob:
     """What to export, for what, and where to.
@@ -31,6 +34,7 @@ class ExportJob:
         tokenizer: folder of the tokenizer, for a checkpoint that has none.
         prediction_type: what the denoiser predicts, for a checkpoint that does not say.
         loras: fused into the weights before anything is captured.
+        control: folder of a control network that goes with it.
     """
 
     checkpoint: Path
@@ -46,11 +50,11 @@ class ExportJob:
     tokenizer: Path | None = None
     prediction_type: str | None = None
     loras: tuple[LoraFile, ...] = ()
+    control: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as a JSON object."""
-        paths: dict[str, str | None] = {"checkpoint": str(self.checkpoint), "out_dir": str(self.out_dir)}
-        paths["tokenizer"] = None if self.tokenizer is None else str(self.tokenizer)
+        paths = {name: None if getattr(self, name) is None else str(getattr(self, name)) for name in _PATHS}
         return {**asdict(self), **paths, "loras": [lora.to_json() for lora in self.loras]}
 
     @classmethod
@@ -59,6 +63,6 @@ class ExportJob:
         from sdmobile.checkpoints import LoraFile
 
         known = {item.name: data[item.name] for item in fields(cls)}
-        paths = {name: Path(known[name]) for name in ("checkpoint", "out_dir", "tokenizer") if known[name] is not None}
+        paths = {name: Path(known[name]) for name in _PATHS if known[name] is not None}
         loras = tuple(LoraFile.from_json(item) for item in known["loras"])
         return cls(**{**known, **paths, "loras": loras, "rewrites": RewriteOptions.from_json(known["rewrites"])})

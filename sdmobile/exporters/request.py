@@ -42,6 +42,7 @@ class ExportRequest:
         tokenizer: folder of the tokenizer, for a checkpoint that has none.
         prediction_type: what the denoiser predicts, for a checkpoint that does not say.
         loras: fused into the weights before anything is captured.
+        control: folder of a control network that goes with it.
     """
 
     checkpoint: Path | None
@@ -59,6 +60,7 @@ class ExportRequest:
     tokenizer: Path | None = None
     prediction_type: str | None = None
     loras: tuple[LoraFile, ...] = ()
+    control: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class ExportPlan:
             tokenizer=request.tokenizer,
             prediction_type=request.prediction_type,
             loras=request.loras,
+            control=request.control,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -125,6 +128,7 @@ class ExportPlan:
             "recipe": None if self.request.recipe is None else self.request.recipe.name,
             "output": str(self.request.out_dir),
             "geometry": self.geometry.to_json(),
+            "control": None if (control := self.checkpoint.family.control) is None else control.to_json(),
             "components": [asdict(component) for component in self.components],
             "warnings": list(self.report.warnings),
             "notes": list(self.report.notes),
@@ -154,7 +158,9 @@ def make_plan(request: ExportRequest) -> ExportPlan:
     profile = profile_of(request)
     check_names(request.rewrites)
     check_chunks(request.target, request.chunks)
-    checkpoint = open_checkpoint(request.checkpoint, request.tokenizer, request.prediction_type, request.loras)
+    checkpoint = open_checkpoint(
+        request.checkpoint, request.tokenizer, request.prediction_type, request.loras, control=request.control
+    )
     geometry = geometry_for(checkpoint, request.guidance, request.resolution)
     planned = planned_components(checkpoint, request)
     device = profile.name if request.device is None else device_key(request.device)

@@ -17,7 +17,7 @@ from sdmobile.formats.graph import FileGraph, read_graph
 from sdmobile.prediction.assess_device import ChosenUnit, choose_unit, runs
 from sdmobile.prediction.assess_savings import Saving, savings
 from sdmobile.prediction.component_cost import ComponentCost, component_cost, predict_files
-from sdmobile.prediction.latency import KernelTime
+from sdmobile.prediction.latency import KernelTime, Prediction
 from sdmobile.prediction.memory_budget import BudgetCheck, check_budget
 from sdmobile.prediction.pipeline_time import ImageTime, image_time
 
@@ -243,13 +243,11 @@ def _image(family: Family, parts: Sequence[ComponentCost]) -> tuple[ImageTime | 
     missing = [name for name in family.sampling if name not in by_name]
     if missing:
         return None, [f"no prediction of an image: the bundle has no {', '.join(missing)}"]
-    calls = {
-        role: [
-            (by_name[part.name].prediction, by_name[part.name].calls)
-            for part in family.of_role(role)
-            if part.name in family.sampling
-        ]
-        for role in (Role.TEXT_ENCODER, Role.IMAGE_ENCODER, Role.DENOISER, Role.DECODER)
-    }
-    encoders = calls[Role.TEXT_ENCODER] + calls[Role.IMAGE_ENCODER]
-    return image_time(encoders, calls[Role.DENOISER], calls[Role.DECODER]), []
+
+    def calls(*roles: Role) -> list[tuple[Prediction, int]]:
+        parts = (part for role in roles for part in family.of_role(role) if part.name in family.sampling)
+        return [(by_name[part.name].prediction, by_name[part.name].calls) for part in parts]
+
+    encoding = calls(Role.TEXT_ENCODER, Role.IMAGE_ENCODER)
+    denoising = calls(Role.DENOISER, Role.CONTROL, Role.PLUGIN)
+    return image_time(encoding, denoising, calls(Role.DECODER)), []

@@ -69,7 +69,7 @@ class AnalysisPlan:
 
     def settings(self) -> dict[str, Any]:
         """Returns what the figures come from, as JSON."""
-        return {**asdict(self), "requests": [asdict(request) for request in self.requests]}
+        return {**asdict(self), "requests": [request.to_json() for request in self.requests]}
 
 
 def _is_denoiser(component: str) -> bool:

@@ -25,8 +25,8 @@ def sample_batch(runner: TorchRunner, spec: PipelineSpec, requests: Sequence[Sam
     Args:
         runner: of PyTorch, whose modules take any batch.
         spec: the pipeline.
-        requests: N pictures that differ in texts, seed and what is edited alone; a scheduler that draws noise by
-            torch's generator is seeded by the first.
+        requests: N pictures, none controlled, that differ in texts, seed and what is edited alone; a scheduler that
+            draws noise by torch's generator is seeded by the first.
     """
     import torch
 

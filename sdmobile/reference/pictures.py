@@ -93,6 +93,11 @@ class EditFiles:
         return {"image": self.image.name, **mask, "strength": f"{edit.strength:g}", "edit_hash": edit.key}
 
 
+def read_pixels(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Returns a picture as uint8 [H, W, 3]; as `read_image`."""
+    return np.asarray(_opened(path, size, "RGB"))
+
+
 def read_image(path: Path, size: tuple[int, int]) -> NDArray[np.float32]:
     """Returns a picture as float32 [1, 3, H, W] in [-1, 1], scaled to a size of the same proportions.
 
@@ -103,7 +108,7 @@ def read_image(path: Path, size: tuple[int, int]) -> NDArray[np.float32]:
     Raises:
         UsageError: it cannot be read, is too large or has other proportions.
     """
-    pixels = np.asarray(_opened(path, size, "RGB"), np.float32)
+    pixels = read_pixels(path, size).astype(np.float32)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None] / np.float32(127.5) - np.float32(1))
 
 

@@ -57,6 +57,7 @@ def recording_key(
         "source": source_hash,
         "geometry": spec.geometry.to_json(),
         "family": spec.family.name,
+        "control": None if spec.family.control is None else spec.family.control.to_json(),
         "guidance": spec.guidance.name,
         "scaling_factor": spec.scaling_factor,
         "scheduler": dict(spec.scheduler_config),

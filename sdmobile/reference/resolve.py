@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.errors import CheckpointError, SdmobileError, UnsupportedError
+from sdmobile.errors import CheckpointError, SdmobileError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 _AGAIN = "Export the bundle again."
 
 
-def resolve_reference(bundle: Bundle, reference: Path | None, loras: Sequence[LoraFile] = ()) -> Checkpoint:
+def resolve_reference(
+    bundle: Bundle, reference: Path | None, loras: Sequence[LoraFile] = (), control: Path | None = None
+) -> Checkpoint:
     """Opens the checkpoint that the bundle was exported from.
 
     Args:
         bundle: the opened bundle.
         reference: a checkpoint, or None to try the one that ships with sdmobile.
         loras: that were fused into it.
+        control: folder of the control network, for a bundle with one.
 
     Raises:
         CheckpointError: the checkpoint's content hash is not the one in the manifest, or none was given and the shipped
@@ -32,11 +35,13 @@ def resolve_reference(bundle: Bundle, reference: Path | None, loras: Sequence[Lo
     from sdmobile.checkpoints import open_checkpoint
 
     name = bundle.source.get("name", "unknown")
+    _check_control(bundle, control)
     try:
         given = bundle.source.get("given") or {}
-        checkpoint = open_checkpoint(reference, prediction_type=given.get("prediction_type"), loras=loras)
+        prediction = given.get("prediction_type")
+        checkpoint = open_checkpoint(reference, prediction_type=prediction, loras=loras, control=control)
     except SdmobileError as error:
-        if reference is not None or loras:
+        if reference is not None or loras or control is not None:
             raise
         raise _not_found(str(name), bundle) from error
     if checkpoint.content_hash == bundle.source_hash:
@@ -85,6 +90,19 @@ def _other_loras(fused: Sequence[Mapping[str, Any]], checkpoint: Checkpoint) -> 
         ", ".join(given) or "none given",
         f"Give {options}, in this order.",
     )
+
+
+def _check_control(bundle: Bundle, control: Path | None) -> None:
+    """Raises UsageError unless a control network is given for exactly those bundles that have one."""
+    stated = bundle.manifest.get("control")
+    if stated is not None and control is None:
+        raise UsageError(
+            "the reference of a bundle with a control network needs that network too",
+            stated["name"],
+            "Give its folder: --control-model FOLDER.",
+        )
+    if stated is None and control is not None:
+        raise UsageError("--control-model is for bundles that were exported with --control", control)
 
 
 def _not_found(name: str, bundle: Bundle) -> CheckpointError:

@@ -8,6 +8,7 @@ latents compared.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ import numpy as np
 from sdmobile.errors import UsageError
 from sdmobile.families import family_of
 from sdmobile.families.component import Role
+from sdmobile.reference.controls import Controls
 from sdmobile.reference.noise import NoiseStream
 from sdmobile.reference.start import Start, schedule_of, start_of
 
@@ -136,6 +138,8 @@ class SampleRequest:
         guidance_scale: s in ε = ε_uncond + s·(ε_text − ε_uncond); at most 1 means no guidance.
         scheduler: short name, or None for the checkpoint's own.
         edit: the picture to start from; None to draw one, or for `Family.usual_edit` where a picture is needed.
+        control: the picture that controls, [1, 3, H, W] in [0, 1], for a family with a control network; None for
+            the family's example.
     """
 
     prompt: str
@@ -145,6 +149,7 @@ class SampleRequest:
     guidance_scale: float = DEFAULT_GUIDANCE_SCALE
     scheduler: str | None = None
     edit: Edit | None = None
+    control: NDArray[np.float32] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.guidance_scale):
@@ -156,7 +161,8 @@ class SampleRequest:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as JSON values, a picture as the hash of its content."""
-        return {**vars(self), "edit": None if self.edit is None else self.edit.key}
+        control = None if self.control is None else hashlib.sha256(np.ascontiguousarray(self.control)).hexdigest()
+        return {**vars(self), "edit": None if self.edit is None else self.edit.key, "control": control}
 
 
 @dataclass(frozen=True)
@@ -230,6 +236,7 @@ class Sampler:
         self._on_call = on_call
         self._on_step = on_step
         self._tokenizer: Any = None
+        self._controls: Controls | None = None
 
     def tokenize(self, text: str) -> NDArray[np.int64]:
         """Returns the padded token ids [1, L] of a text; one that is too long is cut off."""
@@ -267,7 +274,8 @@ class Sampler:
         scheduler, timesteps = schedule_of(self.spec, request)
         noise = NoiseStream(request.seed, self.spec.latent_shape)
         latent = start.latent(scheduler, timesteps, noise)
-        further = family.conditioning(request.guidance_scale, self.spec.geometry)
+        self._controls = Controls(family, self.spec.geometry, request.control, self._call)
+        further = {**family.conditioning(request.guidance_scale, self.spec.geometry), **self._controls.once()}
         rows = {**unconditional, **further}, {**conditional, **further}
         # Ancestral schedulers draw noise while they step. It is seeded too, but by torch, not by the documented noise.
         generator = torch.Generator().manual_seed(request.seed)
@@ -317,6 +325,8 @@ class Sampler:
         sample, steps = denoiser.inputs[:2]
         repeated = np.full(latent.shape[0], timestep, dtype=np.float32)
         inputs = {sample.name: latent, steps.name: repeated, **conditioning}
+        if self._controls is not None:
+            inputs |= self._controls.at(inputs, step, timestep)
         return self._call(denoiser.name, inputs, step, timestep)[denoiser.outputs[0].name]
 
     def _call(
@@ -377,7 +387,9 @@ def sample_all(
         pairs = list(sampler.denoise(request, features[texts[0]], features[texts[-1]], starts[sampler.request]))
         runs.append(([timestep for timestep, _ in pairs], [latent for _, latent in pairs]))
     if release:
-        runner.release(family.denoiser.name)
+        for role in (Role.PLUGIN, Role.CONTROL, Role.DENOISER):
+            for part in family.of_role(role):
+                runner.release(part.name)
     images = []
     for sampler.request, (_, latents) in enumerate(runs):
         images.append(sampler.decode(latents[-1]))

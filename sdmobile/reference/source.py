@@ -21,6 +21,7 @@ def open_source(
     tokenizer: Path | None = None,
     prediction_type: str | None = None,
     loras: Sequence[LoraFile] = (),
+    control: Path | None = None,
 ) -> tuple[Runner, PipelineSpec, str]:
     """Opens a bundle or a checkpoint for sampling.
 
@@ -32,6 +33,7 @@ def open_source(
         tokenizer: folder of the tokenizer, for a checkpoint that has none.
         prediction_type: what the denoiser predicts, for a checkpoint that does not say.
         loras: fused into a checkpoint's weights, the source's or the reference's.
+        control: folder of a control network, for a checkpoint, and for torch where a bundle has one.
 
     Returns:
         The runner, the pipeline and the content hash of the checkpoint.
@@ -52,7 +54,7 @@ def open_source(
             raise UnsupportedError("--tokenizer and --prediction-type are for checkpoints; a bundle has both", source)
         bundle = open_bundle(source)
         if runtime == "torch":
-            checkpoint = resolve_reference(bundle, reference, loras)
+            checkpoint = resolve_reference(bundle, reference, loras, control)
             spec = reference_pipeline(bundle, checkpoint)
             return TorchRunner(checkpoint, spec.geometry), spec, bundle.source_hash
         if loras:
@@ -61,9 +63,11 @@ def open_source(
                 ", ".join(str(lora.path) for lora in loras),
                 "Export with --lora, or add --runtime torch",
             )
+        if control is not None:
+            raise UnsupportedError("--control-model is for checkpoints; a bundle has its control network", source)
         return bundle_runner(bundle, runtime, threads), PipelineSpec.from_bundle(bundle), bundle.source_hash
     if runtime not in ("auto", "torch"):
         raise UnsupportedError("a checkpoint is run by torch", runtime, "Export it first: sdmobile export.")
-    checkpoint = open_checkpoint(source, tokenizer, prediction_type, loras)
+    checkpoint = open_checkpoint(source, tokenizer, prediction_type, loras, control)
     spec = PipelineSpec.from_checkpoint(checkpoint)
     return TorchRunner(checkpoint, spec.geometry), spec, checkpoint.content_hash

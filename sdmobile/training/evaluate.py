@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdmobile.checkpoints.shapes64.checker import compare
-from sdmobile.checkpoints.shapes64.held_out import held_out_captions
-from sdmobile.checkpoints.shapes64.scenes import IMAGE_SIZE
+from sdmobile.checkpoints.shapes64.checker import compare, outline
+from sdmobile.checkpoints.shapes64.held_out import held_out_scenes
+from sdmobile.checkpoints.shapes64.scenes import IMAGE_SIZE, silhouette
 from sdmobile.errors import UnsupportedError
 from sdmobile.training.quality import wilson_interval
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from sdmobile.checkpoints.shapes64.captions import Caption
     from sdmobile.reference.sampling import PipelineSpec
 
-    Draw = Callable[[Sequence[str], Sequence[int]], Sequence[np.ndarray]]
-    """Makes uint8 [64, 64, 3] pictures from prompts and seeds, one each."""
+    Draw = Callable[[Sequence[str], Sequence[int], Sequence[np.ndarray]], Sequence[np.ndarray]]
+    """Makes uint8 [64, 64, 3] pictures from prompts and seeds, and silhouettes where they are controlled."""
 
 BATCH = 16
 """Pictures that are drawn at once."""
@@ -31,12 +31,13 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Judged:
-    """One prompt, the picture made for it, what is wrong with it and how many claims fail."""
+    """One prompt, the picture made for it, what is wrong, how many claims fail; how a silhouette is covered."""
 
     caption: Caption
     image: np.ndarray
     wrong: list[str]
     failed: int
+    iou: float | None = None
 
 
 @dataclass(frozen=True)
@@ -56,39 +57,72 @@ class Obedience:
         """Share of all claims that hold: a caption makes one to three."""
         return 1 - sum(one.failed for one in self.judged) / sum(one.caption.claims.count for one in self.judged)
 
+    @property
+    def iou(self) -> float | None:
+        """Mean `overlap` of the pictures with the silhouettes that were given; None where none were."""
+        found = [one.iou for one in self.judged if one.iou is not None]
+        return sum(found) / len(found) if found else None
+
     def to_json(self) -> dict[str, Any]:
         """Returns the figures with their 95 % interval, the settings and every prompt with its complaints."""
-        prompts = [{"prompt": picture.caption.text, "wrong": picture.wrong} for picture in self.judged]
+        prompts: list[dict[str, Any]] = [{"prompt": one.caption.text, "wrong": one.wrong} for one in self.judged]
         total = len(self.judged)
-        figures = {"obeyed": self.obeyed, "prompts": total, "share": self.obeyed / total, "claims": self.claims}
+        figures: dict[str, Any] = {"obeyed": self.obeyed, "prompts": total, "share": self.obeyed / total}
+        figures["claims"] = self.claims
+        if self.iou is not None:
+            figures["iou"] = self.iou
+            prompts = [{**said, "iou": one.iou} for said, one in zip(prompts, self.judged, strict=True)]
         return {**figures, "interval_95": wilson_interval(self.obeyed, total), **self.settings, "all": prompts}
 
 
-def draw_all(draw: Draw, prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[np.ndarray]:
-    """Yields a picture for every prompt with its seed, drawn `BATCH` at a time."""
+def draw_all(
+    draw: Draw, prompts: Sequence[str], seeds: Sequence[int], conditions: Sequence[np.ndarray] = ()
+) -> Iterator[np.ndarray]:
+    """Yields a picture for every prompt with its seed, and its condition where there are any, `BATCH` at a time."""
     for start in range(0, len(prompts), BATCH):
-        yield from draw(prompts[start : start + BATCH], seeds[start : start + BATCH])
+        part = slice(start, start + BATCH)
+        yield from draw(prompts[part], seeds[part], conditions[part])
+
+
+def overlap(image: np.ndarray, condition: np.ndarray) -> float:
+    """Returns |A ∩ B| / |A ∪ B| of where a picture shows a shape and where a silhouette is white; 1 of nothing.
+
+    Args:
+        image: uint8 [64, 64, 3], RGB; its outline is read by the checker, which shares no code with the renderer.
+        condition: the silhouette, uint8 [64, 64, 3].
+    """
+    drawn, wanted = outline(image), condition[..., 0] > 127
+    union = int((drawn | wanted).sum())
+    return int((drawn & wanted).sum()) / union if union else 1.0
 
 
 def measure_obedience(
-    draw: Draw, count: int, settings: dict[str, Any], progress: Callable[[int, int], None]
+    draw: Draw,
+    count: int,
+    settings: dict[str, Any],
+    progress: Callable[[int, int], None],
+    controlled: bool = False,
 ) -> Obedience:
     """Draws one picture per held-out prompt and checks it.
 
     Args:
-        draw: makes the pictures.
+        draw: makes the pictures, of silhouettes where they are controlled.
         count: number of held-out prompts; prompt i uses seed i.
         settings: what to note in the record (steps, guidance, scheduler, ...).
         progress: called with pictures done and all.
+        controlled: give the silhouette of the prompt's scene too, and measure how it is covered.
 
     Returns:
         The share of prompts obeyed, with pictures and complaints.
     """
     judged: list[Judged] = []
-    captions = held_out_captions(count)
-    images = draw_all(draw, [caption.text for caption in captions], range(count))
-    for caption, image in zip(captions, images, strict=True):
-        judged.append(Judged(caption, image, *compare(image, caption.claims)))
+    pairs = held_out_scenes(count)
+    captions = [caption for _, caption in pairs]
+    conditions = [silhouette(scene) for scene, _ in pairs] if controlled else []
+    images = draw_all(draw, [caption.text for caption in captions], range(count), conditions)
+    for index, (caption, image) in enumerate(zip(captions, images, strict=True)):
+        covered = overlap(image, conditions[index]) if controlled else None
+        judged.append(Judged(caption, image, *compare(image, caption.claims), covered))
         progress(len(judged), count)
     return Obedience(judged, settings)
 
@@ -105,7 +139,12 @@ def require_size(spec: PipelineSpec, source: Path | None) -> None:
 
 
 def drawer(
-    source: Path | None, runtime: str, steps: int, guidance: float | None, loras: Sequence[LoraFile] = ()
+    source: Path | None,
+    runtime: str,
+    steps: int,
+    guidance: float | None,
+    loras: Sequence[LoraFile] = (),
+    control: Path | None = None,
 ) -> tuple[Draw, dict[str, Any]]:
     """Returns a function that draws with a checkpoint (PyTorch) or with the files of a bundle, and its settings.
 
@@ -115,17 +154,19 @@ def drawer(
         steps: sampling steps.
         guidance: classifier-free guidance scale; None for the checkpoint's own.
         loras: fused into a checkpoint.
+        control: folder of a control network, for a checkpoint; a bundle with one needs none.
 
     Raises:
         UnsupportedError: its pictures are not of the size that the checker reads, or it repaints pictures.
     """
     from sdmobile.basics.metrics import to_pixels
     from sdmobile.reference.batched import sample_batch
+    from sdmobile.reference.condition import condition_of
     from sdmobile.reference.sampling import SampleRequest, sample
     from sdmobile.reference.source import open_source
     from sdmobile.reference.torch_runner import TorchRunner
 
-    runner, spec, model_hash = open_source(source, runtime, loras=loras)
+    runner, spec, model_hash = open_source(source, runtime, loras=loras, control=control)
     if spec.family.takes_picture:
         raise UnsupportedError(
             "only what draws a picture from nothing is judged by prompts alone",
@@ -142,10 +183,16 @@ def drawer(
         "model_hash": model_hash,
         **({"loras": [f"{lora.path.name}:{lora.scale:g}" for lora in loras]} if loras else {}),
     }
+    if spec.family.control is not None:
+        settings["control"] = spec.family.control.to_json()
 
-    def draw(prompts: Sequence[str], seeds: Sequence[int]) -> list[np.ndarray]:
-        requests = [SampleRequest(text, "", steps, seed, scale) for text, seed in zip(prompts, seeds, strict=True)]
-        if isinstance(runner, TorchRunner):
+    def draw(prompts: Sequence[str], seeds: Sequence[int], conditions: Sequence[np.ndarray] = ()) -> list[np.ndarray]:
+        pictures = [condition_of(pixels) for pixels in conditions] or [None] * len(prompts)
+        requests = [
+            SampleRequest(text, "", steps, seed, scale, control=picture)
+            for text, seed, picture in zip(prompts, seeds, pictures, strict=True)
+        ]
+        if isinstance(runner, TorchRunner) and spec.family.control is None:
             return [to_pixels(image[None]) for image in sample_batch(runner, spec, requests)]
         return [to_pixels(sample(runner, spec, request).image) for request in requests]
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics.scratch import put_in_place, scratch_beside
+from sdmobile.errors import UnsupportedError
 from sdmobile.training.config import BETAS, TrainConfig
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ def evaluate(
     runtime: str = "auto",
     pictures: int = 0,
     loras: Sequence[LoraFile] = (),
+    control: Path | None = None,
 ) -> dict[str, Any]:
     """Measures how many held-out prompts are obeyed; writes `obedience.json` and `samples.png`.
 
@@ -144,17 +146,25 @@ def evaluate(
         runtime: "auto" or a runtime of the bundle.
         pictures: of each set for the comparison with rendered pictures (`distribution`); 0 for none.
         loras: fused into a checkpoint.
+        control: folder of a control network, for a checkpoint. With one, or with a bundle that has one, every prompt is
+            drawn with the silhouette of its scene.
 
     Returns:
         The record written to `obedience.json`.
+
+    Raises:
+        UnsupportedError: pictures are to be compared as a set, and a control network asks for a silhouette of each.
     """
     from PIL import Image
 
     from sdmobile.checkpoints.shapes64.styles import shading
     from sdmobile.training.evaluate import drawer, measure_obedience, picture_grid
 
-    draw, settings = drawer(source, runtime, steps, guidance, loras)
-    result = measure_obedience(draw, prompts, settings, report)
+    draw, settings = drawer(source, runtime, steps, guidance, loras, control)
+    controlled = "control" in settings
+    if controlled and pictures:
+        raise UnsupportedError("a set of pictures is compared without a control network", pictures, "Leave it out")
+    result = measure_obedience(draw, prompts, settings, report, controlled)
     output.mkdir(parents=True, exist_ok=True)
     record = {"shading": sum(shading(one.image) for one in result.judged) / prompts, **result.to_json()}
     if pictures:

@@ -35,7 +35,7 @@ def _rendered(prompt: str, seed: int) -> np.ndarray:
             return render(scene)
 
 
-def _all_rendered(prompts: Sequence[str], seeds: Sequence[int]) -> list[np.ndarray]:
+def _all_rendered(prompts: Sequence[str], seeds: Sequence[int], _conditions: object) -> list[np.ndarray]:
     return [_rendered(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
 
 
@@ -54,7 +54,7 @@ def test_a_renderer_is_as_good_as_the_floor() -> None:
 
 def test_the_same_picture_for_all_is_noticed() -> None:
     picture = render(sample_scene(np.random.default_rng(1)))
-    found = measure_distribution(lambda prompts, _seeds: [picture] * len(prompts), None, 100, lambda *_: None, 4)
+    found = measure_distribution(lambda prompts, *_: [picture] * len(prompts), None, 100, lambda *_: None, 4)
     assert found["recall"] < 0.1
     assert found["kid"][0] > 20 * found["floors"]["renderer"]["kid"][1]
     assert [drawn for drawn, _ in found["bits"].values()] == [0.0, 0.0]

@@ -82,6 +82,12 @@ class MobileConfig:
     inpaint: Stage = field(
         default_factory=lambda: Stage(steps=1000, batch=32, learning_rate=3e-4, warmup=50, decay_share=0.4)
     )
+    control: Stage = field(
+        default_factory=lambda: Stage(steps=1000, batch=32, learning_rate=2e-4, warmup=50, decay_share=0.4)
+    )
+    plugin: Stage = field(
+        default_factory=lambda: Stage(steps=1000, batch=32, learning_rate=2e-4, warmup=50, decay_share=0.4)
+    )
     dropout: float = 0.1  # share of captions replaced by the empty prompt, while guidance still needs it
     ema: float = 0.999
     save_every: int = 100

@@ -10,6 +10,7 @@ from accelerate import PartialState
 from sdmobile.basics.files import write_json
 from sdmobile.training.mobile.adversarial import train_adversarial
 from sdmobile.training.mobile.assemble import assemble
+from sdmobile.training.mobile.control import train_control, train_plugin
 from sdmobile.training.mobile.decoder import teachers_autoencoder, thin_decoder, train_decoder
 from sdmobile.training.mobile.guidance import train_guidance
 from sdmobile.training.mobile.inpaint import train_inpaint
@@ -36,6 +37,8 @@ STAGES = {
     "adversarial": train_adversarial,
     "lora": train_lora,
     "inpaint": train_inpaint,
+    "control": train_control,
+    "plugin": train_plugin,
 }
 """Each trains what it needs of those before it, where that is not done."""
 

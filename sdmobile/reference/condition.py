@@ -1,0 +1,61 @@
+"""The picture that controls, read from a file in the size of the pictures that are made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sdmobile.errors import UsageError
+from sdmobile.reference.pictures import read_pixels
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from sdmobile.formats.bundle.contracts import Geometry
+    from sdmobile.reference.sampling import PipelineSpec
+
+
+def requested_condition(spec: PipelineSpec, file: Path | None) -> NDArray[np.float32] | None:
+    """Returns the picture that controls, where the pipeline has a control network.
+
+    Args:
+        spec: the pipeline.
+        file: the picture, None where none was given.
+
+    Raises:
+        UsageError: a picture without a control network, a network without a picture, or a file that is none.
+    """
+    if spec.family.control is None and file is None:
+        return None
+    if file is None:
+        raise UsageError("a model with a control network needs a picture", "none was given", "Add --control IMAGE.")
+    if spec.family.control is None:
+        raise UsageError(
+            "--control needs a control network",
+            f"{spec.family.title} has none here",
+            "Export with --control FOLDER, or give a checkpoint's network: --control-model FOLDER.",
+        )
+    return read_condition(file, spec.geometry)
+
+
+def read_condition(file: Path, geometry: Geometry) -> NDArray[np.float32]:
+    """Returns a picture as a control network takes it, [1, 3, H, W] in [0, 1].
+
+    Args:
+        file: a PNG, JPEG, WebP or BMP file; another size is resized if it has the same ratio of width and height.
+        geometry: the size of the pictures that are made.
+
+    Raises:
+        UsageError: it cannot be read, or has another ratio.
+    """
+    return condition_of(read_pixels(file, (geometry.image_width, geometry.image_height)))
+
+
+def condition_of(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Returns pixels, [H, W, 3], as a control network takes them, [1, 3, H, W] in [0, 1]."""
+    import numpy as np
+
+    scaled: NDArray[np.float32] = pixels.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
+    return np.ascontiguousarray(scaled)
