@@ -49,7 +49,7 @@ def open_folder(path: Path, given: Given) -> Checkpoint:
     components: dict[str, ComponentInfo] = {}
     hashed = [index_file]
     for model in family.models:
-        info, corrections = _component(path, model, index)
+        info, corrections = read_component(path / model.name, model, str(index[model.name][1]))
         components[model.name] = info
         notes += corrections
         hashed += [info.path / "config.json", *info.weight_files]
@@ -84,8 +84,18 @@ def _config(path: Path, name: str) -> dict[str, Any] | None:
     return read_json(file) if file.is_file() else None
 
 
-def _component(path: Path, model: Model, index: dict[str, Any]) -> tuple[ComponentInfo, list[str]]:
-    folder = path / model.name
+def read_component(folder: Path, model: Model, class_name: str) -> tuple[ComponentInfo, list[str]]:
+    """Reads what one model in Diffusers' format is, and what had to be corrected or left out.
+
+    Args:
+        folder: of its configuration and weights.
+        model: of the family.
+        class_name: that is to run it.
+
+    Raises:
+        CheckpointError: something is missing, truncated or corrupt.
+        UnsupportedError: a configuration that is not supported.
+    """
     if not folder.is_dir():
         raise CheckpointError("the folder of every component must be present", folder, "Download it completely.")
     config = read_json(folder / "config.json")
@@ -103,7 +113,6 @@ def _component(path: Path, model: Model, index: dict[str, Any]) -> tuple[Compone
             spare.append(stored)
     if spare:
         notes.append(f"{model.name}: {len(spare)} tensors are not used, among them {min(spare)}: no text needs them")
-    class_name = str(index[model.name][1])
     info, corrections = component_info(model, folder, class_name, config, tensors, weights.files)
     return info, [*notes, *corrections]
 

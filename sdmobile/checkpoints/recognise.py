@@ -22,7 +22,10 @@ def bundled_checkpoint() -> Path:
 
 
 def open_checkpoint(
-    path: Path | None = None, tokenizer_dir: Path | None = None, prediction_type: str | None = None
+    path: Path | None = None,
+    tokenizer_dir: Path | None = None,
+    prediction_type: str | None = None,
+    control: Path | None = None,
 ) -> Checkpoint:
     """Recognises a checkpoint from its headers and configurations; no weights are read.
 
@@ -31,6 +34,7 @@ def open_checkpoint(
             without it, the bundled checkpoint.
         tokenizer_dir: folder of the tokenizer, for a checkpoint that has none; remembered for a single file.
         prediction_type: what the denoiser predicts, for a checkpoint that does not say it.
+        control: folder of a control network in Diffusers' format, to go with it.
 
     Raises:
         CheckpointError: missing, truncated or corrupt.
@@ -39,6 +43,10 @@ def open_checkpoint(
     """
     if prediction_type not in (None, *PREDICTION_TYPES):
         raise UsageError(f"the prediction type must be one of {', '.join(PREDICTION_TYPES)}", prediction_type)
+    if control is not None:
+        from sdmobile.checkpoints.control import with_control
+
+        return with_control(open_checkpoint(path, tokenizer_dir, prediction_type), Path(control))
     given = Given(None if tokenizer_dir is None else Path(tokenizer_dir), prediction_type)
     path = Path(path) if path is not None else bundled_checkpoint()
     if not path.exists():

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from sdmobile.basics.files import hash_tree
+from sdmobile.basics.files import hash_json, hash_tree
 from sdmobile.checkpoints.headers import check_readable
 from sdmobile.checkpoints.jsonfile import MOST_BYTES
 from sdmobile.errors import CheckpointError, SdmobileError
@@ -27,10 +27,12 @@ class Given:
     Args:
         tokenizer_dir: folder of the tokenizer.
         prediction_type: what the denoiser predicts.
+        control: folder of a control network beside it.
     """
 
     tokenizer_dir: Path | None = None
     prediction_type: str | None = None
+    control: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Checkpoint(Facts):
         guidance_scale: guidance scale of the same sources, None where neither says one.
         notes: where configuration and tensors disagree, and what was assumed.
         hashed_files: files that make the checkpoint what it is, relative to `path` (or its parent).
+        control_files: those of the control network, in its own folder; with one, it is another checkpoint.
     """
 
     family: Family
@@ -93,6 +96,7 @@ class Checkpoint(Facts):
     given: Given = field(default_factory=Given)
     notes: tuple[str, ...] = ()
     hashed_files: tuple[Path, ...] = field(default=(), repr=False)
+    control_files: tuple[Path, ...] = field(default=(), repr=False)
 
     @cached_property
     def content_hash(self) -> str:
@@ -105,10 +109,13 @@ class Checkpoint(Facts):
         """
         root = self.path if self.path.is_dir() else self.path.parent
         weights = {file for component in self.components.values() for file in component.weight_files}
-        for file in self.hashed_files:
+        for file in (*self.hashed_files, *self.control_files):
             check_readable(file, None if file in weights else MOST_BYTES)
         try:
-            return hash_tree(root, self.hashed_files)
+            own = hash_tree(root, self.hashed_files)
+            if not self.control_files:
+                return own
+            return hash_json([own, hash_tree(self.control_files[0].parent, self.control_files)])
         except OSError as error:
             raise CheckpointError("every file of the checkpoint must be readable", error) from error
 

@@ -20,6 +20,10 @@ PredictionType = Annotated[
     str | None,
     typer.Option(help="epsilon, v_prediction or sample: what the denoiser predicts, where the checkpoint is wrong."),
 ]
+ControlModel = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the control network that goes with a checkpoint, or with a bundle's reference."),
+]
 Steps = Annotated[
     int | None, typer.Option(min=1, max=1000, help=f"Scheduler steps; without it, the family's usual number: {_STEPS}.")
 ]

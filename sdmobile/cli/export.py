@@ -19,6 +19,10 @@ _ISLANDS = (
     "time and memory of the sampling."
 )
 _QUANTIZE = "Store the weights as a recipe says: a name of `sdmobile quantize recipes`, or a JSON file."
+_CONTROL = (
+    "Folder of a control network, a ControlNet or a plugin in Diffusers' format, to export with a UNet that takes what "
+    "it adds."
+)
 _COMPONENTS = f"Export only these, separated by commas: {COMPONENTS}."
 _GUIDANCE = "batch2 (both guidance rows in one UNet call) or separate; without it, the default of the family."
 
@@ -53,6 +57,7 @@ def export(
     quantize: Annotated[str | None, typer.Option(help=_QUANTIZE)] = None,
     tokenizer: Tokenizer = None,
     prediction_type: PredictionType = None,
+    control: Annotated[Path | None, typer.Option(help=_CONTROL)] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done and needed; write nothing.")
     ] = False,
@@ -95,6 +100,7 @@ def export(
         None if quantize is None else load_recipe(quantize),
         tokenizer,
         prediction_type,
+        control=control,
     )
     if not dry_run:
         check_output(out, overwrite)  # before the checkpoint is read

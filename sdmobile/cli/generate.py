@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdmobile.cli.arguments import PredictionType, Steps, Tokenizer
+from sdmobile.cli.arguments import ControlModel, PredictionType, Steps, Tokenizer
 
 if TYPE_CHECKING:
     from sdmobile.reference.sampling import PipelineSpec, SampleRequest
 
 _BUNDLE = "A bundle, or a checkpoint (then PyTorch runs it); without it, the checkpoint that sdmobile ships."
 _GUIDANCE = "Classifier-free guidance scale, at most 1 for none; without it, the checkpoint's recommended one or 7.5."
+_CONTROL = "Picture that controls, for a bundle with a control network, or for a checkpoint with --control-model."
 _RUNTIME = "auto, torch, evaluator, evaluator-fp16, coreml, litert or ort, as far as the bundle's target has it."
 
 
@@ -28,6 +29,8 @@ def generate(
     scheduler: Annotated[
         str | None, typer.Option(help="ddim, pndm, dpm++, euler, …; without it, the checkpoint's own.")
     ] = None,
+    control: Annotated[Path | None, typer.Option(help=_CONTROL)] = None,
+    control_model: ControlModel = None,
     tokenizer: Tokenizer = None,
     prediction_type: PredictionType = None,
     runtime: Annotated[str, typer.Option(help=_RUNTIME)] = "auto",
@@ -42,6 +45,7 @@ def generate(
     from sdmobile.basics.files import write_whole
     from sdmobile.cli.progress import step_progress
     from sdmobile.errors import OutputError
+    from sdmobile.reference.condition import requested_condition
     from sdmobile.reference.sampling import SampleRequest, sample
     from sdmobile.reference.source import open_source
     from sdmobile.report.figures import png_bytes
@@ -49,10 +53,13 @@ def generate(
     if output.exists() and not overwrite:
         raise OutputError("the picture must not exist yet", output, "Choose another -o, or add --overwrite.")
     with step_progress() as progress:
-        runner, spec, model_hash = open_source(bundle, runtime, reference, threads, tokenizer, prediction_type)
+        runner, spec, model_hash = open_source(
+            bundle, runtime, reference, threads, tokenizer, prediction_type, control=control_model
+        )
         scale = spec.guidance_scale if guidance is None else guidance
         steps = spec.steps if steps is None else steps
-        request = SampleRequest(prompt, negative, steps, seed, scale, scheduler)
+        condition = requested_condition(spec, control)
+        request = SampleRequest(prompt, negative, steps, seed, scale, scheduler, control=condition)
         result = sample(
             runner, spec, request, on_step=lambda done, total: progress(f"sampling with {runner.name}", done, total)
         )

@@ -58,7 +58,10 @@ def shapes(
 @train_app.command()
 def mobile(
     stage: Annotated[
-        str, typer.Argument(help="structure, decoder, relu, guidance, progressive, regression, adversarial, or all.")
+        str,
+        typer.Argument(
+            help="structure, decoder, relu, guidance, progressive, regression, adversarial, control, plugin, or all."
+        ),
     ] = "all",
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of the run; a stopped run goes on there.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdmobile.cli.arguments import COMPONENTS, Steps
+from sdmobile.cli.arguments import COMPONENTS, ControlModel, Steps
 
 if TYPE_CHECKING:
     from sdmobile.validate.check import Validation
@@ -62,6 +62,7 @@ def validate(
     reference: Annotated[
         Path | None, typer.Option(help="Checkpoint the bundle was exported from; without it, the one sdmobile ships.")
     ] = None,
+    control_model: ControlModel = None,
     components: Annotated[str | None, typer.Option(help=_COMPONENTS)] = None,
     runtime: Annotated[str, typer.Option(help=_RUNTIME)] = "auto",
     prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt per line.")] = None,
@@ -113,6 +114,7 @@ def validate(
 
     options = ValidationOptions(
         reference=reference,
+        control=control_model,
         prompts=DEFAULT_PROMPTS if prompts is None else read_prompts(prompts),
         steps=steps,
         seed=seed,

@@ -187,6 +187,8 @@ def _write_manifest(plan: ExportPlan, records: dict[str, Any], folder: Path) -> 
         "warnings": list(plan.warnings),
         "versions": library_versions(),
     }
+    if checkpoint.family.control is not None:
+        manifest["control"] = checkpoint.family.control.to_json()
     if plan.request.recipe is not None:
         manifest["recipe"] = plan.request.recipe.to_json()
     return seal(manifest, folder, model_card(manifest))

@@ -15,6 +15,7 @@ from sdmobile.basics.fingerprint import code_hash, library_closure
 from sdmobile.basics.libraries import LIBRARIES
 from sdmobile.basics.scratch import put_in_place, scratch_beside
 from sdmobile.errors import OutputError
+from sdmobile.families.component import Role
 
 if TYPE_CHECKING:
     from sdmobile.exporters.request import ExportPlan
@@ -38,14 +39,17 @@ def component_key(plan: ExportPlan, component: str) -> str:
     """
     from sdmobile.device_profiles import load_profile, profile_hash
 
-    request, denoiser = plan.request, plan.checkpoint.family.denoiser.name
-    # Guidance decides what a denoiser takes, and which calls a short sampling run records for any component.
-    guided = component == denoiser or request.float32_islands or request.rewrites.check
+    request, family = plan.request, plan.checkpoint.family
+    denoiser = family.denoiser.name
+    # Guidance decides what is called in every step, and which calls a short sampling run records for any component.
+    in_step = component in (denoiser, *(part.name for part in family.of_role(Role.CONTROL)))
+    guided = in_step or request.float32_islands or request.rewrites.check
     facts = {
         "source": plan.checkpoint.content_hash,
         "name": plan.checkpoint.name,
         "prediction_type": plan.checkpoint.prediction_type,
         "component": component,
+        "control": None if family.control is None else family.control.to_json(),
         "target": request.target,
         "profile": profile_hash(plan.device),
         "runtime": load_profile(plan.device).runtime,  # decides what is warned of

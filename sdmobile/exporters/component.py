@@ -84,7 +84,7 @@ def run_stages(job: ExportJob, announce: Announce) -> dict[str, Any]:
     log = StageLog(announce)
     with _explained(job, log):
         with log.stage("open"):
-            checkpoint = open_checkpoint(job.checkpoint, job.tokenizer, job.prediction_type)
+            checkpoint = open_checkpoint(job.checkpoint, job.tokenizer, job.prediction_type, control=job.control)
             provenance = _provenance(checkpoint)  # reads and hashes all files of the checkpoint
         geometry = geometry_for(checkpoint, job.guidance, job.resolution)
         contract = contract_for(checkpoint.family, job.target, job.component, geometry)

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     pass
 
 
+_PATHS = ("checkpoint", "out_dir", "tokenizer", "control")
+
+
 @dataclass(frozen=True)
 class ExportJob:
     """What to export, for what, and where to.
@@ -30,6 +33,7 @@ class ExportJob:
         float32_islands: sample a little and keep in float32 what overflows float16 then.
         tokenizer: folder of the tokenizer, for a checkpoint that has none.
         prediction_type: what the denoiser predicts, for a checkpoint that does not say.
+        control: folder of a control network that goes with it.
     """
 
     checkpoint: Path
@@ -44,15 +48,16 @@ class ExportJob:
     float32_islands: bool = False
     tokenizer: Path | None = None
     prediction_type: str | None = None
+    control: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as a JSON object."""
-        paths = {"checkpoint": str(self.checkpoint), "out_dir": str(self.out_dir)}
-        return {**asdict(self), **paths, "tokenizer": None if self.tokenizer is None else str(self.tokenizer)}
+        paths = {name: None if getattr(self, name) is None else str(getattr(self, name)) for name in _PATHS}
+        return {**asdict(self), **paths}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ExportJob:
         """Returns the job that `to_json` wrote; other keys are passed over."""
         known = {item.name: data[item.name] for item in fields(cls)}
-        paths = {name: Path(known[name]) for name in ("checkpoint", "out_dir", "tokenizer") if known[name] is not None}
+        paths = {name: Path(known[name]) for name in _PATHS if known[name] is not None}
         return cls(**{**known, **paths, "rewrites": RewriteOptions.from_json(known["rewrites"])})

@@ -41,6 +41,7 @@ class ExportRequest:
         recipe: how the weights of the finished files are stored; None leaves them as the device's profile says.
         tokenizer: folder of the tokenizer, for a checkpoint that has none.
         prediction_type: what the denoiser predicts, for a checkpoint that does not say.
+        control: folder of a control network that goes with it.
     """
 
     checkpoint: Path | None
@@ -57,6 +58,7 @@ class ExportRequest:
     recipe: Recipe | None = None
     tokenizer: Path | None = None
     prediction_type: str | None = None
+    control: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ class ExportPlan:
             float32_islands=request.float32_islands,
             tokenizer=request.tokenizer,
             prediction_type=request.prediction_type,
+            control=request.control,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -121,6 +124,7 @@ class ExportPlan:
             "recipe": None if self.request.recipe is None else self.request.recipe.name,
             "output": str(self.request.out_dir),
             "geometry": self.geometry.to_json(),
+            "control": None if (control := self.checkpoint.family.control) is None else control.to_json(),
             "components": [asdict(component) for component in self.components],
             "warnings": list(self.report.warnings),
             "notes": list(self.report.notes),
@@ -150,7 +154,9 @@ def make_plan(request: ExportRequest) -> ExportPlan:
     profile = profile_of(request)
     check_names(request.rewrites)
     check_chunks(request.target, request.chunks)
-    checkpoint = open_checkpoint(request.checkpoint, request.tokenizer, request.prediction_type)
+    checkpoint = open_checkpoint(
+        request.checkpoint, request.tokenizer, request.prediction_type, control=request.control
+    )
     geometry = geometry_for(checkpoint, request.guidance, request.resolution)
     planned = planned_components(checkpoint, request)
     device = profile.name if request.device is None else device_key(request.device)

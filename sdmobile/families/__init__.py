@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sdmobile.errors import UnsupportedError
+from sdmobile.families.control import Control
 from sdmobile.families.family import Family
 from sdmobile.families.latent_consistency import LatentConsistency
 from sdmobile.families.mobile_diffusion import FewStepMobileDiffusion, MobileDiffusion
@@ -44,6 +45,8 @@ def family_of(manifest: Mapping[str, Any]) -> Family:
         UnsupportedError: there is no such family, or it has no component or way of guidance that the manifest names.
     """
     family = family_named(manifest.get("family") or StableDiffusion.name)
+    if manifest.get("control") is not None:
+        family = family.with_control(Control.from_json(manifest["control"]))
     for name in manifest.get("components", ()):
         family.component(name)
     if "guidance" in manifest:

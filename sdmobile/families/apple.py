@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sdmobile.families.component import Guidance
+    from sdmobile.families.control import Control
+
 # Built in, whatever the bundle says (Scheduler, Decoder, Encoder).
 LATENT_CHANNELS = 4
 SCHEDULE = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
@@ -57,3 +67,57 @@ def compile_script(pipeline: str = "") -> str:
         pipeline: what it ends in, if there is a class that takes the result.
     """
     return _COMPILE.replace("{usual}", pipeline)
+
+
+def controlnet_name(name: str) -> str:
+    """Returns how the package is told a ControlNet's name: its parts between _ and -, each capitalised.
+
+    As torch2coreml.py names what it compiles into the folder `controlnet`.
+    """
+    return "".join(part.title() for part in re.split("_|-", name))
+
+
+def controlnet_package(name: str) -> str:
+    """Returns the file of a ControlNet before it is compiled, as torch2coreml.py calls it."""
+    return f"ControlNet_{name}.mlpackage"
+
+
+def controlled_scripts(scripts: Mapping[str, tuple[str, str]], control: Control) -> Mapping[str, tuple[str, str]]:
+    """Returns an app's scripts for a family with a control network: a ControlNet is put where the package looks."""
+    if control.kind != "controlnet" or "ios" not in scripts:
+        return scripts
+    name, text = scripts["ios"]
+    compiled = controlnet_package(control.name).replace(".mlpackage", ".mlmodelc")
+    place = f"Resources/controlnet/{controlnet_name(control.name)}.mlmodelc"
+    moved = f'mkdir -p Resources/controlnet\nrm -rf "{place}"\nmv "Resources/{compiled}" "{place}"\ncp vocab.json'
+    text = text.replace("cp vocab.json", moved).replace("controlNet: []", _asked_for(control).replace('"', r"\""))
+    return {**scripts, "ios": (name, text)}
+
+
+def controlled_use(use: Mapping[str, str], control: Control) -> Mapping[str, str]:
+    """Returns the steps to use a bundle with a control network: none with a plugin, which the package does not know."""
+    if control.kind != "controlnet":
+        return {target: text for target, text in use.items() if target != "ios"}
+    if "ios" not in use:
+        return use
+    picture = "   request.seed = 0\n   request.controlNetInputs = [picture]  // a CGImage of the size of the pictures\n"
+    text = use["ios"].replace("controlNet: []", _asked_for(control)).replace("   request.seed = 0\n", picture)
+    return {**use, "ios": text}
+
+
+def control_differences(control: Control | None, guidances: Sequence[Guidance]) -> list[str]:
+    """Returns where the package would run a family's control network otherwise, or not at all."""
+    if control is None:
+        return []
+    if control.kind != "controlnet":
+        return ["Apple's Swift package knows no control plugins: the app runs the files itself"]
+    if all(guidance.rows == 1 for guidance in guidances):
+        return [
+            "ControlNet.swift of Apple's Swift package passes timesteps of shape [2], which a control network of one "
+            "row does not take: the app runs it itself, or changes that line"
+        ]
+    return []
+
+
+def _asked_for(control: Control) -> str:
+    return f'controlNet: ["{controlnet_name(control.name)}"]'

@@ -60,6 +60,8 @@ class Role(str, Enum):
     DENOISER = "denoiser"
     DECODER = "decoder"
     IMAGE_ENCODER = "image encoder"
+    CONTROL = "control network"  # called with the denoiser, whose inputs it takes
+    PLUGIN = "control plugin"  # called once per picture
 
 
 class Kind(str, Enum):
@@ -112,7 +114,8 @@ class Component:
         inputs, outputs: canonical arrays in order.
         files: names by target.
         wrap: gives a model the interface of a target's file; the flag says whether pixels lie channels-last.
-        reference: runs the model as its library does, unwrapped, on canonical inputs.
+        reference: runs the model as its library does, unwrapped, on canonical inputs; a tuple where there are several
+            outputs.
     """
 
     name: str
@@ -123,7 +126,7 @@ class Component:
     outputs: tuple[Value, ...]
     files: Mapping[str, FileNames]
     wrap: Callable[[nn.Module, bool], nn.Module]
-    reference: Callable[[Any, Mapping[str, Tensor]], Tensor]
+    reference: Callable[[Any, Mapping[str, Tensor]], Tensor | tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,10 @@ class Guidance:
 
     def calls_of(self, role: Role, steps: int) -> int:
         """Returns how often a component is called for one picture of so many steps."""
-        return {Role.TEXT_ENCODER: self.texts, Role.DENOISER: steps * self.calls, Role.DECODER: 1}.get(role, 0)
+        predicting = steps * self.calls
+        once = {Role.DECODER: 1, Role.PLUGIN: 1}
+        calls = {Role.TEXT_ENCODER: self.texts, Role.DENOISER: predicting, Role.CONTROL: predicting, **once}
+        return calls.get(role, 0)
 
 
 BATCH2 = Guidance("batch2", rows=2, calls=1, texts=2, sentence="both guidance rows in one UNet call")

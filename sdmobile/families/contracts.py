@@ -58,5 +58,5 @@ def _spec(target: str, name: str, value: Value, geometry: Geometry) -> TensorSpe
 
 
 def wrap(target: str, component: Component, module: nn.Module) -> nn.Module:
-    """Returns a module whose forward takes the target's inputs in order and returns its one output tensor."""
+    """Returns a module whose forward takes the target's inputs in order and returns its output, or all in a tuple."""
     return component.wrap(module, target == "android").eval().requires_grad_(False)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sdmobile.errors import UnsupportedError
 from sdmobile.families import apple
 from sdmobile.families.component import Component, Config, Guidance, Model, Role
+from sdmobile.families.control import Control, ControlPart, components_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,8 +61,12 @@ class Family(ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
-    models: ClassVar[tuple[Model, ...]]
-    components: ClassVar[tuple[Component, ...]]
+    models: tuple[Model, ...]
+    components: tuple[Component, ...]
+    control: Control | None = None
+    """The control network beside the family's own models: a family with one is made by `with_control`."""
+    control_parts: ClassVar[tuple[ControlPart, ...]] = ()
+    """The classes of control networks that the family can take."""
     guidances: ClassVar[tuple[Guidance, ...]]
     """The first is the default."""
     default_steps: ClassVar[int]
@@ -69,9 +75,9 @@ class Family(ABC):
     """In the model card, as model hubs sort by it."""
     guidance_rule: ClassVar[str]
     """What an app does with the guidance scale, as half a sentence of the model card."""
-    app_use: ClassVar[Mapping[str, str]] = {}
+    app_use: Mapping[str, str] = {}
     """Steps to use a bundle in a target's usual app, for targets that have one that is made for the family."""
-    app_scripts: ClassVar[Mapping[str, tuple[str, str]]] = {"ios": (apple.SCRIPT, apple.compile_script())}
+    app_scripts: Mapping[str, tuple[str, str]] = {"ios": (apple.SCRIPT, apple.compile_script())}
     """By target: name and text of the program that makes a bundle ready for an app."""
     app_tokenizer: ClassVar[Mapping[str, str]] = {"ios": "."}
     """By target: the folder where an app looks for the tokenizer; elsewhere it is `tokenizer`."""
@@ -146,6 +152,40 @@ class Family(ABC):
                 return component
         raise UnsupportedError(f"the component must be one of {', '.join(self.names)}", name)
 
+    def control_part(self, name: object) -> ControlPart:
+        """Returns what the family knows of control networks of a class, or of the first class of a kind.
+
+        Raises:
+            UnsupportedError: the family takes none of that name.
+        """
+        for part in self.control_parts:
+            if name in (part.kind, *part.model.classes):
+                return part
+        known = ", ".join(name for part in self.control_parts for name in part.model.classes) or "none"
+        raise UnsupportedError(f"the control network of {self.title} must be one of: {known}", name)
+
+    def with_control(self, control: Control, class_name: str | None = None) -> Family:
+        """Returns the family with a control network: one more component, and a denoiser that takes what it adds.
+
+        Args:
+            control: the network.
+            class_name: of the network, where it is at hand.
+
+        Raises:
+            UnsupportedError: the family takes no such network.
+        """
+        part, own = self.control_part(class_name or control.kind), self.denoiser
+        denoiser, network = components_of(control, own)
+        controlled = copy(self)
+        controlled.control = control
+        controlled.models = (*self.models, part.model)
+        controlled.components = tuple(
+            one for component in self.components for one in ((network, denoiser) if component is own else (component,))
+        )
+        controlled.app_use = apple.controlled_use(self.app_use, control)
+        controlled.app_scripts = apple.controlled_scripts(self.app_scripts, control)
+        return controlled
+
     @property
     def names(self) -> tuple[str, ...]:
         """The components' names in pipeline order."""
@@ -218,6 +258,20 @@ class Family(ABC):
     def conditioning(self, guidance_scale: float, geometry: Geometry) -> Arrays:
         """Returns the denoiser's further inputs of one row, the same in every step."""
         return {}
+
+    def example_condition(self, geometry: Geometry) -> NDArray[np.float32]:
+        """Returns a picture that controls, [1, 3, H, W] in [0, 1], where evidence is gathered and none is given.
+
+        A white disc on black, a quarter of the width in radius, in the middle.
+        """
+        import numpy as np
+
+        rows, columns = (
+            (np.arange(size) + 0.5 - size / 2) / geometry.image_width
+            for size in (geometry.image_height, geometry.image_width)
+        )
+        inside = np.hypot(*np.meshgrid(rows, columns, indexing="ij")) < 0.25
+        return np.repeat(inside.astype(np.float32)[None, None], 3, axis=1)
 
     def guided(self, guidance_scale: float) -> bool:
         """Returns whether the unconditional row matters: not at a scale of at most 1, where ε is ε_text."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families import autoencoder, clip, unet
@@ -112,7 +112,7 @@ class LatentConsistency(StableDiffusion):
     default_guidance_scale = 8.5
     tag = "latent-consistency"
     guidance_rule = "The guidance scale is an input of the UNet (`guidance_embedding` in `metadata.json`)"
-    app_use: ClassVar[Mapping[str, str]] = {}
+    app_use: Mapping[str, str] = {}
     app_scripts = Family.app_scripts
 
     def claims(self, index: Mapping[str, Any], configs: Mapping[str, Config]) -> bool:

@@ -7,10 +7,10 @@ is distilled into the UNet it has no unconditional row, and a picture takes few 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import CheckpointError
-from sdmobile.families import clip, mobile_unet
+from sdmobile.families import clip, mobile_control, mobile_unet
 from sdmobile.families.component import UNGUIDED, Config
 from sdmobile.families.schedulers import finite_positive
 from sdmobile.families.stable_diffusion import StableDiffusion
@@ -27,6 +27,7 @@ class MobileDiffusion(StableDiffusion):
     name = "mobile-diffusion"
     title = "MobileDiffusion"
     models = (clip.MODEL, mobile_unet.UNET, mobile_unet.VAE)
+    control_parts = (mobile_control.CONTROLNET, mobile_control.PLUGIN)
     tag = "mobile-diffusion"
 
     def claims(self, index: Mapping[str, Any], configs: Mapping[str, Config]) -> bool:
@@ -46,7 +47,7 @@ class FewStepMobileDiffusion(MobileDiffusion):
     default_steps = 1
     default_guidance_scale = 1.0
     guidance_rule = "Guidance was distilled into the UNet, whose prediction is used as it is"
-    app_use: ClassVar[Mapping[str, str]] = {}
+    app_use: Mapping[str, str] = {}
     app_scripts = MobileDiffusion.app_scripts
 
     def claims(self, index: Mapping[str, Any], configs: Mapping[str, Config]) -> bool:

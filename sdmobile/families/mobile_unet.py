@@ -43,13 +43,20 @@ def _levels(shapes: Shapes, ways: str, count: int) -> tuple[list[int], list[int]
 
 def _derive_unet(shapes: Shapes) -> Config:
     facts: Config = dict(channels(shapes, "conv_in.weight", "conv_out.weight"))
+    if count := count_blocks(shapes, "down_blocks."):
+        facts["up_transformer_layers_per_block"] = _levels(shapes, "up_blocks", count)[1]
+    return facts | derive_way_down(shapes)
+
+
+def derive_way_down(shapes: Shapes) -> Config:
+    """Returns what the shapes of the way down and the middle determine, which a ControlNet has too."""
+    facts: Config = {}
     count = count_blocks(shapes, "down_blocks.")
     if not count:
         return facts
     residual, transformers = _levels(shapes, "down_blocks", count)
     facts["layers_per_block"] = residual
     facts["transformer_layers_per_block"] = transformers
-    facts["up_transformer_layers_per_block"] = _levels(shapes, "up_blocks", count)[1]
     middle = count_blocks(shapes, "mid_block.attentions.0.transformer_blocks.")
     facts["mid_transformer_layers"] = middle if count_blocks(shapes, "mid_block.resnets.") else None
     blocks = [f"down_blocks.{level}.resnets.0" for level in range(count)]
@@ -64,7 +71,7 @@ def _derive_unet(shapes: Shapes) -> Config:
     return facts
 
 
-def _check_unet(class_name: str, config: Config) -> None:
+def check_relu(class_name: str, config: Config) -> None:
     """Raises UnsupportedError where ReLU attention is declared in another way than by a normaliser per kind."""
     declared = config.get(_RELU) or {}
     if not isinstance(declared, Mapping) or set(declared) - {"self", "cross"}:
@@ -87,11 +94,13 @@ def _derive_vae(shapes: Shapes) -> Config:
     return facts
 
 
-def _convert(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def convert(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Raises UnsupportedError: there are no single files to rename tensors of."""
     raise UnsupportedError("MobileDiffusion has no layout in one file", f"{len(tensors)} tensors", "Give its folder")
 
 
-def _base_config(shapes: Shapes, names: Sequence[str]) -> Config:
+def no_base_config(shapes: Shapes, names: Sequence[str]) -> Config:
+    """Returns nothing: there are no single files."""
     return {}
 
 
@@ -100,11 +109,11 @@ UNET = Model(
     classes=(UNET_CLASS,),
     build=_build_unet,
     derive=_derive_unet,
-    check=_check_unet,
+    check=check_relu,
     prefixes=unet.MODEL.prefixes,
-    convert=_convert,
-    base_config=_base_config,
+    convert=convert,
+    base_config=no_base_config,
 )
 VAE = dataclasses.replace(
-    autoencoder.MODEL, classes=(VAE_CLASS,), build=_build_vae, derive=_derive_vae, convert=_convert
+    autoencoder.MODEL, classes=(VAE_CLASS,), build=_build_vae, derive=_derive_vae, convert=convert
 )

@@ -7,7 +7,7 @@ Salimans, arXiv 2207.12598.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families import apple, autoencoder, clip, unet
@@ -68,8 +68,8 @@ class StableDiffusion(Family):
     default_guidance_scale = 7.5
     tag = "stable-diffusion"
     guidance_rule = "With guidance scale s, the prediction is uncond + s·(text − uncond)"
-    app_use: ClassVar[Mapping[str, str]] = {"ios": apple.USE}
-    app_scripts: ClassVar[Mapping[str, tuple[str, str]]] = {"ios": (apple.SCRIPT, apple.compile_script(apple.PIPELINE))}
+    app_use: Mapping[str, str] = {"ios": apple.USE}
+    app_scripts: Mapping[str, tuple[str, str]] = {"ios": (apple.SCRIPT, apple.compile_script(apple.PIPELINE))}
 
     def claims(self, index: Mapping[str, Any], configs: Mapping[str, Config]) -> bool:
         return True
@@ -194,7 +194,7 @@ class StableDiffusion(Family):
     def app_differences(self, target: str, facts: Facts) -> list[str]:
         if target != "ios":
             return []
-        differences: list[str] = []
+        differences = apple.control_differences(self.control, self.guidances)
         if facts.prediction_type != "epsilon":
             differences.append(
                 f"the UNet predicts {facts.prediction_type}; the schedulers of Apple's Swift package read epsilon"

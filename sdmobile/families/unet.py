@@ -136,7 +136,7 @@ def _reference(module: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     return module(inputs["sample"], inputs["timestep"], inputs["encoder_hidden_states"], return_dict=False)[0]
 
 
-_INPUTS = ("sample", "timestep", "encoder_hidden_states")
+INPUTS = ("sample", "timestep", "encoder_hidden_states")
 
 UNET = Component(
     name="unet",
@@ -164,9 +164,9 @@ UNET = Component(
         ),
     ),
     files={
-        "ios": FileNames("Unet.mlpackage", "main", _INPUTS, ("noise_pred",)),
-        "android": FileNames("unet.tflite", "denoise", _INPUTS, ("noise_pred",)),
-        "onnx": FileNames("unet.onnx", "main", _INPUTS, ("noise_pred",)),
+        "ios": FileNames("Unet.mlpackage", "main", INPUTS, ("noise_pred",)),
+        "android": FileNames("unet.tflite", "denoise", INPUTS, ("noise_pred",)),
+        "onnx": FileNames("unet.onnx", "main", INPUTS, ("noise_pred",)),
     },
     wrap=_wrap,
     reference=_reference,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -63,6 +64,52 @@ class UNetWithVector(_Wrapper):
         further = {self.argument: vector}
         latent = self.enter(sample)
         return self.leave(self.component(latent, timestep, encoder_hidden_states, return_dict=False, **further)[0])
+
+
+class ControlledUNet(_Wrapper):
+    """As `UNet`, with the feature maps of a control network as further inputs, each in the latents' layout.
+
+    Args:
+        component: a UNet that takes them.
+        channels_last: whether latents and feature maps lie so in the file.
+        arguments: of the network's forward, from the feature maps.
+    """
+
+    def __init__(
+        self,
+        component: nn.Module,
+        channels_last: bool,
+        arguments: Callable[[tuple[Tensor, ...]], dict[str, Any]],
+    ) -> None:
+        super().__init__(component, channels_last)
+        self.arguments = arguments
+
+    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, *residuals: Tensor) -> Tensor:
+        if encoder_hidden_states.ndim == 4:
+            encoder_hidden_states = encoder_hidden_states.squeeze(2).transpose(1, 2)
+        further = self.arguments(tuple(self.enter(one) for one in residuals))
+        latent = self.enter(sample)
+        return self.leave(self.component(latent, timestep, encoder_hidden_states, return_dict=False, **further)[0])
+
+
+class ControlNet(_Wrapper):
+    """What the UNet takes, and a picture -> a residual for every kept feature map and for the middle."""
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, picture: Tensor
+    ) -> tuple[Tensor, ...]:
+        if encoder_hidden_states.ndim == 4:
+            encoder_hidden_states = encoder_hidden_states.squeeze(2).transpose(1, 2)
+        latent, condition = self.enter(sample), self.enter(picture)
+        down, mid = self.component(latent, timestep, encoder_hidden_states, condition, return_dict=False)
+        return tuple(self.leave(one) for one in (*down, mid))
+
+
+class ControlPlugin(_Wrapper):
+    """A picture -> a feature map for every level of the UNet."""
+
+    def forward(self, picture: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.leave(one) for one in self.component(self.enter(picture)))
 
 
 class VaeDecoder(_Wrapper):

@@ -21,7 +21,76 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class MobileUNet2DConditionModel(ModelMixin, ConfigMixin):
+class WayDown:
+    """The way down and the middle, which a UNet and its ControlNet have in common."""
+
+    time_proj: nn.Module
+    time_embedding: nn.Module
+    conv_in: nn.Module
+    down_blocks: nn.ModuleList
+    mid_block: nn.Module | None
+
+    def _make_way_down(self, config: Any) -> tuple[list[Level], list[int]]:
+        """Makes the modules of a UNet's configuration; returns its levels and the channels of what is kept."""
+        widths = tuple(config.block_out_channels)
+        count, heads = len(widths), config.attention_head_dim
+        relu = dict(config.relu_attention or {})
+        time_channels = 4 * widths[0]
+        levels = [
+            Level(
+                channels=widths[level],
+                head_width=heads if isinstance(heads, int) else heads[level],
+                self_attention=config.self_attention[level],
+                separable=config.separable[level],
+                groups=config.norm_num_groups,
+                eps=config.norm_eps,
+                time_channels=time_channels,
+                context=config.cross_attention_dim,
+                share_key_value=config.share_key_value,
+                activation=config.feed_forward,
+                multiplier=config.feed_forward_multiplier,
+                self_normaliser=relu.get("self", "softmax"),
+                cross_normaliser=relu.get("cross", "softmax"),
+            )
+            for level in range(count)
+        ]
+        self.time_proj = Timesteps(widths[0], flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.time_embedding = TimestepEmbedding(widths[0], time_channels)
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+
+        self.down_blocks = nn.ModuleList()
+        kept = [widths[0]]
+        for index, level in enumerate(levels):
+            inputs = (kept[-1], *[level.channels] * (config.layers_per_block[index] - 1))
+            last = index == count - 1
+            self.down_blocks.append(DownBlock(level, inputs, config.transformer_layers_per_block[index], not last))
+            kept += [level.channels] * (len(inputs) + (not last))
+
+        middle = config.mid_transformer_layers
+        self.mid_block = None if middle is None else MidBlock(levels[-1], middle)
+        return levels, kept
+
+    def _time(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        """Returns the timestep's embedding, [N, T]."""
+        return self.time_embedding(self.time_proj(timestep.expand(sample.shape[0])).to(sample.dtype))
+
+    def _go_down(
+        self, x: Tensor, time: Tensor, text: Tensor, added: Sequence[Tensor] | None = None
+    ) -> tuple[list[Tensor], Tensor]:
+        """Returns every feature map that is kept, and what leaves the middle.
+
+        Args:
+            x: what left the first convolution, [N, C, h, w].
+            time, text: embeddings, [N, T] and [N, L, D].
+            added: features of a plugin, one per level.
+        """
+        kept = [x]
+        for index, block in enumerate(self.down_blocks):
+            kept += block(kept[-1], time, text, None if added is None else added[index])
+        return kept, kept[-1] if self.mid_block is None else self.mid_block(kept[-1], time, text)
+
+
+class MobileUNet2DConditionModel(WayDown, ModelMixin, ConfigMixin):
     """A conditional UNet whose levels differ in what they do; arguments are named as in Diffusers where it has them.
 
     Args:
@@ -72,43 +141,8 @@ class MobileUNet2DConditionModel(ModelMixin, ConfigMixin):
         distilled_guidance_scale: float | None = None,
     ) -> None:
         super().__init__()
-        widths = tuple(block_out_channels)
-        count = len(widths)
-        heads = [attention_head_dim] * count if isinstance(attention_head_dim, int) else list(attention_head_dim)
-        relu = dict(relu_attention or {})
-        time_channels = 4 * widths[0]
-        levels = [
-            Level(
-                channels=widths[level],
-                head_width=heads[level],
-                self_attention=self_attention[level],
-                separable=separable[level],
-                groups=norm_num_groups,
-                eps=norm_eps,
-                time_channels=time_channels,
-                context=cross_attention_dim,
-                share_key_value=share_key_value,
-                activation=feed_forward,
-                multiplier=feed_forward_multiplier,
-                self_normaliser=relu.get("self", "softmax"),
-                cross_normaliser=relu.get("cross", "softmax"),
-            )
-            for level in range(count)
-        ]
-        self.time_proj = Timesteps(widths[0], flip_sin_to_cos=True, downscale_freq_shift=0)
-        self.time_embedding = TimestepEmbedding(widths[0], time_channels)
-        self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
-
-        self.down_blocks = nn.ModuleList()
-        kept = [widths[0]]
-        for index, level in enumerate(levels):
-            inputs = (kept[-1], *[level.channels] * (layers_per_block[index] - 1))
-            last = index == count - 1
-            self.down_blocks.append(DownBlock(level, inputs, transformer_layers_per_block[index], not last))
-            kept += [level.channels] * (len(inputs) + (not last))
-
-        middle = mid_transformer_layers
-        self.mid_block = None if middle is None else MidBlock(levels[-1], middle)
+        levels, kept = self._make_way_down(self.config)
+        widths, count = tuple(block_out_channels), len(levels)
 
         self.up_blocks = nn.ModuleList()
         up_layers = transformer_layers_per_block
@@ -147,15 +181,8 @@ class MobileUNet2DConditionModel(ModelMixin, ConfigMixin):
             down_intrablock_additional_residuals: of a T2I-Adapter or plugin, one per level.
             return_dict: whether the prediction comes in an UNet2DConditionOutput, or in a tuple.
         """
-        time = self.time_embedding(self.time_proj(timestep.expand(sample.shape[0])).to(sample.dtype))
-        x = self.conv_in(sample)
-        kept = [x]
-        for index, block in enumerate(self.down_blocks):
-            added = down_intrablock_additional_residuals
-            kept += block(kept[-1], time, encoder_hidden_states, None if added is None else added[index])
-        x = kept[-1]
-        if self.mid_block is not None:
-            x = self.mid_block(x, time, encoder_hidden_states)
+        time = self._time(sample, timestep)
+        kept, x = self._go_down(self.conv_in(sample), time, encoder_hidden_states, down_intrablock_additional_residuals)
         if mid_block_additional_residual is not None:
             x = x + mid_block_additional_residual
         if down_block_additional_residuals is not None:

@@ -17,7 +17,7 @@ from sdmobile.formats.graph import FileGraph, read_graph
 from sdmobile.prediction.assess_device import ChosenUnit, choose_unit, runs
 from sdmobile.prediction.assess_savings import Saving, savings
 from sdmobile.prediction.component_cost import ComponentCost, component_cost, predict_files
-from sdmobile.prediction.latency import KernelTime
+from sdmobile.prediction.latency import KernelTime, Prediction
 from sdmobile.prediction.memory_budget import BudgetCheck, check_budget
 from sdmobile.prediction.pipeline_time import ImageTime, image_time
 
@@ -242,8 +242,10 @@ def _image(family: Family, parts: Sequence[ComponentCost]) -> tuple[ImageTime | 
     missing = [name for name in family.sampling if name not in by_name]
     if missing:
         return None, [f"no prediction of an image: the bundle has no {', '.join(missing)}"]
-    calls = {
-        role: [(by_name[part.name].prediction, by_name[part.name].calls) for part in family.of_role(role)]
-        for role in (Role.TEXT_ENCODER, Role.DENOISER, Role.DECODER)
-    }
-    return image_time(calls[Role.TEXT_ENCODER], calls[Role.DENOISER], calls[Role.DECODER]), []
+
+    def calls(*roles: Role) -> list[tuple[Prediction, int]]:
+        parts = (by_name[part.name] for role in roles for part in family.of_role(role))
+        return [(part.prediction, part.calls) for part in parts]
+
+    denoising = calls(Role.DENOISER, Role.CONTROL, Role.PLUGIN)
+    return image_time(calls(Role.TEXT_ENCODER), denoising, calls(Role.DECODER)), []

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -17,7 +17,7 @@ from sdmobile.basics.files import cache_folder, hash_file, write_json
 from sdmobile.basics.fingerprint import code_hash, library_closure
 from sdmobile.basics.scratch import put_in_place, scratch_beside
 from sdmobile.errors import CheckpointError, OutputError
-from sdmobile.reference.recording import Recording, load_recording, save_arrays
+from sdmobile.reference.recording import Recording, content_key, load_recording, save_arrays
 from sdmobile.reference.sampling import SampleResult
 
 if TYPE_CHECKING:
@@ -57,10 +57,11 @@ def recording_key(
         "source": source_hash,
         "geometry": spec.geometry.to_json(),
         "family": spec.family.name,
+        "control": None if spec.family.control is None else spec.family.control.to_json(),
         "guidance": spec.guidance.name,
         "scaling_factor": spec.scaling_factor,
         "scheduler": dict(spec.scheduler_config),
-        "requests": [asdict(request) for request in requests],
+        "requests": [_facts_of(request) for request in requests],
         "components": sorted(components),
         "max_samples": max_samples,
         "whole_runs": whole_runs,
@@ -68,6 +69,12 @@ def recording_key(
         "libraries": library_closure(_LIBRARIES),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _facts_of(request: SampleRequest) -> dict[str, Any]:
+    facts = asdict(request)
+    control = facts.pop("control")
+    return facts if control is None else {**facts, "control": content_key({"control": control})}
 
 
 @dataclass(frozen=True)

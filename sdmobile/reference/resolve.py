@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sdmobile.errors import CheckpointError, SdmobileError, UnsupportedError
+from sdmobile.errors import CheckpointError, SdmobileError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 _AGAIN = "Export the bundle again."
 
 
-def resolve_reference(bundle: Bundle, reference: Path | None) -> Checkpoint:
+def resolve_reference(bundle: Bundle, reference: Path | None, control: Path | None = None) -> Checkpoint:
     """Opens the checkpoint that the bundle was exported from.
 
     Args:
         bundle: the opened bundle.
         reference: a checkpoint, or None to try the one that ships with sdmobile.
+        control: folder of the control network, for a bundle with one.
 
     Raises:
         CheckpointError: the checkpoint's content hash is not the one in the manifest, or none was given and the shipped
@@ -30,11 +31,12 @@ def resolve_reference(bundle: Bundle, reference: Path | None) -> Checkpoint:
     from sdmobile.checkpoints import open_checkpoint
 
     name = bundle.source.get("name", "unknown")
+    _check_control(bundle, control)
     try:
         given = bundle.source.get("given") or {}
-        checkpoint = open_checkpoint(reference, prediction_type=given.get("prediction_type"))
+        checkpoint = open_checkpoint(reference, prediction_type=given.get("prediction_type"), control=control)
     except SdmobileError as error:
-        if reference is not None:
+        if reference is not None or control is not None:
             raise
         raise _not_found(str(name), bundle) from error
     if checkpoint.content_hash == bundle.source_hash:
@@ -69,6 +71,19 @@ def reference_pipeline(bundle: Bundle, checkpoint: Checkpoint) -> PipelineSpec:
             "guidance and resolution of a bundle must be those of an export of its checkpoint", error, _AGAIN
         ) from error
     return PipelineSpec.from_checkpoint(checkpoint, *choices)
+
+
+def _check_control(bundle: Bundle, control: Path | None) -> None:
+    """Raises UsageError unless a control network is given for exactly those bundles that have one."""
+    stated = bundle.manifest.get("control")
+    if stated is not None and control is None:
+        raise UsageError(
+            "the reference of a bundle with a control network needs that network too",
+            stated["name"],
+            "Give its folder: --control-model FOLDER.",
+        )
+    if stated is None and control is not None:
+        raise UsageError("--control-model is for bundles that were exported with --control", control)
 
 
 def _not_found(name: str, bundle: Bundle) -> CheckpointError:

@@ -20,6 +20,7 @@ import numpy as np
 from sdmobile.errors import UsageError
 from sdmobile.families import family_of
 from sdmobile.families.component import Role
+from sdmobile.reference.controls import Controls
 from sdmobile.reference.noise import NoiseStream
 
 if TYPE_CHECKING:
@@ -133,6 +134,8 @@ class SampleRequest:
         seed: unsigned 32-bit seed of the initial noise.
         guidance_scale: s in ε = ε_uncond + s·(ε_text − ε_uncond); at most 1 means no guidance.
         scheduler: short name, or None for the checkpoint's own.
+        control: the picture that controls, [1, 3, H, W] in [0, 1], for a family with a control network; None for
+            the family's example.
     """
 
     prompt: str
@@ -141,6 +144,7 @@ class SampleRequest:
     seed: int = 0
     guidance_scale: float = DEFAULT_GUIDANCE_SCALE
     scheduler: str | None = None
+    control: NDArray[np.float32] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.guidance_scale):
@@ -220,6 +224,7 @@ class Sampler:
         self._on_call = on_call
         self._on_step = on_step
         self._tokenizer: Any = None
+        self._controls: Controls | None = None
 
     def tokenize(self, text: str) -> NDArray[np.int64]:
         """Returns the padded token ids [1, L] of a text; one that is too long is cut off."""
@@ -252,7 +257,8 @@ class Sampler:
         scheduler = family.scheduler(self.spec.scheduler_config, request.scheduler, request.steps)
         noise = NoiseStream(request.seed, self.spec.latent_shape)
         latent = torch.from_numpy(noise.draw(float(scheduler.init_noise_sigma)))
-        further = family.conditioning(request.guidance_scale, self.spec.geometry)
+        self._controls = Controls(family, self.spec.geometry, request.control, self._call)
+        further = {**family.conditioning(request.guidance_scale, self.spec.geometry), **self._controls.once()}
         rows = {**unconditional, **further}, {**conditional, **further}
         # Ancestral schedulers draw noise while they step. It is seeded too, but by torch, not by the documented noise.
         generator = torch.Generator().manual_seed(request.seed)
@@ -293,6 +299,8 @@ class Sampler:
         sample, steps = denoiser.inputs[:2]
         repeated = np.full(latent.shape[0], timestep, dtype=np.float32)
         inputs = {sample.name: latent, steps.name: repeated, **conditioning}
+        if self._controls is not None:
+            inputs |= self._controls.at(inputs, step, timestep)
         return self._call(denoiser.name, inputs, step, timestep)[denoiser.outputs[0].name]
 
     def _call(
@@ -347,7 +355,9 @@ def sample_all(
         pairs = list(sampler.denoise(request, features[texts[0]], features[texts[-1]]))
         runs.append(([timestep for timestep, _ in pairs], [latent for _, latent in pairs]))
     if release:
-        runner.release(family.denoiser.name)
+        for role in (Role.PLUGIN, Role.CONTROL, Role.DENOISER):
+            for part in family.of_role(role):
+                runner.release(part.name)
     images = []
     for sampler.request, (_, latents) in enumerate(runs):
         images.append(sampler.decode(latents[-1]))

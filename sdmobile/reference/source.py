@@ -17,6 +17,7 @@ def open_source(
     threads: int | None = None,
     tokenizer: Path | None = None,
     prediction_type: str | None = None,
+    control: Path | None = None,
 ) -> tuple[Runner, PipelineSpec, str]:
     """Opens a bundle or a checkpoint for sampling.
 
@@ -27,6 +28,7 @@ def open_source(
         threads: CPU threads of the runtime.
         tokenizer: folder of the tokenizer, for a checkpoint that has none.
         prediction_type: what the denoiser predicts, for a checkpoint that does not say.
+        control: folder of a control network, for a checkpoint, and for torch where a bundle has one.
 
     Returns:
         The runner, the pipeline and the content hash of the checkpoint.
@@ -47,12 +49,14 @@ def open_source(
             raise UnsupportedError("--tokenizer and --prediction-type are for checkpoints; a bundle has both", source)
         bundle = open_bundle(source)
         if runtime == "torch":
-            checkpoint = resolve_reference(bundle, reference)
+            checkpoint = resolve_reference(bundle, reference, control=control)
             spec = reference_pipeline(bundle, checkpoint)
             return TorchRunner(checkpoint, spec.geometry), spec, bundle.source_hash
+        if control is not None:
+            raise UnsupportedError("--control-model is for checkpoints; a bundle has its control network", source)
         return bundle_runner(bundle, runtime, threads), PipelineSpec.from_bundle(bundle), bundle.source_hash
     if runtime not in ("auto", "torch"):
         raise UnsupportedError("a checkpoint is run by torch", runtime, "Export it first: sdmobile export.")
-    checkpoint = open_checkpoint(source, tokenizer, prediction_type)
+    checkpoint = open_checkpoint(source, tokenizer, prediction_type, control=control)
     spec = PipelineSpec.from_checkpoint(checkpoint)
     return TorchRunner(checkpoint, spec.geometry), spec, checkpoint.content_hash

@@ -56,7 +56,8 @@ class TorchRunner:
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in inputs.items()}
         with torch.inference_mode():
             output = part.reference(model, tensors)
-        return {part.outputs[0].name: output.float().numpy()}
+        outputs = output if isinstance(output, tuple) else (output,)
+        return {value.name: one.float().numpy() for value, one in zip(part.outputs, outputs, strict=True)}
 
     def release(self, component: str | None = None) -> None:
         """Frees one component's model, or all; the two halves of the VAE share one."""

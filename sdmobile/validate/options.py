@@ -23,6 +23,7 @@ class ValidationOptions:
 
     Args:
         reference: the source checkpoint, None for the one that ships with sdmobile.
+        control: folder of the control network of a bundle with one.
         prompts: sampled whole, each with its own seed.
         steps: scheduler steps, None for the usual number of the bundle's family.
         seed: seed of the first prompt; the next have the next seeds.
@@ -42,6 +43,7 @@ class ValidationOptions:
     """
 
     reference: Path | None = None
+    control: Path | None = None
     prompts: tuple[str, ...] = DEFAULT_PROMPTS
     steps: int | None = None
     seed: int = 0

@@ -97,7 +97,7 @@ def test_matching_loss_sees_edges() -> None:
 
 def _config(output: Path, steps: int = 2) -> MobileConfig:
     tiny = Stage(steps=steps, batch=4, learning_rate=1e-3, warmup=1)
-    names = ("structure", "decoder", "relu", "guidance", "halving", "regression", "adversarial")
+    names = ("structure", "decoder", "relu", "guidance", "halving", "regression", "adversarial", "control", "plugin")
     return replace(MobileConfig(output, scenes=16, pairs=8, save_every=1), **dict.fromkeys(names, tiny))
 
 

@@ -76,13 +76,34 @@ def read_picture(image: np.ndarray) -> Reading:
     from scipy import ndimage
 
     pixels = image.astype(np.float64)
-    border = np.concatenate([pixels[:2].reshape(-1, 3), pixels[-2:].reshape(-1, 3), pixels[:, :2].reshape(-1, 3)])
-    ground = np.median(border, axis=0)
-    distance = np.linalg.norm(pixels - ground, axis=-1)
+    ground, distance = _from_ground(pixels)
     labels, count = ndimage.label(distance > FOREGROUND_DISTANCE)  # pyright: ignore[reportGeneralTypeIssues]
     areas = [labels == index for index in range(1, count + 1)]
     items = [_read_item(pixels, distance, area) for area in areas if area.sum() >= MIN_AREA]
     return Reading(_nearest(ground, BACKGROUNDS), tuple(items))
+
+
+def outline(image: np.ndarray) -> np.ndarray:
+    """Returns where a picture shows anything but its background.
+
+    The edge runs where the colour is half-way between the background and the middle one of what is not background.
+
+    Args:
+        image: uint8 [64, 64, 3], RGB.
+
+    Returns:
+        Booleans, [64, 64].
+    """
+    _, distance = _from_ground(image.astype(np.float64))
+    found = distance > FOREGROUND_DISTANCE
+    return found & (distance > 0.5 * np.median(distance[found])) if found.any() else found
+
+
+def _from_ground(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the colour of the background, the border's median, and every pixel's distance from it."""
+    border = np.concatenate([pixels[:2].reshape(-1, 3), pixels[-2:].reshape(-1, 3), pixels[:, :2].reshape(-1, 3)])
+    ground = np.median(border, axis=0)
+    return ground, np.linalg.norm(pixels - ground, axis=-1)
 
 
 def _read_item(pixels: np.ndarray, distance: np.ndarray, area: np.ndarray) -> Seen:

@@ -154,11 +154,29 @@ def render(scene: Scene) -> np.ndarray:
     Returns:
         uint8 array [64, 64, 3], RGB.
     """
-    axis = np.arange(IMAGE_SIZE, dtype=np.float64) + 0.5
-    ys, xs = np.meshgrid(axis, axis, indexing="ij")
     image = np.broadcast_to(np.array(BACKGROUNDS[scene.background], np.float64), (IMAGE_SIZE, IMAGE_SIZE, 3)).copy()
     for item in scene.items:
-        distance = _DISTANCE[item.shape](xs - item.x, ys - item.y, item.radius)
-        cover = np.clip(0.5 - distance, 0.0, 1.0)[..., None]
+        cover = _coverage(item)
         image = image * (1 - cover) + np.array(COLOURS[item.colour], np.float64) * cover
     return np.rint(image).astype(np.uint8)
+
+
+def silhouette(scene: Scene) -> np.ndarray:
+    """Draws where a scene's shapes are, white on black, whatever their colours.
+
+    Args:
+        scene: what to draw.
+
+    Returns:
+        uint8 array [64, 64, 3], the three channels alike.
+    """
+    cover = np.maximum.reduce([_coverage(item) for item in scene.items])
+    return np.rint(255 * np.repeat(cover, 3, axis=-1)).astype(np.uint8)
+
+
+def _coverage(item: Item) -> np.ndarray:
+    """Returns the share of every pixel that an item covers, [64, 64, 1]."""
+    axis = np.arange(IMAGE_SIZE, dtype=np.float64) + 0.5
+    ys, xs = np.meshgrid(axis, axis, indexing="ij")
+    distance = _DISTANCE[item.shape](xs - item.x, ys - item.y, item.radius)
+    return np.clip(0.5 - distance, 0.0, 1.0)[..., None]

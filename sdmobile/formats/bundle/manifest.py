@@ -222,6 +222,17 @@ class PipelineEntry(_Entry):
         return self
 
 
+class ControlEntry(_Entry):
+    """The control network beside the family's own models."""
+
+    kind: Name
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+    maps: Annotated[
+        list[Annotated[list[Annotated[int, Field(ge=1, le=1 << 16)]], Field(min_length=2, max_length=2)]],
+        Field(min_length=1, max_length=64),
+    ]
+
+
 class FileEntry(_Entry):
     """Size and hash of a file."""
 
@@ -235,6 +246,7 @@ class ManifestEntry(_Entry):
     schema_version: Literal[1]
     kind: Literal["sdmobile-bundle"]
     family: Name | None = None
+    control: ControlEntry | None = None
     target: Literal["ios", "android", "onnx"]
     device: Device | None = None
     created: Line | None = None

@@ -76,6 +76,12 @@ class MobileConfig:
         default_factory=lambda: Stage(steps=2000, batch=64, learning_rate=3e-4, warmup=50, decay_share=0.5)
     )
     adversarial: Stage = field(default_factory=lambda: Stage(steps=3000, batch=64, learning_rate=5e-5, warmup=50))
+    control: Stage = field(
+        default_factory=lambda: Stage(steps=1000, batch=32, learning_rate=2e-4, warmup=50, decay_share=0.4)
+    )
+    plugin: Stage = field(
+        default_factory=lambda: Stage(steps=1000, batch=32, learning_rate=2e-4, warmup=50, decay_share=0.4)
+    )
     dropout: float = 0.1  # share of captions replaced by the empty prompt, while guidance still needs it
     ema: float = 0.999
     save_every: int = 100

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sdmobile.training.mobile.adversarial import train_adversarial
 from sdmobile.training.mobile.assemble import assemble
+from sdmobile.training.mobile.control import train_control, train_plugin
 from sdmobile.training.mobile.decoder import teachers_autoencoder, thin_decoder, train_decoder
 from sdmobile.training.mobile.guidance import train_guidance
 from sdmobile.training.mobile.pairs import train_regression
@@ -29,6 +30,8 @@ STAGES = {
     "progressive": train_progressive,
     "regression": train_regression,
     "adversarial": train_adversarial,
+    "control": train_control,
+    "plugin": train_plugin,
 }
 """Each trains what it needs of those before it, where that is not done."""
 

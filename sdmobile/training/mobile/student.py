@@ -23,17 +23,28 @@ class Student(torch.nn.Module):
         super().__init__()
         self.unet = unet
 
+    @property
+    def net(self) -> Any:
+        """What is trained."""
+        return self.unet
+
     def forward(self, noisy: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
         return self.unet(noisy, timesteps, states, return_dict=False)[0]
 
 
-def finished(config: MobileConfig, name: str) -> Any | None:
-    """Returns the UNet that a stage left, in evaluation mode; None while it is not done."""
+def finished(config: MobileConfig, name: str, kind: Any = MobileUNet2DConditionModel) -> Any | None:
+    """Returns the network that a stage left, in evaluation mode; None while it is not done.
+
+    Args:
+        config: the run.
+        name: of the stage.
+        kind: the network's class.
+    """
     folder = config.output / name
     if not (folder / "config.json").exists():
         return None
-    unet: Any = MobileUNet2DConditionModel.from_pretrained(folder)
-    return unet.eval().requires_grad_(False)
+    net: Any = kind.from_pretrained(folder)
+    return net.eval().requires_grad_(False)
 
 
 def copy_of(unet: Any) -> Any:
@@ -56,17 +67,25 @@ def student_trainer(
         ema: decay of the averaged weights, None for the run's.
         more: further arguments of the trainer.
     """
+    return module_trainer(config, name, Student(unet), stage, ema, **more)
+
+
+def module_trainer(
+    config: MobileConfig, name: str, module: torch.nn.Module, stage: Stage, ema: float | None = None, **more: Any
+) -> Trainer:
+    """Returns the trainer of a module that calls a network, all of whose weights are trained; as `student_trainer`."""
     folder = config.output / f"stage-{name}"
     folder.mkdir(parents=True, exist_ok=True)
-    unet.train().requires_grad_(True)
-    groups = [{"params": list(unet.parameters()), "lr": stage.learning_rate}]
-    return Trainer(Student(unet), groups, stage, folder, config.ema if ema is None else ema, **more)
+    module.train().requires_grad_(True)
+    groups = [{"params": list(module.parameters()), "lr": stage.learning_rate}]
+    return Trainer(module, groups, stage, folder, config.ema if ema is None else ema, **more)
 
 
 def keep(config: MobileConfig, name: str, trainer: Trainer) -> Any:
-    """Writes the UNet with averaged weights to `<output>/<name>` and returns it."""
-    unet: Any = trainer.averaged().unet.cpu()
+    """Writes the network with averaged weights to `<output>/<name>` and returns it."""
+    averaged: Any = trainer.averaged()
+    net = averaged.net.cpu()
     if trainer.accelerator.is_main_process:
-        unet.save_pretrained(config.output / name)
+        net.save_pretrained(config.output / name)
     trainer.accelerator.wait_for_everyone()
-    return unet.eval().requires_grad_(False)
+    return net.eval().requires_grad_(False)

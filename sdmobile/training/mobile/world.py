@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from sdmobile.checkpoints.shapes64.scenes import Scene
     from sdmobile.checkpoints.types import Checkpoint
     from sdmobile.training.mobile.config import MobileConfig
 
@@ -34,6 +35,7 @@ class Batch:
         timesteps: t, int64 [N].
         states: text features, [N, L, D].
         noisy: x_t = √ᾱ·x₀ + √(1 − ᾱ)·ε, [N, C, h, w].
+        scenes: what the pictures show, N of them.
     """
 
     clean: Tensor
@@ -41,6 +43,7 @@ class Batch:
     timesteps: Tensor
     states: Tensor
     noisy: Tensor
+    scenes: tuple[Scene, ...]
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,8 @@ class World:
         clean = self.latents.values[torch.from_numpy(chosen)]
         noise = torch.randn(clean.shape, generator=generator)
         timesteps = stratified_timesteps(generator, size, len(self.alphas_cumprod))
-        return Batch(clean, noise, timesteps, states, self.diffuse(clean, noise, timesteps))
+        scenes = tuple(self.latents.scenes[index] for index in chosen)
+        return Batch(clean, noise, timesteps, states, self.diffuse(clean, noise, timesteps), scenes)
 
     def scales(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """Returns α_t and σ_t, [N, 1, 1, 1] each."""
