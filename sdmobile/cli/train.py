@@ -12,6 +12,10 @@ from sdmobile.cli.arguments import CommandGroup
 from sdmobile.cli.progress import step_progress
 from sdmobile.errors import OutputError
 
+_CONTROL = (
+    "Folder of a control network, for a checkpoint: every prompt is drawn with the silhouette of its scene, and how "
+    "the shapes cover it is measured. A bundle with a control network needs no option."
+)
 train_app = typer.Typer(help="Train and judge the bundled checkpoint.", cls=CommandGroup, no_args_is_help=True)
 
 
@@ -107,6 +111,7 @@ def evaluate(
         int,
         typer.Option(min=0, help="Pictures to compare with as many rendered ones (KID, precision, recall, entropy)."),
     ] = 0,
+    control: Annotated[Path | None, typer.Option(help=_CONTROL)] = None,
 ) -> None:
     """Judge how many held-out prompts a shapes checkpoint, or a bundle of it, obeys."""
     from sdmobile.training.distribution import FEWEST
@@ -124,6 +129,7 @@ def evaluate(
             guidance,
             runtime,
             pictures,
+            control,
         )
     _say(record)
     typer.echo(str(output))
@@ -158,6 +164,8 @@ def _say(record: dict[str, Any]) -> None:
         f"{100 * record['claims']:.1f} % of their claims",
         err=True,
     )
+    if "iou" in record:
+        typer.echo(f"{100 * record['iou']:.1f} % of silhouette and drawn shapes in common (mean IoU)", err=True)
     if (found := record.get("distribution")) is None:
         return
     for name, row in (("drawn", found), *found["floors"].items()):

@@ -68,4 +68,11 @@ def read_condition(file: Path, geometry: Geometry) -> NDArray[np.float32]:
             pixels = picture.convert("RGB").resize(wanted, Image.Resampling.LANCZOS)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UsageError("the picture that controls must be a readable picture", f"{file}: {error}") from error
-    return (np.asarray(pixels, np.float32) / np.float32(255)).transpose(2, 0, 1)[None].copy()
+    return condition_of(np.asarray(pixels))
+
+
+def condition_of(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Returns pixels, [H, W, 3], as a control network takes them, [1, 3, H, W] in [0, 1]."""
+    import numpy as np
+
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float32) / np.float32(255)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdmobile.checkpoints.shapes64.checker import compare
-from sdmobile.checkpoints.shapes64.held_out import held_out_captions
-from sdmobile.checkpoints.shapes64.scenes import IMAGE_SIZE
+from sdmobile.checkpoints.shapes64.checker import compare, outline
+from sdmobile.checkpoints.shapes64.held_out import held_out_scenes
+from sdmobile.checkpoints.shapes64.scenes import IMAGE_SIZE, silhouette
 from sdmobile.errors import UnsupportedError
 from sdmobile.training.quality import wilson_interval
 
@@ -20,15 +20,18 @@ if TYPE_CHECKING:
 
     from sdmobile.checkpoints.shapes64.captions import Caption
 
+    Draw = Callable[..., np.ndarray]
+
 
 @dataclass(frozen=True)
 class Judged:
-    """One prompt, the picture made for it, what is wrong with it and how many claims fail."""
+    """One prompt, the picture made for it, what is wrong, how many claims fail; how a silhouette is covered."""
 
     caption: Caption
     image: np.ndarray
     wrong: list[str]
     failed: int
+    iou: float | None = None
 
 
 @dataclass(frozen=True)
@@ -48,39 +51,68 @@ class Obedience:
         """Share of all claims that hold: a caption makes one to three."""
         return 1 - sum(one.failed for one in self.judged) / sum(one.caption.claims.count for one in self.judged)
 
+    @property
+    def iou(self) -> float | None:
+        """Mean `overlap` of the pictures with the silhouettes that were given; None where none were."""
+        found = [one.iou for one in self.judged if one.iou is not None]
+        return sum(found) / len(found) if found else None
+
     def to_json(self) -> dict[str, Any]:
         """Returns the figures with their 95 % interval, the settings and every prompt with its complaints."""
-        prompts = [{"prompt": picture.caption.text, "wrong": picture.wrong} for picture in self.judged]
+        prompts: list[dict[str, Any]] = [{"prompt": one.caption.text, "wrong": one.wrong} for one in self.judged]
         total = len(self.judged)
-        figures = {"obeyed": self.obeyed, "prompts": total, "share": self.obeyed / total, "claims": self.claims}
+        figures: dict[str, Any] = {"obeyed": self.obeyed, "prompts": total, "share": self.obeyed / total}
+        figures["claims"] = self.claims
+        if self.iou is not None:
+            figures["iou"] = self.iou
+            prompts = [{**said, "iou": one.iou} for said, one in zip(prompts, self.judged, strict=True)]
         return {**figures, "interval_95": wilson_interval(self.obeyed, total), **self.settings, "all": prompts}
 
 
+def overlap(image: np.ndarray, condition: np.ndarray) -> float:
+    """Returns |A ∩ B| / |A ∪ B| of where a picture shows a shape and where a silhouette is white; 1 of nothing.
+
+    Args:
+        image: uint8 [64, 64, 3], RGB; its outline is read by the checker, which shares no code with the renderer.
+        condition: the silhouette, uint8 [64, 64, 3].
+    """
+    drawn, wanted = outline(image), condition[..., 0] > 127
+    union = int((drawn | wanted).sum())
+    return int((drawn & wanted).sum()) / union if union else 1.0
+
+
 def measure_obedience(
-    draw: Callable[[str, int], np.ndarray], count: int, settings: dict[str, Any], progress: Callable[[int, int], None]
+    draw: Draw,
+    count: int,
+    settings: dict[str, Any],
+    progress: Callable[[int, int], None],
+    controlled: bool = False,
 ) -> Obedience:
     """Draws one picture per held-out prompt and checks it.
 
     Args:
-        draw: makes a uint8 [64, 64, 3] picture from a prompt and a seed.
+        draw: makes a uint8 [64, 64, 3] picture from a prompt and a seed, and a silhouette where it is controlled.
         count: number of held-out prompts; prompt i uses seed i.
         settings: what to note in the record (steps, guidance, scheduler, ...).
         progress: called with pictures done and all.
+        controlled: give the silhouette of the prompt's scene too, and measure how it is covered.
 
     Returns:
         The share of prompts obeyed, with pictures and complaints.
     """
     judged: list[Judged] = []
-    for seed, caption in enumerate(held_out_captions(count)):
-        image = draw(caption.text, seed)
-        judged.append(Judged(caption, image, *compare(image, caption.claims)))
+    for seed, (scene, caption) in enumerate(held_out_scenes(count)):
+        condition = silhouette(scene) if controlled else None
+        image = draw(caption.text, seed) if condition is None else draw(caption.text, seed, condition)
+        covered = None if condition is None else overlap(image, condition)
+        judged.append(Judged(caption, image, *compare(image, caption.claims), covered))
         progress(len(judged), count)
     return Obedience(judged, settings)
 
 
 def drawer(
-    source: Path | None, runtime: str, steps: int, guidance: float | None
-) -> tuple[Callable[[str, int], np.ndarray], dict[str, Any]]:
+    source: Path | None, runtime: str, steps: int, guidance: float | None, control: Path | None = None
+) -> tuple[Draw, dict[str, Any]]:
     """Returns a function that draws with a checkpoint (PyTorch) or with the files of a bundle, and its settings.
 
     Args:
@@ -88,15 +120,17 @@ def drawer(
         runtime: "auto" or the name of a runtime, as in `sdmobile generate`.
         steps: sampling steps.
         guidance: classifier-free guidance scale; None for the checkpoint's own.
+        control: folder of a control network, for a checkpoint; a bundle with one needs none.
 
     Raises:
         UnsupportedError: its pictures are not of the size that the checker reads.
     """
     from sdmobile.basics.metrics import to_pixels
+    from sdmobile.reference.condition import condition_of
     from sdmobile.reference.sampling import SampleRequest, sample
     from sdmobile.reference.source import open_source
 
-    runner, spec, model_hash = open_source(source, runtime)
+    runner, spec, model_hash = open_source(source, runtime, control=control)
     size = (spec.geometry.image_width, spec.geometry.image_height)
     if size != (IMAGE_SIZE, IMAGE_SIZE):
         raise UnsupportedError(
@@ -112,9 +146,13 @@ def drawer(
         "runtime": runner.name,
         "model_hash": model_hash,
     }
+    if spec.family.control is not None:
+        settings["control"] = spec.family.control.to_json()
 
-    def draw(prompt: str, seed: int) -> np.ndarray:
-        return to_pixels(sample(runner, spec, SampleRequest(prompt, "", steps, seed, scale)).image)
+    def draw(prompt: str, seed: int, condition: np.ndarray | None = None) -> np.ndarray:
+        picture = None if condition is None else condition_of(condition)
+        request = SampleRequest(prompt, "", steps, seed, scale, control=picture)
+        return to_pixels(sample(runner, spec, request).image)
 
     return draw, settings
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics.scratch import put_in_place, scratch_beside
+from sdmobile.errors import UnsupportedError
 from sdmobile.training.config import BETAS, TrainConfig
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ def evaluate(
     guidance: float | None = None,
     runtime: str = "auto",
     pictures: int = 0,
+    control: Path | None = None,
 ) -> dict[str, Any]:
     """Measures how many held-out prompts are obeyed; writes `obedience.json` and `samples.png`.
 
@@ -140,16 +142,24 @@ def evaluate(
         guidance: classifier-free guidance scale; None for the checkpoint's own.
         runtime: "auto" or a runtime of the bundle.
         pictures: of each set for the comparison with rendered pictures (`distribution`); 0 for none.
+        control: folder of a control network, for a checkpoint. With one, or with a bundle that has one, every prompt is
+            drawn with the silhouette of its scene.
 
     Returns:
         The record written to `obedience.json`.
+
+    Raises:
+        UnsupportedError: pictures are to be compared as a set, and a control network asks for a silhouette of each.
     """
     from PIL import Image
 
     from sdmobile.training.evaluate import drawer, measure_obedience, picture_grid
 
-    draw, settings = drawer(source, runtime, steps, guidance)
-    result = measure_obedience(draw, prompts, settings, report)
+    draw, settings = drawer(source, runtime, steps, guidance, control)
+    controlled = "control" in settings
+    if controlled and pictures:
+        raise UnsupportedError("a set of pictures is compared without a control network", pictures, "Leave it out")
+    result = measure_obedience(draw, prompts, settings, report, controlled)
     output.mkdir(parents=True, exist_ok=True)
     record = result.to_json()
     if pictures:

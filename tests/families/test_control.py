@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from sdmobile.checkpoints import load_model, open_checkpoint
 from sdmobile.cli.app import app
-from sdmobile.errors import CheckpointError, UnsupportedError, UsageError
+from sdmobile.errors import CheckpointError, SdmobileError, UnsupportedError, UsageError
 from sdmobile.families import family_named, family_of
 from sdmobile.families.component import Role
 from sdmobile.families.contracts import contract_for
@@ -31,7 +31,7 @@ from sdmobile.reference.torch_runner import TorchRunner
 from sdmobile.runtimes import bundle_runner
 from tests.families.tiny import write_tiny
 from tests.families.tiny.control import KINDS, write_control
-from tests.families.tiny.mobile_diffusion import UNET
+from tests.families.tiny.mobile_diffusion import UNET, write
 from tests.in_process import exports_in_this_process
 
 PICTURE = np.random.default_rng(5).random((1, 3, 32, 32), np.float32)
@@ -43,7 +43,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The tiny checkpoint and its control networks."""
     root = tmp_path_factory.mktemp("control")
     networks = {kind: write_control(kind, root / f"{kind}-small") for kind in KINDS}
-    return {"checkpoint": write_tiny("mobile-diffusion", root / "tiny"), **networks}
+    return {"checkpoint": write(root / "tiny", up_transformer_layers_per_block=[0, 0]), **networks}
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,13 @@ def invoke(*arguments: object, code: int = 0) -> str:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == code, result.output
     return result.output
+
+
+def refused(error: type[SdmobileError], *arguments: object) -> str:
+    """Returns what a command says that ends in an error of sdmobile's."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert type(result.exception) is error, result.output
+    return str(result.exception)
 
 
 def _opened(folders: dict[str, Path], kind: str) -> Any:
@@ -166,8 +173,15 @@ def test_a_bundle_of_one_row_says_what_apples_package_lacks(folders: dict[str, P
     assert not any("shape [2]" in line for line in usual.family.app_differences("ios", usual))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("target", ["ios", "android"])
+@pytest.mark.parametrize(
+    ("target", "kind"),
+    [
+        ("ios", "controlnet"),
+        ("android", "controlnet"),
+        pytest.param("ios", "plugin", marks=pytest.mark.slow),
+        pytest.param("android", "plugin", marks=pytest.mark.slow),
+    ],
+)
 def test_exported_files_compute_what_pytorch_does(
     folders: dict[str, Path], exported: Callable[[str, str], Path], target: str, kind: str
 ) -> None:
@@ -235,31 +249,28 @@ def test_generate_with_a_picture(folders: dict[str, Path], tmp_path: Path) -> No
         made[name] = np.asarray(Image.open(out)).astype(int)
     assert np.abs(made["one"] - made["other"]).max() > 0
 
-    network = ("--control-model", folders["controlnet"], "--output", tmp_path / "none.png")
-    assert "Add --control IMAGE" in invoke(*usual, *network, code=UsageError.exit_code)
-    said = invoke(
-        *usual, "--control", tmp_path / "one.png", "--output", tmp_path / "none.png", code=UsageError.exit_code
-    )
-    assert "--control-model FOLDER" in said
-    said = invoke(*usual, *network, "--control", tmp_path / "wide.png", code=UsageError.exit_code)
-    assert "64 × 32" in said
+    network = ("--control-model", folders["controlnet"])
+    usual = (*usual, "--output", tmp_path / "none.png")
+    one = ("--control", tmp_path / "one.png")
+    assert "Add --control IMAGE" in refused(UsageError, *usual, *network)
+    assert "--control-model FOLDER" in refused(UsageError, *usual, *one)
+    assert "64 × 32" in refused(UsageError, *usual, *network, "--control", tmp_path / "wide.png")
     (tmp_path / "text.png").write_text("no picture")
-    assert "readable" in invoke(*usual, *network, "--control", tmp_path / "text.png", code=UsageError.exit_code)
+    assert "readable" in refused(UsageError, *usual, *network, "--control", tmp_path / "text.png")
     assert not (tmp_path / "none.png").exists()
 
 
 def test_a_bundle_with_control_needs_a_picture(
     folders: dict[str, Path], exported: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
-    bundle = exported("android", "controlnet")
+    bundle = exported("ios", "controlnet")
     usual = ("generate", bundle, "--prompt", "a red circle", "--output", tmp_path / "none.png")
-    assert "Add --control IMAGE" in invoke(*usual, code=UsageError.exit_code)
     model = ("--control-model", folders["controlnet"])
-    assert "a bundle has its control network" in invoke(*usual, *model, code=UnsupportedError.exit_code)
-    said = invoke("validate", bundle, "--reference", folders["checkpoint"], code=UsageError.exit_code)
-    assert "--control-model FOLDER" in said
-    said = invoke("validate", bundle, "--reference", folders["checkpoint"], *model, "--steps", 2, "--max-samples", 2,
-                  "--no-cache", "--json")  # fmt: skip
+    assert "Add --control IMAGE" in refused(UsageError, *usual)
+    assert "a bundle has its control network" in refused(UnsupportedError, *usual, *model)
+    validate = ("validate", bundle, "--reference", folders["checkpoint"])
+    assert "--control-model FOLDER" in refused(UsageError, *validate)
+    said = invoke(*validate, *model, "--steps", 2, "--max-samples", 2, "--no-cache", "--json")
     report = json.loads(said[said.index("{") :])
     assert {check["component"]: check["status"] for check in report["components"]} == {
         "controlnet": "passed",

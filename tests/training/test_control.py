@@ -13,10 +13,13 @@ import torch
 from sdmobile.checkpoints.shapes64.checker import outline
 from sdmobile.checkpoints.shapes64.held_out import held_out_captions, held_out_scenes
 from sdmobile.checkpoints.shapes64.scenes import BACKGROUNDS, COLOURS, render, silhouette
+from sdmobile.errors import UnsupportedError
 from sdmobile.models.controlnet import MobileControlNetModel
 from sdmobile.models.plugin import MobileControlPlugin
 from sdmobile.models.unet import MobileUNet2DConditionModel, set_relu_attention
 from sdmobile.training.config import Stage
+from sdmobile.training.evaluate import measure_obedience, overlap
+from sdmobile.training.mobile.assemble import assemble
 from sdmobile.training.mobile.config import MobileConfig, unet_config
 from sdmobile.training.mobile.control import (
     ControlStudent,
@@ -25,7 +28,9 @@ from sdmobile.training.mobile.control import (
     fresh_controlnet,
     fresh_plugin,
 )
+from sdmobile.training.mobile.decoder import teachers_autoencoder
 from sdmobile.training.mobile.run import train_mobile
+from sdmobile.training.shapes import evaluate
 
 KINDS = {"control": MobileControlNetModel, "plugin": MobileControlPlugin}
 
@@ -112,3 +117,48 @@ def test_a_stopped_stage_goes_on_to_the_same_weights(name: str, tmp_path: Path) 
     assert trained.state_dict()[zero].any()
     after: Any = MobileUNet2DConditionModel.from_pretrained(whole.output / "relu")
     assert all(torch.equal(one, other) for one, other in zip(after.parameters(), base.parameters(), strict=True))
+
+
+def _painted(condition: np.ndarray) -> np.ndarray:
+    return np.where(condition > 127, np.array(COLOURS["red"]), np.array(BACKGROUNDS["white"])).astype(np.uint8)
+
+
+def test_overlap_by_hand() -> None:
+    condition = np.zeros((64, 64, 3), np.uint8)
+    condition[10:30, 10:30] = 255
+    moved = np.roll(condition, 10, axis=1)
+    assert overlap(_painted(condition), condition) == 1.0
+    assert overlap(_painted(moved), condition) == pytest.approx(200 / 600)
+    assert overlap(_painted(np.zeros_like(condition)), condition) == 0.0
+    assert overlap(_painted(condition * 0), condition * 0) == 1.0
+
+
+def test_evaluation_gives_every_prompt_its_silhouette() -> None:
+    seen: list[tuple[str, int]] = []
+
+    def draw(prompt: str, seed: int, condition: np.ndarray) -> np.ndarray:
+        seen.append((prompt, seed))
+        np.testing.assert_array_equal(condition, silhouette(held_out_scenes(4)[seed][0]))
+        return _painted(condition if seed else np.roll(condition, 32, axis=0))
+
+    record = measure_obedience(draw, 4, {"steps": 1}, lambda *_: None, controlled=True).to_json()
+    assert seen == [(said.text, index) for index, said in enumerate(held_out_captions(4))]
+    assert [one["iou"] for one in record["all"]][1:] == [1.0] * 3
+    assert record["iou"] == pytest.approx((3 + record["all"][0]["iou"]) / 4)
+
+
+def test_a_fresh_adapter_draws_what_the_base_draws(tmp_path: Path) -> None:
+    """The command's function on a checkpoint, with and without; a bundle of pictures is not compared with control."""
+    base = _base()
+    fresh_controlnet(base).save_pretrained(tmp_path / "control")
+    assemble(base, teachers_autoencoder(), tmp_path / "checkpoint", 20)
+    made = []
+    for control in (None, tmp_path / "control"):
+        out = tmp_path / f"out-{control is None}"
+        record = evaluate(tmp_path / "checkpoint", out, lambda *_: None, prompts=1, steps=2, control=control)
+        made.append((out / "samples.png").read_bytes())
+        assert ("iou" in record) == (control is not None)
+    assert made[0] == made[1]
+    assert record["control"]["kind"] == "controlnet"
+    with pytest.raises(UnsupportedError, match="without a control network"):
+        evaluate(tmp_path / "checkpoint", tmp_path, lambda *_: None, 1, 2, pictures=10, control=tmp_path / "control")
