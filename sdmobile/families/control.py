@@ -127,6 +127,19 @@ KINDS: dict[str, _Kind] = {
 }
 
 
+def app_facts(control: Control) -> dict[str, Any]:
+    """Returns what an app must know to drive a control network: which one it is, and when it is called."""
+    kind = KINDS[control.kind]
+    once = kind.role is Role.PLUGIN
+    return {
+        "component": kind.component,
+        "name": control.name,
+        "called": "once per picture" if once else "before every call of the denoiser, with its inputs",
+        "residuals": "the outputs are the denoiser's inputs of the same names" + (", in every row" if once else ""),
+        "condition_range": [0.0, 1.0],
+    }
+
+
 def components_of(control: Control, denoiser: Component) -> tuple[Component, Component]:
     """Returns a family's denoiser with the feature maps as further inputs, and the control network."""
     kind = KINDS[control.kind]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sdmobile.errors import UnsupportedError
 from sdmobile.families import apple
 from sdmobile.families.component import Component, Config, Guidance, Model, Role
-from sdmobile.families.control import Control, ControlPart, components_of
+from sdmobile.families.control import Control, ControlPart, app_facts, components_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -349,4 +349,4 @@ class Family(ABC):
 
     def app_facts(self, facts: Facts) -> dict[str, Any]:
         """Returns what an Android app must know beside tables, layouts and the files' inputs; goes to metadata.json."""
-        return {}
+        return {} if self.control is None else {"control": app_facts(self.control)}

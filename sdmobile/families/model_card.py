@@ -53,7 +53,7 @@ def model_card(manifest: Mapping[str, Any], validation: Mapping[str, Any] | None
     parts = [
         _front_matter(target, source, family_of(manifest).tag),
         f"# {source['name']} for {_TARGETS[target]}",
-        _summary(manifest),
+        _summary(manifest) + _controlled(manifest),
         "## Use\n\n" + _use(manifest),
         "## Files\n\n" + _files(manifest),
         "## Evidence\n\n" + _evidence(validation),
@@ -77,6 +77,17 @@ def _summary(manifest: Mapping[str, Any]) -> str:
         f"hash is `{source['content_hash']}`. Pictures of {g['image_width']} × {g['image_height']} pixels; {calls}. "
         "Every stage of the export is recorded in `manifest.json`."
     )
+
+
+def _controlled(manifest: Mapping[str, Any]) -> str:
+    """Returns what a card says of a control network, nothing where there is none."""
+    control = manifest.get("control")
+    if control is None:
+        return ""
+    name = next(part.name for part in family_of(manifest).components if part.model == control["kind"])
+    file = manifest["components"].get(name, {}).get("file")
+    where = f"`{file}`" if file else "a file that was not exported"
+    return f" A picture controls what is drawn, by the control network `{control['name']}` in {where}."
 
 
 def _use(manifest: Mapping[str, Any]) -> str:

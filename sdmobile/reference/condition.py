@@ -75,4 +75,5 @@ def condition_of(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Returns pixels, [H, W, 3], as a control network takes them, [1, 3, H, W] in [0, 1]."""
     import numpy as np
 
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float32) / np.float32(255)
+    scaled: NDArray[np.float32] = pixels.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
+    return np.ascontiguousarray(scaled)

@@ -23,6 +23,7 @@ from sdmobile.families.component import Role
 from sdmobile.families.contracts import contract_for
 from sdmobile.families.control import Control
 from sdmobile.families.mobile_control import controlnet_maps
+from sdmobile.families.model_card import model_card
 from sdmobile.formats.bundle.contracts import Geometry
 from sdmobile.formats.bundle.reading import open_bundle
 from sdmobile.reference.noise import standard_normal
@@ -33,6 +34,7 @@ from tests.families.tiny import write_tiny
 from tests.families.tiny.control import KINDS, write_control
 from tests.families.tiny.mobile_diffusion import UNET, write
 from tests.in_process import exports_in_this_process
+from tests.report.samples import manifest
 
 PICTURE = np.random.default_rng(5).random((1, 3, 32, 32), np.float32)
 GEOMETRY = Geometry(2, 4, 16, 16, 64, 64, 77, 128)
@@ -161,6 +163,18 @@ def test_apples_package_finds_the_controlnet() -> None:
     assert family_named("mobile-diffusion").control is None
     few = family_named("mobile-diffusion-few-steps").with_control(Control("controlnet", "x", ((8, 1),) * 2))
     assert few.of_role(Role.CONTROL)[0].name == "controlnet"
+
+
+def test_card_and_metadata_say_what_controls(folders: dict[str, Path]) -> None:
+    checkpoint = _opened(folders, "plugin")
+    facts = checkpoint.family.app_facts(checkpoint)["control"]
+    assert (facts["component"], facts["called"]) == ("control_plugin", "once per picture")
+    plain = {**manifest("android"), "family": "mobile-diffusion"}
+    assert "controls" not in model_card(plain)
+    controlled = {**plain, "control": {"kind": "controlnet", "name": "edges", "maps": [[8, 1], [8, 2]]}}
+    assert "by the control network `edges` in a file that was not exported" in model_card(controlled)
+    with pytest.raises(UnsupportedError, match=r"Stable Diffusion.*none.*controlnet"):
+        family_of({**controlled, "family": "stable-diffusion"})
 
 
 def test_a_bundle_of_one_row_says_what_apples_package_lacks(folders: dict[str, Path], tmp_path: Path) -> None:
