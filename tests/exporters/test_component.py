@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ def job(checkpoint: Path, out: Path, target: str = "onnx", component: str = "vae
 
 def test_job_json_round_trip(tmp_path: Path) -> None:
     order = ExportJob(tmp_path / "model", "unet", "ios", "iphone", "separate", 768, tmp_path)
+    controlled = replace(order, control=tmp_path / "net")
+    assert ExportJob.from_json(json.loads(json.dumps(controlled.to_json()))) == controlled
     assert ExportJob.from_json(json.loads(json.dumps(order.to_json()))) == order
 
 
