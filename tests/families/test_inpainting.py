@@ -43,7 +43,8 @@ def _pictures() -> tuple[Image.Image, Image.Image]:
 def _edit(strength: float, masked: bool) -> Edit:
     image, mask = _pictures()
     pixels = np.asarray(image, np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
-    return Edit(pixels, (np.asarray(mask, np.float32) / np.float32(255))[None, None] if masked else None, strength)
+    white = (np.asarray(mask)[None, None] > 127).astype(np.float32)
+    return Edit(pixels, white if masked else None, strength)
 
 
 def _theirs(pipeline: Any, request: SampleRequest, monkeypatch: pytest.MonkeyPatch, module: str, **more: Any) -> Any:
