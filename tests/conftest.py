@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sdmobile.checkpoints import Checkpoint
-    from sdmobile.reference.sampling import PipelineSpec
+    from sdmobile.reference.pipeline import PipelineSpec
     from sdmobile.reference.torch_runner import TorchRunner
 
 __all__ = ["onnx_bundle"]
@@ -45,7 +45,7 @@ def checkpoint(tiny_checkpoint: Path) -> Checkpoint:
 
 @pytest.fixture(scope="session")
 def spec(checkpoint: Checkpoint) -> PipelineSpec:
-    from sdmobile.reference.sampling import PipelineSpec
+    from sdmobile.reference.pipeline import PipelineSpec
 
     return PipelineSpec.from_checkpoint(checkpoint)
 

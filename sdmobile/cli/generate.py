@@ -10,7 +10,8 @@ import typer
 from sdmobile.cli.arguments import ControlModel, Lora, PredictionType, Steps, Tokenizer, lora_files
 
 if TYPE_CHECKING:
-    from sdmobile.reference.sampling import PipelineSpec, SampleRequest
+    from sdmobile.reference.pipeline import PipelineSpec
+    from sdmobile.reference.sampling import SampleRequest
 
 _BUNDLE = "A bundle, or a checkpoint (then PyTorch runs it); without it, the checkpoint that sdmobile ships."
 _GUIDANCE = "Classifier-free guidance scale, at most 1 for none; without it, the checkpoint's recommended one or 7.5."

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from sdmobile.families import autoencoder, clip, unet
 from sdmobile.families.component import BATCH2, SEPARATE, Config, Kind, Shapes, Value
@@ -66,7 +66,7 @@ class StableDiffusionInpainting(StableDiffusion):
         "`sample` is the noisy latents, the mask and the masked picture's latents, joined along the channels "
         "(`inpainting` in `metadata.json`); with guidance scale s, the prediction is uncond + s·(text − uncond)"
     )
-    app_use: ClassVar[Mapping[str, str]] = {}
+    app_use: Mapping[str, str] = {}
     app_scripts = Family.app_scripts
 
     def claims(self, index: Mapping[str, Any], configs: Mapping[str, Config]) -> bool:

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
     from sdmobile.checkpoints import Checkpoint
     from sdmobile.quantize.recipes import Recipe
+    from sdmobile.reference.pipeline import PipelineSpec
     from sdmobile.reference.recording import RecordedSample, Recording
-    from sdmobile.reference.sampling import PipelineSpec, SampleRequest
+    from sdmobile.reference.sampling import SampleRequest
 
 # Three sets of prompts and seeds that do not meet: to analyse with, to choose with, and to judge with.
 ANALYSIS_PROMPTS = DEFAULT_PROMPTS
@@ -196,7 +197,7 @@ def recorded(
     recordings: Path | None,
 ) -> list[RecordedSample]:
     """Returns recorded calls of a component, from the cache if it has them."""
-    from sdmobile.reference.sampling import PipelineSpec
+    from sdmobile.reference.pipeline import PipelineSpec
 
     spec = PipelineSpec.from_checkpoint(checkpoint)
     recording = recording_of(checkpoint, spec, requests, (component,), max_samples, recordings, whole_runs=False)

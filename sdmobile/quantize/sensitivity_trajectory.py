@@ -79,7 +79,8 @@ def open_trajectories(checkpoint: Checkpoint, requests: Sequence[SampleRequest])
     from sdmobile.families.component import BATCH2
     from sdmobile.quantize.sensitivity_study import Study
     from sdmobile.reference.noise import initial_latent
-    from sdmobile.reference.sampling import PipelineSpec, Sampler
+    from sdmobile.reference.pipeline import PipelineSpec
+    from sdmobile.reference.sampling import Sampler
     from sdmobile.reference.torch_runner import TorchRunner
 
     family = checkpoint.family

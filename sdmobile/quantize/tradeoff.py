@@ -179,7 +179,8 @@ def _kind(recipe: Recipe) -> Kind:
 
 
 def _drawn(checkpoint: Checkpoint, study: Study, requests: Sequence[SampleRequest], tell: Tell) -> list[SampleResult]:
-    from sdmobile.reference.sampling import PipelineSpec, sample_all
+    from sdmobile.reference.pipeline import PipelineSpec
+    from sdmobile.reference.sampling import sample_all
 
     spec = PipelineSpec.from_checkpoint(checkpoint)
     runner = StudyRunner(checkpoint, study, spec.geometry)
@@ -202,7 +203,7 @@ def obeyed(checkpoint: Checkpoint, runs: Sequence[SampleResult]) -> int | None:
     """Returns how many pictures show what their captions say, or None where captions cannot be judged."""
     from sdmobile.basics.metrics import to_pixels
     from sdmobile.checkpoints.shapes64.checker import complaints
-    from sdmobile.reference.sampling import PipelineSpec
+    from sdmobile.reference.pipeline import PipelineSpec
 
     if checkpoint.name != CAPTIONED or not has_captions(
         checkpoint.name, PipelineSpec.from_checkpoint(checkpoint).geometry

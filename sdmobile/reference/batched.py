@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from sdmobile.reference.sampling import PipelineSpec, SampleRequest
+    from sdmobile.reference.pipeline import PipelineSpec
+    from sdmobile.reference.sampling import SampleRequest
     from sdmobile.reference.torch_runner import TorchRunner
 
 

@@ -27,8 +27,9 @@ def recorded_samples(
         guidance: one of the family's, None for its default.
         most: number of calls at most; of a UNet, those at the first and at the last timestep.
     """
+    from sdmobile.reference.pipeline import PipelineSpec
     from sdmobile.reference.recording import DEFAULT_PROMPTS, record
-    from sdmobile.reference.sampling import PipelineSpec, SampleRequest
+    from sdmobile.reference.sampling import SampleRequest
     from sdmobile.reference.torch_runner import TorchRunner
 
     spec = replace(PipelineSpec.from_checkpoint(checkpoint, guidance), geometry=geometry)

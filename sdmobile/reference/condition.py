@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sdmobile.formats.bundle.contracts import Geometry
-    from sdmobile.reference.sampling import PipelineSpec
+    from sdmobile.reference.pipeline import PipelineSpec
 
 
 def requested_condition(spec: PipelineSpec, file: Path | None) -> NDArray[np.float32] | None:

@@ -19,9 +19,9 @@ from sdmobile.basics.files import whole_file, write_json
 from sdmobile.basics.untrusted import inside, parse_json, read_bounded
 from sdmobile.errors import CheckpointError
 from sdmobile.families.component import Role
+from sdmobile.reference.pipeline import PipelineSpec
 from sdmobile.reference.sampling import (
     ComponentCall,
-    PipelineSpec,
     Sampler,
     SampleRequest,
     SampleResult,

@@ -21,7 +21,8 @@ from sdmobile.reference.recording import Recording, load_recording, save_arrays
 from sdmobile.reference.sampling import SampleResult
 
 if TYPE_CHECKING:
-    from sdmobile.reference.sampling import PipelineSpec, SampleRequest
+    from sdmobile.reference.pipeline import PipelineSpec
+    from sdmobile.reference.sampling import SampleRequest
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "safetensors", "numpy")
 # The float32 reference knows no phone: these rooms have no part in it.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from sdmobile.checkpoints import Checkpoint, LoraFile
     from sdmobile.formats.bundle.reading import Bundle
-    from sdmobile.reference.sampling import PipelineSpec
+    from sdmobile.reference.pipeline import PipelineSpec
 
 _AGAIN = "Export the bundle again."
 
@@ -68,7 +68,7 @@ def reference_pipeline(bundle: Bundle, checkpoint: Checkpoint) -> PipelineSpec:
     """
     from sdmobile.formats.bundle.reading import BundleError
     from sdmobile.reference.geometry import geometry_for
-    from sdmobile.reference.sampling import PipelineSpec
+    from sdmobile.reference.pipeline import PipelineSpec
 
     choices = bundle.guidance, bundle.geometry.image_height
     try:

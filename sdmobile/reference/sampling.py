@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -19,111 +19,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdmobile.errors import UsageError
-from sdmobile.families import family_of
 from sdmobile.families.component import Role
 from sdmobile.reference.controls import Controls
 from sdmobile.reference.noise import NoiseStream
+from sdmobile.reference.pipeline import DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS
 from sdmobile.reference.start import Start, schedule_of, start_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
-    from sdmobile.checkpoints import Checkpoint
-    from sdmobile.families.component import Arrays, Guidance
+    from sdmobile.families.component import Arrays
     from sdmobile.families.edit import Edit
-    from sdmobile.families.family import Family
-    from sdmobile.formats.bundle.contracts import Geometry
-    from sdmobile.formats.bundle.reading import Bundle
+    from sdmobile.reference.pipeline import PipelineSpec
     from sdmobile.runtimes import Runner
-
-DEFAULT_STEPS = 20
-DEFAULT_GUIDANCE_SCALE = 7.5
-
-
-@dataclass(frozen=True)
-class PipelineSpec:
-    """What sampling needs to know besides the components.
-
-    Args:
-        family: how a prompt becomes arrays and how a step is taken.
-        geometry: latent, image and context sizes.
-        guidance: one of the family's: "batch2" calls the denoiser once a step with the unconditional row first,
-            "separate" once per row.
-        scaling_factor: the final latent is divided by it before decoding.
-        scheduler_config: configuration of the Diffusers scheduler the checkpoint was trained for.
-        tokenizer_dir: folder of the tokenizer.
-        guidance_scale: what the checkpoint's model card or scheduler asks for, else the family's default.
-        steps: likewise.
-        pad_token: fills up a text where the tokenizer's folder does not say which token does.
-    """
-
-    family: Family
-    geometry: Geometry
-    guidance: Guidance
-    scaling_factor: float
-    scheduler_config: Mapping[str, Any]
-    tokenizer_dir: Path
-    guidance_scale: float = DEFAULT_GUIDANCE_SCALE
-    steps: int = DEFAULT_STEPS
-    pad_token: str | None = None
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int, int]:
-        """[1, C, h, w]."""
-        return (1, self.geometry.latent_channels, self.geometry.latent_height, self.geometry.latent_width)
-
-    @classmethod
-    def from_bundle(cls, bundle: Bundle) -> PipelineSpec:
-        """Reads the pipeline of an exported bundle."""
-        family = family_of(bundle.manifest)
-        return cls(
-            family=family,
-            geometry=bundle.geometry,
-            guidance=family.guidance(bundle.guidance),
-            scaling_factor=float(bundle.pipeline["scaling_factor"]),
-            scheduler_config=bundle.pipeline["scheduler"],
-            tokenizer_dir=bundle.tokenizer_dir,
-            guidance_scale=float(_stated(bundle, "guidance_scale", family.default_guidance_scale)),
-            steps=int(_stated(bundle, "steps", family.default_steps)),
-        )
-
-    @classmethod
-    def from_checkpoint(
-        cls, checkpoint: Checkpoint, guidance: str | None = None, resolution: int | None = None
-    ) -> PipelineSpec:
-        """Describes a checkpoint's own pipeline.
-
-        Args:
-            checkpoint: says everything about it.
-            guidance: one of the family's, None for its default.
-            resolution: height = width in pixels, None for the checkpoint's own.
-
-        Raises:
-            CheckpointError: the checkpoint has no tokenizer.
-            UnsupportedError: no such guidance or resolution.
-        """
-        from sdmobile.checkpoints.tokenizers import require_tokenizer
-        from sdmobile.reference.geometry import geometry_for
-
-        return cls(
-            family=checkpoint.family,
-            geometry=geometry_for(checkpoint, guidance, resolution),
-            guidance=checkpoint.family.guidance(guidance),
-            scaling_factor=checkpoint.scaling_factor,
-            scheduler_config=checkpoint.scheduler_config,
-            tokenizer_dir=require_tokenizer(checkpoint),
-            guidance_scale=checkpoint.usual_guidance_scale,
-            steps=checkpoint.usual_steps,
-            pad_token=checkpoint.pad_token,
-        )
-
-
-def _stated(bundle: Bundle, key: str, default: float) -> float:
-    """Returns what a bundle's pipeline says, which may be 0."""
-    value = bundle.pipeline.get(key)
-    return default if value is None else value
 
 
 @dataclass(frozen=True)

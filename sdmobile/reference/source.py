@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sdmobile.checkpoints import LoraFile
-    from sdmobile.reference.sampling import PipelineSpec
+    from sdmobile.reference.pipeline import PipelineSpec
     from sdmobile.runtimes import Runner
 
 
@@ -44,8 +44,8 @@ def open_source(
     from sdmobile.checkpoints import open_checkpoint
     from sdmobile.errors import UnsupportedError
     from sdmobile.formats.bundle.reading import is_bundle, open_bundle
+    from sdmobile.reference.pipeline import PipelineSpec
     from sdmobile.reference.resolve import reference_pipeline, resolve_reference
-    from sdmobile.reference.sampling import PipelineSpec
     from sdmobile.reference.torch_runner import TorchRunner
     from sdmobile.runtimes import bundle_runner
 

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from sdmobile.families.component import Run
     from sdmobile.reference.noise import NoiseStream
-    from sdmobile.reference.sampling import PipelineSpec, SampleRequest
+    from sdmobile.reference.pipeline import PipelineSpec
+    from sdmobile.reference.sampling import SampleRequest
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sdmobile.checkpoints import LoraFile
     from sdmobile.checkpoints.shapes64.captions import Caption
-    from sdmobile.reference.sampling import PipelineSpec
+    from sdmobile.reference.pipeline import PipelineSpec
 
     Draw = Callable[[Sequence[str], Sequence[int], Sequence[np.ndarray]], Sequence[np.ndarray]]
     """Makes uint8 [64, 64, 3] pictures from prompts and seeds, and silhouettes where they are controlled."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sdmobile.formats.bundle.reading import Bundle, open_bundle
-    from sdmobile.reference.sampling import PipelineSpec, SampleRequest, sample
+    from sdmobile.reference.pipeline import PipelineSpec
+    from sdmobile.reference.sampling import SampleRequest, sample
     from sdmobile.reference.torch_runner import TorchRunner
     from sdmobile.runtimes import Runner, bundle_runner
     from sdmobile.runtimes.mlprogram import MLProgram

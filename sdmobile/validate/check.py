@@ -11,8 +11,9 @@ from sdmobile.basics.words import describe
 from sdmobile.checkpoints.shapes64.obedience import has_captions
 from sdmobile.errors import UnsupportedError
 from sdmobile.formats.bundle.reading import Bundle, open_bundle
+from sdmobile.reference.pipeline import PipelineSpec
 from sdmobile.reference.recording import Recording, record
-from sdmobile.reference.sampling import PipelineSpec, SampleResult, sample_all
+from sdmobile.reference.sampling import SampleResult, sample_all
 from sdmobile.validate.checks import Checker, ComponentCheck, Status, TrajectoryCheck
 from sdmobile.validate.options import ValidationOptions
 from sdmobile.validate.parity import check_component, compare_runs

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sdmobile.checkpoints import LoraFile
-    from sdmobile.reference.sampling import PipelineSpec
+    from sdmobile.reference.pipeline import PipelineSpec
     from sdmobile.validate.checks import Checker
 
 

@@ -14,7 +14,8 @@ from sdmobile.basics.metrics import to_pixels
 from sdmobile.checkpoints import open_checkpoint
 from sdmobile.cli.generate import generate
 from sdmobile.errors import CheckpointError, OutputError, UnsupportedError
-from sdmobile.reference.sampling import PipelineSpec, SampleRequest, sample
+from sdmobile.reference.pipeline import PipelineSpec
+from sdmobile.reference.sampling import SampleRequest, sample
 from sdmobile.reference.torch_runner import TorchRunner
 
 

@@ -27,7 +27,8 @@ from sdmobile.families.model_card import model_card
 from sdmobile.formats.bundle.contracts import Geometry
 from sdmobile.formats.bundle.reading import open_bundle
 from sdmobile.reference.noise import standard_normal
-from sdmobile.reference.sampling import ComponentCall, PipelineSpec, SampleRequest, sample
+from sdmobile.reference.pipeline import PipelineSpec
+from sdmobile.reference.sampling import ComponentCall, SampleRequest, sample
 from sdmobile.reference.torch_runner import TorchRunner
 from sdmobile.runtimes import bundle_runner
 from tests.families.tiny import write_tiny

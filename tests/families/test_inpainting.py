@@ -17,9 +17,10 @@ from sdmobile.families.contracts import contract_for
 from sdmobile.families.edit import Edit
 from sdmobile.formats.bundle.contracts import Geometry
 from sdmobile.reference.noise import NoiseStream
+from sdmobile.reference.pipeline import PipelineSpec
 from sdmobile.reference.recording import record
 from sdmobile.reference.recording_cache import recording_key
-from sdmobile.reference.sampling import ComponentCall, PipelineSpec, SampleRequest, sample, timesteps_of
+from sdmobile.reference.sampling import ComponentCall, SampleRequest, sample, timesteps_of
 from sdmobile.reference.torch_runner import TorchRunner
 from tests.checkpoints.ldm_layout import clip_to_ldm, unet_to_ldm, vae_to_ldm
 from tests.families.tiny import write_tiny

@@ -14,7 +14,8 @@ from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families import family_named
 from sdmobile.families.latent_consistency import guidance_embedding
 from sdmobile.reference.noise import NoiseStream
-from sdmobile.reference.sampling import PipelineSpec, Sampler, SampleRequest, sample
+from sdmobile.reference.pipeline import PipelineSpec
+from sdmobile.reference.sampling import Sampler, SampleRequest, sample
 from sdmobile.reference.torch_runner import TorchRunner
 from tests.checkpoints.ldm_layout import clip_to_ldm, unet_to_ldm, vae_to_ldm
 from tests.families.tiny import write_tiny

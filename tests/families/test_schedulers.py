@@ -18,7 +18,8 @@ from sdmobile.errors import CheckpointError, UnsupportedError, UsageError
 from sdmobile.families.sampler_tables import solvers_of
 from sdmobile.families.schedulers import SCHEDULERS, STABLE_DIFFUSION, few_steps, scheduler_from_config
 from sdmobile.reference.noise import NoiseStream
-from sdmobile.reference.sampling import PipelineSpec, SampleRequest, sample
+from sdmobile.reference.pipeline import PipelineSpec
+from sdmobile.reference.sampling import SampleRequest, sample
 from sdmobile.reference.torch_runner import TorchRunner
 from tests.families import SD
 

@@ -10,7 +10,7 @@ from sdmobile.checkpoints import open_checkpoint
 from sdmobile.errors import UnsupportedError
 from sdmobile.families.contracts import contract_for
 from sdmobile.quantize.backends import backend_for
-from sdmobile.reference.sampling import PipelineSpec
+from sdmobile.reference.pipeline import PipelineSpec
 from tests.families import COMPONENTS, SD
 
 

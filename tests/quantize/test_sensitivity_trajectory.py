@@ -10,7 +10,8 @@ from sdmobile.errors import UnsupportedError
 from sdmobile.quantize.sensitivity_analysis import AnalysisPlan, probe_gradients
 from sdmobile.quantize.sensitivity_study import compressible, requests_for
 from sdmobile.quantize.sensitivity_trajectory import open_trajectories
-from sdmobile.reference.sampling import PipelineSpec, sample_all
+from sdmobile.reference.pipeline import PipelineSpec
+from sdmobile.reference.sampling import sample_all
 from sdmobile.reference.torch_runner import TorchRunner
 
 

@@ -10,7 +10,8 @@ import pytest
 from sdmobile.checkpoints import open_checkpoint
 from sdmobile.families import FAMILIES
 from sdmobile.reference.batched import sample_batch
-from sdmobile.reference.sampling import PipelineSpec, SampleRequest, sample
+from sdmobile.reference.pipeline import PipelineSpec
+from sdmobile.reference.sampling import SampleRequest, sample
 from sdmobile.reference.torch_runner import TorchRunner
 from tests.families.tiny import write_tiny
 

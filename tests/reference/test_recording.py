@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdmobile.families.component import SEPARATE
+from sdmobile.reference.pipeline import PipelineSpec
 from sdmobile.reference.recording import chosen_steps, content_key, load_recording, record
-from sdmobile.reference.sampling import PipelineSpec, SampleRequest, timesteps_of
+from sdmobile.reference.sampling import SampleRequest, timesteps_of
 from sdmobile.reference.torch_runner import TorchRunner
 from tests.families import COMPONENTS
 

@@ -12,7 +12,8 @@ from sdmobile.checkpoints import Checkpoint
 from sdmobile.errors import SdmobileError
 from sdmobile.families.schedulers import scheduler_from_config
 from sdmobile.reference.noise import standard_normal
-from sdmobile.reference.sampling import ComponentCall, PipelineSpec, SampleRequest, sample, sample_all, timesteps_of
+from sdmobile.reference.pipeline import PipelineSpec
+from sdmobile.reference.sampling import ComponentCall, SampleRequest, sample, sample_all, timesteps_of
 from sdmobile.reference.torch_runner import TorchRunner
 
 REQUEST = SampleRequest("a large red circle on white", negative="blue", steps=5, seed=3)

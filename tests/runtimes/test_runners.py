@@ -10,7 +10,7 @@ from sdmobile.basics import metrics
 from sdmobile.checkpoints import Checkpoint
 from sdmobile.errors import UnsupportedError
 from sdmobile.formats.bundle.reading import open_bundle
-from sdmobile.reference.sampling import PipelineSpec
+from sdmobile.reference.pipeline import PipelineSpec
 from sdmobile.reference.torch_runner import TorchRunner
 from sdmobile.runtimes import Runner, bundle_runner, default_runtime, validation_runtimes
 from sdmobile.runtimes.coreml import CoreMLRunner

@@ -9,9 +9,9 @@ import pytest
 
 from sdmobile.checkpoints import Checkpoint, open_checkpoint
 from sdmobile.formats.bundle.reading import BundleError, open_bundle
+from sdmobile.reference.pipeline import PipelineSpec
 from sdmobile.reference.recording import Recording
 from sdmobile.reference.resolve import reference_pipeline
-from sdmobile.reference.sampling import PipelineSpec
 from sdmobile.validate.app_files import app_file_checkers
 from sdmobile.validate.app_files.comparison import alike, differences
 from sdmobile.validate.checks import ExtraCheck

@@ -12,8 +12,9 @@ import pytest
 from sdmobile.basics import metrics
 from sdmobile.basics.metrics import image_ssim
 from sdmobile.errors import CheckpointError, UnsupportedError
+from sdmobile.reference.pipeline import PipelineSpec
 from sdmobile.reference.recording import Recording, record
-from sdmobile.reference.sampling import PipelineSpec, SampleRequest, sample
+from sdmobile.reference.sampling import SampleRequest, sample
 from sdmobile.reference.torch_runner import TorchRunner
 from sdmobile.validate.check import validate_bundle
 from sdmobile.validate.options import ValidationOptions

@@ -66,7 +66,7 @@ class RecordedInputs:
         return self._made[prompts[0]]
 
     def _record(self, prompts: Sequence[str], seed: int, most: int) -> Recording:
-        from sdmobile.reference.sampling import PipelineSpec
+        from sdmobile.reference.pipeline import PipelineSpec
 
         spec = replace(PipelineSpec.from_checkpoint(self.checkpoint, self.guidance), geometry=self.geometry)
         requests = requests_for(self.checkpoint, prompts, STEPS, seed)

@@ -15,8 +15,8 @@ from sdmobile.validate.checks import ExtraCheck, Status
 if TYPE_CHECKING:
     from sdmobile.checkpoints import Checkpoint
     from sdmobile.formats.bundle.reading import Bundle
+    from sdmobile.reference.pipeline import PipelineSpec
     from sdmobile.reference.recording import Recording
-    from sdmobile.reference.sampling import PipelineSpec
     from sdmobile.validate.checks import Checker
 
 WHERE = "bundle"

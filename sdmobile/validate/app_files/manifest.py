@@ -11,7 +11,7 @@ from sdmobile.validate.app_files.comparison import differences
 if TYPE_CHECKING:
     from sdmobile.checkpoints import Checkpoint
     from sdmobile.formats.bundle.reading import Bundle
-    from sdmobile.reference.sampling import PipelineSpec
+    from sdmobile.reference.pipeline import PipelineSpec
     from sdmobile.validate.app_files import Findings
 
 _OPTIONAL = ("guidance_scale", "steps", "vae_scale_factor")

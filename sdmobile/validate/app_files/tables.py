@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from sdmobile.checkpoints import Checkpoint
     from sdmobile.formats.bundle.reading import Bundle
-    from sdmobile.reference.sampling import PipelineSpec
+    from sdmobile.reference.pipeline import PipelineSpec
     from sdmobile.validate.app_files import Findings
 
 TOLERANCE = 1e-4
