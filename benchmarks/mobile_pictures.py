@@ -38,7 +38,7 @@ def main(run: Path, ios: Path, android: Path, output: Path) -> None:
     rows: list[Judged] = []
     for source, runtime, steps in sources:
         draw, _ = drawer(source, runtime, steps=steps, guidance=None)
-        images = draw([one.text for one in captions], range(COUNT))
+        images = draw([one.text for one in captions], range(COUNT), ())
         rows += [Judged(one, image, *compare(image, one.claims)) for one, image in zip(captions, images, strict=True)]
     output.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.asarray(picture_grid(rows, columns=COUNT))).save(output)

@@ -26,7 +26,7 @@ def main(ios: Path, android: Path, output: Path) -> None:
     rows: list[Judged] = []
     for source, runtime in ((None, "torch"), (ios, "evaluator-fp16"), (android, "litert")):
         draw, _ = drawer(source, runtime, steps=20, guidance=None)
-        images = draw([one.text for one in captions], range(COUNT))
+        images = draw([one.text for one in captions], range(COUNT), ())
         rows += [Judged(one, image, *compare(image, one.claims)) for one, image in zip(captions, images, strict=True)]
     output.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.asarray(picture_grid(rows, columns=COUNT))).save(output)

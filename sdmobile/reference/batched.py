@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from sdmobile.families.component import Arrays
     from sdmobile.reference.pipeline import PipelineSpec
     from sdmobile.reference.sampling import SampleRequest
     from sdmobile.reference.torch_runner import TorchRunner
@@ -35,13 +36,7 @@ def sample_batch(runner: TorchRunner, spec: PipelineSpec, requests: Sequence[Sam
     texts = [texts_of(spec, request) for request in requests]
     features = {text: sampler.encode(text) for text in {text for pair in texts for text in pair}}
     further = family.conditioning(first.guidance_scale, spec.geometry)
-    rows = [
-        {
-            name: np.concatenate([(features[pair[which]] | further)[name] for pair in texts])
-            for name in features[texts[0][0]] | further
-        }
-        for which in (0, -1)
-    ]
+    rows = [_stacked([{**features[pair[which]], **further} for pair in texts]) for which in (0, -1)]
     scheduler, timesteps = schedule_of(spec, first)
     streams = [NoiseStream(request.seed, spec.latent_shape) for request in requests]
     starts = [sampler.start(request) for request in requests]
@@ -62,3 +57,8 @@ def sample_batch(runner: TorchRunner, spec: PipelineSpec, requests: Sequence[Sam
             lambda: np.concatenate([stream.draw() for stream in streams]),
         )
     return sampler.decode(latent.numpy().astype(np.float32))
+
+
+def _stacked(rows: Sequence[Arrays]) -> dict[str, NDArray[Any]]:
+    """Returns one row's arrays of several pictures as one batch."""
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}

@@ -69,7 +69,7 @@ class SampleRequest:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as JSON values, a picture as the hash of its content."""
-        control = None if self.control is None else hashlib.sha256(np.ascontiguousarray(self.control)).hexdigest()
+        control = None if self.control is None else hashlib.sha256(self.control.tobytes()).hexdigest()
         return {**vars(self), "edit": None if self.edit is None else self.edit.key, "control": control}
 
 

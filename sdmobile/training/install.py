@@ -46,4 +46,5 @@ def main(run: Path, stage: str | None = None, obedience: Path | None = None) -> 
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:3], *map(Path, sys.argv[3:4]))
+    run, *named = sys.argv[1:]
+    main(Path(run), named[0] if named else None, Path(named[1]) if named[1:] else None)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel
 
     from sdmobile.checkpoints import LoraFile
+    from sdmobile.training.evaluate import Draw
 
     Report = Callable[[str, int, int, float], None]
 
@@ -174,9 +175,7 @@ def evaluate(
     return record
 
 
-def _distribution(
-    source: Path | None, draw: Callable[[str, int], Any], pictures: int, report: Callable[[int, int], None]
-) -> dict[str, Any]:
+def _distribution(source: Path | None, draw: Draw, pictures: int, report: Callable[[int, int], None]) -> dict[str, Any]:
     """Returns the distances from rendered pictures; the autoencoder's floor where the source is a checkpoint."""
     from sdmobile.checkpoints import load_model, open_checkpoint
     from sdmobile.formats.bundle.reading import MANIFEST
