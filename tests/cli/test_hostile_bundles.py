@@ -36,6 +36,7 @@ _OPENS_OTHERS: dict[str, tuple[str, ...]] = {
     "rewrites explain": ("BUNDLE",),
     "rewrites ablate": ("BUNDLE", "--output", "OUT"),
     "train evaluate": ("BUNDLE",),
+    "train evaluate-inpainting": ("BUNDLE",),
     "devices check": ("BUNDLE/manifest.json",),
     "devices show": ("BUNDLE/vocab.toml",),
     "devices compare": ("BUNDLE/vocab.toml", "cpu"),

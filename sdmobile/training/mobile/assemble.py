@@ -6,6 +6,7 @@ import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.basics.files import write_json
 from sdmobile.basics.scratch import put_in_place, scratch_beside
 from sdmobile.checkpoints import bundled_checkpoint
 from sdmobile.models.noise_from_v import KEYS
@@ -67,6 +68,9 @@ def _write(unet: Any, vae: Any, part: Path, steps: int) -> None:
     for module, name in ((written, "unet"), (vae, "vae")):
         module.to(torch.float16).save_pretrained(part / name)
         module.to(torch.float32)
+        config = json.loads((part / name / "config.json").read_text("utf-8"))
+        config.pop("_name_or_path", None)  # the run's folder, of no use to anybody else
+        write_json(part / name / "config.json", config, 2)
     for name in ("text_encoder", "tokenizer"):
         shutil.copytree(bundled_checkpoint() / name, part / name)
     if distilled:
