@@ -146,6 +146,9 @@ def assess(bundle: Bundle, device: ChosenUnit, steps: int | None = None, guidanc
     single, double, notes = _both_batches(unet, bundle.guidance)
     if unet:
         graphs[denoiser] = _unet_for(way, single, double)
+    for part in family.of_role(Role.CONTROL):  # called beside the denoiser, with as many rows
+        if files := graphs.get(part.name):
+            graphs[part.name] = _unet_for(way, *_both_batches(files, bundle.guidance)[:2])
     ways = GUIDANCE | {own.name: own for own in family.guidances}
     calls = {part.name: ways[way].calls_of(part.role, steps) for part in family.components}
     parts = tuple(

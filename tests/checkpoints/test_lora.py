@@ -296,6 +296,7 @@ def _invoke(*arguments: object) -> Any:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_from_the_command_line_to_a_validated_bundle(
     tmp_path: Path, diffusers_lora: Path, tiny_checkpoint: Path
 ) -> None:

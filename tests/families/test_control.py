@@ -26,6 +26,8 @@ from sdmobile.families.mobile_control import controlnet_maps
 from sdmobile.families.model_card import model_card
 from sdmobile.formats.bundle.contracts import Geometry
 from sdmobile.formats.bundle.reading import open_bundle
+from sdmobile.prediction.assess import assess
+from sdmobile.prediction.assess_device import choose_unit
 from sdmobile.reference.noise import standard_normal
 from sdmobile.reference.pipeline import PipelineSpec
 from sdmobile.reference.sampling import ComponentCall, SampleRequest, sample
@@ -192,7 +194,7 @@ def test_a_bundle_of_one_row_says_what_apples_package_lacks(folders: dict[str, P
     ("target", "kind"),
     [
         ("ios", "controlnet"),
-        ("android", "controlnet"),
+        pytest.param("android", "controlnet", marks=pytest.mark.slow),
         pytest.param("ios", "plugin", marks=pytest.mark.slow),
         pytest.param("android", "plugin", marks=pytest.mark.slow),
     ],
@@ -273,6 +275,19 @@ def test_generate_with_a_picture(folders: dict[str, Path], tmp_path: Path) -> No
     (tmp_path / "text.png").write_text("no picture")
     assert "readable" in refused(UsageError, *usual, *network, "--control", tmp_path / "text.png")
     assert not (tmp_path / "none.png").exists()
+
+
+def test_a_prediction_of_other_guidance_is_of_all_that_is_called_with_the_unet(
+    exported: Callable[[str, str], Path],
+) -> None:
+    """One row instead of two halves the arithmetic of both, and both are called twice as often."""
+    bundle = open_bundle(exported("ios", "controlnet"), verify=False)
+    unit = choose_unit("iphone-15-pro")
+    both, one = (assess(bundle, unit, 4, way).components for way in ("batch2", "separate"))
+    for doubled, single in zip(both, one, strict=True):
+        macs = [sum(kernel.macs for kernels in part.kernels for kernel in kernels) for part in (doubled, single)]
+        assert macs[1] < 0.6 * macs[0]
+        assert (doubled.calls, single.calls) == (4, 8)
 
 
 def test_a_bundle_with_control_needs_a_picture(
