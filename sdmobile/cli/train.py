@@ -17,6 +17,14 @@ _CONTROL = (
     "the shapes cover it is measured. A bundle with a control network needs no option."
 )
 train_app = typer.Typer(help="Train and judge the bundled checkpoint.", cls=CommandGroup, no_args_is_help=True)
+# What both ways of judging take.
+_Folder = Annotated[Path, typer.Option("--output", "-o", help="Where obedience.json and samples.png go.")]
+_Prompts = Annotated[int, typer.Option(min=1, help="Number of held-out prompts.")]
+_Steps = Annotated[int, typer.Option(min=1, help="Sampling steps.")]
+_Guidance = Annotated[
+    float | None, typer.Option(help="Classifier-free guidance scale; without it, the checkpoint's own or 7.5.")
+]
+_Runtime = Annotated[str, typer.Option(help="auto, torch, evaluator, evaluator-fp16, coreml, litert or ort.")]
 
 
 @train_app.command()
@@ -104,18 +112,12 @@ def evaluate(
     source: Annotated[
         Path | None, typer.Argument(help="Checkpoint or bundle; without it, the bundled checkpoint.")
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where obedience.json and samples.png go.")] = Path(
-        "runs/evaluation"
-    ),
-    prompts: Annotated[int, typer.Option(min=1, help="Number of held-out prompts.")] = 200,
-    steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 20,
-    guidance: Annotated[
-        float | None, typer.Option(help="Classifier-free guidance scale; without it, the checkpoint's own or 7.5.")
-    ] = None,
+    output: _Folder = Path("runs/evaluation"),
+    prompts: _Prompts = 200,
+    steps: _Steps = 20,
+    guidance: _Guidance = None,
     lora: Lora = None,
-    runtime: Annotated[
-        str, typer.Option(help="auto, torch, evaluator, evaluator-fp16, coreml, litert or ort.")
-    ] = "auto",
+    runtime: _Runtime = "auto",
     pictures: Annotated[
         int,
         typer.Option(min=0, help="Pictures to compare with as many rendered ones (KID, precision, recall, entropy)."),
@@ -148,18 +150,12 @@ def evaluate(
 @train_app.command()
 def evaluate_inpainting(
     source: Annotated[Path, typer.Argument(help="Inpainting checkpoint or bundle.", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where obedience.json and samples.png go.")] = Path(
-        "runs/evaluation"
-    ),
-    prompts: Annotated[int, typer.Option(min=1, help="Number of held-out prompts.")] = 200,
-    steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 20,
-    guidance: Annotated[
-        float | None, typer.Option(help="Classifier-free guidance scale; without it, the checkpoint's own or 7.5.")
-    ] = None,
+    output: _Folder = Path("runs/evaluation"),
+    prompts: _Prompts = 200,
+    steps: _Steps = 20,
+    guidance: _Guidance = None,
     lora: Lora = None,
-    runtime: Annotated[
-        str, typer.Option(help="auto, torch, evaluator, evaluator-fp16, coreml, litert or ort.")
-    ] = "auto",
+    runtime: _Runtime = "auto",
 ) -> None:
     """Judge repainting: the first shape of each held-out prompt's rendering is masked and drawn anew."""
     from sdmobile.training.inpainting import evaluate_inpainting as judge

@@ -164,8 +164,10 @@ class Family(ABC):
         for part in self.control_parts:
             if name in (part.kind, *part.model.classes):
                 return part
-        known = ", ".join(name for part in self.control_parts for name in part.model.classes) or "none"
-        raise UnsupportedError(f"the control network of {self.title} must be one of: {known}", name)
+        known = ", ".join(name for part in self.control_parts for name in part.model.classes)
+        if not known:
+            raise UnsupportedError(f"{self.title} takes no control network", name, "Leave it out.")
+        raise UnsupportedError(f"the control network of {self.title} must be one of {known}", name)
 
     def with_control(self, control: Control, class_name: str | None = None) -> Family:
         """Returns the family with a control network: one more component, and a denoiser that takes what it adds.

@@ -125,7 +125,7 @@ def read_mask(path: Path, size: tuple[int, int]) -> NDArray[np.float32]:
 
 
 def _opened(path: Path, size: tuple[int, int], mode: str) -> Image.Image:
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         picture = Image.open(io.BytesIO(read_bounded(path, _MOST_BYTES)), formats=_FORMATS)
@@ -136,6 +136,8 @@ def _opened(path: Path, size: tuple[int, int], mode: str) -> Image.Image:
         picture = ImageOps.exif_transpose(picture).convert(mode)
     except UsageError:
         raise
+    except UnidentifiedImageError as error:  # its own words name an object in memory
+        raise UsageError(f"a picture must be one of {', '.join(_FORMATS)}", path) from error
     except Exception as error:  # whatever a decoder makes of damaged files
         text = f"{path}: {type(error).__name__}: {error}".splitlines()[0][:300]
         raise UsageError(f"a picture must be a readable file: {', '.join(_FORMATS)}", text) from error

@@ -15,21 +15,9 @@ from sdmobile.models.controlnet import MobileControlNetModel
 from sdmobile.models.plugin import MobileControlPlugin
 from sdmobile.models.unet import MobileUNet2DConditionModel
 from sdmobile.training.mobile.config import unet_config
+from tests.models.test_unet import SMALL as PLAIN
 
-SMALL: dict[str, Any] = {
-    "sample_size": 8,
-    "block_out_channels": (16, 32),
-    "layers_per_block": (1, 2),
-    "transformer_layers_per_block": (0, 2),
-    "up_transformer_layers_per_block": (0, 1),
-    "mid_transformer_layers": 1,
-    "self_attention": (False, True),
-    "separable": (False, True),
-    "relu_attention": {"self": "length"},
-    "cross_attention_dim": 12,
-    "attention_head_dim": 8,
-    "norm_num_groups": 8,
-}
+SMALL: dict[str, Any] = {**PLAIN, "relu_attention": {"self": "length"}}
 
 
 def _unet(**changes: Any) -> Any:

@@ -69,10 +69,10 @@ def _written(content: bytes) -> Callable[[Path], Path]:
 _BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "missing": (lambda folder: folder / "nowhere.png", "readable"),
     "a pipe": (_pipe, "no regular file"),
-    "empty": (_written(b""), "readable"),
-    "no picture": (_written(b"a picture" * 50), "readable"),
+    "empty": (_written(b""), "one of PNG"),
+    "no picture": (_written(b"a picture" * 50), "one of PNG"),
     "cut off": (lambda folder: _written(_noise(64, 64, "a.png", folder).read_bytes()[:500])(folder), "readable"),
-    "a format that runs code": (_written(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "readable"),
+    "a format that runs code": (_written(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "one of PNG"),
     "too long a side": (lambda folder: _noise(8193, 1, "long.png", folder), "8192 pixels"),
     "other proportions": (lambda folder: _noise(33, 24, "wide.png", folder), "proportions"),
 }

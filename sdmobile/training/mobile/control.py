@@ -116,8 +116,7 @@ def _trained(
         noisy, timesteps, states, condition, noise = (trainer.share(x) for x in rows)
         residuals = trainer.module(noisy, timesteps, states, condition)
         predicted = base(noisy, timesteps, states, return_dict=False, **residuals)[0]
-        error = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
-        return (world.weights.to(error.device)[timesteps] * error).mean()
+        return world.loss(predicted, noise, timesteps)
 
     trainer.run(loss_at, config.output / f"log-{name}.jsonl", config.save_every, progress)
     return keep(config, name, trainer)

@@ -96,8 +96,7 @@ def train_inpaint(config: MobileConfig, world: World, progress: Progress) -> Any
         sample = torch.cat([batch.noisy, beside(world, batch.scenes, masks)], dim=1)
         rows = sample, batch.timesteps, batch.states, batch.noise
         sample, timesteps, states, noise = (trainer.share(x) for x in rows)
-        error = (trainer.module(sample, timesteps, states).float() - noise).square().mean(dim=(1, 2, 3))
-        return (world.weights.to(error.device)[timesteps] * error).mean()
+        return world.loss(trainer.module(sample, timesteps, states), noise, timesteps)
 
     trainer.run(loss_at, config.output / f"log-{NAME}.jsonl", config.save_every, progress)
     return keep(config, NAME, trainer)

@@ -92,8 +92,7 @@ def train_lora(config: MobileConfig, world: World, progress: Progress) -> Path:
         batch = styled.batch((config.seed, 41, step), config.lora.batch, config.dropout)
         rows = batch.noisy, batch.timesteps, batch.states, batch.noise
         noisy, timesteps, states, noise = (trainer.share(x) for x in rows)
-        error = (trainer.module(noisy, timesteps, states).float() - noise).square().mean(dim=(1, 2, 3))
-        return (world.weights.to(error.device)[timesteps] * error).mean()
+        return world.loss(trainer.module(noisy, timesteps, states), noise, timesteps)
 
     trainer.run(loss_at, config.output / f"log-{NAME}.jsonl", config.save_every, progress)
     averaged: Any = trainer.averaged()

@@ -111,9 +111,8 @@ def train_relu(config: MobileConfig, world: World, progress: Progress) -> Any:
         noisy, timesteps, states = (trainer.share(x) for x in (batch.noisy, batch.timesteps, batch.states))
         with torch.no_grad():
             target = teacher(noisy, timesteps, states, return_dict=False)[0]
-        error = (trainer.module(noisy, timesteps, states).float() - target).square().mean(dim=(1, 2, 3))
-        weighted = (world.weights.to(error.device)[timesteps] * error).mean()
-        return weighted + FEATURES * feature_loss(heard.outputs, wanted.outputs)
+        predicted = trainer.module(noisy, timesteps, states)
+        return world.loss(predicted, target, timesteps) + FEATURES * feature_loss(heard.outputs, wanted.outputs)
 
     trainer.run(loss_at, config.output / f"log-{NAME}.jsonl", config.save_every, progress)
     return keep(config, NAME, trainer)

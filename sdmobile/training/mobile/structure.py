@@ -43,8 +43,7 @@ def train_structure(config: MobileConfig, world: World, progress: Progress) -> A
         noisy, timesteps, states = (trainer.share(x) for x in (batch.noisy, batch.timesteps, batch.states))
         with torch.no_grad():
             target = world.unet(noisy, timesteps, states, return_dict=False)[0]
-        error = (trainer.module(noisy, timesteps, states).float() - target).square().mean(dim=(1, 2, 3))
-        return (world.weights.to(error.device)[timesteps] * error).mean()
+        return world.loss(trainer.module(noisy, timesteps, states), target, timesteps)
 
     trainer.run(loss_at, config.output / f"log-{NAME}.jsonl", config.save_every, progress)
     return keep(config, NAME, trainer)

@@ -97,6 +97,16 @@ class World:
         scenes = tuple(self.latents.scenes[index] for index in chosen)
         return Batch(clean, noise, timesteps, states, self.diffuse(clean, noise, timesteps), scenes)
 
+    def loss(self, predicted: Tensor, wanted: Tensor, timesteps: Tensor) -> Tensor:
+        """Returns mean w(t)·‖predicted − wanted‖², with the weights that the teacher was trained with.
+
+        Args:
+            predicted, wanted: noise, [N, C, h, w].
+            timesteps: t, int64 [N].
+        """
+        error = (predicted.float() - wanted).square().mean(dim=(1, 2, 3))
+        return (self.weights.to(error.device)[timesteps] * error).mean()
+
     def scales(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """Returns α_t and σ_t, [N, 1, 1, 1] each."""
         cumulative = self.alphas_cumprod.to(timesteps.device)[timesteps].reshape(-1, 1, 1, 1)
