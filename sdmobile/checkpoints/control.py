@@ -21,12 +21,13 @@ _SAME = ("in_channels", "cross_attention_dim")
 _FITS = "the control network must have been made for the checkpoint's UNet"
 
 
-def with_control(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
+def with_control(checkpoint: Checkpoint, folder: Path, name: str | None = None) -> Checkpoint:
     """Returns a checkpoint with a control network: one more model, and a family whose denoiser takes what it adds.
 
     Args:
         checkpoint: the opened one.
         folder: config.json with `_class_name`, and weights.
+        name: of the network; None for the folder's.
 
     Raises:
         CheckpointError: the folder is not whole, or the network was made for another UNet.
@@ -39,12 +40,11 @@ def with_control(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     class_name = read_json(folder / "config.json").get("_class_name")
     part = checkpoint.family.control_part(class_name)
     info, notes = read_component(folder, part.model, str(class_name))
-    control = Control(part.kind, _name(folder), _checked_maps(checkpoint, part, info))
+    control = Control(part.kind, name or _name(folder), _checked_maps(checkpoint, part, info))
     return replace(
         checkpoint,
         family=checkpoint.family.with_control(control, info.class_name),
         components={**checkpoint.components, part.model.name: info},
-        given=replace(checkpoint.given, control=folder),
         notes=(*checkpoint.notes, *notes),
         control_files=(folder / "config.json", *info.weight_files),
     )
@@ -55,7 +55,7 @@ def _checked_maps(checkpoint: Checkpoint, part: ControlPart, info: ComponentInfo
     config, unet = info.config, checkpoint.components[checkpoint.family.denoiser.model].config
     try:
         maps, wanted, stride = part.maps(config), part.maps(unet), part.stride(config)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, ArithmeticError) as error:
         raise CheckpointError(
             f"the configuration of a {info.class_name} must say its levels", f"{type(error).__name__}: {error}"
         ) from error

@@ -40,6 +40,8 @@ def load_model(checkpoint: Checkpoint, name: str) -> nn.Module:
     loaded = {key: _checked_float32(name, key, tensor) for key, tensor in component_tensors(checkpoint, name)}
     for key, change in _lora_changes(checkpoint, name):
         loaded[key] += change
+        if not bool(loaded[key].isfinite().all()):
+            raise CheckpointError("weights must stay finite with a LoRA", f"{name}: {key}", "Take a smaller scale.")
     module.load_state_dict(loaded, strict=True, assign=True)
     _fill_buffers(module)
     return module.eval().requires_grad_(False)

@@ -33,6 +33,8 @@ _ALPHA = ".alpha"
 _KOHYA = "lora_"
 _METADATA = "lora_adapter_metadata"
 _MOST_RANK = 1 << 14
+MOST_LORAS = 64
+"""A bundle's manifest takes no more."""
 # Ways to begin that leave the checkpoint's own weights as they are; others (PiSSA, OLoRA, …) change them.
 _PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
 _PATTERN = set("*+?[](){}|\\$")
@@ -69,6 +71,10 @@ class LoraFile:
         if not math.isfinite(number):
             raise UsageError("the scale of a LoRA must be a finite number", text, "Write FILE:0.8, or FILE alone for 1")
         return cls(Path(file), number)
+
+    def __str__(self) -> str:
+        """Returns the name and the exact scale, as `--lora` takes them."""
+        return f"{self.path.name}:{self.scale!r}"
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as a JSON object, for another process."""
@@ -150,7 +156,7 @@ def open_lora(file: LoraFile, components: Mapping[str, ComponentInfo]) -> Lora:
     if not tensors:
         raise CheckpointError("a LoRA must hold matrices", f"{file.path} has none")
     for name, info in tensors.items():
-        if not info.is_float:
+        if not info.is_float and not name.endswith(_ALPHA):  # which some trainers store as a whole number
             raise CheckpointError(
                 "a LoRA must be stored as floating-point numbers", f"{file.path}: {name}: {info.dtype}"
             )

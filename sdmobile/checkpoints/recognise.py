@@ -50,6 +50,11 @@ def open_checkpoint(
     """
     if prediction_type not in (None, *PREDICTION_TYPES):
         raise UsageError(f"the prediction type must be one of {', '.join(PREDICTION_TYPES)}", prediction_type)
+    if loras:
+        from sdmobile.checkpoints.lora import MOST_LORAS
+
+        if len(loras) > MOST_LORAS:
+            raise UsageError(f"at most {MOST_LORAS} LoRAs go into a checkpoint", len(loras), "Merge some first.")
     if control is not None:
         from sdmobile.checkpoints.control import with_control
 

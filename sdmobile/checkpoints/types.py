@@ -28,12 +28,10 @@ class Given:
     Args:
         tokenizer_dir: folder of the tokenizer.
         prediction_type: what the denoiser predicts.
-        control: folder of a control network beside it.
     """
 
     tokenizer_dir: Path | None = None
     prediction_type: str | None = None
-    control: Path | None = None
 
 
 @dataclass(frozen=True)

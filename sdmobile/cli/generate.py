@@ -75,8 +75,10 @@ def generate(
             runner, spec, request, on_step=lambda done, total: progress(f"sampling with {runner.name}", done, total)
         )
     texts = picture_texts(request, spec, runner.name, model_hash) | files.texts(edit)
+    if control is not None:
+        texts |= {"control": control.name, "control_hash": str(request.to_json()["control"])}
     if loras:
-        texts["lora"] = " ".join(f"{file.path.name}:{file.scale:g}" for file in loras)
+        texts["lora"] = " ".join(map(str, loras))
     picture = png_bytes(result.image, texts)
     write_whole(output, picture, overwrite)
     typer.echo(str(output))

@@ -91,21 +91,33 @@ def controlnet_package(name: str) -> str:
     return f"ControlNet_{name}.mlpackage"
 
 
-def controlled_scripts(scripts: Mapping[str, tuple[str, str]], control: Control) -> Mapping[str, tuple[str, str]]:
+def takes_control(control: Control, guidances: Sequence[Guidance]) -> bool:
+    """Returns whether the package can call a family's control network: a ControlNet with both rows of guidance."""
+    return control.kind == "controlnet" and any(guidance.rows == 2 for guidance in guidances)
+
+
+def controlled_scripts(
+    scripts: Mapping[str, tuple[str, str]], control: Control, guidances: Sequence[Guidance]
+) -> Mapping[str, tuple[str, str]]:
     """Returns an app's scripts for a family with a control network: a ControlNet is put where the package looks."""
-    if control.kind != "controlnet" or "ios" not in scripts:
+    if "ios" not in scripts:
         return scripts
     name, text = scripts["ios"]
+    if not takes_control(control, guidances):
+        return {**scripts, "ios": (name, text.replace(PIPELINE, ""))}
     compiled = controlnet_package(control.name).replace(".mlpackage", ".mlmodelc")
     place = f"Resources/controlnet/{controlnet_name(control.name)}.mlmodelc"
-    moved = f'mkdir -p Resources/controlnet\nrm -rf "{place}"\nmv "Resources/{compiled}" "{place}"\ncp vocab.json'
+    moved = (
+        f'if [ -e "Resources/{compiled}" ]; then\n    mkdir -p Resources/controlnet\n    rm -rf "{place}"\n'
+        f'    mv "Resources/{compiled}" "{place}"\nfi\ncp vocab.json'
+    )
     text = text.replace("cp vocab.json", moved).replace("controlNet: []", _asked_for(control).replace('"', r"\""))
     return {**scripts, "ios": (name, text)}
 
 
-def controlled_use(use: Mapping[str, str], control: Control) -> Mapping[str, str]:
-    """Returns the steps to use a bundle with a control network: none with a plugin, which the package does not know."""
-    if control.kind != "controlnet":
+def controlled_use(use: Mapping[str, str], control: Control, guidances: Sequence[Guidance]) -> Mapping[str, str]:
+    """Returns the steps to use a bundle with a control network: none where the package cannot call it."""
+    if not takes_control(control, guidances):
         return {target: text for target, text in use.items() if target != "ios"}
     if "ios" not in use:
         return use
@@ -120,7 +132,7 @@ def control_differences(control: Control | None, guidances: Sequence[Guidance]) 
         return []
     if control.kind != "controlnet":
         return ["Apple's Swift package knows no control plugins: the app runs the files itself"]
-    if all(guidance.rows == 1 for guidance in guidances):
+    if not takes_control(control, guidances):
         return [
             "ControlNet.swift of Apple's Swift package passes timesteps of shape [2], which a control network of one "
             "row does not take: the app runs it itself, or changes that line"

@@ -139,7 +139,6 @@ class Guidance:
         calls: of the denoiser in one step.
         texts: encoded for one picture.
         sentence: says it in a model card.
-        images: encoded for one picture.
     """
 
     name: str
@@ -147,13 +146,11 @@ class Guidance:
     calls: int
     texts: int
     sentence: str
-    images: int = 0
 
     def calls_of(self, role: Role, steps: int) -> int:
         """Returns how often a component is called for one picture of so many steps."""
-        encoded = {Role.TEXT_ENCODER: self.texts, Role.IMAGE_ENCODER: self.images}
         predicting = dict.fromkeys((Role.DENOISER, Role.CONTROL), steps * self.calls)
-        return {**encoded, **predicting, Role.DECODER: 1, Role.PLUGIN: 1}.get(role, 0)
+        return {Role.TEXT_ENCODER: self.texts, **predicting, Role.DECODER: 1, Role.PLUGIN: 1}.get(role, 0)
 
 
 BATCH2 = Guidance("batch2", rows=2, calls=1, texts=2, sentence="both guidance rows in one UNet call")

@@ -76,6 +76,8 @@ class Family(ABC):
     """Whether the denoiser takes a picture and its mask beside the noise."""
     tag: ClassVar[str]
     """In the model card, as model hubs sort by it."""
+    task: ClassVar[str] = "text-to-image"
+    """`pipeline_tag` of the model card."""
     guidance_rule: ClassVar[str]
     """What an app does with the guidance scale, as half a sentence of the model card."""
     app_use: Mapping[str, str] = {}
@@ -187,8 +189,8 @@ class Family(ABC):
         controlled.components = tuple(
             one for component in self.components for one in ((network, denoiser) if component is own else (component,))
         )
-        controlled.app_use = apple.controlled_use(self.app_use, control)
-        controlled.app_scripts = apple.controlled_scripts(self.app_scripts, control)
+        controlled.app_use = apple.controlled_use(self.app_use, control, self.guidances)
+        controlled.app_scripts = apple.controlled_scripts(self.app_scripts, control, self.guidances)
         return controlled
 
     @property
@@ -214,6 +216,12 @@ class Family(ABC):
     def sampling(self) -> tuple[str, ...]:
         """Names of the components without which no picture can be made."""
         return tuple(c.name for c in self.components if self.takes_picture or c.role is not Role.IMAGE_ENCODER)
+
+    def calls_of(self, component: Component, guidance: Guidance, steps: int) -> int:
+        """Returns how often a component is called for one picture of so many steps."""
+        if component.role is Role.IMAGE_ENCODER:
+            return int(self.takes_picture)
+        return guidance.calls_of(component.role, steps)
 
     def guidance(self, name: str | None) -> Guidance:
         """Returns a way of guidance by name, the default for None.

@@ -14,8 +14,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.families import autoencoder, clip, unet
-from sdmobile.families.component import BATCH2, SEPARATE, Config, Kind, Shapes, Value
+from sdmobile.families import apple, autoencoder, clip, unet
+from sdmobile.families.component import Config, Kind, Shapes, Value
 from sdmobile.families.edit import Edit
 from sdmobile.families.family import Family
 from sdmobile.families.mobile_diffusion import MobileDiffusion
@@ -60,8 +60,8 @@ class StableDiffusionInpainting(StableDiffusion):
     name = "stable-diffusion-inpainting"
     title = "Stable Diffusion inpainting"
     components = (clip.TEXT_ENCODER, _UNET, autoencoder.DECODER, autoencoder.ENCODER)
-    guidances = tuple(dataclasses.replace(way, images=1) for way in (BATCH2, SEPARATE))
     takes_picture = True
+    task = "image-to-image"
     guidance_rule = (
         "`sample` is the noisy latents, the mask and the masked picture's latents, joined along the channels "
         "(`inpainting` in `metadata.json`); with guidance scale s, the prediction is uncond + s·(text − uncond)"
@@ -104,14 +104,16 @@ class StableDiffusionInpainting(StableDiffusion):
     def app_differences(self, target: str, facts: Facts) -> list[str]:
         if target != "ios":
             return []
-        return [
+        alone = (
             "Apple's Swift package gives the UNet noisy latents alone: the app runs the files itself, by "
             "scheduler.json and metadata.json"
-        ]
+        )
+        return [alone, *apple.control_differences(self.control, self.guidances)]
 
     def app_facts(self, facts: Facts) -> dict[str, Any]:
         c = facts.latent_channels
         return {
+            **super().app_facts(facts),
             "inpainting": {
                 "input": "sample",
                 "channels": {"noisy_latents": [0, c], "mask": [c, c + 1], "masked_image_latents": [c + 1, 2 * c + 1]},
@@ -122,7 +124,7 @@ class StableDiffusionInpainting(StableDiffusion):
                 f"mean, nothing is drawn) * {facts.scaling_factor:g}",
                 "scaled": "only noisy_latents are scaled by the sampler; mask and masked_image_latents are the same in "
                 "every step and row",
-            }
+            },
         }
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _EMBEDDING = "conditioning_embedding_out_channels"
 _STRIDE = "conditioning_stride"
 _WIDTHS = "block_out_channels"
+# No network of these classes comes near; the file is not to decide how much is built before its tensors are looked at.
+_MOST_LEVELS, _MOST_BLOCKS = 32, 64
 
 
 def _build_controlnet(config: Config) -> nn.Module:
@@ -50,7 +52,9 @@ def controlnet_maps(config: Config) -> tuple[tuple[int, int], ...]:
     Args:
         config: of the UNet, or of its ControlNet.
     """
-    widths, layers = config[_WIDTHS], config["layers_per_block"]
+    widths, layers = _short(config[_WIDTHS]), _short(config["layers_per_block"])
+    if not all(type(count) is int and 0 < count <= _MOST_BLOCKS for count in layers):
+        raise ValueError(f"layers_per_block must be whole numbers from 1 to {_MOST_BLOCKS}")
     maps = [(widths[0], 1)]
     for level, (width, count) in enumerate(zip(widths, layers, strict=True)):
         maps += [(width, 2**level)] * count
@@ -61,7 +65,14 @@ def controlnet_maps(config: Config) -> tuple[tuple[int, int], ...]:
 
 def plugin_maps(config: Config) -> tuple[tuple[int, int], ...]:
     """Returns channels and reduction of every level of a UNet; the configuration may be a plugin's."""
-    return tuple((width, 2**level) for level, width in enumerate(config[_WIDTHS]))
+    return tuple((width, 2**level) for level, width in enumerate(_short(config[_WIDTHS])))
+
+
+def _short(values: Any) -> list[Any]:
+    """Returns one value per level; raises ValueError where there are more than any network has."""
+    if not isinstance(values, list | tuple) or not 0 < len(values) <= _MOST_LEVELS:
+        raise ValueError(f"a configuration must have one value per level, for at most {_MOST_LEVELS} levels")
+    return list(values)
 
 
 def _nothing(class_name: str, config: Config) -> None:
@@ -82,7 +93,7 @@ CONTROLNET = ControlPart(
         check=check_relu,
     ),
     maps=controlnet_maps,
-    stride=lambda config: 2 ** (len(config[_EMBEDDING]) - 1),
+    stride=lambda config: 2 ** (len(_short(config[_EMBEDDING])) - 1),
 )
 PLUGIN = ControlPart(
     kind="plugin",

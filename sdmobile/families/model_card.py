@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics import words
 from sdmobile.families import family_of
+
+if TYPE_CHECKING:
+    from sdmobile.families.family import Family
 
 _TARGETS = {"ios": "iPhone (Core ML)", "android": "Android (LiteRT)", "onnx": "ONNX Runtime"}
 _TAGS = {"ios": "coreml", "android": "litert", "onnx": "onnx"}
@@ -51,7 +54,7 @@ def model_card(manifest: Mapping[str, Any], validation: Mapping[str, Any] | None
     target = manifest["target"]
     source = manifest["source"]
     parts = [
-        _front_matter(target, source, family_of(manifest).tag),
+        _front_matter(target, source, family_of(manifest)),
         f"# {source['name']} for {_TARGETS[target]}",
         _summary(manifest) + _controlled(manifest),
         "## Use\n\n" + _use(manifest),
@@ -63,9 +66,9 @@ def model_card(manifest: Mapping[str, Any], validation: Mapping[str, Any] | None
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(target: str, source: Mapping[str, Any], tag: str) -> str:
-    lines = ["---", "pipeline_tag: text-to-image", f"license: {source.get('license') or 'unknown'}"]
-    return "\n".join([*lines, "tags:", f"- {_TAGS[target]}", f"- {tag}", "- sdmobile", "---"])
+def _front_matter(target: str, source: Mapping[str, Any], family: Family) -> str:
+    lines = ["---", f"pipeline_tag: {family.task}", f"license: {source.get('license') or 'unknown'}"]
+    return "\n".join([*lines, "tags:", f"- {_TAGS[target]}", f"- {family.tag}", "- sdmobile", "---"])
 
 
 def _summary(manifest: Mapping[str, Any]) -> str:

@@ -148,9 +148,10 @@ def assess(bundle: Bundle, device: ChosenUnit, steps: int | None = None, guidanc
         graphs[denoiser] = _unet_for(way, single, double)
     for part in family.of_role(Role.CONTROL):  # called beside the denoiser, with as many rows
         if files := graphs.get(part.name):
-            graphs[part.name] = _unet_for(way, *_both_batches(files, bundle.guidance)[:2])
-    ways = GUIDANCE | {own.name: own for own in family.guidances}
-    calls = {part.name: ways[way].calls_of(part.role, steps) for part in family.components}
+            one, two, _ = _both_batches(files, bundle.guidance)
+            graphs[part.name] = _unet_for(way, one, two)
+            single, double = (*one, *single) if one and single else (), (*two, *double) if two and double else ()
+    calls = {part.name: family.calls_of(part, GUIDANCE[way], steps) for part in family.components}
     parts = tuple(
         component_cost(name, files, device, calls.get(name, 0), _recipe(bundle.components[name]))
         for name, files in graphs.items()

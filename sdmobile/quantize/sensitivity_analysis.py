@@ -77,9 +77,14 @@ def _is_denoiser(component: str) -> bool:
     return any(component == family.denoiser.name for family in FAMILIES)
 
 
+def can_be_followed(family: Family) -> bool:
+    """Returns whether a whole trajectory can be analysed: with both rows of guidance, and nothing beside the latent."""
+    return BATCH2 in family.guidances and not family.takes_picture and family.control is None
+
+
 def usual_error(family: Family, component: str) -> str:
     """Returns whose error counts unless something else is asked for: a denoiser's is that of the final latents."""
-    return TRAJECTORY if component == family.denoiser.name and BATCH2 in family.guidances else CALL
+    return TRAJECTORY if component == family.denoiser.name and can_be_followed(family) else CALL
 
 
 def analyse(

@@ -76,7 +76,7 @@ def open_trajectories(checkpoint: Checkpoint, requests: Sequence[SampleRequest])
         requests: pictures of one number of steps, guidance scale and scheduler.
     """
     from sdmobile.checkpoints import load_model
-    from sdmobile.families.component import BATCH2
+    from sdmobile.quantize.sensitivity_analysis import can_be_followed
     from sdmobile.quantize.sensitivity_study import Study
     from sdmobile.reference.noise import initial_latent
     from sdmobile.reference.pipeline import PipelineSpec
@@ -84,8 +84,12 @@ def open_trajectories(checkpoint: Checkpoint, requests: Sequence[SampleRequest])
     from sdmobile.reference.torch_runner import TorchRunner
 
     family = checkpoint.family
-    if BATCH2 not in family.guidances:
-        raise UnsupportedError("a trajectory is that of classifier-free guidance", family.title, "Use --through call")
+    if not can_be_followed(family):
+        raise UnsupportedError(
+            "a trajectory is that of classifier-free guidance, without a picture to repaint or to control",
+            family.title,
+            "Use --through call",
+        )
     spec = PipelineSpec.from_checkpoint(checkpoint)
     sampler = Sampler(TorchRunner(checkpoint, spec.geometry), spec)
     rows = tuple(

@@ -37,7 +37,8 @@ class Controls:
         if family.control is None and picture is not None:
             raise UsageError("a picture that controls needs a model with a control network", family.title)
         self._family, self._call = family, call
-        self._picture = family.example_condition(geometry) if picture is None else picture
+        usual = picture is None and family.control is not None
+        self._picture = family.example_condition(geometry) if usual else picture
 
     def once(self) -> dict[str, NDArray[Any]]:
         """Returns what goes into every call of the denoiser, one row."""

@@ -27,6 +27,7 @@ IMAGE_TO_IMAGE_STRENGTH = 0.8
 """Diffusers' default; inpainting has 1."""
 _MOST_BYTES, _MOST_SIDE = 256 << 20, 8192
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+_SIXTEEN_BITS = 65535
 _ASPECT = 0.01  # by which ratios of sides may differ: a picture scaled to whole pixels
 
 
@@ -133,7 +134,7 @@ def _opened(path: Path, size: tuple[int, int], mode: str) -> Image.Image:
             raise UsageError(
                 f"a picture has at most {_MOST_SIDE} pixels along a side", f"{path}: {_shown(picture.size)}"
             )
-        picture = ImageOps.exif_transpose(picture).convert(mode)
+        picture = _eight_bits(ImageOps.exif_transpose(picture), path).convert(mode)
     except UsageError:
         raise
     except UnidentifiedImageError as error:  # its own words name an object in memory
@@ -149,6 +150,20 @@ def _opened(path: Path, size: tuple[int, int], mode: str) -> Image.Image:
             "Cut it to them first",
         )
     return picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def _eight_bits(picture: Image.Image, path: Path) -> Image.Image:
+    """Returns a picture of 16-bit grey values, as depth maps have them, scaled to 8 bits; Pillow would cut them off."""
+    from PIL import Image
+
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture).astype(np.int64)
+        if values.min() < 0 or values.max() > _SIXTEEN_BITS:
+            raise UsageError("grey values of a picture must have 8 or 16 bits", f"{path}: up to {values.max()}")
+        return Image.fromarray((values * 255 // _SIXTEEN_BITS).astype(np.uint8))
+    if picture.mode == "F":
+        raise UsageError("a picture must have 8 or 16 bits per value", f"{path}: floating-point numbers")
+    return picture
 
 
 def _shown(size: tuple[int, int]) -> str:

@@ -33,20 +33,23 @@ def resolve_reference(
             one is another.
     """
     from sdmobile.checkpoints import open_checkpoint
+    from sdmobile.checkpoints.control import with_control
 
     name = bundle.source.get("name", "unknown")
     _check_control(bundle, control)
     try:
         given = bundle.source.get("given") or {}
-        prediction = given.get("prediction_type")
-        checkpoint = open_checkpoint(reference, prediction_type=prediction, loras=loras, control=control)
+        checkpoint = open_checkpoint(reference, prediction_type=given.get("prediction_type"), loras=loras)
+        if control is not None:  # under the bundle's name for it: a copy of the folder may have another
+            checkpoint = with_control(checkpoint, control, bundle.manifest["control"]["name"])
     except SdmobileError as error:
         if reference is not None or loras or control is not None:
             raise
         raise _not_found(str(name), bundle) from error
     if checkpoint.content_hash == bundle.source_hash:
         return checkpoint
-    if (fused := bundle.source.get("loras") or []) != [lora.to_json() for lora in checkpoint.loras]:
+    fused = bundle.source.get("loras") or []
+    if [(lora["sha256"], lora["scale"]) for lora in fused] != [(x.sha256, x.file.scale) for x in checkpoint.loras]:
         raise _other_loras(fused, checkpoint)
     if reference is None:
         raise _not_found(str(name), bundle)
@@ -82,13 +85,13 @@ def reference_pipeline(bundle: Bundle, checkpoint: Checkpoint) -> PipelineSpec:
 
 def _other_loras(fused: Sequence[Mapping[str, Any]], checkpoint: Checkpoint) -> CheckpointError:
     """Returns that a bundle was exported with other LoRAs than the reference was given."""
-    wanted = [f"{lora['name']}:{lora['scale']:g} ({_short(lora['sha256'])})" for lora in fused]
-    given = [f"{lora.name}:{lora.file.scale:g} ({_short(lora.sha256)})" for lora in checkpoint.loras]
-    options = " ".join(f"--lora {lora['name']}:{lora['scale']:g}" for lora in fused) or "no --lora"
+    names = [f"{lora['name']}:{lora['scale']!r}" for lora in fused]
+    wanted = [f"{name} ({_short(lora['sha256'])})" for name, lora in zip(names, fused, strict=True)]
+    given = [f"{lora.file} ({_short(lora.sha256)})" for lora in checkpoint.loras]
     return CheckpointError(
         f"the reference must have the LoRAs that the bundle was exported with: {', '.join(wanted) or 'none'}",
         ", ".join(given) or "none given",
-        f"Give {options}, in this order.",
+        f"Give {' '.join(f'--lora {name}' for name in names)}, in this order." if names else "Leave --lora out.",
     )
 
 

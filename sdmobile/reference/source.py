@@ -64,7 +64,9 @@ def open_source(
                 "Export with --lora, or add --runtime torch",
             )
         if control is not None:
-            raise UnsupportedError("--control-model is for checkpoints; a bundle has its control network", source)
+            raise UnsupportedError(
+                "a control network goes with a checkpoint; a bundle has its own", control, "Leave it out"
+            )
         return bundle_runner(bundle, runtime, threads), PipelineSpec.from_bundle(bundle), bundle.source_hash
     if runtime not in ("auto", "torch"):
         raise UnsupportedError("a checkpoint is run by torch", runtime, "Export it first: sdmobile export.")

@@ -181,7 +181,7 @@ def drawer(
         "scheduler": spec.scheduler_config.get("_class_name"),
         "runtime": runner.name,
         "model_hash": model_hash,
-        **({"loras": [f"{lora.path.name}:{lora.scale:g}" for lora in loras]} if loras else {}),
+        **({"loras": [str(lora) for lora in loras]} if loras else {}),
     }
     if spec.family.control is not None:
         settings["control"] = spec.family.control.to_json()

@@ -36,6 +36,8 @@ def install(checkpoint: Path, records: Mapping[str, Path], folder: Path) -> None
 
 def main(run: Path, stage: str | None = None, obedience: Path | None = None) -> None:
     """Installs `shapes-64`, or, where a stage is named, `shapes-64-mobile` with the figure of `train evaluate`."""
+    if (stage is None) != (obedience is None):
+        raise SystemExit("a stage is installed with its figure: RUN STAGE OBEDIENCE")
     if stage is None or obedience is None:
         install(run / "checkpoint", {name: run / name for name in RECORDS}, bundled_checkpoint())
         return

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from typer.testing import CliRunner
 from sdmobile.checkpoints import LoraFile, load_model, open_checkpoint
 from sdmobile.cli.app import app
 from sdmobile.errors import CheckpointError, UsageError
+from sdmobile.reference.resolve import resolve_reference
 from tests.families.tiny import write_tiny
 from tests.in_process import exports_in_this_process
 
@@ -350,3 +353,51 @@ def test_from_the_command_line_to_a_validated_bundle(
     assert inspected["content_hash"] == source["content_hash"]
     refused = _invoke("generate", tmp_path / "fused", "--lora", lora, *asked, tmp_path / "no.png")
     assert "--runtime torch" in str(refused.exception)
+
+
+def test_an_alpha_may_be_a_whole_number(tiny_checkpoint: Path, diffusers_lora: Path, tmp_path: Path) -> None:
+    tensors = _kohya(load_file(diffusers_lora))
+    whole = {name: value.long() if name.endswith(".alpha") else value for name, value in tensors.items()}
+    factors = []
+    for stored in (tensors, whole):
+        save_file(stored, tmp_path / "kohya.safetensors")
+        opened = open_checkpoint(tiny_checkpoint, loras=[LoraFile(tmp_path / "kohya.safetensors")])
+        factors.append([layer.factor for layer in opened.loras[0].layers])
+    assert factors[0] == factors[1]
+
+
+def test_weights_stay_finite(tiny_checkpoint: Path, diffusers_lora: Path, tmp_path: Path) -> None:
+    """Each change is finite, their sum is not."""
+    name = f"{BLOCK}.to_q"
+    out, width = open_checkpoint(tiny_checkpoint).components["unet"].tensors[f"{name}.weight"].shape
+    down, up = torch.zeros(1, width), torch.zeros(out, 1)
+    down[0, 0], up[0, 0] = 2e19, 1e19
+    save_file({f"unet.{name}.lora_A.weight": down, f"unet.{name}.lora_B.weight": up}, tmp_path / "large.safetensors")
+    file = LoraFile(tmp_path / "large.safetensors")
+    load_model(open_checkpoint(tiny_checkpoint, loras=[file]), "unet")
+    with pytest.raises(CheckpointError, match=rf"stay finite.*{name}"):
+        load_model(open_checkpoint(tiny_checkpoint, loras=[file, file]), "unet")
+
+
+def test_a_bundle_takes_as_many_as_its_manifest(tiny_checkpoint: Path, diffusers_lora: Path) -> None:
+    with pytest.raises(UsageError, match="at most 64"):
+        open_checkpoint(tiny_checkpoint, loras=[LoraFile(diffusers_lora)] * 65)
+
+
+def test_the_advice_reproduces_the_scale(tiny_checkpoint: Path, diffusers_lora: Path, tmp_path: Path) -> None:
+    """What a user is told to give is what the bundle was exported with, to the last digit and under any file name."""
+    exact = LoraFile(diffusers_lora, 0.12345678)
+    opened = open_checkpoint(tiny_checkpoint, loras=[exact])
+    source = {"content_hash": opened.content_hash, "loras": [lora.to_json() for lora in opened.loras]}
+    bundle: Any = SimpleNamespace(source=source, source_hash=opened.content_hash, manifest={})
+    with pytest.raises(CheckpointError) as caught:
+        resolve_reference(bundle, tiny_checkpoint, [LoraFile(diffusers_lora, 0.123457)])
+    assert f"--lora {diffusers_lora.name}:0.12345678," in str(caught.value)
+    copied = Path(shutil.copy(diffusers_lora, tmp_path / "copy.safetensors"))
+    assert (
+        resolve_reference(bundle, tiny_checkpoint, [LoraFile(copied, 0.12345678)]).content_hash
+        == source["content_hash"]
+    )
+    source["loras"] = []
+    with pytest.raises(CheckpointError, match="Leave --lora out"):
+        resolve_reference(bundle, tiny_checkpoint, [LoraFile(diffusers_lora, 0.5)])

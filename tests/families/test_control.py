@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from sdmobile.checkpoints import load_model, open_checkpoint
 from sdmobile.cli.app import app
 from sdmobile.errors import CheckpointError, SdmobileError, UnsupportedError, UsageError
 from sdmobile.families import family_named, family_of
-from sdmobile.families.component import Role
 from sdmobile.families.contracts import contract_for
 from sdmobile.families.control import Control
 from sdmobile.families.mobile_control import controlnet_maps
@@ -30,9 +32,11 @@ from sdmobile.prediction.assess import assess
 from sdmobile.prediction.assess_device import choose_unit
 from sdmobile.reference.noise import standard_normal
 from sdmobile.reference.pipeline import PipelineSpec
+from sdmobile.reference.resolve import reference_pipeline, resolve_reference
 from sdmobile.reference.sampling import ComponentCall, SampleRequest, sample
 from sdmobile.reference.torch_runner import TorchRunner
 from sdmobile.runtimes import bundle_runner
+from sdmobile.validate.app_files.manifest import manifest_findings
 from tests.families.tiny import write_tiny
 from tests.families.tiny.control import KINDS, write_control
 from tests.families.tiny.mobile_diffusion import UNET, write
@@ -164,8 +168,13 @@ def test_apples_package_finds_the_controlnet() -> None:
     assert 'controlNet: ["SdControlnetCanny"]' in family.app_use["ios"]
     assert "controlNetInputs" in family.app_use["ios"]
     assert family_named("mobile-diffusion").control is None
-    few = family_named("mobile-diffusion-few-steps").with_control(Control("controlnet", "x", ((8, 1),) * 2))
-    assert few.of_role(Role.CONTROL)[0].name == "controlnet"
+    few = family_named("mobile-diffusion-few-steps")
+    assert "ios" in few.app_use
+    for kind in KINDS:  # the package passes two timesteps, and knows no plugins: the app runs the loop itself
+        alone = few.with_control(Control(kind, "x", ((8, 1),) * 2))
+        assert "ios" not in alone.app_use
+        assert "StableDiffusionPipeline" not in alone.app_scripts["ios"][1]
+    assert 'if [ -e "Resources/ControlNet_sd-controlnet_canny.mlmodelc" ]' in script  # it may not have been exported
 
 
 def test_card_and_metadata_say_what_controls(folders: dict[str, Path]) -> None:
@@ -176,7 +185,7 @@ def test_card_and_metadata_say_what_controls(folders: dict[str, Path]) -> None:
     assert "controls" not in model_card(plain)
     controlled = {**plain, "control": {"kind": "controlnet", "name": "edges", "maps": [[8, 1], [8, 2]]}}
     assert "by the control network `edges` in a file that was not exported" in model_card(controlled)
-    with pytest.raises(UnsupportedError, match=r"Stable Diffusion.*none.*controlnet"):
+    with pytest.raises(UnsupportedError, match=r"Stable Diffusion.*takes no control network.*controlnet"):
         family_of({**controlled, "family": "stable-diffusion"})
 
 
@@ -233,7 +242,7 @@ def test_adapters_that_do_not_fit_are_refused(folders: dict[str, Path], tmp_path
         open_checkpoint(folders["checkpoint"], control=text)
     with pytest.raises(CheckpointError, match=r"config\.json"):
         open_checkpoint(folders["checkpoint"], control=tmp_path)
-    with pytest.raises(UnsupportedError, match=r"Stable Diffusion.*none.*MobileControlPlugin"):
+    with pytest.raises(UnsupportedError, match=r"Stable Diffusion.*takes no control network.*MobileControlPlugin"):
         open_checkpoint(control=folders["plugin"])
     config = json.loads((wide / "config.json").read_text())
     (wide / "config.json").write_text(json.dumps({**config, "_class_name": "ControlNetModel"}))
@@ -273,7 +282,7 @@ def test_generate_with_a_picture(folders: dict[str, Path], tmp_path: Path) -> No
     assert "--control-model FOLDER" in refused(UsageError, *usual, *one)
     assert "64 × 32" in refused(UsageError, *usual, *network, "--control", tmp_path / "wide.png")
     (tmp_path / "text.png").write_text("no picture")
-    assert "readable" in refused(UsageError, *usual, *network, "--control", tmp_path / "text.png")
+    assert "one of PNG" in refused(UsageError, *usual, *network, "--control", tmp_path / "text.png")
     assert not (tmp_path / "none.png").exists()
 
 
@@ -297,7 +306,7 @@ def test_a_bundle_with_control_needs_a_picture(
     usual = ("generate", bundle, "--prompt", "a red circle", "--output", tmp_path / "none.png")
     model = ("--control-model", folders["controlnet"])
     assert "Add --control IMAGE" in refused(UsageError, *usual)
-    assert "a bundle has its control network" in refused(UnsupportedError, *usual, *model)
+    assert "a bundle has its own" in refused(UnsupportedError, *usual, *model)
     validate = ("validate", bundle, "--reference", folders["checkpoint"])
     assert "--control-model FOLDER" in refused(UsageError, *validate)
     said = invoke(*validate, *model, "--steps", 2, "--max-samples", 2, "--no-cache", "--json")
@@ -306,3 +315,54 @@ def test_a_bundle_with_control_needs_a_picture(
         "controlnet": "passed",
         "unet": "passed",
     }
+    # A copy of the network under another name is the same network.
+    copy = shutil.copytree(folders["controlnet"], tmp_path / "another name")
+    opened, reference = open_bundle(bundle), folders["checkpoint"]
+    checkpoint = resolve_reference(opened, reference, control=copy)
+    assert manifest_findings(opened, checkpoint, reference_pipeline(opened, checkpoint))[0] == []
+    other = replace(opened, manifest={**opened.manifest, "control": {**opened.manifest["control"], "maps": [[1, 1]]}})
+    found, _ = manifest_findings(other, checkpoint, reference_pipeline(opened, checkpoint))
+    assert any("control.maps" in line for line in found)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layers_per_block": [10**20]},
+        {"layers_per_block": [4 * 10**9, 1]},
+        {"block_out_channels": [16] * 20_000},
+        {"block_out_channels": "wide"},
+        {"conditioning_embedding_out_channels": [8] * 20_000},
+    ],
+    ids=["10^20", "4e9 blocks", "20000 levels", "text", "20000 convolutions"],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_configuration_that_no_network_has_is_refused(
+    kind: str, change: dict[str, Any], folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """With tensors that say nothing else: the configuration alone would decide what is built."""
+    folder = shutil.copytree(folders[kind], tmp_path / "network")
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, **change}), "utf-8")
+    for file in folder.glob("*.safetensors"):
+        save_file({"x.weight": torch.zeros(2)}, file)
+    with pytest.raises((CheckpointError, UnsupportedError)) as caught:
+        load_model(open_checkpoint(folders["checkpoint"], control=folder), kind)
+    assert len(str(caught.value)) < 3000
+
+
+def test_inpainting_with_a_plugin_tells_of_both(folders: dict[str, Path], tmp_path: Path) -> None:
+    repainting = write_tiny("mobile-diffusion-inpainting", tmp_path / "inpaint")
+    checkpoint = open_checkpoint(repainting, control=folders["plugin"])
+    assert {"inpainting", "control"} <= set(checkpoint.family.app_facts(checkpoint))
+    assert any("no control plugins" in line for line in checkpoint.family.app_differences("ios", checkpoint))
+
+
+def test_a_picture_tells_what_controlled_it(folders: dict[str, Path], tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32), "white").save(tmp_path / "edges.png")
+    invoke(
+        "generate", folders["checkpoint"], "--control-model", folders["plugin"], "--control", tmp_path / "edges.png",
+        "--prompt", "a red circle", "--steps", 1, "-o", tmp_path / "out.png",
+    )  # fmt: skip
+    told = Image.open(tmp_path / "out.png").info
+    assert (told["control"], len(told["control_hash"])) == ("edges.png", 64)

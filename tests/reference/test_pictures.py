@@ -12,9 +12,15 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from sdmobile.basics.metrics import to_pixels
+from sdmobile.checkpoints import open_checkpoint
 from sdmobile.cli.app import app
 from sdmobile.errors import UnsupportedError, UsageError
-from sdmobile.reference.pictures import read_image, read_mask
+from sdmobile.families.edit import Edit
+from sdmobile.reference.pictures import read_image, read_mask, read_pixels
+from sdmobile.reference.pipeline import PipelineSpec
+from sdmobile.reference.sampling import Sampler, SampleRequest
+from sdmobile.reference.torch_runner import TorchRunner
 from tests.families.tiny import write_tiny
 
 
@@ -51,6 +57,15 @@ def test_a_photograph_is_turned_as_its_camera_says(tmp_path: Path) -> None:
     exif[0x0112] = 6
     turned = read_image(_noise(24, 32, "turned.jpg", tmp_path, exif=exif), (32, 24))
     assert turned.shape == (1, 3, 24, 32)
+
+
+def test_grey_values_of_16_bits_are_scaled(tmp_path: Path) -> None:
+    """Pillow's own conversion makes 255 of all that is above 255, and a mask that repaints everything."""
+    values = np.array([[0, 1000, 20000], [32767, 40000, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "depth.png")
+    wanted = values.astype(np.int64) * 255 // 65535
+    np.testing.assert_array_equal(read_pixels(tmp_path / "depth.png", (3, 2)), np.repeat(wanted[..., None], 3, axis=2))
+    np.testing.assert_array_equal(read_mask(tmp_path / "depth.png", (3, 2))[0, 0], [[0, 0, 0], [0, 1, 1]])
 
 
 def _pipe(folder: Path) -> Path:
@@ -130,5 +145,12 @@ def test_a_picture_changes_more_with_more_strength(tiny_checkpoint: Path, tmp_pa
     texts = Image.open(tmp_path / "0.25.png").info
     assert (texts["image"], texts["strength"], texts["scheduler"]) == ("picture.png", "0.25", "ddim")
     assert len(texts["edit_hash"]) == 64
+    # What is left of the picture when nothing is drawn: the autoencoder is a random one here.
+    checkpoint = open_checkpoint(tiny_checkpoint)
+    sampler = Sampler(TorchRunner(checkpoint), PipelineSpec.from_checkpoint(checkpoint))
+    start = sampler.start(SampleRequest("", edit=Edit(read_image(picture, (32, 32)))))
+    assert start.clean is not None
+    plain = to_pixels(sampler.decode(start.clean)).astype(np.int16)
     pixels = [np.asarray(Image.open(tmp_path / f"{name}.png"), np.int16) for name in ("0.25", "1")]
-    assert np.abs(pixels[0] - pixels[1]).max() > 1
+    little, much = (float(np.abs(one - plain).mean()) for one in pixels)
+    assert 0 < little < 0.8 * much

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate import PartialState
 
 from sdmobile.basics.files import whole_file
 from sdmobile.checkpoints.shapes64.styles import render_shaded
@@ -79,7 +80,9 @@ def train_lora(config: MobileConfig, world: World, progress: Progress) -> Path:
         return file
     base = train_relu(config, world, progress)
     count = min(config.scenes, _SCENES)
-    styled = replace(world, latents=encode_scenes(config.output, config.seed, count, world.vae, render_shaded, NAME))
+    with PartialState(cpu=not torch.cuda.is_available()).main_process_first():  # which encodes the scenes for all
+        latents = encode_scenes(config.output, config.seed, count, world.vae, render_shaded, NAME)
+    styled = replace(world, latents=latents)
     torch.manual_seed(config.seed)
     student = add_lora(base).train()
     folder = config.output / f"stage-{NAME}"

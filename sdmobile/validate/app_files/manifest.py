@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.families.contracts import contract_for
@@ -32,6 +32,10 @@ def manifest_findings(bundle: Bundle, checkpoint: Checkpoint, spec: PipelineSpec
         "geometry": spec.geometry.to_json(),
         "pipeline": _pipeline(bundle.pipeline, checkpoint),
     }
+    if (control := checkpoint.family.control) is not None:
+        expected["control"] = control.to_json()
+    if checkpoint.loras:
+        expected["source"]["loras"] = _loras(stated["source"].get("loras") or [], checkpoint)
     if "family" in stated:
         expected["family"] = checkpoint.family.name
     found = differences(stated, expected)
@@ -52,6 +56,15 @@ def _pipeline(stated: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, An
         "scheduler": _plain(checkpoint.scheduler_config),
     }
     return {name: value for name, value in expected.items() if name not in _OPTIONAL or name in stated}
+
+
+def _loras(stated: Sequence[Mapping[str, Any]], checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """Returns the checkpoint's LoRAs under the names that the bundle knows: another file name is no difference."""
+    names = [one.get("name") for one in stated]
+    return [
+        {**lora.to_json(), **({"name": names[index]} if index < len(names) else {})}
+        for index, lora in enumerate(checkpoint.loras)
+    ]
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
