@@ -1,6 +1,6 @@
 """MobileDiffusion's design rules one after the other at full size: what one UNet call costs on both phones, predicted.
 
-    python benchmarks/mobile_costs.py WORK [NAME ...]
+    python -m benchmarks.mobile_costs WORK [NAME ...]
 
 Each row is a checkpoint of random weights, written to WORK and exported (the UNet alone, one row, 512 × 512 pixels) for
 iPhone 15 Pro's Neural Engine and Galaxy S23 Ultra's GPU as `sdmobile export` does it; the latency model reads the

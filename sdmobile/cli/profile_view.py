@@ -81,7 +81,10 @@ def _image(result: Assessment) -> list[RenderableType]:
     lines: list[RenderableType] = []
     if result.image is not None:
         image = result.image
-        parts = f"text {short_time(image.text)}, UNet {short_time(image.unet)}, decoder {short_time(image.decoder)}"
+        parts = (
+            f"encoders {short_time(image.text)}, denoising {short_time(image.unet)}, "
+            f"decoder {short_time(image.decoder)}"
+        )
         interval = f"{short_time(image.low)} – {short_time(image.high)}"
         head = f"image, {result.steps} steps, guidance {result.guidance}: predicted {short_time(image.seconds)}"
         lines.append(Text(f"{head} ({interval}): {parts}", style="bold"))
