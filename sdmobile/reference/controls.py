@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,9 +37,12 @@ class Controls:
     def __init__(self, family: Family, geometry: Geometry, picture: NDArray[np.float32] | None, call: Call) -> None:
         if family.control is None and picture is not None:
             raise UsageError("a picture that controls needs a model with a control network", family.title)
-        self._family, self._call = family, call
-        usual = picture is None and family.control is not None
-        self._picture = family.example_condition(geometry) if usual else picture
+        self._family, self._geometry, self._given, self._call = family, geometry, picture, call
+
+    @cached_property
+    def _picture(self) -> NDArray[np.float32]:
+        """The picture that controls; one that nobody asks for is not made."""
+        return self._family.example_condition(self._geometry) if self._given is None else self._given
 
     def once(self) -> dict[str, NDArray[Any]]:
         """Returns what goes into every call of the denoiser, one row."""
