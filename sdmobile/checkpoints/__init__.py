@@ -5,9 +5,10 @@ Importing this package is cheap: torch, Diffusers and Transformers are imported 
 
 from __future__ import annotations
 
+from sdmobile.checkpoints.bundled import BUNDLED, bundled_checkpoint, bundled_path
 from sdmobile.checkpoints.load import load_model
 from sdmobile.checkpoints.lora import LoraFile
-from sdmobile.checkpoints.recognise import BUNDLED, bundled_checkpoint, open_checkpoint
+from sdmobile.checkpoints.recognise import open_checkpoint
 from sdmobile.checkpoints.tokenizers import load_tokenizer
 from sdmobile.checkpoints.types import Checkpoint, ComponentInfo
 from sdmobile.families.schedulers import SCHEDULERS
@@ -19,6 +20,7 @@ __all__ = [
     "ComponentInfo",
     "LoraFile",
     "bundled_checkpoint",
+    "bundled_path",
     "load_model",
     "load_tokenizer",
     "open_checkpoint",

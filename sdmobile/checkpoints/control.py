@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from sdmobile.checkpoints.bundled import bundled_path
 from sdmobile.checkpoints.folder import read_component
 from sdmobile.checkpoints.jsonfile import read_json
 from sdmobile.errors import CheckpointError
@@ -26,13 +27,14 @@ def with_control(checkpoint: Checkpoint, folder: Path, name: str | None = None) 
 
     Args:
         checkpoint: the opened one.
-        folder: config.json with `_class_name`, and weights.
+        folder: config.json with `_class_name`, and weights; or the name of one that ships with the package.
         name: of the network; None for the folder's.
 
     Raises:
         CheckpointError: the folder is not whole, or the network was made for another UNet.
         UnsupportedError: the family takes no network of the class.
     """
+    folder = bundled_path(folder)
     if not (folder / "config.json").is_file():
         raise CheckpointError(
             "a control network is a folder with config.json and weights", folder, "Give a folder in Diffusers' format."

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sdmobile.basics.files import hash_file
 from sdmobile.basics.untrusted import UntrustedError, parse_json
+from sdmobile.checkpoints.bundled import bundled_path
 from sdmobile.checkpoints.headers import read_header
 from sdmobile.checkpoints.weights import normalise, read_tensor
 from sdmobile.errors import CheckpointError, UsageError
@@ -63,18 +64,18 @@ class LoraFile:
         """
         file, colon, scale = text.rpartition(":")
         if not colon or Path(text).exists():
-            return cls(Path(text))
+            return cls(bundled_path(Path(text)))
         try:
             number = float(scale)
         except ValueError:
             return cls(Path(text))  # a colon of the name; if there is no such file, opening it says so
         if not math.isfinite(number):
             raise UsageError("the scale of a LoRA must be a finite number", text, "Write FILE:0.8, or FILE alone for 1")
-        return cls(Path(file), number)
+        return cls(bundled_path(Path(file)), number)
 
     def __str__(self) -> str:
         """Returns the name and the exact scale, as `--lora` takes them."""
-        return f"{self.path.name}:{self.scale!r}"
+        return f"{self.path.name}:{self.scale!r}".removesuffix(".0")
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as a JSON object, for another process."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdmobile.checkpoints.bundled import bundled_checkpoint, bundled_path
 from sdmobile.checkpoints.folder import open_folder
 from sdmobile.checkpoints.types import Given
 from sdmobile.errors import CheckpointError, UsageError
@@ -16,14 +17,7 @@ if TYPE_CHECKING:
     from sdmobile.checkpoints.lora import LoraFile
     from sdmobile.checkpoints.types import Checkpoint
 
-BUNDLED = ("shapes-64",)
-"""Names of the trained checkpoints that ship with the package."""
 _SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-
-
-def bundled_checkpoint(name: str = BUNDLED[0]) -> Path:
-    """Returns the folder of a trained checkpoint that ships with the package; the first is every command's default."""
-    return Path(__file__).resolve().parent.parent / "data" / name
 
 
 def open_checkpoint(
@@ -60,9 +54,7 @@ def open_checkpoint(
 
         return with_control(open_checkpoint(path, tokenizer_dir, prediction_type, loras), Path(control))
     given = Given(None if tokenizer_dir is None else Path(tokenizer_dir), prediction_type)
-    path = Path(path) if path is not None else bundled_checkpoint()
-    if str(path) in BUNDLED and not path.exists():
-        path = bundled_checkpoint(str(path))
+    path = bundled_path(Path(path)) if path is not None else bundled_checkpoint()
     if not path.exists():
         raise CheckpointError(
             "the checkpoint must exist", path, "Give a Diffusers folder or a .safetensors file; nothing is downloaded."

@@ -181,7 +181,7 @@ def named_recipe(name: str) -> Recipe:
 
 def _shipped(name: str) -> Recipe:
     """Returns one of the recipes beside the bundled checkpoint; they fit every fine-tune of its architecture."""
-    from sdmobile.checkpoints.recognise import bundled_checkpoint
+    from sdmobile.checkpoints.bundled import bundled_checkpoint
 
     file = bundled_checkpoint() / "recipes" / f"{name}.json"
     return Recipe.from_json(json.loads(file.read_text("utf-8")))

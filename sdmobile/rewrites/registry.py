@@ -11,7 +11,7 @@ from sdmobile.errors import UnsupportedError
 from sdmobile.rewrites.options import RewriteOptions
 
 if TYPE_CHECKING:
-    from sdmobile.device_profiles.model import DeviceProfile, Forms
+    from sdmobile.device_profiles.model import Attention, DeviceProfile, Forms
     from sdmobile.rewrites.rule import Rule
 
 AS_CAPTURED = "as_captured"
@@ -111,7 +111,7 @@ def rules_for(profile: DeviceProfile, options: RewriteOptions | None = None) -> 
     """
     options = options or RewriteOptions()
     if profile.target == "onnx":  # the independent witness: the graph as captured, unless the user asks
-        return tuple(rule for rule in _approximations(options) if rule.name not in options.without)
+        return tuple(rule for rule in _approximations(options, profile) if rule.name not in options.without)
     forms = profile.chosen_forms(options.plain_ops)
     return tuple(rule for rule in _ordered(profile, forms, options) if rule.name not in options.without)
 
@@ -123,7 +123,7 @@ def _ordered(profile: DeviceProfile, forms: Forms, options: RewriteOptions) -> I
     for name in RAISING:
         yield rule_class(name)()
     # 2. What changes the function, while the operators are whole.
-    yield from _approximations(options)
+    yield from _approximations(options, profile)
     # 3. The timestep's sinusoids, its sum with images, and GEGLU: patterns of several operators, while their linear
     #    layers, sines and GELUs are what was captured.
     yield from _form(forms, "timestep")
@@ -144,11 +144,19 @@ def _ordered(profile: DeviceProfile, forms: Forms, options: RewriteOptions) -> I
     yield from _form(forms, "constants")
 
 
-def _approximations(options: RewriteOptions) -> Iterator[Rule]:
+def _approximations(options: RewriteOptions, profile: DeviceProfile) -> Iterator[Rule]:
     """Yields the rules that the user allowed to change the function."""
+    wanted = profile.chosen_forms(options.plain_ops).attention
+    budget = _score_budget(profile, wanted)
+    relu = {"approved": True, "budget_bytes": budget, "element_bytes": wanted.element_bytes}
     for name in options.approximate:
-        settings: dict[str, Any] = {"approved": True} if name == "relu_attention" else {}
-        yield rule_class(name)(**settings)
+        rule: Any = rule_class(name)
+        yield rule(**relu) if name == "relu_attention" else rule()
+
+
+def _score_budget(profile: DeviceProfile, wanted: Attention) -> int | None:
+    """Returns the most bytes that a tensor of scores may have, None for no limit."""
+    return profile.max_buffer_bytes if wanted.budget_bytes is None else wanted.budget_bytes
 
 
 def _form(forms: Forms, operation: str) -> Iterator[Rule]:
@@ -209,7 +217,7 @@ def _attention(profile: DeviceProfile, forms: Forms) -> Iterator[Rule]:
     from sdmobile.rewrites.attention.base import AttentionTable
 
     wanted = forms.attention
-    budget = profile.max_buffer_bytes if wanted.budget_bytes is None else wanted.budget_bytes
+    budget = _score_budget(profile, wanted)
     table = AttentionTable(wanted.rows, budget, wanted.element_bytes, wanted.kernels)
     settings: dict[str, dict[str, Any]] = {
         "split_einsum": {"query_block": wanted.query_block},

@@ -213,7 +213,7 @@ def _cuda() -> Ability:
 
 
 def _bundled() -> Ability:
-    from sdmobile.checkpoints.recognise import bundled_checkpoint
+    from sdmobile.checkpoints.bundled import bundled_checkpoint
 
     name, path = "use the bundled checkpoint", bundled_checkpoint()
     if (path / "model_index.json").is_file():

@@ -142,7 +142,10 @@ def test_profile_predicts_a_picture(family: Family, target: str, bundles: Bundle
     assert data["image"]["seconds"] > 0
     calls = {name: part["calls_per_image"] for name, part in data["components"].items()}
     guidance = family.guidance(None)
-    assert calls == {part.name: guidance.calls_of(part.role, family.default_steps) for part in family.components}
+    expected = {part.name: family.calls_of(part, guidance, family.default_steps) for part in family.components}
+    assert calls == expected
+    encoded = sum(calls[part.name] for part in family.of_role(Role.IMAGE_ENCODER))
+    assert encoded == family.takes_picture
 
 
 @_each("ios", "android")

@@ -9,6 +9,7 @@ import pytest
 
 from sdmobile.device_profiles import default_profile, list_profiles, load_profile
 from sdmobile.errors import UnsupportedError
+from sdmobile.rewrites.attention.relu_attention import ReluAttention
 from sdmobile.rewrites.options import RewriteOptions
 from sdmobile.rewrites.registry import APPROXIMATE, FORMS, RAISING, RULES, check_names, rule_class, rules_for
 from sdmobile.rewrites.rule import Exactness
@@ -51,6 +52,14 @@ def test_what_changes_the_function_runs_only_if_it_is_named() -> None:
     assert not set(APPROXIMATE) & {name for device in list_profiles() for name in names(device)}
     chosen = names("iphone-15-pro", approximate=("relu_attention",))
     assert chosen.index("relu_attention") < chosen.index("attention_split_einsum")
+
+
+def test_scores_of_relu_attention_are_held_to_the_budget_of_the_device() -> None:
+    profile = load_profile("galaxy-s23-ultra")
+    rules = rules_for(profile, RewriteOptions(approximate=("relu_attention",)))
+    budgets = [rule.budget_bytes for rule in rules if isinstance(rule, ReluAttention)]
+    assert budgets == [profile.max_buffer_bytes]
+    assert all(budgets)
 
 
 def test_names_are_checked_without_importing_torch() -> None:

@@ -24,9 +24,10 @@ from sdmobile.training.config import Stage
 from sdmobile.training.mobile.assemble import assemble
 from sdmobile.training.mobile.config import MobileConfig, unet_config
 from sdmobile.training.mobile.decoder import teachers_autoencoder
-from sdmobile.training.mobile.inpaint import shape_mask, training_masks, widened
+from sdmobile.training.mobile.inpaint import carried_over, shape_mask, training_masks, widened
 from sdmobile.training.mobile.lora import add_lora, lora_file, save_lora
 from sdmobile.training.mobile.run import train_mobile
+from sdmobile.training.mobile.student import copy_of
 
 
 def test_the_style_is_told_and_still_read() -> None:
@@ -70,6 +71,22 @@ def test_step_0_of_inpainting_is_the_base_bit_for_bit(tmp_path: Path) -> None:
         given = wider(noisy, times, states, return_dict=False)[0]
         wanted = base(noisy[:, :4].contiguous(), times, states, return_dict=False)[0]
     assert torch.equal(given, wanted)
+
+
+def test_what_was_learned_is_carried_over_to_a_later_unet(tmp_path: Path) -> None:
+    base: Any = _base(tmp_path)
+    trained, later = widened(base), copy_of(base)
+    with torch.no_grad():
+        for unet in (trained, later):
+            for weight in unet.parameters():
+                weight += 0.01 * torch.randn_like(weight)
+    noisy, times, states = _inputs(9)
+    own = noisy[:, :4].contiguous()
+    with torch.no_grad():
+        learned, changed = trained(noisy, times, states)[0], later(own, times, states)[0]
+        torch.testing.assert_close(carried_over(trained, base, base)(noisy, times, states)[0], learned)
+        torch.testing.assert_close(carried_over(widened(base), base, later)(noisy, times, states)[0], changed)
+        assert not torch.allclose(carried_over(trained, base, later)(noisy, times, states)[0], learned, atol=1e-3)
 
 
 def test_masks_cover_a_shape_or_a_rectangle() -> None:

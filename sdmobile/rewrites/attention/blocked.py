@@ -21,6 +21,18 @@ from sdmobile.rewrites.attention.base import AttentionOperatorForm, Operands, at
 from sdmobile.rewrites.rule import Match
 
 
+def block_rows(shape: AttentionShape, budget_bytes: int, element_bytes: int) -> int:
+    """Returns the number of queries of a block: the fewest blocks whose scores fit, made equally high.
+
+    Args:
+        shape: of the attention.
+        budget_bytes: most bytes of a block's scores; at least those of one query.
+        element_bytes: bytes of a score on the device.
+    """
+    blocks = math.ceil(shape.queries / (budget_bytes // shape.row_bytes(element_bytes)))
+    return math.ceil(shape.queries / blocks)
+
+
 @dataclass(frozen=True)
 class AttentionBlocked(AttentionOperatorForm):
     """Blocks of equal height, of which the last one may be lower.
@@ -64,10 +76,8 @@ class AttentionBlocked(AttentionOperatorForm):
         return None
 
     def rows(self, shape: AttentionShape) -> int:
-        """Returns the number of queries of a block: the fewest blocks that fit, made equally high."""
-        most = self.budget_bytes // shape.row_bytes(self.element_bytes)
-        blocks = math.ceil(shape.queries / most)
-        return math.ceil(shape.queries / blocks)
+        """Returns the number of queries of a block."""
+        return block_rows(shape, self.budget_bytes, self.element_bytes)
 
     def written_scores(self, shape: AttentionShape, element_bytes: int) -> int:
         return shape.row_bytes(element_bytes) * self.rows(shape)
@@ -80,10 +90,10 @@ class AttentionBlocked(AttentionOperatorForm):
         starts = range(0, queries, rows)
         blocks = [scaled] if len(starts) == 1 else scaled.split(rows, -2)
         outputs = [
-            self._attend(block, key, value, _rows_of(mask, start, block.shape[-2], queries))
+            self._attend(block, key, value, rows_of(mask, start, block.shape[-2], queries))
             for start, block in zip(starts, blocks, strict=True)
         ]
-        return _joined(outputs)
+        return joined(outputs)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         if self.inner == "partial_softmax":
@@ -91,14 +101,14 @@ class AttentionBlocked(AttentionOperatorForm):
         return plain(query, key, value, mask)
 
 
-def _rows_of(mask: Tensor | None, start: int, rows: int, queries: int) -> Tensor | None:
+def rows_of(mask: Tensor | None, start: int, rows: int, queries: int) -> Tensor | None:
     """Returns the rows of a mask that belong to a block; a mask of one row is for all of them."""
     if mask is None or rows == queries or mask.ndim < 2 or mask.shape[-2] == 1:
         return mask
     return mask.narrow(-2, start, rows)
 
 
-def _joined(blocks: list[Tensor]) -> Tensor:
+def joined(blocks: list[Tensor]) -> Tensor:
     """Returns the blocks one below the other.
 
     Positions are joined before the heads: joined along (B, H, S, D), LiteRT's converter takes the products together

@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdmobile.device_profiles.runtime_rules.attention_forms import AttentionShape
 from sdmobile.rewrites.attention.arithmetic import scores, weighted
-from sdmobile.rewrites.attention.base import AttentionOperatorForm, Operands, attention_of
+from sdmobile.rewrites.attention.base import AttentionOperatorForm, Operands, attention_of, attention_shape
+from sdmobile.rewrites.attention.blocked import block_rows, joined, rows_of
 from sdmobile.rewrites.operators import arguments
 from sdmobile.rewrites.rule import Exactness, Match
 
@@ -29,6 +31,7 @@ class ReluAttention(AttentionOperatorForm):
     """Another function than softmax attention: for checkpoints that were fine-tuned with it, or at the user's own risk.
 
     A boolean or causal mask is multiplied with the ReLU of the scores. The picture is of the normaliser "length".
+    Where the scores exceed the budget, each block of queries is computed by itself and the blocks are joined.
 
     Captured:
         y = scaled_dot_product_attention(q, k, v)                       (B, H, M, E)
@@ -40,6 +43,8 @@ class ReluAttention(AttentionOperatorForm):
     Args:
         normaliser: "none", or "length" for a division by the number of keys.
         approved: the checkpoint declares ReLU attention with this normaliser, or the user asked for it by name.
+        budget_bytes: most bytes of a tensor of scores; None for no limit.
+        element_bytes: bytes of a score on the device: 2 for float16, 4 for float32.
     """
 
     name = "relu_attention"
@@ -51,6 +56,8 @@ class ReluAttention(AttentionOperatorForm):
 
     normaliser: Normaliser = "length"
     approved: bool = False
+    budget_bytes: int | None = None
+    element_bytes: int = 2
 
     def _chosen(self, node: object) -> bool:
         """Not a question of the device: the checkpoint decides."""
@@ -65,7 +72,19 @@ class ReluAttention(AttentionOperatorForm):
         operands = arguments(attention_of(match))
         if operands["attn_mask"] is not None and operands["attn_mask"].meta["val"].dtype != torch.bool:
             return "the mask is added to the scores: without an exponential that does not hide a key"
+        row = attention_shape(attention_of(match)).row_bytes(self.element_bytes)
+        if self.budget_bytes is not None and row > self.budget_bytes:
+            return f"the scores of one query take {row} bytes, more than the budget of {self.budget_bytes}"
         return super().check(match)
+
+    def rows(self, shape: AttentionShape) -> int:
+        """Returns the number of queries of a block; all of them where their scores fit the budget."""
+        if self.budget_bytes is None:
+            return shape.queries
+        return block_rows(shape, self.budget_bytes, self.element_bytes)
+
+    def written_scores(self, shape: AttentionShape, element_bytes: int) -> int:
+        return shape.row_bytes(element_bytes) * self.rows(shape)
 
     def attend(self, attention: Operands) -> Tensor:
         query, key, value, factor = attention.query, attention.key, attention.value, attention.scale
@@ -73,9 +92,20 @@ class ReluAttention(AttentionOperatorForm):
             # Half of the division on either side: 1/N in one place is near the smallest float16 numbers.
             share = key.shape[-2] ** -0.5
             factor, value = factor * share, value * share
-        taking_part = scores(query * factor, key, None).relu()
-        if attention.is_causal:
-            taking_part = taking_part * torch.tensor(np.tri(query.shape[-2], key.shape[-2]), dtype=query.dtype)
-        elif attention.mask is not None:
-            taking_part = taking_part * attention.mask.to(query.dtype)
-        return weighted(taking_part, value)
+        *batch, queries, head_dim = query.shape
+        rows = self.rows(AttentionShape(math.prod(batch), 1, queries, key.shape[-2], head_dim, value.shape[-1]))
+        query, shown, starts = query * factor, _shown(attention), range(0, queries, rows)
+        outputs: list[Tensor] = []
+        for start, block in zip(starts, [query] if len(starts) == 1 else query.split(rows, -2), strict=True):
+            taking_part = scores(block, key, None).relu()
+            mask = rows_of(shown, start, block.shape[-2], queries)
+            outputs.append(weighted(taking_part if mask is None else taking_part * mask, value))
+        return joined(outputs)
+
+
+def _shown(attention: Operands) -> Tensor | None:
+    """Returns 1 where a key takes part and 0 where not, (..., M, N) or one row for all; None where all do."""
+    query, key, mask = attention.query, attention.key, attention.mask
+    if attention.is_causal:
+        return torch.tensor(np.tri(query.shape[-2], key.shape[-2]), dtype=query.dtype)
+    return None if mask is None else mask.to(query.dtype)

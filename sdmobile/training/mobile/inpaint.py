@@ -4,6 +4,9 @@
 
 ε_θ begins as the UNet that stage "relu" leaves; the columns of the new channels are zero, so that step 0 predicts what
 the base does (Rombach et al., arXiv 2112.10752). Half of the masks are random rectangles, half the boxes of shapes.
+
+What the stage learned is carried over to the UNets of later stages by adding the difference of the weights
+(`carried_over`); nothing is trained again.
 """
 
 from __future__ import annotations
@@ -45,6 +48,24 @@ def widened(unet: Any) -> Any:
     new[:, : config["in_channels"]] = weights["conv_in.weight"]
     wider.load_state_dict({**weights, "conv_in.weight": new})
     return wider.eval()
+
+
+@torch.no_grad()
+def carried_over(trained: Any, base: Any, later: Any) -> Any:
+    """Returns a later stage's UNet that repaints, W = W_later + (W_trained − W_base).
+
+    As task arithmetic has it (Ilharco et al., arXiv 2212.04089).
+
+    Args:
+        trained: the inpainting UNet that began as the base.
+        base: the UNet of stage "relu".
+        later: a UNet that began as the base too, of fewer steps.
+    """
+    unet = widened(later)
+    before, after = widened(base).state_dict(), trained.state_dict()
+    for name, weight in unet.state_dict().items():
+        weight += after[name] - before[name]
+    return unet
 
 
 def shape_mask(item: Item, margin: float = MARGIN) -> np.ndarray:

@@ -13,10 +13,12 @@ from sdmobile.training.mobile.assemble import assemble
 from sdmobile.training.mobile.control import train_control, train_plugin
 from sdmobile.training.mobile.decoder import teachers_autoencoder, thin_decoder, train_decoder
 from sdmobile.training.mobile.guidance import train_guidance
-from sdmobile.training.mobile.inpaint import train_inpaint
+from sdmobile.training.mobile.inpaint import NAME as INPAINT
+from sdmobile.training.mobile.inpaint import carried_over, train_inpaint
 from sdmobile.training.mobile.lora import train_lora
 from sdmobile.training.mobile.pairs import train_regression
 from sdmobile.training.mobile.progressive import train_progressive
+from sdmobile.training.mobile.relu import NAME as BASE
 from sdmobile.training.mobile.relu import train_relu
 from sdmobile.training.mobile.structure import train_structure
 from sdmobile.training.mobile.student import finished
@@ -52,6 +54,8 @@ STEPS = {
     "adversarial": 1,
 }
 """Sampling steps of the UNet that each stage leaves."""
+AFTER_BASE = ("guidance", "progressive-4", "progressive-2", "regression", "adversarial")
+"""Stages whose UNets began as the one that the adapters are trained on."""
 
 
 def train_mobile(config: MobileConfig, stages: Sequence[str], report: Callable[[str, int, int, float], None]) -> None:
@@ -77,7 +81,13 @@ def train_mobile(config: MobileConfig, stages: Sequence[str], report: Callable[[
 def _write_checkpoints(config: MobileConfig) -> None:
     """Writes a checkpoint folder of every UNet that is finished; with the thin decoder, where that is."""
     vae = thin_decoder(config) or teachers_autoencoder()
-    for stage, steps in (*STEPS.items(), ("inpaint", STEPS["relu"])):
-        unet = finished(config, stage)
-        if unet is not None:
-            assemble(unet, vae, config.output / f"checkpoint-{stage}", steps)
+    unets = {stage: unet for stage in STEPS if (unet := finished(config, stage)) is not None}
+    for stage, unet in unets.items():
+        assemble(unet, vae, config.output / f"checkpoint-{stage}", STEPS[stage])
+    trained = finished(config, INPAINT)
+    if trained is None:
+        return
+    assemble(trained, vae, config.output / f"checkpoint-{INPAINT}", STEPS[BASE])
+    for stage in [stage for stage in unets if stage in AFTER_BASE]:
+        unet = carried_over(trained, unets[BASE], unets[stage])
+        assemble(unet, vae, config.output / f"checkpoint-{INPAINT}-{stage}", STEPS[stage])

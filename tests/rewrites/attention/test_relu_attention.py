@@ -63,3 +63,25 @@ def test_an_added_mask_is_refused() -> None:
     inputs = (*(torch.randn(1, 2, 4, 8) for _ in range(3)), torch.randn(4, 4))
     record = rewritten(Attend(), inputs, ReluAttention(approved=True)).records[0]
     assert "added to the scores" in str(record.reason)
+
+
+@pytest.mark.parametrize("masking", ["none", "causal", "boolean"])
+def test_blocks_of_queries_compute_the_same_within_the_budget(masking: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, 3, n, 4, generator=generator) for n in (50, 60, 60))
+    mask = torch.rand(50, 60, generator=generator) < 0.7 if masking == "boolean" else None
+    whole, blocked = (ReluAttention(approved=True, budget_bytes=budget) for budget in (None, 2 * 3 * 60 * 2 * 7))
+    call = {"attn_mask": mask, "is_causal": masking == "causal", "scale": None}
+    torch.testing.assert_close(
+        blocked.replacement(query, key, value, **call), whole.replacement(query, key, value, **call)
+    )
+    result = rewritten(Attend(), (query, key, value), blocked)
+    assert result.records[0].details["score_bytes_after"] == 2 * 3 * 60 * 2 * 7
+    values = (node.meta["val"] for node in result.program.graph.nodes if node.op == "call_function")
+    assert max(value.numel() for value in values if isinstance(value, torch.Tensor)) == 2 * 3 * 60 * 7
+
+
+def test_a_budget_below_one_row_is_refused() -> None:
+    inputs = tuple(torch.randn(2, 2, 5, 4) for _ in range(3))
+    record = rewritten(Attend(), inputs, ReluAttention(approved=True, budget_bytes=39)).records[0]
+    assert record.reason == "the scores of one query take 40 bytes, more than the budget of 39"
