@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 gpu-setup: $(STAMP)  ## install what the GPU check needs: Chromium, the page for it, a software Vulkan driver
 	$(BIN)/python -m sdmobile.validate.gpu.setup
 
-demo: $(STAMP)  ## export shapes-64 for both phones, validate, draw pictures, write the report
+demo: $(STAMP)  ## export both bundled checkpoints for both phones, validate, draw pictures, write the report
 	$(BIN)/sdmobile export --target ios --output $(DEMO)/ios --overwrite
 	$(BIN)/sdmobile export --target android --output $(DEMO)/android --overwrite
 	$(BIN)/sdmobile validate $(DEMO)/ios --report-dir $(DEMO)/report-ios
@@ -37,8 +37,13 @@ demo: $(STAMP)  ## export shapes-64 for both phones, validate, draw pictures, wr
 	$(BIN)/sdmobile generate --prompt "$(PROMPT)" --output $(DEMO)/torch.png --overwrite
 	$(BIN)/sdmobile generate $(DEMO)/ios --prompt "$(PROMPT)" --output $(DEMO)/ios.png --overwrite
 	$(BIN)/sdmobile generate $(DEMO)/android --prompt "$(PROMPT)" --output $(DEMO)/android.png --overwrite
+	$(BIN)/sdmobile export shapes-64-mobile --target ios --output $(DEMO)/one-step-ios --overwrite
+	$(BIN)/sdmobile export shapes-64-mobile --target android --output $(DEMO)/one-step-android --overwrite
+	$(BIN)/sdmobile generate $(DEMO)/one-step-ios --prompt "$(PROMPT)" --output $(DEMO)/one-step-ios.png --overwrite
+	$(BIN)/sdmobile generate $(DEMO)/one-step-android --prompt "$(PROMPT)" --output $(DEMO)/one-step-android.png --overwrite
 	@echo
 	@echo "Pictures:  $(DEMO)/torch.png  $(DEMO)/ios.png  $(DEMO)/android.png"
+	@echo "One call:  $(DEMO)/one-step-ios.png  $(DEMO)/one-step-android.png"
 	@echo "Reports:   $(DEMO)/report-ios/report.html  $(DEMO)/report-android/report.html"
 
 # Pyright runs in one thread and needs nothing of the tests: beside them.

@@ -42,6 +42,7 @@ RULES = {
     "layer_norm_composite": f"{_ROOM}.composites.layer_norm:LayerNormComposite",
     "attention_sdpa": f"{_ROOM}.attention.plain_forms:AttentionSdpa",
     "attention_split_einsum": f"{_ROOM}.attention.split_einsum:AttentionSplitEinsum",
+    "relu_attention_blocked": f"{_ROOM}.attention.relu_blocked:ReluAttentionBlocked",
     "attention_composite": f"{_ROOM}.composites.attention:AttentionComposite",
     "attention_blocked": f"{_ROOM}.attention.blocked:AttentionBlocked",
     "attention_partial_softmax": f"{_ROOM}.attention.plain_forms:AttentionPartialSoftmax",
@@ -227,6 +228,9 @@ def _attention(profile: DeviceProfile, forms: Forms) -> Iterator[Rule]:
             **({} if budget is None else {"budget_bytes": budget}),
         },
     }
+    if budget is not None:
+        blocks: Any = rule_class("relu_attention_blocked")
+        yield blocks(budget_bytes=budget, element_bytes=wanted.element_bytes)
     named = {row.form for row in wanted.rows}
     for form in ATTENTION:
         if form in named:

@@ -109,6 +109,10 @@ def _attention_with_scale(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(query, key, value, scale=0.25)
 
 
+def _relu_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return (query @ key.mT * 0.25).relu() @ value
+
+
 def _embedded(indices: Tensor, table: Tensor) -> Tensor:
     return F.embedding(indices.long(), table)
 
@@ -159,6 +163,9 @@ EXAMPLES = {
     "attention_sdpa": _attention_example(_attention_with_scale),
     "attention_split_einsum": Example(
         _self_attention, ((2, 5, 9),), ((8, 9),) * 3 + ((7, 8), (7,)), {"B": 2, "S": 5, "C": 9, "H": 2, "D": 4, "O": 7}
+    ),
+    "relu_attention_blocked": Example(
+        _relu_attention, _HEADS, (), {**_HEAD_SIZES, "rows": 2}, {"budget_bytes": 2 * 3 * 2 * 7 * 2}
     ),
     "attention_composite": _attention_example(),
     "attention_blocked": Example(

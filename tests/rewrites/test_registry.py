@@ -10,6 +10,7 @@ import pytest
 from sdmobile.device_profiles import default_profile, list_profiles, load_profile
 from sdmobile.errors import UnsupportedError
 from sdmobile.rewrites.attention.relu_attention import ReluAttention
+from sdmobile.rewrites.attention.relu_blocked import ReluAttentionBlocked
 from sdmobile.rewrites.options import RewriteOptions
 from sdmobile.rewrites.registry import APPROXIMATE, FORMS, RAISING, RULES, check_names, rule_class, rules_for
 from sdmobile.rewrites.rule import Exactness
@@ -60,6 +61,8 @@ def test_scores_of_relu_attention_are_held_to_the_budget_of_the_device() -> None
     budgets = [rule.budget_bytes for rule in rules if isinstance(rule, ReluAttention)]
     assert budgets == [profile.max_buffer_bytes]
     assert all(budgets)
+    blocked = [rule.budget_bytes for rule in rules_for(profile) if isinstance(rule, ReluAttentionBlocked)]
+    assert blocked == budgets
 
 
 def test_names_are_checked_without_importing_torch() -> None:

@@ -61,7 +61,7 @@ class MobileConfig:
     structure: Stage = field(
         default_factory=lambda: Stage(steps=2000, batch=64, learning_rate=1e-3, warmup=100, decay_share=0.4)
     )
-    decoder: Stage = field(default_factory=lambda: Stage(steps=1500, batch=32, learning_rate=1e-3, decay_share=0.5))
+    decoder: Stage = field(default_factory=lambda: Stage(steps=1200, batch=32, learning_rate=1e-3, decay_share=0.5))
     relu: Stage = field(
         default_factory=lambda: Stage(steps=400, batch=32, learning_rate=3e-4, warmup=25, decay_share=0.5)
     )
@@ -73,20 +73,22 @@ class MobileConfig:
     )
     pairs: int = 6_000
     regression: Stage = field(
-        default_factory=lambda: Stage(steps=1000, batch=32, learning_rate=3e-4, warmup=25, decay_share=0.5)
+        default_factory=lambda: Stage(steps=2000, batch=32, learning_rate=3e-4, warmup=25, decay_share=0.5)
     )
-    adversarial: Stage = field(default_factory=lambda: Stage(steps=1200, batch=32, learning_rate=5e-5, warmup=25))
+    adversarial: Stage = field(
+        default_factory=lambda: Stage(steps=500, batch=32, learning_rate=5e-5, warmup=25, decay_share=0.4)
+    )
     lora: Stage = field(
-        default_factory=lambda: Stage(steps=400, batch=32, learning_rate=1e-3, warmup=20, decay_share=0.4)
+        default_factory=lambda: Stage(steps=300, batch=32, learning_rate=1e-3, warmup=20, decay_share=0.4)
     )
     inpaint: Stage = field(
-        default_factory=lambda: Stage(steps=600, batch=32, learning_rate=3e-4, warmup=50, decay_share=0.4)
+        default_factory=lambda: Stage(steps=500, batch=32, learning_rate=3e-4, warmup=50, decay_share=0.4)
     )
     control: Stage = field(
-        default_factory=lambda: Stage(steps=600, batch=32, learning_rate=2e-4, warmup=50, decay_share=0.4)
+        default_factory=lambda: Stage(steps=500, batch=32, learning_rate=2e-4, warmup=50, decay_share=0.4)
     )
     plugin: Stage = field(
-        default_factory=lambda: Stage(steps=600, batch=32, learning_rate=2e-4, warmup=50, decay_share=0.4)
+        default_factory=lambda: Stage(steps=500, batch=32, learning_rate=2e-4, warmup=50, decay_share=0.4)
     )
     dropout: float = 0.1  # share of captions replaced by the empty prompt, while guidance still needs it
     ema: float = 0.999

@@ -37,13 +37,11 @@ def noise_of_pair(config: MobileConfig, index: int) -> Tensor:
     return torch.randn(4, 16, 16, generator=generator)
 
 
-def texts_of_pairs(config: MobileConfig, world: World, start: int, stop: int) -> list[str]:
-    """Returns the captions of pairs."""
-    rows: list[str] = []
-    for index in range(start, stop):
-        rng = np.random.default_rng([config.seed, 37, index])
-        rows += world.texts(rng, rng.integers(len(world.latents.scenes), size=1), 0.0)
-    return rows
+def caption_of_pair(config: MobileConfig, world: World, index: int) -> tuple[int, str]:
+    """Returns a training scene's index and one of its captions, which is c of a pair."""
+    rng = np.random.default_rng([config.seed, 37, index])
+    chosen = rng.integers(len(world.latents.scenes), size=1)
+    return int(chosen[0]), world.texts(rng, chosen, 0.0)[0]
 
 
 def make_pairs(config: MobileConfig, world: World, progress: Progress) -> Tensor:
@@ -60,7 +58,7 @@ def make_pairs(config: MobileConfig, world: World, progress: Progress) -> Tensor
     while len(drawn) < config.pairs:
         start, stop = len(drawn), min(len(drawn) + _PART, config.pairs)
         noise = torch.stack([noise_of_pair(config, index) for index in range(start, stop)]).to(device)
-        states = world.encode(texts_of_pairs(config, world, start, stop)).to(device)
+        states = world.encode([caption_of_pair(config, world, index)[1] for index in range(start, stop)]).to(device)
         drawn = torch.cat([drawn, draw_latents(world, predict, noise, states, FIRST).cpu()])
         if stop % (10 * _PART) == 0 or stop == config.pairs:
             with whole_file(path) as partial:
@@ -86,7 +84,7 @@ def train_regression(config: MobileConfig, world: World, progress: Progress) -> 
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng([config.seed, 38, step])
         chosen = rng.choice(len(pairs), config.regression.batch, replace=False)
-        texts = [texts_of_pairs(config, world, index, index + 1)[0] for index in chosen]
+        texts = [caption_of_pair(config, world, index)[1] for index in chosen]
         noise = trainer.share(torch.stack([noise_of_pair(config, int(index)) for index in chosen]))
         states, target = trainer.share(world.encode(texts)), trainer.share(pairs[torch.from_numpy(chosen)])
         timesteps = torch.full((len(noise),), LAST, device=noise.device)

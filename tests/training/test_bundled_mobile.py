@@ -1,0 +1,70 @@
+"""`shapes-64-mobile` as it ships: size, committed figure, adapters, and one call per picture on both phones' files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sdmobile.checkpoints import LoraFile, bundled_checkpoint, open_checkpoint
+from sdmobile.checkpoints.shapes64.held_out import held_out_captions
+from sdmobile.cli.app import app
+from sdmobile.training.evaluate import drawer, measure_obedience
+from tests.in_process import exports_in_this_process
+
+NAME = Path("shapes-64-mobile")
+FOLDER = bundled_checkpoint(str(NAME))
+PROMPTS = {3: 2, 40: 32}
+"""Fewest that must be obeyed of so many held-out prompts; 90 % are."""
+
+
+def test_the_weights_and_their_adapters_are_small_enough_to_ship() -> None:
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*.safetensors")) <= 20_000_000
+
+
+def test_the_committed_figure_is_of_these_weights_and_one_call() -> None:
+    record = json.loads((FOLDER / "training" / "obedience.json").read_text("utf-8"))
+    assert record["model_hash"] == open_checkpoint(NAME).content_hash
+    assert [one["prompt"] for one in record["all"]] == [caption.text for caption in held_out_captions(500)]
+    assert record["obeyed"] == sum(not one["wrong"] for one in record["all"])
+    assert (record["steps"], record["guidance"]) == (1, 1.0)
+    assert record["share"] >= 0.9
+
+
+def test_no_softmax_is_left() -> None:
+    config = json.loads((FOLDER / "unet" / "config.json").read_text("utf-8"))
+    assert config["relu_attention"] == {"self": "length", "cross": "length"}
+
+
+@pytest.mark.parametrize("adapter", ["silhouette", "silhouette-plugin"])
+def test_its_control_networks_fit_it(adapter: str) -> None:
+    checkpoint = open_checkpoint(NAME, control=NAME / "adapters" / adapter)
+    assert checkpoint.family.control is not None
+    assert not checkpoint.misfits
+
+
+def test_its_lora_fits_it() -> None:
+    lora = LoraFile.parse(f"{NAME}/adapters/shaded.safetensors:0.5")
+    (opened,) = open_checkpoint(NAME, loras=[lora]).loras
+    assert opened.file.scale == 0.5
+    assert {layer.model for layer in opened.layers} == {"unet"}
+
+
+@pytest.mark.parametrize("prompts", [3, pytest.param(40, marks=pytest.mark.slow)])
+def test_held_out_prompts_are_obeyed_in_one_call(prompts: int) -> None:
+    draw, settings = drawer(NAME, "torch", steps=1, guidance=None)
+    assert settings["guidance"] == 1.0
+    assert measure_obedience(draw, prompts, settings, lambda *_: None).obeyed >= PROMPTS[prompts]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("target", "runtime"), [("ios", "evaluator-fp16"), ("android", "litert")])
+def test_the_files_of_both_phones_obey_in_one_call(target: str, runtime: str, tmp_path: Path) -> None:
+    out = tmp_path / target
+    with exports_in_this_process():
+        result = CliRunner().invoke(app, ["export", str(NAME), "--target", target, "--output", str(out)])
+    assert result.exit_code == 0, result.output
+    draw, settings = drawer(out, runtime, steps=1, guidance=None)
+    assert measure_obedience(draw, 40, settings, lambda *_: None).obeyed >= PROMPTS[40]
