@@ -51,7 +51,7 @@ def main(rounds: int, threads: int, bundles: dict[str, Path]) -> None:
 
     torch.set_num_threads(threads)
     steps = {"shapes-64": 20, "shapes-64-mobile": 1}
-    sources: dict[tuple[str, str], tuple[Timed, Any]] = {}
+    sources: dict[tuple[str, str], tuple[Any, Any]] = {}
     for name, bundle in bundles.items():
         for runtime, source in (("litert", bundle), ("torch", Path(name))):
             runner, spec, _ = open_source(source, runtime, threads=None if runtime == "torch" else threads)

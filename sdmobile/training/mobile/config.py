@@ -35,15 +35,19 @@ def unet_config() -> dict[str, Any]:
 
 
 def vae_config() -> dict[str, Any]:
-    """Returns the arguments of the autoencoder: the encoder of `shapes-64`, a decoder half as wide."""
+    """Returns the arguments of the autoencoder: the encoder of `shapes-64`, a decoder of half its depth.
+
+    Not of half its width, as the paper's: 8 channels in 8 groups are normalised one by one, which loses the level of a
+    flat background (24.5 dB to the teacher's after 1,200 steps).
+    """
     return {
         "in_channels": 3,
         "out_channels": 3,
         "latent_channels": LATENT_CHANNELS,
         "block_out_channels": (16, 32, 64),
         "layers_per_block": 1,
-        "decoder_block_out_channels": (8, 16, 32),
-        "decoder_layers_per_block": 2,
+        "decoder_block_out_channels": (16, 32, 64),
+        "decoder_layers_per_block": 1,
         "decoder_mid_block": None,
         "norm_num_groups": 8,
         "sample_size": LATENT_SIZE * 4,
@@ -61,7 +65,7 @@ class MobileConfig:
     structure: Stage = field(
         default_factory=lambda: Stage(steps=2000, batch=64, learning_rate=1e-3, warmup=100, decay_share=0.4)
     )
-    decoder: Stage = field(default_factory=lambda: Stage(steps=1200, batch=32, learning_rate=1e-3, decay_share=0.5))
+    decoder: Stage = field(default_factory=lambda: Stage(steps=700, batch=32, learning_rate=1e-3, decay_share=0.5))
     relu: Stage = field(
         default_factory=lambda: Stage(steps=400, batch=32, learning_rate=3e-4, warmup=25, decay_share=0.5)
     )
@@ -82,13 +86,13 @@ class MobileConfig:
         default_factory=lambda: Stage(steps=300, batch=32, learning_rate=1e-3, warmup=20, decay_share=0.4)
     )
     inpaint: Stage = field(
-        default_factory=lambda: Stage(steps=500, batch=32, learning_rate=3e-4, warmup=50, decay_share=0.4)
+        default_factory=lambda: Stage(steps=400, batch=32, learning_rate=3e-4, warmup=50, decay_share=0.4)
     )
     control: Stage = field(
         default_factory=lambda: Stage(steps=500, batch=32, learning_rate=2e-4, warmup=50, decay_share=0.4)
     )
     plugin: Stage = field(
-        default_factory=lambda: Stage(steps=500, batch=32, learning_rate=2e-4, warmup=50, decay_share=0.4)
+        default_factory=lambda: Stage(steps=400, batch=32, learning_rate=2e-4, warmup=50, decay_share=0.4)
     )
     dropout: float = 0.1  # share of captions replaced by the empty prompt, while guidance still needs it
     ema: float = 0.999

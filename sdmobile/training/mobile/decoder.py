@@ -1,4 +1,4 @@
-"""Stage "decoder": a thin decoder that draws what the decoder of `shapes-64` draws."""
+"""Stage "decoder": a thin decoder, cut out of that of `shapes-64`, that draws what it draws."""
 
 from __future__ import annotations
 
@@ -80,6 +80,9 @@ def train_decoder(config: MobileConfig, world: World, progress: Progress) -> Any
     vae: Any = MobileAutoencoderKL(**vae_config())
     vae.encoder.load_state_dict(world.vae.encoder.state_dict())
     vae.quant_conv.load_state_dict(world.vae.quant_conv.state_dict())
+    vae.post_quant_conv.load_state_dict(world.vae.post_quant_conv.state_dict())
+    kept = world.vae.decoder.state_dict()  # the first block of every level, and what is between the levels
+    vae.decoder.load_state_dict({name: kept[name] for name in vae.decoder.state_dict()})
     module = _Decode(vae)
     folder = config.output / f"stage-{NAME}"
     folder.mkdir(parents=True, exist_ok=True)
