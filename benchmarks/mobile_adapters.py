@@ -31,7 +31,7 @@ NAME = Path("shapes-64-mobile")
 
 
 def repainted(source: Path) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Returns renderings with a grey mask on their first shape, and what the inpainting UNet draws there in one call."""
+    """Returns renderings with a grey mask on one shape, and what the inpainting UNet draws there in one call."""
     runner, spec, _ = open_source(source, "torch")
     masked, drawn = [], []
     for seed, (scene, caption) in enumerate(held_out_scenes(COUNT)):
