@@ -3,8 +3,8 @@
     python -m benchmarks.mobile_adapters RUN OUTPUT.png
 
 RUN is the folder of `sdmobile train mobile`, for the inpainting UNet, which does not ship. Rows, of the same held-out
-captions: the silhouettes; drawn with the ControlNet; with the plugin; with the LoRA of a style; renderings of which one
-shape is masked; what is repainted there.
+captions: the silhouettes; drawn with the ControlNet; with the plugin; renderings of which one shape is masked; what is
+repainted there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image
 
 from sdmobile.basics.metrics import to_pixels
-from sdmobile.checkpoints import LoraFile
 from sdmobile.checkpoints.shapes64.checker import compare
 from sdmobile.checkpoints.shapes64.held_out import held_out_scenes
 from sdmobile.checkpoints.shapes64.scenes import render, silhouette
@@ -52,8 +51,6 @@ def main(run: Path, output: Path) -> None:
     for adapter in ("silhouette", "silhouette-plugin"):
         draw, _ = drawer(NAME, "torch", 1, None, control=NAME / "adapters" / adapter)
         rows.append((adapter, list(draw(texts, range(COUNT), conditions)), True))
-    draw, _ = drawer(NAME, "torch", 1, None, [LoraFile.parse(f"{NAME}/adapters/shaded.safetensors")])
-    rows.append(("shaded", list(draw(texts, range(COUNT), ())), True))
     masked, drawn = repainted(run / "checkpoint-inpaint-adversarial")
     rows += [("masked", masked, False), ("repainted", drawn, True)]
     judged: list[Judged] = []

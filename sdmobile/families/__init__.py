@@ -11,13 +11,18 @@ from typing import Any
 from sdmobile.errors import UnsupportedError
 from sdmobile.families.control import Control
 from sdmobile.families.family import Family
-from sdmobile.families.inpainting import MobileDiffusionInpainting, StableDiffusionInpainting
+from sdmobile.families.inpainting import (
+    FewStepMobileDiffusionInpainting,
+    MobileDiffusionInpainting,
+    StableDiffusionInpainting,
+)
 from sdmobile.families.latent_consistency import LatentConsistency
 from sdmobile.families.mobile_diffusion import FewStepMobileDiffusion, MobileDiffusion
 from sdmobile.families.stable_diffusion import StableDiffusion
 
 FAMILIES: tuple[Family, ...] = (
     LatentConsistency(),
+    FewStepMobileDiffusionInpainting(),
     FewStepMobileDiffusion(),
     MobileDiffusionInpainting(),
     MobileDiffusion(),

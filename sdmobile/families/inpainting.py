@@ -18,7 +18,7 @@ from sdmobile.families import apple, autoencoder, clip, unet
 from sdmobile.families.component import Config, Kind, Shapes, Value
 from sdmobile.families.edit import Edit
 from sdmobile.families.family import Family
-from sdmobile.families.mobile_diffusion import MobileDiffusion
+from sdmobile.families.mobile_diffusion import FewStepMobileDiffusion, MobileDiffusion
 from sdmobile.families.stable_diffusion import StableDiffusion
 
 if TYPE_CHECKING:
@@ -135,3 +135,14 @@ class MobileDiffusionInpainting(StableDiffusionInpainting, MobileDiffusion):
     title = "MobileDiffusion inpainting"
     models = MobileDiffusion.models
     tag = MobileDiffusion.tag
+
+
+class FewStepMobileDiffusionInpainting(MobileDiffusionInpainting, FewStepMobileDiffusion):
+    """The same, with guidance distilled into the UNet."""
+
+    name = "mobile-diffusion-inpainting-few-steps"
+    title = "MobileDiffusion inpainting, distilled to few steps"
+    guidance_rule = (
+        "`sample` is the noisy latents, the mask and the masked picture's latents, joined along the channels "
+        "(`inpainting` in `metadata.json`); guidance was distilled into the UNet, whose prediction is used as it is"
+    )

@@ -24,7 +24,7 @@ def resolve_reference(
 
     Args:
         bundle: the opened bundle.
-        reference: a checkpoint, or None to try the one that ships with sdmobile.
+        reference: a checkpoint, or None for one that ships with sdmobile, if the bundle was exported from it.
         loras: that were fused into it.
         control: folder of the control network, for a bundle with one.
 
@@ -32,14 +32,15 @@ def resolve_reference(
         CheckpointError: the checkpoint's content hash is not the one in the manifest, or none was given and the shipped
             one is another.
     """
-    from sdmobile.checkpoints import open_checkpoint
+    from sdmobile.checkpoints import BUNDLED, bundled_checkpoint, open_checkpoint
     from sdmobile.checkpoints.control import with_control
 
     name = bundle.source.get("name", "unknown")
     _check_control(bundle, control)
     try:
         given = bundle.source.get("given") or {}
-        checkpoint = open_checkpoint(reference, prediction_type=given.get("prediction_type"), loras=loras)
+        shipped = bundled_checkpoint(str(name)) if name in BUNDLED else None
+        checkpoint = open_checkpoint(reference or shipped, prediction_type=given.get("prediction_type"), loras=loras)
         if control is not None:  # under the bundle's name for it: a copy of the folder may have another
             checkpoint = with_control(checkpoint, control, bundle.manifest["control"]["name"])
     except SdmobileError as error:
@@ -111,7 +112,7 @@ def _check_control(bundle: Bundle, control: Path | None) -> None:
 def _not_found(name: str, bundle: Bundle) -> CheckpointError:
     return CheckpointError(
         "parity needs the checkpoint that the bundle was exported from",
-        f"{name}, content hash {_short(bundle.source_hash)}, is not the checkpoint that ships with sdmobile",
+        f"{name}, content hash {_short(bundle.source_hash)}, is none that ships with sdmobile",
         "Give it: --reference CHECKPOINT.",
     )
 

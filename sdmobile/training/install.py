@@ -44,21 +44,16 @@ def install(
 
 
 def write_adapters(run: Path, folder: Path) -> None:
-    """Writes what stages "control", "plugin" and "lora" left, in float16; a stage that is not done is left out.
+    """Writes what stages "control" and "plugin" left, in float16; a stage that is not done is left out.
 
     Args:
         run: folder of `train mobile`.
         folder: where the adapters go.
     """
-    import torch
-    from safetensors import safe_open
-    from safetensors.torch import save_file
-
     from sdmobile.models.controlnet import MobileControlNetModel
     from sdmobile.models.plugin import MobileControlPlugin
     from sdmobile.training.mobile.config import MobileConfig
     from sdmobile.training.mobile.control import CONTROL, PLUGIN
-    from sdmobile.training.mobile.lora import lora_file
     from sdmobile.training.mobile.student import finished
 
     folder.mkdir()
@@ -72,18 +67,12 @@ def write_adapters(run: Path, folder: Path) -> None:
             settings = json.loads((folder / name / "config.json").read_text("utf-8"))
             settings.pop("_name_or_path", None)  # the run's folder, of no use to anybody else
             write_json(folder / name / "config.json", settings, 2)
-    if (file := lora_file(config)).exists():
-        with safe_open(file, "pt") as stored:
-            weights = {key: stored.get_tensor(key).to(torch.float16) for key in stored.keys()}  # noqa: SIM118
-            save_file(weights, folder / "shaded.safetensors", stored.metadata())
 
 
 _ADAPTERS = """
-`adapters/` was trained on the base UNet of 20 guided steps and goes with this one unchanged:
-
-- `silhouette`, a ControlNet, and `silhouette-plugin`, a light plugin: where shapes are, white on black
-  (`--control`, `--control-model`);
-- `shaded.safetensors`, a LoRA of rank 8: a background that darkens downwards (`--lora`).
+`adapters/` was trained on the base UNet of 20 guided steps and goes with this one unchanged: `silhouette`, a
+ControlNet, and `silhouette-plugin`, a light plugin, take a picture of where the shapes are, white on black
+(`--control`, `--control-model`).
 """
 
 

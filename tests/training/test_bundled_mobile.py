@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from sdmobile.checkpoints import LoraFile, bundled_checkpoint, open_checkpoint
+from sdmobile.checkpoints import bundled_checkpoint, open_checkpoint
 from sdmobile.checkpoints.shapes64.held_out import held_out_captions
 from sdmobile.cli.app import app
+from sdmobile.errors import CheckpointError
+from sdmobile.reference.resolve import resolve_reference
 from sdmobile.training.evaluate import drawer, measure_obedience
 from tests.in_process import exports_in_this_process
 
@@ -45,11 +49,13 @@ def test_its_control_networks_fit_it(adapter: str) -> None:
     assert not checkpoint.misfits
 
 
-def test_its_lora_fits_it() -> None:
-    lora = LoraFile.parse(f"{NAME}/adapters/shaded.safetensors:0.5")
-    (opened,) = open_checkpoint(NAME, loras=[lora]).loras
-    assert opened.file.scale == 0.5
-    assert {layer.model for layer in opened.layers} == {"unet"}
+def test_a_bundle_of_it_needs_no_reference() -> None:
+    checkpoint = open_checkpoint(NAME)
+    bundle: Any = SimpleNamespace(source={"name": str(NAME)}, source_hash=checkpoint.content_hash, manifest={})
+    assert resolve_reference(bundle, None).content_hash == checkpoint.content_hash
+    bundle.source_hash = "0" * 64
+    with pytest.raises(CheckpointError, match="none that ships"):
+        resolve_reference(bundle, None)
 
 
 @pytest.mark.parametrize("prompts", [3, pytest.param(40, marks=pytest.mark.slow)])

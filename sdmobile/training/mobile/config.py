@@ -83,7 +83,7 @@ class MobileConfig:
         default_factory=lambda: Stage(steps=500, batch=32, learning_rate=5e-5, warmup=25, decay_share=0.4)
     )
     lora: Stage = field(
-        default_factory=lambda: Stage(steps=300, batch=32, learning_rate=1e-3, warmup=20, decay_share=0.4)
+        default_factory=lambda: Stage(steps=400, batch=32, learning_rate=4e-3, warmup=20, decay_share=0.4)
     )
     inpaint: Stage = field(
         default_factory=lambda: Stage(steps=400, batch=32, learning_rate=3e-4, warmup=50, decay_share=0.4)
