@@ -20,7 +20,7 @@ train_app = typer.Typer(help="Train and judge the bundled checkpoint.", cls=Comm
 # What both ways of judging take.
 _Folder = Annotated[Path, typer.Option("--output", "-o", help="Where obedience.json and samples.png go.")]
 _Prompts = Annotated[int, typer.Option(min=1, help="Number of held-out prompts.")]
-_Steps = Annotated[int, typer.Option(min=1, help="Sampling steps.")]
+_Steps = Annotated[int | None, typer.Option(min=1, help="Sampling steps; without it, the checkpoint's own.")]
 _Guidance = Annotated[
     float | None, typer.Option(help="Classifier-free guidance scale; without it, the checkpoint's own or 7.5.")
 ]
@@ -114,7 +114,7 @@ def evaluate(
     ] = None,
     output: _Folder = Path("runs/evaluation"),
     prompts: _Prompts = 200,
-    steps: _Steps = 20,
+    steps: _Steps = None,
     guidance: _Guidance = None,
     lora: Lora = None,
     runtime: _Runtime = "auto",
@@ -152,7 +152,7 @@ def evaluate_inpainting(
     source: Annotated[Path, typer.Argument(help="Inpainting checkpoint or bundle.", show_default=False)],
     output: _Folder = Path("runs/evaluation"),
     prompts: _Prompts = 200,
-    steps: _Steps = 20,
+    steps: _Steps = None,
     guidance: _Guidance = None,
     lora: Lora = None,
     runtime: _Runtime = "auto",
@@ -208,7 +208,7 @@ def _say(record: dict[str, Any]) -> None:
         typer.echo(f"the background's light falls by {shading:.2f} of what the style of stage lora has", err=True)
     if (outside := record.get("outside_of_the_mask")) is not None:
         typer.echo(f"mean difference outside of the masks: {outside:.2f} of 255 levels", err=True)
-    if "iou" in record:
+    if "control" in record:
         typer.echo(f"{100 * record['iou']:.1f} % of silhouette and drawn shapes in common (mean IoU)", err=True)
     if (found := record.get("distribution")) is None:
         return

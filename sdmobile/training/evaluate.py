@@ -31,7 +31,7 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Judged:
-    """One prompt, the picture made for it, what is wrong, how many claims fail; how a silhouette is covered."""
+    """One prompt, the picture made for it, what is wrong, how many claims fail; how the silhouette is covered."""
 
     caption: Caption
     image: np.ndarray
@@ -59,7 +59,7 @@ class Obedience:
 
     @property
     def iou(self) -> float | None:
-        """Mean `overlap` of the pictures with the silhouettes that were given; None where none were."""
+        """Mean `overlap` of the pictures with the silhouettes of their scenes; None where it was not measured."""
         found = [one.iou for one in self.judged if one.iou is not None]
         return sum(found) / len(found) if found else None
 
@@ -110,19 +110,19 @@ def measure_obedience(
         count: number of held-out prompts; prompt i uses seed i.
         settings: what to note in the record (steps, guidance, scheduler, ...).
         progress: called with pictures done and all.
-        controlled: give the silhouette of the prompt's scene too, and measure how it is covered.
+        controlled: give the silhouette of the prompt's scene too.
 
     Returns:
-        The share of prompts obeyed, with pictures and complaints.
+        The share of prompts obeyed, with pictures, complaints, and how the silhouettes are covered.
     """
     judged: list[Judged] = []
     pairs = held_out_scenes(count)
     captions = [caption for _, caption in pairs]
-    conditions = [silhouette(scene) for scene, _ in pairs] if controlled else []
-    images = draw_all(draw, [caption.text for caption in captions], range(count), conditions)
-    for index, (caption, image) in enumerate(zip(captions, images, strict=True)):
-        covered = overlap(image, conditions[index]) if controlled else None
-        judged.append(Judged(caption, image, *compare(image, caption.claims), covered))
+    silhouettes = [silhouette(scene) for scene, _ in pairs]
+    texts = [caption.text for caption in captions]
+    images = draw_all(draw, texts, range(count), silhouettes if controlled else [])
+    for caption, image, shape in zip(captions, images, silhouettes, strict=True):
+        judged.append(Judged(caption, image, *compare(image, caption.claims), overlap(image, shape)))
         progress(len(judged), count)
     return Obedience(judged, settings)
 
@@ -141,7 +141,7 @@ def require_size(spec: PipelineSpec, source: Path | None) -> None:
 def drawer(
     source: Path | None,
     runtime: str,
-    steps: int,
+    steps: int | None,
     guidance: float | None,
     loras: Sequence[LoraFile] = (),
     control: Path | None = None,
@@ -151,8 +151,8 @@ def drawer(
     Args:
         source: checkpoint or bundle; None for the bundled checkpoint.
         runtime: "auto" or the name of a runtime, as in `sdmobile generate`.
-        steps: sampling steps.
-        guidance: classifier-free guidance scale; None for the checkpoint's own.
+        steps: sampling steps; None for the checkpoint's own.
+        guidance: classifier-free guidance scale; likewise.
         loras: fused into a checkpoint.
         control: folder of a control network, for a checkpoint; a bundle with one needs none.
 
@@ -175,6 +175,7 @@ def drawer(
         )
     require_size(spec, source)
     scale = spec.guidance_scale if guidance is None else guidance
+    steps = spec.steps if steps is None else steps
     settings = {
         "steps": steps,
         "guidance": scale,

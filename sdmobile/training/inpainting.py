@@ -30,7 +30,7 @@ def evaluate_inpainting(
     output: Path,
     report: Callable[[int, int], None],
     prompts: int,
-    steps: int,
+    steps: int | None,
     guidance: float | None = None,
     runtime: str = "auto",
     loras: Sequence[LoraFile] = (),
@@ -42,8 +42,8 @@ def evaluate_inpainting(
         output: where the two files go.
         report: called with pictures done and all.
         prompts: number of held-out captions; caption i uses seed i.
-        steps: sampling steps.
-        guidance: classifier-free guidance scale; None for the checkpoint's own.
+        steps: sampling steps; None for the checkpoint's own.
+        guidance: classifier-free guidance scale; likewise.
         runtime: "auto" or a runtime of the bundle.
         loras: fused into a checkpoint.
 
@@ -61,6 +61,7 @@ def evaluate_inpainting(
     if not spec.family.takes_picture:
         raise UnsupportedError("only an inpainting model can be judged by what it repaints", spec.family.title)
     scale = spec.guidance_scale if guidance is None else guidance
+    steps = spec.steps if steps is None else steps
     judged: list[Judged] = []
     outside: list[float] = []
     for seed, (scene, caption) in enumerate(held_out_scenes(prompts)):

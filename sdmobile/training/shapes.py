@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Report = Callable[[str, int, int, float], None]
 
-STEPS, PROMPTS = 20, 200
+PROMPTS = 200
 # Its guidance scale is the default of `generate` and `validate`.
 MODEL_CARD = """\
 ---
@@ -128,7 +128,7 @@ def evaluate(
     output: Path,
     report: Callable[[int, int], None],
     prompts: int = PROMPTS,
-    steps: int = STEPS,
+    steps: int | None = None,
     guidance: float | None = None,
     runtime: str = "auto",
     pictures: int = 0,
@@ -142,8 +142,8 @@ def evaluate(
         output: where the two files go.
         report: called with pictures done and all.
         prompts: number of held-out prompts.
-        steps: sampling steps.
-        guidance: classifier-free guidance scale; None for the checkpoint's own.
+        steps: sampling steps; None for the checkpoint's own.
+        guidance: classifier-free guidance scale; likewise.
         runtime: "auto" or a runtime of the bundle.
         pictures: of each set for the comparison with rendered pictures (`distribution`); 0 for none.
         loras: fused into a checkpoint.

@@ -386,18 +386,15 @@ def test_a_bundle_takes_as_many_as_its_manifest(tiny_checkpoint: Path, diffusers
 
 def test_the_advice_reproduces_the_scale(tiny_checkpoint: Path, diffusers_lora: Path, tmp_path: Path) -> None:
     """What a user is told to give is what the bundle was exported with, to the last digit and under any file name."""
-    exact = LoraFile(diffusers_lora, 0.12345678)
-    opened = open_checkpoint(tiny_checkpoint, loras=[exact])
+    opened = open_checkpoint(tiny_checkpoint, loras=[LoraFile(diffusers_lora, 0.12345678)])
     source = {"content_hash": opened.content_hash, "loras": [lora.to_json() for lora in opened.loras]}
     bundle: Any = SimpleNamespace(source=source, source_hash=opened.content_hash, manifest={})
     with pytest.raises(CheckpointError) as caught:
         resolve_reference(bundle, tiny_checkpoint, [LoraFile(diffusers_lora, 0.123457)])
     assert f"--lora {diffusers_lora.name}:0.12345678," in str(caught.value)
     copied = Path(shutil.copy(diffusers_lora, tmp_path / "copy.safetensors"))
-    assert (
-        resolve_reference(bundle, tiny_checkpoint, [LoraFile(copied, 0.12345678)]).content_hash
-        == source["content_hash"]
-    )
+    again = resolve_reference(bundle, tiny_checkpoint, [LoraFile(copied, 0.12345678)])
+    assert again.content_hash == source["content_hash"]
     source["loras"] = []
     with pytest.raises(CheckpointError, match="Leave --lora out"):
         resolve_reference(bundle, tiny_checkpoint, [LoraFile(diffusers_lora, 0.5)])

@@ -60,8 +60,8 @@ def test_a_bundle_of_it_needs_no_reference() -> None:
 
 @pytest.mark.parametrize("prompts", [3, pytest.param(40, marks=pytest.mark.slow)])
 def test_held_out_prompts_are_obeyed_in_one_call(prompts: int) -> None:
-    draw, settings = drawer(NAME, "torch", steps=1, guidance=None)
-    assert settings["guidance"] == 1.0
+    draw, settings = drawer(NAME, "torch", steps=None, guidance=None)
+    assert (settings["steps"], settings["guidance"]) == (1, 1.0)
     assert measure_obedience(draw, prompts, settings, lambda *_: None).obeyed >= PROMPTS[prompts]
 
 

@@ -161,8 +161,8 @@ def test_a_fresh_adapter_draws_what_the_base_draws(tmp_path: Path) -> None:
     for control in (None, tmp_path / "control"):
         out = tmp_path / f"out-{control is None}"
         record = evaluate(tmp_path / "checkpoint", out, lambda *_: None, prompts=1, steps=2, control=control)
-        made.append((out / "samples.png").read_bytes())
-        assert ("iou" in record) == (control is not None)
+        made.append(((out / "samples.png").read_bytes(), record["iou"]))
+        assert ("control" in record) == (control is not None)
     assert made[0] == made[1]
     assert record["control"]["kind"] == "controlnet"
     with pytest.raises(UnsupportedError, match="without a control network"):

@@ -19,12 +19,14 @@ from diffusers import DDIMScheduler
 from sdmobile.checkpoints import open_checkpoint
 from sdmobile.models.unet import MobileUNet2DConditionModel, attention_layers, set_relu_attention
 from sdmobile.training.config import BETAS, Stage
+from sdmobile.training.mobile.adversarial import Game
 from sdmobile.training.mobile.config import MobileConfig, unet_config
 from sdmobile.training.mobile.decoder import matching_loss
+from sdmobile.training.mobile.pairs import caption_of_pair, noise_of_pair
 from sdmobile.training.mobile.progressive import ddim_step, draw_latents, target_of, trailing
 from sdmobile.training.mobile.relu import fold_gains
 from sdmobile.training.mobile.run import STEPS, train_mobile
-from sdmobile.training.mobile.world import World
+from sdmobile.training.mobile.world import World, open_world
 
 _CUMULATIVE = DDIMScheduler(**BETAS).alphas_cumprod
 
@@ -97,6 +99,24 @@ def test_matching_loss_sees_edges() -> None:
     assert float(matching_loss(flat, flat)) == 0.0
     assert float(matching_loss(other, flat)) == pytest.approx(0.75)
     assert float(matching_loss(stripes, flat)) == pytest.approx(1.75)
+
+
+def test_the_discriminator_sees_what_the_captions_are_of(tmp_path: Path) -> None:
+    """Rows of the pairs: their own noise and picture, and the latent of the scene that their caption is of."""
+    config = _config(tmp_path)
+    world = open_world(config)
+    pairs = torch.arange(8.0).reshape(8, 1, 1, 1).expand(8, 4, 16, 16)
+    trainer: Any = SimpleNamespace(share=lambda rows: rows)
+    rows = Game(config, world, pairs).batch(trainer, 3)
+    assert rows.pure.flatten().tolist() == [True, True, False, False]
+    assert rows.times[:2].tolist() == [999, 999]
+    for row in range(2):
+        index = int(rows.target[row, 0, 0, 0])
+        scene, text = caption_of_pair(config, world, index)
+        assert torch.equal(rows.noisy[row], noise_of_pair(config, index))
+        assert torch.equal(rows.clean[row], world.latents.values[scene])
+        torch.testing.assert_close(rows.states[row], world.encode([text])[0], rtol=1e-4, atol=1e-4)
+    assert torch.equal(rows.target[2:], rows.clean[2:])
 
 
 def _config(output: Path, steps: int = 2) -> MobileConfig:

@@ -9,6 +9,7 @@ is small. SD1.5 at 512 pixels has 8 · 4096 · 4096 scores, 268 MB in float16 pe
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -31,6 +32,16 @@ def block_rows(shape: AttentionShape, budget_bytes: int, element_bytes: int) -> 
     """
     blocks = math.ceil(shape.queries / (budget_bytes // shape.row_bytes(element_bytes)))
     return math.ceil(shape.queries / blocks)
+
+
+def over_budget(shape: AttentionShape, budget_bytes: int, element_bytes: int) -> str | None:
+    """Returns why no block fits a budget; None where one of a single query does."""
+    row = shape.row_bytes(element_bytes)
+    return (
+        f"the scores of one query take {row} bytes, more than the budget of {budget_bytes}"
+        if row > budget_bytes
+        else None
+    )
 
 
 @dataclass(frozen=True)
@@ -67,13 +78,8 @@ class AttentionBlocked(AttentionOperatorForm):
     value_bound: float = 1000.0
 
     def check(self, match: Match) -> str | None:
-        reason = super().check(match)
-        if reason is not None:
-            return reason
-        row = attention_shape(attention_of(match)).row_bytes(self.element_bytes)
-        if row > self.budget_bytes:
-            return f"the scores of one query take {row} bytes, more than the budget of {self.budget_bytes}"
-        return None
+        shape = attention_shape(attention_of(match))
+        return super().check(match) or over_budget(shape, self.budget_bytes, self.element_bytes)
 
     def rows(self, shape: AttentionShape) -> int:
         """Returns the number of queries of a block."""
@@ -87,13 +93,7 @@ class AttentionBlocked(AttentionOperatorForm):
         *batch, queries, head_dim = attention.query.shape
         rows = self.rows(AttentionShape(math.prod(batch), 1, queries, key.shape[-2], head_dim, value.shape[-1]))
         mask, scaled = attention.added_mask(), attention.scaled_query()
-        starts = range(0, queries, rows)
-        blocks = [scaled] if len(starts) == 1 else scaled.split(rows, -2)
-        outputs = [
-            self._attend(block, key, value, rows_of(mask, start, block.shape[-2], queries))
-            for start, block in zip(starts, blocks, strict=True)
-        ]
-        return joined(outputs)
+        return in_blocks(scaled, mask, rows, lambda block, part: self._attend(block, key, value, part))
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         if self.inner == "partial_softmax":
@@ -101,14 +101,36 @@ class AttentionBlocked(AttentionOperatorForm):
         return plain(query, key, value, mask)
 
 
-def rows_of(mask: Tensor | None, start: int, rows: int, queries: int) -> Tensor | None:
+def in_blocks(
+    query: Tensor, mask: Tensor | None, rows: int, attend: Callable[[Tensor, Tensor | None], Tensor]
+) -> Tensor:
+    """Returns what `attend` makes of blocks of queries, with the rows of the mask that belong to them, joined.
+
+    Args:
+        query: (..., M, D).
+        mask: (..., M, N), or one row for all queries; None for no mask.
+        rows: queries of a block; the last one may have fewer.
+        attend: of a block and its mask, (..., rows, E).
+    """
+    queries = query.shape[-2]
+    starts = range(0, queries, rows)
+    blocks = [query] if len(starts) == 1 else query.split(rows, -2)
+    return _joined(
+        [
+            attend(block, _rows_of(mask, start, block.shape[-2], queries))
+            for start, block in zip(starts, blocks, strict=True)
+        ]
+    )
+
+
+def _rows_of(mask: Tensor | None, start: int, rows: int, queries: int) -> Tensor | None:
     """Returns the rows of a mask that belong to a block; a mask of one row is for all of them."""
     if mask is None or rows == queries or mask.ndim < 2 or mask.shape[-2] == 1:
         return mask
     return mask.narrow(-2, start, rows)
 
 
-def joined(blocks: list[Tensor]) -> Tensor:
+def _joined(blocks: list[Tensor]) -> Tensor:
     """Returns the blocks one below the other.
 
     Positions are joined before the heads: joined along (B, H, S, D), LiteRT's converter takes the products together

@@ -19,7 +19,7 @@ from torch import Tensor
 from sdmobile.device_profiles.runtime_rules.attention_forms import AttentionShape
 from sdmobile.rewrites.attention.arithmetic import scores, weighted
 from sdmobile.rewrites.attention.base import AttentionOperatorForm, Operands, attention_of, attention_shape
-from sdmobile.rewrites.attention.blocked import block_rows, joined, rows_of
+from sdmobile.rewrites.attention.blocked import block_rows, in_blocks, over_budget
 from sdmobile.rewrites.operators import arguments
 from sdmobile.rewrites.rule import Exactness, Match
 
@@ -72,9 +72,9 @@ class ReluAttention(AttentionOperatorForm):
         operands = arguments(attention_of(match))
         if operands["attn_mask"] is not None and operands["attn_mask"].meta["val"].dtype != torch.bool:
             return "the mask is added to the scores: without an exponential that does not hide a key"
-        row = attention_shape(attention_of(match)).row_bytes(self.element_bytes)
-        if self.budget_bytes is not None and row > self.budget_bytes:
-            return f"the scores of one query take {row} bytes, more than the budget of {self.budget_bytes}"
+        shape = attention_shape(attention_of(match))
+        if self.budget_bytes is not None and (reason := over_budget(shape, self.budget_bytes, self.element_bytes)):
+            return reason
         return super().check(match)
 
     def rows(self, shape: AttentionShape) -> int:
@@ -94,13 +94,12 @@ class ReluAttention(AttentionOperatorForm):
             factor, value = factor * share, value * share
         *batch, queries, head_dim = query.shape
         rows = self.rows(AttentionShape(math.prod(batch), 1, queries, key.shape[-2], head_dim, value.shape[-1]))
-        query, shown, starts = query * factor, _shown(attention), range(0, queries, rows)
-        outputs: list[Tensor] = []
-        for start, block in zip(starts, [query] if len(starts) == 1 else query.split(rows, -2), strict=True):
+
+        def attend(block: Tensor, mask: Tensor | None) -> Tensor:
             taking_part = scores(block, key, None).relu()
-            mask = rows_of(shown, start, block.shape[-2], queries)
-            outputs.append(weighted(taking_part if mask is None else taking_part * mask, value))
-        return joined(outputs)
+            return weighted(taking_part if mask is None else taking_part * mask, value)
+
+        return in_blocks(query * factor, _shown(attention), rows, attend)
 
 
 def _shown(attention: Operands) -> Tensor | None:

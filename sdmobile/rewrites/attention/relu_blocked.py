@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.fx import Graph, Node
 
 from sdmobile.device_profiles.runtime_rules.attention_forms import AttentionShape
-from sdmobile.rewrites.attention.blocked import block_rows, joined
+from sdmobile.rewrites.attention.blocked import block_rows, in_blocks, over_budget
 from sdmobile.rewrites.operators import shape_of
 from sdmobile.rewrites.rule import Exactness, Match, Rule
 
@@ -59,24 +59,19 @@ class ReluAttentionBlocked(Rule):
         return _shape(match).score_bytes(self.element_bytes) > self.budget_bytes
 
     def check(self, match: Match) -> str | None:
-        row = _shape(match).row_bytes(self.element_bytes)
-        if row > self.budget_bytes:
-            return f"the scores of one query take {row} bytes, more than the budget of {self.budget_bytes}"
-        return None
+        return over_budget(_shape(match), self.budget_bytes, self.element_bytes)
 
     def replacement(self, query: Tensor, key: Tensor, value: Tensor, *, factor: float) -> Tensor:
         rows = block_rows(_sizes(query.shape, key.shape, value.shape), self.budget_bytes, self.element_bytes)
-        blocks = [(block @ key * factor).relu() @ value for block in query.split(rows, -2)]
-        return joined(blocks)
+        return in_blocks(query, None, rows, lambda block, _: (block @ key * factor).relu() @ value)
 
     def details(self, match: Match) -> dict[str, Any]:
-        shape = _shape(match)
-        fits = shape.row_bytes(self.element_bytes) <= self.budget_bytes
-        rows = block_rows(shape, self.budget_bytes, self.element_bytes) if fits else shape.queries
+        shape, size = _shape(match), self.element_bytes
+        rows = shape.queries if self.check(match) else block_rows(shape, self.budget_bytes, size)
         return {
             "shape": shape.to_json(),
-            "score_bytes_before": shape.score_bytes(self.element_bytes),
-            "score_bytes_after": shape.row_bytes(self.element_bytes) * rows,
+            "score_bytes_before": shape.score_bytes(size),
+            "score_bytes_after": shape.row_bytes(size) * rows,
         }
 
 

@@ -54,7 +54,7 @@ STEPS = {
     "adversarial": 1,
 }
 """Sampling steps of the UNet that each stage leaves."""
-AFTER_BASE = ("guidance", "progressive-4", "progressive-2", "regression", "adversarial")
+AFTER_BASE = list(STEPS)[list(STEPS).index(BASE) + 1 :]
 """Stages whose UNets began as the one that the adapters are trained on."""
 
 
