@@ -84,14 +84,24 @@ def mobile(
         int | None, typer.Option(min=1, help="So many tiny steps per stage: a test of the command.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    distilled: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="For lora, inpaint, control and plugin: checkpoint of few steps, such as shapes-64-mobile, to make "
+            "their base of, in the place of what stage relu leaves.",
+        ),
+    ] = None,
 ) -> None:
     """Train `shapes-64-mobile` from `shapes-64`, stage by stage, resumable at any time."""
     from sdmobile.training.mobile.config import MobileConfig
     from sdmobile.training.mobile.config import quick as quick_config
-    from sdmobile.training.mobile.run import STAGES, train_mobile
+    from sdmobile.training.mobile.run import ON_BASE, STAGES, train_mobile
 
     if stage != "all" and stage not in STAGES:
         raise typer.BadParameter(f"the stage must be all or one of {', '.join(STAGES)}; not {stage}")
+    if distilled is not None and stage not in ON_BASE:
+        raise typer.BadParameter(f"--from is for the stages {', '.join(ON_BASE)}; not {stage}")
     if threads is not None:
         import torch
 
@@ -100,7 +110,7 @@ def mobile(
     def report(stage: str, step: int, total: int, loss: float) -> None:
         typer.echo(f"{stage:11} {step:6d}/{total}  loss {loss:.5f}", err=True)
 
-    config = MobileConfig(output, seed=seed)
+    config = MobileConfig(output, seed=seed, distilled=distilled)
     if quick is not None:
         config = quick_config(config, quick)
     train_mobile(config, tuple(STAGES) if stage == "all" else (stage,), report)

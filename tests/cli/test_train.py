@@ -19,6 +19,9 @@ from sdmobile.cli.app import run
         (("evaluate", "--prompts", "0"), 2, "--prompts"),
         (("evaluate", "missing"), 4, "the checkpoint must exist"),
         (("evaluate", "--pictures", "7"), 2, "--pictures is 0 or at least 8"),
+        (("mobile", "relu", "--from", "shapes-64-mobile"), 2, "--from is for the stages lora"),
+        (("mobile", "lora", "--from", "missing"), 4, "the checkpoint must exist"),
+        (("mobile", "lora", "--from", "shapes-64"), 4, "that of shapes-64 is another"),
         (("features", "-o", "/dev/null/x"), 6, "/dev/null"),
     ],
 )

@@ -173,3 +173,18 @@ def test_both_stages_train_stop_go_on_and_leave_what_commands_take(tmp_path: Pat
     styled = json.loads((out / "relu" / "obedience.json").read_text())
     assert styled["loras"] == [f"{lora_file(whole).name}:1"]
     assert np.isfinite(styled["shading"])
+
+
+def test_a_base_is_recovered_from_what_ships(tmp_path: Path) -> None:
+    """It begins with the distilled UNet's prediction of noise, bit for bit, and is sampled with guidance again."""
+    config = replace(_config(tmp_path), distilled=Path("shapes-64-mobile"))
+    config = replace(config, recover=replace(config.lora, learning_rate=0.0))
+    train_mobile(config, ("lora",), lambda *_: None)
+    assert lora_file(config).is_file()
+    assert not (tmp_path / "relu").exists()
+    recovered = open_checkpoint(tmp_path / "checkpoint-recover")
+    assert recovered.family.name == "mobile-diffusion"
+    given, wanted = load_model(recovered, "unet"), load_model(open_checkpoint("shapes-64-mobile"), "unet")
+    with torch.no_grad():
+        assert torch.equal(given(*_inputs())[0], wanted(*_inputs())[0])
+    assert json.loads((tmp_path / "config.json").read_text())["distilled"] == "shapes-64-mobile"

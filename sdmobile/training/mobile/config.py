@@ -61,6 +61,8 @@ class MobileConfig:
 
     output: Path
     seed: int = 0
+    distilled: Path | None = None
+    """Checkpoint of few steps to make the adapters' base of, in the place of what stage "relu" leaves."""
     scenes: int = 24_000
     structure: Stage = field(
         default_factory=lambda: Stage(steps=2000, batch=64, learning_rate=1e-3, warmup=100, decay_share=0.4)
@@ -82,8 +84,11 @@ class MobileConfig:
     adversarial: Stage = field(
         default_factory=lambda: Stage(steps=500, batch=32, learning_rate=5e-5, warmup=25, decay_share=0.4)
     )
+    recover: Stage = field(
+        default_factory=lambda: Stage(steps=450, batch=32, learning_rate=3e-4, warmup=25, decay_share=0.5)
+    )
     lora: Stage = field(
-        default_factory=lambda: Stage(steps=400, batch=32, learning_rate=4e-3, warmup=20, decay_share=0.4)
+        default_factory=lambda: Stage(steps=400, batch=32, learning_rate=1e-3, warmup=20, decay_share=0.4)
     )
     inpaint: Stage = field(
         default_factory=lambda: Stage(steps=400, batch=32, learning_rate=3e-4, warmup=50, decay_share=0.4)
@@ -100,7 +105,8 @@ class MobileConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the configuration as JSON values."""
-        return {**asdict(self), "output": self.output.name}
+        distilled = self.distilled and self.distilled.name
+        return {**asdict(self), "output": self.output.name, "distilled": distilled}
 
 
 def quick(config: MobileConfig, steps: int) -> MobileConfig:

@@ -18,7 +18,7 @@ from sdmobile.checkpoints.shapes64.scenes import IMAGE_SIZE, silhouette
 from sdmobile.models.controlnet import MobileControlNetModel
 from sdmobile.models.plugin import MobileControlPlugin
 from sdmobile.training.config import LATENT_SIZE
-from sdmobile.training.mobile.relu import train_relu
+from sdmobile.training.mobile.recover import train_base
 from sdmobile.training.mobile.student import finished, keep, module_trainer
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def train_control(config: MobileConfig, world: World, progress: Progress) -> Any
     """
     if (net := finished(config, CONTROL, MobileControlNetModel)) is not None:
         return net
-    base = train_relu(config, world, progress)
+    base = train_base(config, world, progress)
     torch.manual_seed(config.seed)
     return _trained(config, world, CONTROL, base, ControlStudent(fresh_controlnet(base)), config.control, progress)
 
@@ -97,7 +97,7 @@ def train_plugin(config: MobileConfig, world: World, progress: Progress) -> Any:
     """Trains a light plugin on silhouettes, or returns the finished one; as `train_control`."""
     if (net := finished(config, PLUGIN, MobileControlPlugin)) is not None:
         return net
-    base = train_relu(config, world, progress)
+    base = train_base(config, world, progress)
     torch.manual_seed(config.seed)
     return _trained(config, world, PLUGIN, base, PluginStudent(fresh_plugin(base)), config.plugin, progress)
 

@@ -20,7 +20,7 @@ from sdmobile.checkpoints.shapes64.scenes import IMAGE_SIZE, render
 from sdmobile.models.unet import MobileUNet2DConditionModel
 from sdmobile.training.config import SCALING_FACTOR
 from sdmobile.training.data import to_tensor
-from sdmobile.training.mobile.relu import train_relu
+from sdmobile.training.mobile.recover import train_base
 from sdmobile.training.mobile.student import finished, keep, student_trainer
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def train_inpaint(config: MobileConfig, world: World, progress: Progress) -> Any
     """
     if (unet := finished(config, NAME)) is not None:
         return unet
-    trainer = student_trainer(config, NAME, widened(train_relu(config, world, progress)), config.inpaint)
+    trainer = student_trainer(config, NAME, widened(train_base(config, world, progress)), config.inpaint)
 
     def loss_at(step: int) -> Tensor:
         batch = world.batch((config.seed, 42, step), config.inpaint.batch, config.dropout)

@@ -3,7 +3,8 @@
     L = mean w(t)·‖ε − ε_θ(x_t, t, c)‖²,   W_θ = W + (alpha/r)·B A
 
 ε_θ is the UNet that stage "relu" leaves; A and B of rank 8 are trained on the queries, keys, values and outputs of its
-attention (Hu et al., arXiv 2106.09685), on the scenes of `render_shaded` under their usual captions.
+attention and on its convolutions (Hu et al., arXiv 2106.09685), on the scenes of `render_shaded` under their usual
+captions. Attention alone, which is at 8×8 and 4×4 cells only, learned 0.13 of the style.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from sdmobile.basics.files import whole_file
 from sdmobile.checkpoints.shapes64.styles import render_shaded
 from sdmobile.training.diffusion import encode_scenes
 from sdmobile.training.loop import Trainer
-from sdmobile.training.mobile.relu import train_relu
+from sdmobile.training.mobile.recover import train_base
 from sdmobile.training.mobile.student import Student, copy_of
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 NAME = "lora"
 RANK = 8
-TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 """Of every attention; where keys and values share a projection, `to_k` is both."""
 _SCENES = 6_000
 
@@ -42,12 +43,21 @@ def lora_file(config: MobileConfig) -> Path:
     return config.output / NAME / "pytorch_lora_weights.safetensors"
 
 
+def targets(unet: Any) -> list[str]:
+    """Returns the names of the layers to change: attention's, and the convolutions that are not depthwise."""
+    return [
+        name
+        for name, layer in unet.named_modules()
+        if name.endswith(_ATTENTION) or (isinstance(layer, torch.nn.Conv2d) and layer.groups == 1)
+    ]
+
+
 def add_lora(unet: Any) -> Any:
     """Returns a copy of a UNet with a fresh LoRA, which changes nothing yet and is all that can be trained."""
     from peft import LoraConfig, inject_adapter_in_model
 
     student = copy_of(unet).requires_grad_(False)
-    inject_adapter_in_model(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(TARGETS)), student)
+    inject_adapter_in_model(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=targets(student)), student)
     return student
 
 
@@ -57,7 +67,11 @@ def save_lora(unet: Any, file: Path) -> None:
     from peft import get_peft_model_state_dict
 
     weights: dict[str, Any] = {name: value.contiguous() for name, value in get_peft_model_state_dict(unet).items()}
-    stated = {"r": RANK, "lora_alpha": RANK, "target_modules": list(TARGETS)}
+    stated = {
+        "r": RANK,
+        "lora_alpha": RANK,
+        "target_modules": sorted({name.rpartition(".lora_")[0] for name in weights}),
+    }
     with whole_file(file) as partial:
         StableDiffusionPipeline.save_lora_weights(
             partial.parent, unet_lora_layers=weights, weight_name=partial.name, unet_lora_adapter_metadata=stated
@@ -78,7 +92,7 @@ def train_lora(config: MobileConfig, world: World, progress: Progress) -> Path:
     file = lora_file(config)
     if file.exists():
         return file
-    base = train_relu(config, world, progress)
+    base = train_base(config, world, progress)
     count = min(config.scenes, _SCENES)
     with PartialState(cpu=not torch.cuda.is_available()).main_process_first():  # which encodes the scenes for all
         latents = encode_scenes(config.output, config.seed, count, world.vae, render_shaded, NAME)

@@ -18,6 +18,8 @@ from sdmobile.training.mobile.inpaint import carried_over, train_inpaint
 from sdmobile.training.mobile.lora import train_lora
 from sdmobile.training.mobile.pairs import train_regression
 from sdmobile.training.mobile.progressive import train_progressive
+from sdmobile.training.mobile.recover import NAME as RECOVERED
+from sdmobile.training.mobile.recover import distilled_unet
 from sdmobile.training.mobile.relu import NAME as BASE
 from sdmobile.training.mobile.relu import train_relu
 from sdmobile.training.mobile.structure import train_structure
@@ -43,9 +45,12 @@ STAGES = {
     "plugin": train_plugin,
 }
 """Each trains what it needs of those before it, where that is not done."""
+ON_BASE = ("lora", "inpaint", "control", "plugin")
+"""Stages that learn on the base and leave it as it is."""
 
 STEPS = {
     "structure": 20,
+    RECOVERED: 20,
     "relu": 20,
     "guidance": 8,
     "progressive-4": 4,
@@ -65,7 +70,12 @@ def train_mobile(config: MobileConfig, stages: Sequence[str], report: Callable[[
         config: the run; `config.output` keeps its state.
         stages: names in STAGES.
         report: called with stage, step, steps and loss.
+
+    Raises:
+        CheckpointError: if the base cannot be made of `config.distilled`.
     """
+    if config.distilled is not None:
+        distilled_unet(config.distilled)  # refused before the hours, not after
     state = PartialState(cpu=not torch.cuda.is_available())
     with state.main_process_first():  # which encodes the scenes for all
         world = open_world(config)
@@ -88,6 +98,8 @@ def _write_checkpoints(config: MobileConfig) -> None:
     if trained is None:
         return
     assemble(trained, vae, config.output / f"checkpoint-{INPAINT}", STEPS[BASE])
+    if config.distilled is not None:  # the run's own stages did not begin as that base
+        return
     for stage in [stage for stage in unets if stage in AFTER_BASE]:
         unet = carried_over(trained, unets[BASE], unets[stage])
         assemble(unet, vae, config.output / f"checkpoint-{INPAINT}-{stage}", STEPS[stage])
