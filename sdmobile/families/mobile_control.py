@@ -8,15 +8,12 @@ from sdmobile.families.component import Config, Model, Shapes
 from sdmobile.families.control import ControlPart
 from sdmobile.families.mobile_unet import check_relu, convert, derive_way_down, no_base_config
 from sdmobile.families.shapes import count_blocks
+from sdmobile.families.unet_control import WIDTHS, controlnet_maps, controlnet_stride, per_level
 
 if TYPE_CHECKING:
     from torch import nn
 
-_EMBEDDING = "conditioning_embedding_out_channels"
 _STRIDE = "conditioning_stride"
-_WIDTHS = "block_out_channels"
-# No network of these classes comes near; the file is not to decide how much is built before its tensors are looked at.
-_MOST_LEVELS, _MOST_BLOCKS = 32, 64
 
 
 def _build_controlnet(config: Config) -> nn.Module:
@@ -43,36 +40,12 @@ def _derive_plugin(shapes: Shapes) -> Config:
     outs = [shapes.get(f"conv_out.{level}.weight", ()) for level in levels]
     if not levels or not all(outs):
         return {}
-    return {_WIDTHS: [out[0] for out in outs], "channels": [out[1] for out in outs]}
-
-
-def controlnet_maps(config: Config) -> tuple[tuple[int, int], ...]:
-    """Returns channels and reduction of every feature map that a UNet keeps on its way down, and of its middle.
-
-    Args:
-        config: of the UNet, or of its ControlNet.
-    """
-    widths, layers = _short(config[_WIDTHS]), _short(config["layers_per_block"])
-    if not all(type(count) is int and 0 < count <= _MOST_BLOCKS for count in layers):
-        raise ValueError(f"layers_per_block must be whole numbers from 1 to {_MOST_BLOCKS}")
-    maps = [(widths[0], 1)]
-    for level, (width, count) in enumerate(zip(widths, layers, strict=True)):
-        maps += [(width, 2**level)] * count
-        if level < len(widths) - 1:
-            maps.append((width, 2 ** (level + 1)))
-    return (*maps, (widths[-1], 2 ** (len(widths) - 1)))
+    return {WIDTHS: [out[0] for out in outs], "channels": [out[1] for out in outs]}
 
 
 def plugin_maps(config: Config) -> tuple[tuple[int, int], ...]:
     """Returns channels and reduction of every level of a UNet; the configuration may be a plugin's."""
-    return tuple((width, 2**level) for level, width in enumerate(_short(config[_WIDTHS])))
-
-
-def _short(values: Any) -> list[Any]:
-    """Returns one value per level; raises ValueError where there are more than any network has."""
-    if not isinstance(values, list | tuple) or not 0 < len(values) <= _MOST_LEVELS:
-        raise ValueError(f"a configuration must have one value per level, for at most {_MOST_LEVELS} levels")
-    return list(values)
+    return tuple((width, 2**level) for level, width in enumerate(per_level(config[WIDTHS])))
 
 
 def _nothing(class_name: str, config: Config) -> None:
@@ -93,7 +66,7 @@ CONTROLNET = ControlPart(
         check=check_relu,
     ),
     maps=controlnet_maps,
-    stride=lambda config: 2 ** (len(_short(config[_EMBEDDING])) - 1),
+    stride=controlnet_stride,
 )
 PLUGIN = ControlPart(
     kind="plugin",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import CheckpointError, UnsupportedError
-from sdmobile.families import apple, autoencoder, clip, unet
+from sdmobile.families import apple, autoencoder, clip, unet, unet_control
 from sdmobile.families.component import BATCH2, SEPARATE, Config, Shapes
 from sdmobile.families.family import Facts, Family
 from sdmobile.families.schedulers import STABLE_DIFFUSION, check_schedule, prediction_type
@@ -63,6 +63,7 @@ class StableDiffusion(Family):
     title = "Stable Diffusion 1.x/2.x"
     models = (clip.MODEL, unet.MODEL, autoencoder.MODEL)
     components = (clip.TEXT_ENCODER, unet.UNET, autoencoder.DECODER, autoencoder.ENCODER)
+    control_parts = (unet_control.CONTROLNET,)
     guidances = (BATCH2, SEPARATE)
     default_steps = 20
     default_guidance_scale = 7.5

@@ -242,8 +242,13 @@ def test_adapters_that_do_not_fit_are_refused(folders: dict[str, Path], tmp_path
         open_checkpoint(folders["checkpoint"], control=text)
     with pytest.raises(CheckpointError, match=r"config\.json"):
         open_checkpoint(folders["checkpoint"], control=tmp_path)
-    with pytest.raises(UnsupportedError, match=r"Stable Diffusion.*takes no control network.*MobileControlPlugin"):
+    with pytest.raises(
+        UnsupportedError, match=r"Stable Diffusion.*must be one of ControlNetModel.*MobileControlPlugin"
+    ):
         open_checkpoint(control=folders["plugin"])
+    lcm = write_tiny("latent-consistency", tmp_path / "lcm")
+    with pytest.raises(UnsupportedError, match=r"Latent consistency takes no control network.*MobileControlPlugin"):
+        open_checkpoint(lcm, control=folders["plugin"])
     config = json.loads((wide / "config.json").read_text())
     (wide / "config.json").write_text(json.dumps({**config, "_class_name": "ControlNetModel"}))
     with pytest.raises(UnsupportedError, match=r"MobileControlNetModel, MobileControlPlugin.*ControlNetModel"):
