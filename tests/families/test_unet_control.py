@@ -140,7 +140,7 @@ def test_tensors_say_what_the_settings_have_wrong(
     folders: dict[str, Path], tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     network = write_controlnet(folders["checkpoint"], tmp_path / "other", **changes)
-    opened = open_checkpoint(folders["checkpoint"], control=network)
+    opened: Any = open_checkpoint(folders["checkpoint"], control=network)
     assert opened.family.control.maps == _opened(folders).family.control.maps
 
 
