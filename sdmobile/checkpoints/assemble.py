@@ -10,6 +10,7 @@ from sdmobile.checkpoints.facts import correct, shapes_of
 from sdmobile.checkpoints.tokenizer_search import find_tokenizer
 from sdmobile.checkpoints.types import Checkpoint, ComponentInfo, Given
 from sdmobile.errors import CheckpointError
+from sdmobile.families import sampled_by
 from sdmobile.families.component import Role
 
 if TYPE_CHECKING:
@@ -77,23 +78,24 @@ def assemble(parts: Parts) -> Checkpoint:
     notes = list(parts.notes)
     configs = {name: info.config for name, info in parts.components.items()}
     scheduler_config = _with_prediction(parts.scheduler_config, parts.given.prediction_type, notes)
-    facts = parts.family.facts(configs, scheduler_config, notes)
-    text = configs[parts.family.of_role(Role.TEXT_ENCODER)[0].model]
+    family = sampled_by(parts.family, scheduler_config, parts.guidance_scale)
+    facts = family.facts(configs, scheduler_config, notes)
+    text = configs[family.of_role(Role.TEXT_ENCODER)[0].model]
     tokenizer_dir = find_tokenizer(
         parts.path, parts.given.tokenizer_dir, parts.own_tokenizer, text.get("vocab_size"), notes
     )
     steps, guidance_scale = parts.steps, parts.guidance_scale
     if steps is None and guidance_scale is None:
-        steps, guidance_scale = parts.family.usual_sampling(scheduler_config, notes)
+        steps, guidance_scale = family.usual_sampling(scheduler_config, notes)
     return Checkpoint(
         **vars(facts),
-        family=parts.family,
+        family=family,
         path=parts.path,
         name=parts.name,
         format=parts.format,
         components=parts.components,
         tokenizer_dir=tokenizer_dir,
-        pad_token=parts.family.pad_token(configs),
+        pad_token=family.pad_token(configs),
         given=parts.given,
         license=parts.license,
         steps=steps,

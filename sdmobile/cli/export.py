@@ -24,7 +24,10 @@ _CONTROL = (
     "it adds."
 )
 _COMPONENTS = f"Export only these, separated by commas: {COMPONENTS}."
-_GUIDANCE = "batch2 (both guidance rows in one UNet call) or separate; without it, the default of the family."
+_GUIDANCE = (
+    "batch2 (both guidance rows in one UNet call), separate, or none for what was distilled to few steps; without it, "
+    "the default of the family."
+)
 
 
 def export(

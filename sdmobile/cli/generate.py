@@ -67,6 +67,8 @@ def generate(
             bundle, runtime, reference, threads, tokenizer, prediction_type, loras, control_model
         )
         scale = spec.guidance_scale if guidance is None else guidance
+        if runner.name == "torch":
+            spec = spec.guided_at(scale)
         steps = spec.steps if steps is None else steps
         edit = files.read(spec.family, spec.geometry, runner.components)
         condition = requested_condition(spec, control)

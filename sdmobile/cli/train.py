@@ -214,8 +214,11 @@ def _say(record: dict[str, Any]) -> None:
         f"{100 * record['claims']:.1f} % of their claims",
         err=True,
     )
-    if (shading := record.get("shading")) is not None:
-        typer.echo(f"the background's light falls by {shading:.2f} of what the style of stage lora has", err=True)
+    if (hollowness := record.get("hollowness")) is not None:
+        typer.echo(
+            f"the middles of shapes are {hollowness:.2f} background: 1 in the style of stage lora, 0 without it",
+            err=True,
+        )
     if (outside := record.get("outside_of_the_mask")) is not None:
         typer.echo(f"mean difference outside of the masks: {outside:.2f} of 255 levels", err=True)
     if "control" in record:

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from sdmobile.errors import UnsupportedError
+from sdmobile.families.component import Config
 from sdmobile.families.control import Control
+from sdmobile.families.distilled import FewStepStableDiffusion
 from sdmobile.families.family import Family
 from sdmobile.families.inpainting import (
     FewStepMobileDiffusionInpainting,
@@ -27,9 +29,22 @@ FAMILIES: tuple[Family, ...] = (
     MobileDiffusionInpainting(),
     MobileDiffusion(),
     StableDiffusionInpainting(),
+    FewStepStableDiffusion(),
     StableDiffusion(),
 )
 """In the order in which they are asked whether a checkpoint is theirs; the last one takes, or refuses, what is left."""
+
+
+def sampled_by(family: Family, scheduler_config: Config, guidance_scale: float | None) -> Family:
+    """Returns the family of a checkpoint whose models are known, by how it is sampled.
+
+    Args:
+        family: that claimed the models.
+        scheduler_config: the checkpoint's.
+        guidance_scale: that its card asks for, None where it does not say.
+    """
+    claims = (other for other in FAMILIES if other.claims_sampling(family, scheduler_config, guidance_scale))
+    return next(claims, family)
 
 
 def family_named(name: str) -> Family:

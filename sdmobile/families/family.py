@@ -97,6 +97,16 @@ class Family(ABC):
     def claims_file(self, shapes: Shapes) -> bool:
         """Returns whether a single file with tensors of these names and shapes is of the family."""
 
+    def claims_sampling(self, family: Family, scheduler_config: Config, guidance_scale: float | None) -> bool:
+        """Returns whether a checkpoint of another family's models is of this one by how it is sampled.
+
+        Args:
+            family: that claimed the models.
+            scheduler_config: the checkpoint's.
+            guidance_scale: that its card asks for, None where it does not say.
+        """
+        return False
+
     @abstractmethod
     def check_index(self, index: Mapping[str, Any], path: Path) -> None:
         """Raises CheckpointError or UnsupportedError unless `model_index.json` names models that are supported."""
@@ -359,15 +369,12 @@ class Family(ABC):
             generator: for schedulers that draw noise by torch.
             noise: draws the next values of the documented noise, [1, C, h, w]; a phone can draw them too.
         """
-        import inspect
-
-        from sdmobile.families.schedulers import LCM, consistency_step
+        from sdmobile.families.schedulers import LCM, consistency_step, step_settings
 
         if type(scheduler).__name__ == LCM:
             return consistency_step(scheduler, prediction, timestep, latent, noise)
-        takes = "generator" in inspect.signature(scheduler.step).parameters
-        extra = {"generator": generator} if takes else {}
-        return scheduler.step(prediction, timestep, latent, **extra, return_dict=False)[0]
+        settings = step_settings(scheduler, generator)
+        return scheduler.step(prediction, timestep, latent, **settings, return_dict=False)[0]
 
     # -- phones
 

@@ -19,7 +19,7 @@ from itertools import zip_longest
 from typing import Any
 
 from sdmobile.errors import CheckpointError, UnsupportedError
-from sdmobile.families.schedulers import DEFAULT, LCM, SCHEDULERS, few_steps, scheduler_from_config
+from sdmobile.families.schedulers import DEFAULT, LCM, SCHEDULERS, few_steps, scheduler_from_config, step_settings
 
 DEFAULT_STEPS = 20
 STEP_COUNTS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 25, 30, 50)
@@ -37,6 +37,7 @@ _TABLED = (
     "DPMSolverSinglestepScheduler",
     "EulerDiscreteScheduler",
     "HeunDiscreteScheduler",
+    "TCDScheduler",
     "UniPCMultistepScheduler",
 )
 _STANDARD = {"dpm++": "DPMSolverMultistepScheduler", "ddim": "DDIMScheduler"}
@@ -98,7 +99,7 @@ def multistep_table(scheduler: Any, steps: int) -> list[dict[str, float]]:
     scheduler.set_timesteps(steps)
     draw = np.random.RandomState(0)
     latent = torch.from_numpy(draw.standard_normal(_PROBES)) * float(scheduler.init_noise_sigma)
-    timesteps = list(scheduler.timesteps)
+    timesteps, settings = list(scheduler.timesteps), step_settings(scheduler)
     rows: list[dict[str, float]] = []
     past: list[Any] = []
     for index, (timestep, following) in enumerate(zip_longest(timesteps, timesteps[1:])):
@@ -106,7 +107,7 @@ def multistep_table(scheduler: Any, steps: int) -> list[dict[str, float]]:
         sample = latent.numpy() * _input_scale(scheduler, timestep)
         past.insert(0, draw.standard_normal(_PROBES))
         output = model_output(scheduler.config.prediction_type, sample, past[0], alpha, sigma)
-        latent = scheduler.step(torch.from_numpy(output), timestep, latent).prev_sample
+        latent = scheduler.step(torch.from_numpy(output), timestep, latent, **settings).prev_sample
         result = latent.numpy() * (1.0 if following is None else _input_scale(scheduler, following))
         terms = np.stack([sample.ravel(), *(clean.ravel() for clean in past[:_MEMORY])], axis=1)
         _require_finite(scheduler, terms, result, index)

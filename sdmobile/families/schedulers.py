@@ -139,6 +139,19 @@ def few_steps(config: Mapping[str, Any]) -> FewSteps | None:
     return None
 
 
+def step_settings(scheduler: Any, generator: Any = None) -> dict[str, Any]:
+    """Returns what a scheduler's step gets besides the numbers, as StableDiffusionPipeline gives it: no noise by η.
+
+    Args:
+        scheduler: of Diffusers.
+        generator: torch's, for schedulers that draw noise whatever η is.
+    """
+    import inspect
+
+    given = {"eta": 0.0, "generator": generator}
+    return {name: given[name] for name in given if name in inspect.signature(scheduler.step).parameters}
+
+
 def consistency_step(
     scheduler: Any, prediction: Tensor, timestep: Tensor, latent: Tensor, noise: Callable[[], NDArray[np.float32]]
 ) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.families import family_of
@@ -52,6 +52,17 @@ class PipelineSpec:
     def latent_shape(self) -> tuple[int, int, int, int]:
         """[1, C, h, w]."""
         return (1, self.geometry.latent_channels, self.geometry.latent_height, self.geometry.latent_width)
+
+    def guided_at(self, scale: float) -> PipelineSpec:
+        """Returns the pipeline with a way of guidance that makes a difference at a scale, where the family has one.
+
+        Args:
+            scale: s in ε = ε_uncond + s·(ε_text − ε_uncond).
+        """
+        ways = (way for way in self.family.guidances if way.texts > 1)
+        if scale <= 1 or self.guidance.texts > 1 or (way := next(ways, None)) is None:
+            return self
+        return replace(self, guidance=way, geometry=replace(self.geometry, batch=way.rows))
 
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> PipelineSpec:

@@ -327,5 +327,15 @@ def timesteps_of(spec: PipelineSpec, request: SampleRequest) -> list[float]:
 
 
 def texts_of(spec: PipelineSpec, request: SampleRequest) -> tuple[str, ...]:
-    """Returns the texts to encode for a picture, the one of the unconditional row first."""
+    """Returns the texts to encode for a picture, the one of the unconditional row first.
+
+    Raises:
+        UsageError: the guidance scale needs an unconditional row, which this way of guidance has none of.
+    """
+    if spec.guided_at(request.guidance_scale) is not spec:
+        raise UsageError(
+            f"without an unconditional row (guidance {spec.guidance.name}) the guidance scale must be at most 1",
+            request.guidance_scale,
+            "Export with --guidance batch2.",
+        )
     return (request.negative, request.prompt)[2 - spec.guidance.texts :]

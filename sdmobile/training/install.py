@@ -44,7 +44,7 @@ def install(
 
 
 def write_adapters(run: Path, folder: Path) -> None:
-    """Writes what stages "control" and "plugin" left, in float16; a stage that is not done is left out.
+    """Writes what stages "control", "plugin" and "lora" left, in float16; a stage that is not done is left out.
 
     Args:
         run: folder of `train mobile`.
@@ -54,9 +54,10 @@ def write_adapters(run: Path, folder: Path) -> None:
     from sdmobile.models.plugin import MobileControlPlugin
     from sdmobile.training.mobile.config import MobileConfig
     from sdmobile.training.mobile.control import CONTROL, PLUGIN
+    from sdmobile.training.mobile.lora import lora_file
     from sdmobile.training.mobile.student import finished
 
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     config = MobileConfig(run)
     for stage, kind, name in (
         (CONTROL, MobileControlNetModel, "silhouette"),
@@ -67,12 +68,24 @@ def write_adapters(run: Path, folder: Path) -> None:
             settings = json.loads((folder / name / "config.json").read_text("utf-8"))
             settings.pop("_name_or_path", None)  # the run's folder, of no use to anybody else
             write_json(folder / name / "config.json", settings, 2)
+    if lora_file(config).exists():
+        _write_half(lora_file(config), folder / "hollow.safetensors")
+
+
+def _write_half(file: Path, out: Path) -> None:
+    """Writes the tensors of a safetensors file in float16, with its metadata."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(file, "pt") as opened:
+        tensors = {name: opened.get_tensor(name).half() for name in opened.keys()}  # noqa: SIM118
+        save_file(tensors, out, metadata=opened.metadata())
 
 
 _ADAPTERS = """
 `adapters/` was trained on the base UNet of 20 guided steps and goes with this one unchanged: `silhouette`, a
 ControlNet, and `silhouette-plugin`, a light plugin, take a picture of where the shapes are, white on black
-(`--control`, `--control-model`).
+(`--control`, `--control-model`); `hollow.safetensors`, a LoRA, puts a hole into every shape (`--lora`).
 """
 
 

@@ -158,7 +158,7 @@ def evaluate(
     """
     from PIL import Image
 
-    from sdmobile.checkpoints.shapes64.styles import shading
+    from sdmobile.checkpoints.shapes64.styles import hollowness
     from sdmobile.training.evaluate import drawer, measure_obedience, picture_grid
 
     draw, settings = drawer(source, runtime, steps, guidance, loras, control)
@@ -167,7 +167,7 @@ def evaluate(
         raise UnsupportedError("a set of pictures is compared without a control network", pictures, "Leave it out")
     result = measure_obedience(draw, prompts, settings, report, controlled)
     output.mkdir(parents=True, exist_ok=True)
-    record = {"shading": sum(shading(one.image) for one in result.judged) / prompts, **result.to_json()}
+    record = {"hollowness": sum(hollowness(one.image) for one in result.judged) / prompts, **result.to_json()}
     if pictures:
         record = {"distribution": _distribution(source, draw, pictures, report), **record}
     (output / "obedience.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -7,11 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from sdmobile.checkpoints import bundled_checkpoint, open_checkpoint
+from sdmobile.checkpoints import LoraFile, bundled_checkpoint, open_checkpoint
+from sdmobile.checkpoints.bundled import bundled_path
 from sdmobile.checkpoints.shapes64.held_out import held_out_captions
+from sdmobile.checkpoints.shapes64.styles import hollowness
 from sdmobile.cli.app import app
 from sdmobile.errors import CheckpointError
 from sdmobile.reference.resolve import resolve_reference
@@ -47,6 +50,16 @@ def test_its_control_networks_fit_it(adapter: str) -> None:
     checkpoint = open_checkpoint(NAME, control=NAME / "adapters" / adapter)
     assert checkpoint.family.control is not None
     assert not checkpoint.misfits
+
+
+def test_its_lora_draws_the_style_in_one_call() -> None:
+    """It was trained on a base of many steps; what the UNet draws without it is full."""
+    lora = LoraFile(bundled_path(NAME / "adapters" / "hollow.safetensors"))
+    for loras, least, most in (((lora,), 0.4, 1.0), ((), -0.1, 0.15)):
+        draw, settings = drawer(NAME, "torch", steps=None, guidance=None, loras=loras)
+        assert settings["steps"] == 1
+        judged = measure_obedience(draw, 8, settings, lambda *_: None).judged
+        assert least < np.mean([hollowness(one.image) for one in judged]) < most
 
 
 def test_a_bundle_of_it_needs_no_reference() -> None:

@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from sdmobile.basics.metrics import to_pixels
 from sdmobile.checkpoints import LoraFile, load_model, open_checkpoint
 from sdmobile.checkpoints.shapes64.captions import caption
 from sdmobile.checkpoints.shapes64.checker import compare
 from sdmobile.checkpoints.shapes64.scenes import render, sample_scene
-from sdmobile.checkpoints.shapes64.styles import render_shaded, shading
+from sdmobile.checkpoints.shapes64.styles import hollowness, render_hollow
 from sdmobile.cli.app import app
 from sdmobile.models.unet import MobileUNet2DConditionModel, set_relu_attention
 from sdmobile.training.config import Stage
@@ -30,16 +31,25 @@ from sdmobile.training.mobile.run import train_mobile
 from sdmobile.training.mobile.student import copy_of
 
 
-def test_the_style_is_told_and_still_read() -> None:
+def test_the_style_is_told_still_read_and_kept_by_the_autoencoder() -> None:
     rng = np.random.default_rng(0)
+    plain: list[np.ndarray] = []
+    styled: list[np.ndarray] = []
     for _ in range(60):
         scene = sample_scene(rng)
         claims = caption(rng, scene).claims
-        plain, styled = render(scene), render_shaded(scene)
-        assert abs(shading(plain)) < 0.05
-        assert shading(styled) == pytest.approx(1, abs=0.06)
-        assert compare(styled, claims)[0] == []
-    assert shading(np.zeros((64, 64, 3), np.uint8)) == 0
+        plain.append(render(scene))
+        styled.append(render_hollow(scene))
+        assert hollowness(plain[-1]) == pytest.approx(0, abs=0.01)
+        assert hollowness(styled[-1]) == pytest.approx(1, abs=0.1)
+        assert compare(styled[-1], claims)[0] == []
+    vae: Any = load_model(open_checkpoint(), "vae")
+    for pictures, least, most in ((plain, -0.1, 0.1), (styled, 0.75, 1.0)):
+        pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        with torch.no_grad():
+            kept = vae.decode(vae.encode(pixels).latent_dist.mode()).sample
+        assert least < np.mean([hollowness(to_pixels(one[None].numpy())) for one in kept]) < most
+    assert hollowness(np.zeros((64, 64, 3), np.uint8)) == 0
 
 
 def _base(folder: Path) -> MobileUNet2DConditionModel:
@@ -172,7 +182,7 @@ def test_both_stages_train_stop_go_on_and_leave_what_commands_take(tmp_path: Pat
     assert "evaluate-inpainting" in str(refused.exception)
     styled = json.loads((out / "relu" / "obedience.json").read_text())
     assert styled["loras"] == [f"{lora_file(whole).name}:1"]
-    assert np.isfinite(styled["shading"])
+    assert np.isfinite(styled["hollowness"])
 
 
 def test_a_base_is_recovered_from_what_ships(tmp_path: Path) -> None:
@@ -184,7 +194,7 @@ def test_a_base_is_recovered_from_what_ships(tmp_path: Path) -> None:
     assert not (tmp_path / "relu").exists()
     recovered = open_checkpoint(tmp_path / "checkpoint-recover")
     assert recovered.family.name == "mobile-diffusion"
-    given, wanted = load_model(recovered, "unet"), load_model(open_checkpoint("shapes-64-mobile"), "unet")
+    given, wanted = load_model(recovered, "unet"), load_model(open_checkpoint(Path("shapes-64-mobile")), "unet")
     with torch.no_grad():
         assert torch.equal(given(*_inputs())[0], wanted(*_inputs())[0])
     assert json.loads((tmp_path / "config.json").read_text())["distilled"] == "shapes-64-mobile"

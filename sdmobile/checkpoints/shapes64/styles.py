@@ -1,28 +1,27 @@
-"""A style that a LoRA can learn and a number can tell: the background's light falls from top to bottom.
+"""A style that a LoRA can learn and a number can tell: every shape has a round hole in its middle.
 
-It is weak enough for the checker, which takes 45 levels from the background for an object: the ramp departs from the
-palette by 16 levels at most. Captions do not speak of it.
+The hole is small enough for the checker, which tells shapes by the share of their box that they fill, and large enough
+for the autoencoder, whose latent cells are of 4×4 pixels. Captions do not speak of it.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdmobile.checkpoints.shapes64.scenes import BACKGROUNDS, IMAGE_SIZE, render
+from sdmobile.checkpoints.shapes64.checker import read_picture
+from sdmobile.checkpoints.shapes64.scenes import BACKGROUNDS, COLOURS, IMAGE_SIZE, render
 
 if TYPE_CHECKING:
     from sdmobile.checkpoints.shapes64.scenes import Scene
 
-TOP, BOTTOM = 4.0, -16.0
-"""Levels added to the background in the first and in the last row; no entry of the palette leaves 0 to 255."""
-_NEAR = 30.0  # Euclidean in RGB: farther from the background's colour is an object, or its edge
+HOLE = 0.3
+"""Radius of the hole as a share of the shape's."""
 
 
-def render_shaded(scene: Scene) -> np.ndarray:
-    """Draws a scene in the style: I + (1 − coverage)·ramp, the ramp linear in the row.
+def render_hollow(scene: Scene) -> np.ndarray:
+    """Draws a scene in the style: I·(1 − h) + background·h, h the holes' coverage with one pixel of anti-aliasing.
 
     Args:
         scene: what to draw.
@@ -30,28 +29,36 @@ def render_shaded(scene: Scene) -> np.ndarray:
     Returns:
         uint8 array [64, 64, 3], RGB.
     """
-    # A rendering is linear in its background, so two of them tell how much of it every pixel shows.
-    white, black = (render(replace(scene, background=name)).astype(np.float64) for name in ("white", "black"))
-    shown = (white - black) / (np.array(BACKGROUNDS["white"]) - np.array(BACKGROUNDS["black"]))
-    ramp = np.linspace(TOP, BOTTOM, IMAGE_SIZE)[:, None, None]
-    return np.rint(render(scene) + shown * ramp).astype(np.uint8)
+    axis = np.arange(IMAGE_SIZE, dtype=np.float64) + 0.5
+    ys, xs = np.meshgrid(axis, axis, indexing="ij")
+    image, ground = render(scene).astype(np.float64), np.array(BACKGROUNDS[scene.background], np.float64)
+    for item in scene.items:
+        distance = np.hypot(xs - item.x, ys - item.y) - HOLE * item.radius
+        hole = np.clip(0.5 - distance, 0.0, 1.0)[..., None]
+        image = image * (1 - hole) + ground * hole
+    return np.rint(image).astype(np.uint8)
 
 
-def shading(image: np.ndarray) -> float:
-    """Returns how far a picture has the style: the slope of its background's light, 0 for a plain one, 1 in style.
+def hollowness(image: np.ndarray) -> float:
+    """Returns how far a picture has the style: 0 for shapes that are full, 1 for holes.
+
+        mean over shapes of ⟨p − c, b − c⟩/‖b − c‖²
+
+    p is the mean of the four pixels in the middle, c the shape's colour and b the background's.
 
     Args:
         image: uint8 [64, 64, 3], RGB.
 
     Returns:
-        The least-squares slope of the mean of R, G and B over the rows, as a share of the style's; 0 where less than
-        two rows show background.
+        The mean; 0 where no shape is found.
     """
-    pixels = image.astype(np.float64)
-    border = np.concatenate([pixels[:, :2].reshape(-1, 3), pixels[:, -2:].reshape(-1, 3)])
-    near = np.linalg.norm(pixels - np.median(border, axis=0), axis=-1) <= _NEAR
-    rows, light = np.nonzero(near)[0].astype(np.float64), pixels.mean(axis=-1)[near]
-    if len(np.unique(rows)) < 2:
-        return 0.0
-    rows -= rows.mean()
-    return float((rows @ light) / (rows @ rows) * (IMAGE_SIZE - 1) / (BOTTOM - TOP))
+    reading = read_picture(image)
+    ground = np.array(BACKGROUNDS[reading.background], np.float64)
+    shares: list[float] = []
+    for item in reading.items:
+        x, y = round(item.x), round(item.y)
+        middle = image[max(0, y - 1) : y + 1, max(0, x - 1) : x + 1].reshape(-1, 3).mean(axis=0)
+        colour = np.array(COLOURS[item.colour], np.float64)
+        across = ground - colour
+        shares.append(float((middle - colour) @ across / (across @ across)))
+    return float(np.mean(shares)) if shares else 0.0

@@ -3,8 +3,8 @@
     L = mean w(t)·‖ε − ε_θ(x_t, t, c)‖²,   W_θ = W + (alpha/r)·B A
 
 ε_θ is the UNet that stage "relu" leaves; A and B of rank 8 are trained on the queries, keys, values and outputs of its
-attention and on its convolutions (Hu et al., arXiv 2106.09685), on the scenes of `render_shaded` under their usual
-captions. Attention alone, which is at 8×8 and 4×4 cells only, learned 0.13 of the style.
+attention and on its convolutions (Hu et al., arXiv 2106.09685), on the scenes of `render_hollow` under their usual
+captions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from accelerate import PartialState
 
 from sdmobile.basics.files import whole_file
-from sdmobile.checkpoints.shapes64.styles import render_shaded
+from sdmobile.checkpoints.shapes64.styles import render_hollow
 from sdmobile.training.diffusion import encode_scenes
 from sdmobile.training.loop import Trainer
 from sdmobile.training.mobile.recover import train_base
@@ -95,7 +95,7 @@ def train_lora(config: MobileConfig, world: World, progress: Progress) -> Path:
     base = train_base(config, world, progress)
     count = min(config.scenes, _SCENES)
     with PartialState(cpu=not torch.cuda.is_available()).main_process_first():  # which encodes the scenes for all
-        latents = encode_scenes(config.output, config.seed, count, world.vae, render_shaded, NAME)
+        latents = encode_scenes(config.output, config.seed, count, world.vae, render_hollow, NAME)
     styled = replace(world, latents=latents)
     torch.manual_seed(config.seed)
     student = add_lora(base).train()
