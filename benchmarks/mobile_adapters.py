@@ -3,8 +3,8 @@
     python -m benchmarks.mobile_adapters RUN OUTPUT.png
 
 RUN is the folder of `sdmobile train mobile`, for the inpainting UNet, which does not ship. Rows, of the same held-out
-captions: with the LoRA; the silhouettes; drawn with the ControlNet; with the plugin; renderings of which one shape is
-masked; what is repainted there. Without RUN/checkpoint-inpaint-adversarial the last two are left out.
+captions: the silhouettes; drawn with the ControlNet; with the plugin; renderings of which one shape is masked; what is
+repainted there.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ import numpy as np
 from PIL import Image
 
 from sdmobile.basics.metrics import to_pixels
-from sdmobile.checkpoints import LoraFile
-from sdmobile.checkpoints.bundled import bundled_path
 from sdmobile.checkpoints.shapes64.checker import compare
 from sdmobile.checkpoints.shapes64.held_out import held_out_scenes
 from sdmobile.checkpoints.shapes64.scenes import render, silhouette
@@ -49,14 +47,12 @@ def main(run: Path, output: Path) -> None:
     scenes, captions = zip(*held_out_scenes(COUNT), strict=True)
     conditions = [silhouette(scene) for scene in scenes]
     texts = [caption.text for caption in captions]
-    draw, _ = drawer(NAME, "torch", 1, None, loras=(LoraFile(bundled_path(NAME / "adapters" / "hollow.safetensors")),))
-    rows = [("hollow", list(draw(texts, range(COUNT))), True), ("silhouette", conditions, False)]
+    rows: list[tuple[str, list[np.ndarray], bool]] = [("silhouette", conditions, False)]
     for adapter in ("silhouette", "silhouette-plugin"):
         draw, _ = drawer(NAME, "torch", 1, None, control=NAME / "adapters" / adapter)
         rows.append((adapter, list(draw(texts, range(COUNT), conditions)), True))
-    if (repainting := run / "checkpoint-inpaint-adversarial").exists():
-        masked, drawn = repainted(repainting)
-        rows += [("masked", masked, False), ("repainted", drawn, True)]
+    masked, drawn = repainted(run / "checkpoint-inpaint-adversarial")
+    rows += [("masked", masked, False), ("repainted", drawn, True)]
     judged: list[Judged] = []
     for name, images, asked in rows:
         row = [
