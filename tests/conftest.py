@@ -12,6 +12,10 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Never the net: a name that is taken for one of the Hub's is asked for where nobody listens. Read at its client's import.
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
+os.environ["HF_HUB_DISABLE_XET"] = "1"  # the server of the tests speaks plain HTTP
+
 # Under nohup, children ignore what the tests of stopping send them.
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdmobile.cli.arguments import COMPONENTS, CommandGroup
+from sdmobile.cli.arguments import CHECKPOINT, COMPONENTS, CommandGroup
 from sdmobile.cli.output import Output
 from sdmobile.errors import OutputError, UnsupportedError
 
@@ -24,7 +24,7 @@ rewrites_app = typer.Typer(
 )
 
 Checkpoint = Annotated[
-    Path | None, typer.Argument(help="Diffusers folder or single file; without it, the bundled shapes-64.")
+    Path | None, typer.Argument(help=f"{CHECKPOINT} Without it, the bundled shapes-64.")
 ]
 Device = Annotated[str, typer.Option(help="Device profile, which selects the rules.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
