@@ -62,9 +62,11 @@ class Hub:
         return commit_of(files)
 
     def downloads(self) -> list[str]:
-        """Returns the files that were asked for with their bytes, in order of their names."""
+        """Returns the files that were asked for whole since the last call, in order of their names."""
         wanted = (line for line in self.requests if line.startswith("GET ") and "/resolve/" in line)
-        return sorted(line.split("/resolve/")[1].partition("/")[2] for line in wanted)
+        paths = sorted(line.split("/resolve/")[1].partition("/")[2] for line in wanted if "bytes=" not in line)
+        self.requests.clear()
+        return paths
 
 
 def commit_of(files: Files) -> str:
@@ -125,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length) if "chunked" not in self.headers.get("Transfer-Encoding", "") else self._chunks()
         address = urlsplit(self.path)
-        self.hub.requests.append(f"{self.command} {unquote(address.path)}")
+        self.hub.requests.append(f"{self.command} {unquote(address.path)} {self.headers.get('Range', '')}".strip())
         self.hub.agents.add(self.headers.get("User-Agent", ""))
         try:
             data, headers = self._route(address.path, parse_qs(address.query), body)
@@ -272,7 +274,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _oid(data: bytes, mode: str) -> str:
-    return hashlib.sha256(data).hexdigest() if mode == "lfs" else hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
+    return (
+        hashlib.sha256(data).hexdigest()
+        if mode == "lfs"
+        else hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
+    )
 
 
 def _json(value: Any) -> bytes:

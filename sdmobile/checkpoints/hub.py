@@ -29,7 +29,8 @@ WEIGHTS = ".safetensors"
 """The only kind of weights that is taken from the Hub."""
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
 _NAME = re.compile(
-    rf"(?P<repository>{_PART}/{_PART})(?:@(?P<revision>refs/(?:pr|convert)/[\w.-]+|[^/@]+))?(?:/(?P<file>.+))?", re.ASCII
+    rf"(?P<repository>{_PART}/{_PART})(?:@(?P<revision>refs/(?:pr|convert)/[\w.-]+|[^/@]+))?(?:/(?P<file>.+))?",
+    re.ASCII,
 )
 _LONGEST = 96
 _COMMIT = re.compile(r"[0-9a-f]{40}")

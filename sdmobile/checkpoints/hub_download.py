@@ -1,6 +1,6 @@
 """Bring what makes a checkpoint from the Hub into its cache, and no more.
 
-list of files ─▶ index, configurations, tokenizer ─▶ family (or refused here) ─▶ weights of its models ─▶ snapshot folder
+list of files ─▶ index, configurations, tokenizer ─▶ family (or refused here) ─▶ weights of its models ─▶ snapshot
 
 The server is not trusted: names are taken from its list only where they are plain paths that a checkpoint has, the
 commit must be a hash, and what comes is read like any other file of a stranger; nothing of it is run.
@@ -17,10 +17,10 @@ from sdmobile.basics.untrusted import UntrustedError, checked_parts
 from sdmobile.checkpoints.folder import identify
 from sdmobile.checkpoints.hub import HubName, hub_api, hub_cache, hub_endpoint, is_commit, quiet_without_terminal
 from sdmobile.checkpoints.hub_errors import hub_errors, not_cached
-from sdmobile.checkpoints.hub_files import INDEX, beside, single_file, small_files, weight_file
+from sdmobile.checkpoints.hub_files import INDEX, beside, no_weights, single_file, small_files, weight_file
 from sdmobile.checkpoints.jsonfile import MOST_BYTES, read_json
 from sdmobile.checkpoints.weights import shard_names
-from sdmobile.errors import CheckpointError, ResourceError
+from sdmobile.errors import CheckpointError, ResourceError, SdmobileError
 from sdmobile.families import FAMILIES
 
 _SECONDS = 30.0
@@ -41,6 +41,10 @@ class Listing:
     folder: Path
     sizes: dict[str, int]
     online: bool = True
+
+    def lacks(self, what: str) -> SdmobileError | None:
+        """Returns that something is not in the cache, None where the list is all that there is."""
+        return None if self.online else not_cached(self.name, what=what)
 
 
 def downloaded(name: HubName) -> Path:
@@ -73,9 +77,7 @@ def _listing(name: HubName) -> Listing:
 
     with hub_errors(name):
         try:
-            info = hub_api().model_info(
-                name.repository, revision=name.revision, files_metadata=True, timeout=_SECONDS
-            )
+            info = hub_api().model_info(name.repository, revision=name.revision, files_metadata=True, timeout=_SECONDS)
         except OfflineModeIsEnabled:
             return _cached(name)
         sizes = {item.rfilename: int(item.size or 0) for item in info.siblings or () if _is_plain(item.rfilename)}
@@ -113,7 +115,9 @@ def _weights(listing: Listing) -> list[str]:
     paths: list[str] = []
     for model in family.models:
         model.check(str(index[model.name][1]), read_json(listing.folder / model.name / "config.json"))
-        path = weight_file(listing.name, listing.sizes, model)
+        path = weight_file(listing.sizes, model.name)
+        if path is None:
+            raise listing.lacks(model.name) or no_weights(listing.name, listing.sizes, model.name)
         shards = shard_names(listing.folder / path) if path.endswith(".json") else ()
         paths += [f"{model.name}/{shard}" for shard in shards] or [path]
     return paths
@@ -122,9 +126,7 @@ def _weights(listing: Listing) -> list[str]:
 def _check_header(listing: Listing, file: str) -> None:
     """Refuses a single file of another architecture by the names of its tensors, of which only the header is read."""
     with hub_errors(listing.name):
-        header = hub_api().parse_safetensors_file_metadata(
-            listing.name.repository, file, revision=listing.folder.name
-        )
+        header = hub_api().parse_safetensors_file_metadata(listing.name.repository, file, revision=listing.folder.name)
         shapes = {tensor: tuple(info.shape) for tensor, info in header.tensors.items()}
     family = next(family for family in FAMILIES if family.claims_file(shapes))
     family.check_file(list(shapes), Path(str(listing.name)) / ("" if listing.name.file else file))
@@ -140,8 +142,7 @@ def _fetch(listing: Listing, paths: list[str], first: bool = False) -> None:
     """
     for path in paths:
         if path not in listing.sizes:
-            told = not_cached(listing.name, what=path)
-            raise told if not listing.online else CheckpointError("every file of a checkpoint must be there", path)
+            raise listing.lacks(path) or CheckpointError("every file of a checkpoint must be there", path)
         if not path.endswith(".safetensors") and listing.sizes[path] > MOST_BYTES:
             raise CheckpointError(
                 f"a file of this kind has at most {MOST_BYTES / 1e6:g} MB",

@@ -34,10 +34,10 @@ def hub_errors(name: HubName, kind: type[SdmobileError] = CheckpointError) -> It
 
 
 def _explained(name: HubName, error: Exception, kind: type[SdmobileError]) -> SdmobileError:
-    from huggingface_hub.errors import HTTPError  # that of the HTTP library, whose name differs by release
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
+        HTTPError,  # that of the HTTP library, whose name differs by release
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
@@ -66,7 +66,7 @@ def not_cached(name: HubName, kind: type[SdmobileError] = CheckpointError, what:
     """Returns that something was not downloaded before and cannot be now."""
     return kind(
         "without the network, a checkpoint of the Hub must have been downloaded before",
-        f"{name} is not in the cache" if not what else f"{name}: {what} is not in the cache",
+        f"{what} of {name} is not in the cache" if what else f"{name} is not in the cache",
         "Run once with the network and without HF_HUB_OFFLINE.",
     )
 
@@ -91,7 +91,7 @@ def _no_repository(name: HubName, kind: type[SdmobileError]) -> SdmobileError:
     what = "a checkpoint must be a path that exists, or" if kind is CheckpointError else "what is written to must be"
     return kind(
         f"{what} a repository of the Hub that you may read",
-        name.repository,
+        name,
         f"Correct the name; if it is private, {_LOG_IN}.",
     )
 

@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING
 
 from sdmobile.checkpoints.folder import MODELS
 from sdmobile.checkpoints.hub import WEIGHTS, HubName
 from sdmobile.checkpoints.weights import best_weights
 from sdmobile.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from sdmobile.families.component import Model
 
 INDEX = "model_index.json"
 _SMALL = re.compile(
@@ -29,31 +25,25 @@ _SHOWN = 8
 
 def small_files(names: Collection[str]) -> list[str]:
     """Returns the files of a Diffusers folder that say what it is: all but weights, lists of shards included."""
-    listed = [entry for model in MODELS if (entry := _weights(names, model)) and entry.endswith(".json")]
+    listed = [entry for model in MODELS if (entry := weight_file(names, model)) and entry.endswith(".json")]
     return [*filter(_SMALL.fullmatch, sorted(names)), *listed]
 
 
-def weight_file(name: HubName, names: Collection[str], model: Model) -> str:
-    """Returns the file of a Diffusers folder that holds a model's weights, fp16 first, or the list of its shards.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    entry = _weights(names, model.name)
-    if entry is None:
-        found = sorted(path for path in names if path.startswith(f"{model.name}/")) or ["nothing"]
-        raise CheckpointError(
-            _ONLY,
-            f"{model.name} of {name} has {_listed(found)}",
-            "Convert it with `from_pretrained(…).save_pretrained(FOLDER)` of Diffusers, and give the folder.",
-        )
-    return entry
-
-
-def _weights(names: Collection[str], model: str) -> str | None:
+def weight_file(names: Collection[str], model: str) -> str | None:
+    """Returns the file of a Diffusers folder that holds a model's weights, fp16 first, or the list of its shards."""
     here = [path.rpartition("/")[2] for path in names if path.rpartition("/")[0] == model and WEIGHTS in path]
     best = best_weights(here, half_first=True)
     return None if best is None else f"{model}/{best[0]}"
+
+
+def no_weights(name: HubName, names: Collection[str], model: str) -> CheckpointError:
+    """Returns that a repository has no weights of a model that would be taken, with what it has."""
+    found = sorted(path for path in names if path.startswith(f"{model}/")) or ["nothing"]
+    return CheckpointError(
+        _ONLY,
+        f"{model} of {name} has {_listed(found)}",
+        "Convert it with `from_pretrained(…).save_pretrained(FOLDER)` of Diffusers, and give the folder.",
+    )
 
 
 def single_file(name: HubName, names: Collection[str]) -> str:
@@ -69,7 +59,9 @@ def single_file(name: HubName, names: Collection[str]) -> str:
             raise CheckpointError(_ONLY, what, f"Those that there are: {_listed(weights or ['none'])}")
         return name.file
     top = [path for path in weights if "/" not in path]
-    if len(top) == 1 and not (f"{top[0]}".startswith(("model.", "diffusion_pytorch_model.")) and "config.json" in names):
+    if len(top) == 1 and not (
+        f"{top[0]}".startswith(("model.", "diffusion_pytorch_model.")) and "config.json" in names
+    ):
         return top[0]
     if len(top) > 1:
         raise CheckpointError(

@@ -93,4 +93,3 @@ def _is_standard(folder: Path) -> bool:
         return False
     stated = {token: vocabulary.get(token) for token in STANDARD_TOKENS}
     return len(vocabulary) == STANDARD_VOCABULARY and stated == STANDARD_TOKENS
-

@@ -31,9 +31,7 @@ _GUIDANCE = (
 
 
 def export(
-    checkpoint: Annotated[
-        Path | None, typer.Argument(help=f"{CHECKPOINT} Without it, the bundled shapes-64.")
-    ] = None,
+    checkpoint: Annotated[Path | None, typer.Argument(help=f"{CHECKPOINT} Without it, the bundled shapes-64.")] = None,
     target: Annotated[str, typer.Option(help="ios, android or onnx.")] = ...,  # pyright: ignore[reportArgumentType]
     device: Annotated[str | None, typer.Option(help="Device profile; without it, the target's default.")] = None,
     output: Annotated[
