@@ -100,8 +100,8 @@ def running_hub() -> Iterator[Hub]:
 
 
 class _Refused(Exception):
-    def __init__(self, status: int, code: str = "", message: str = "") -> None:
-        self.status, self.code, self.message = status, code, message
+    def __init__(self, status: int, code: str = "", message: str = "", url: str = "") -> None:
+        self.status, self.code, self.message, self.url = status, code, message, url
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -134,7 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, data, headers)
         except _Refused as refusal:
             headers = {"X-Error-Code": refusal.code, "X-Error-Message": refusal.message}
-            self._send(refusal.status, json.dumps({"error": refusal.message}).encode(), headers)
+            self._send(refusal.status, json.dumps({"error": refusal.message, "url": refusal.url}).encode(), headers)
 
     def _chunks(self) -> bytes:
         parts: list[bytes] = []
@@ -223,7 +223,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._require_writer()
         name = f"{order['organization']}/{order['name']}"
         if name in self.hub.repositories:
-            raise _Refused(409, message="You already created this model repo")
+            raise _Refused(409, message="You already created this model repo", url=f"{self.hub.endpoint}/{name}")
         private = order.get("visibility") == "private" or bool(order.get("private"))
         self.hub.repositories[name] = Repository({"main": {}}, private=private, token=self.hub.writer)
         return {"url": f"{self.hub.endpoint}/{name}", "name": name, "id": "0"}

@@ -44,7 +44,8 @@ def _explained(name: HubName, error: Exception, kind: type[SdmobileError]) -> Sd
         RevisionNotFoundError,
     )
 
-    cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error  # of an upload's thread
+    cause = error.__cause__ if isinstance(error.__cause__, HTTPError) else error  # of a thread, or of a cache's miss
+    cause = error if isinstance(error, HTTPError) else cause
     if is_disk_full(cause):
         return ResourceError("the disk must have room for what comes from the Hub", _line(cause), "Free some space.")
     known: tuple[tuple[type[BaseException], Callable[[], SdmobileError]], ...] = (
@@ -59,7 +60,9 @@ def _explained(name: HubName, error: Exception, kind: type[SdmobileError]) -> Sd
     for known_kind, explanation in known:
         if isinstance(cause, known_kind):
             return explanation()
-    return kind(f"{name} must be readable on the Hub", f"{type(cause).__name__}: {_line(cause)}", "Try again.")
+    return kind(
+        "the answer of the Hub must be readable", f"{name}: {type(cause).__name__}: {_line(cause)}", "Try again."
+    )
 
 
 def not_cached(name: HubName, kind: type[SdmobileError] = CheckpointError, what: str = "") -> SdmobileError:

@@ -221,7 +221,7 @@ def test_what_is_not_there_is_told_in_one_line(hub: Hub, files: Files, monkeypat
     for name, told in {
         "someone/none": "may read: someone/none. Correct the name",
         f"{NAME}@v9": f"{NAME} has no v9. Those that there are: {hub.endpoint}/{NAME}/tree/main",
-        "someone/pickles": "unet of someone/pickles has unet/config.json, unet/diffusion_flax_model.msgpack, unet/model",
+        "someone/pickles": "unet of someone/pickles has unet/config.json, unet/diffusion_flax_model.msgpack",
         "someone/llm": "holds model_index.json, or one .safetensors file with all components",
         "someone/gguf": "someone/gguf has model.gguf",
     }.items():
@@ -312,7 +312,7 @@ def test_a_page_that_is_no_hub(hub: Hub, files: Files, monkeypatch: pytest.Monke
 
     hub.add(str(NAME), files)
     monkeypatch.setattr(hub_server, "_json", lambda value: b"<html>\x1b[31mlog in\nfirst</html>")
-    with pytest.raises(CheckpointError, match="must be readable on the Hub") as caught:
+    with pytest.raises(CheckpointError, match="answer of the Hub must be readable") as caught:
         open_checkpoint(NAME)
     assert caught.value.message().isprintable()
 
