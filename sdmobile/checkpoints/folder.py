@@ -119,7 +119,7 @@ def read_component(folder: Path, model: Model, class_name: str) -> tuple[Compone
     headers = read_headers(weights.files)
     notes = [f"{model.name}: {note}" for note in headers.notes]
     if weights.variant:
-        notes.append(f"{model.name}: the variant {weights.variant} of the weights is used")
+        notes.append(f"{model.name}: of the weights, the variant {weights.variant} is used")
     tensors: dict[str, TensorInfo] = {}
     spare: list[str] = []
     for stored, tensor in headers.tensors.items():

@@ -120,7 +120,7 @@ def test_what_was_downloaded_before_decides_nothing(hub: Hub, files: Files) -> N
     snapshot_download(str(NAME), endpoint=hub.endpoint, cache_dir=os.environ["HF_HUB_CACHE"])
     checkpoint = open_checkpoint(NAME)
     assert [file.name for file in checkpoint.components["unet"].weight_files] == [Path(UNET.format(".fp16")).name]
-    assert any("unet: the variant fp16" in note for note in checkpoint.notes)
+    assert any("unet: of the weights, the variant fp16 is used" in note for note in checkpoint.notes)
 
 
 def test_revisions(hub: Hub, files: Files) -> None:
