@@ -149,7 +149,7 @@ def _fetch(listing: Listing, paths: list[str], first: bool = False) -> None:
                 f"{listing.name}: {path} has {listing.sizes[path] / 1e6:.0f} MB",
             )
     missing = [path for path in paths if not (listing.folder / path).is_file()]
-    if not listing.online or not (missing or first):
+    if not listing.online or not (missing or (first and not _is_remembered(listing))):
         return
     _require_room(listing, sum(listing.sizes[path] for path in missing))
     from huggingface_hub import snapshot_download
@@ -168,6 +168,13 @@ def _fetch(listing: Listing, paths: list[str], first: bool = False) -> None:
         raise CheckpointError(
             "a repository must stay what it is while it is read", listing.name, "Run the command again."
         )
+
+
+def _is_remembered(listing: Listing) -> bool:
+    """Whether the cache knows that the revision is the commit."""
+    revision = listing.name.revision or "main"
+    reference = listing.folder.parent.parent / "refs" / revision
+    return is_commit(revision) or (reference.is_file() and reference.read_text("utf-8") == listing.folder.name)
 
 
 def _require_room(listing: Listing, needed: int) -> None:

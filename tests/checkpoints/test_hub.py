@@ -107,9 +107,10 @@ def test_only_what_is_needed_comes_and_it_is_the_checkpoint(hub: Hub, files: Fil
     local = open_checkpoint(tmp_path / "copy")
     assert local.content_hash == checkpoint.content_hash
     assert local.origin is None
-    again = open_checkpoint(Path(str(origin)))
-    assert hub.downloads() == []
-    assert again.path == checkpoint.path
+    for name in (NAME, Path(str(origin))):
+        assert open_checkpoint(name).path == checkpoint.path
+        assert len(hub.requests) == 1  # for the list alone
+        assert hub.downloads() == []
     assert open_checkpoint(checkpoint.path).content_hash == checkpoint.content_hash  # as a worker opens it
 
 
