@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 _LONGEST = 300
+_ADVICE = re.compile(r"For more information check: \S+")  # by the HTTP library, on what a status means
 
 
 @contextmanager
@@ -123,5 +125,6 @@ def _unreachable(name: HubName, error: BaseException, kind: type[SdmobileError])
 
 def _line(error: BaseException) -> str:
     """Returns an error's text as one line of bounded length, for a server may have written it."""
-    text = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
+    text = _ADVICE.sub("", "".join(c if c.isprintable() else " " for c in str(error)))
+    text = " ".join(text.split()).rstrip(".")
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

@@ -126,7 +126,7 @@ def test_refusals_are_told(
 
     for wrong in ("bundle", f"{NAME}@main", f"{NAME}/folder"):
         assert "is named owner/name" in told(2, wrong)
-    assert "log in with `hf auth login`, or set HF_TOKEN" in told(6, NAME)
+    assert "Invalid username or password. To do so, log in with `hf auth login`, or set HF_TOKEN." in told(6, NAME)
     monkeypatch.setenv("HF_TOKEN", "hf_of_another")
     assert "You don't have the rights" in told(6, NAME)
     assert NAME not in hub.repositories
