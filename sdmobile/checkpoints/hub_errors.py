@@ -103,15 +103,16 @@ def _no_repository(name: HubName, kind: type[SdmobileError]) -> SdmobileError:
 
 def _refused(name: HubName, error: BaseException, kind: type[SdmobileError]) -> SdmobileError:
     status = getattr(getattr(error, "response", None), "status_code", None)
+    said = f"{name}: {_line(getattr(error, 'server_message', None) or error)}"
     if status == 401:
-        return kind("the Hub must know who you are", f"{name}: {_line(error)}", f"To do so, {_LOG_IN}.")
+        return kind("the Hub must know who you are", said, f"To do so, {_LOG_IN}.")
     if status == 403:
         return kind(
             "the Hub must allow it",
-            f"{name}: {_line(error)}",
+            said,
             "Use a token with the permission: https://huggingface.co/settings/tokens",
         )
-    return kind("the Hub must answer", f"{name}: {_line(error)}", "Try again later.")
+    return kind("the Hub must answer", said, "Try again later.")
 
 
 def _unreachable(name: HubName, error: BaseException, kind: type[SdmobileError]) -> SdmobileError:
@@ -123,8 +124,8 @@ def _unreachable(name: HubName, error: BaseException, kind: type[SdmobileError])
     )
 
 
-def _line(error: BaseException) -> str:
-    """Returns an error's text as one line of bounded length, for a server may have written it."""
+def _line(error: object) -> str:
+    """Returns a text as one line of bounded length, for a server may have written it."""
     text = _ADVICE.sub("", "".join(c if c.isprintable() else " " for c in str(error)))
     text = " ".join(text.split()).rstrip(".")
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
