@@ -12,6 +12,10 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Never the net, and never the user's token: a name that is taken for one of the Hub's is asked for where nobody
+# listens. Its client reads these when it is imported; the server of the tests speaks plain HTTP.
+os.environ.update(HF_ENDPOINT="http://127.0.0.1:9", HF_TOKEN_PATH=os.devnull, HF_HUB_DISABLE_XET="1")
+
 # Under nohup, children ignore what the tests of stopping send them.
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -19,11 +23,13 @@ if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
 from tests.validate.fixtures import onnx_bundle
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from sdmobile.checkpoints import Checkpoint
     from sdmobile.reference.pipeline import PipelineSpec
     from sdmobile.reference.torch_runner import TorchRunner
+    from tests.hub_server import Hub
 
 __all__ = ["onnx_bundle"]
 
@@ -55,3 +61,15 @@ def torch_runner(checkpoint: Checkpoint, spec: PipelineSpec) -> TorchRunner:
     from sdmobile.reference.torch_runner import TorchRunner
 
     return TorchRunner(checkpoint, spec.geometry)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A server of the Hub's protocol on this machine, which everything asks, and an empty cache."""
+    from tests.hub_server import running_hub
+
+    with running_hub() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        yield server

@@ -6,6 +6,7 @@ Importing this package is cheap: torch, Diffusers and Transformers are imported 
 from __future__ import annotations
 
 from sdmobile.checkpoints.bundled import BUNDLED, bundled_checkpoint, bundled_path
+from sdmobile.checkpoints.hub import HubName
 from sdmobile.checkpoints.load import load_model
 from sdmobile.checkpoints.lora import LoraFile
 from sdmobile.checkpoints.recognise import open_checkpoint
@@ -18,6 +19,7 @@ __all__ = [
     "SCHEDULERS",
     "Checkpoint",
     "ComponentInfo",
+    "HubName",
     "LoraFile",
     "bundled_checkpoint",
     "bundled_path",

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile.checkpoints.assemble import Parts, assemble, component_info
 from sdmobile.checkpoints.headers import check_readable
+from sdmobile.checkpoints.hub import HubName, origin_of
 from sdmobile.checkpoints.jsonfile import read_json
-from sdmobile.checkpoints.tokenizer_search import repository_name
 from sdmobile.checkpoints.tokenizers import tokenizer_files
 from sdmobile.checkpoints.weights import find_weights, laid_out, normalise, read_headers
 from sdmobile.errors import CheckpointError
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from sdmobile.checkpoints.headers import TensorInfo
     from sdmobile.checkpoints.types import Checkpoint, ComponentInfo, Given
     from sdmobile.families.component import Model
+    from sdmobile.families.family import Family
 
-_MODELS = tuple(dict.fromkeys(model.name for family in FAMILIES for model in family.models))
+MODELS = tuple(dict.fromkeys(model.name for family in FAMILIES for model in family.models))
+"""Folders of a checkpoint that may hold weights of some family."""
 
 
 def open_folder(path: Path, given: Given) -> Checkpoint:
@@ -36,18 +38,10 @@ def open_folder(path: Path, given: Given) -> Checkpoint:
         CheckpointError: something is missing, truncated or corrupt.
         UnsupportedError: an architecture that sdmobile does not export.
     """
-    index_file = path / "model_index.json"
-    if not index_file.is_file():
-        raise CheckpointError(
-            "a checkpoint folder must hold model_index.json", path, "Give the top folder of a Diffusers checkpoint."
-        )
-    index = read_json(index_file)
-    configs = {name: config for name in _MODELS if (config := _config(path, name)) is not None}
-    family = next(family for family in FAMILIES if family.claims(index, configs))
-    family.check_index(index, path)
+    index, family = identify(path)
     notes: list[str] = []
     components: dict[str, ComponentInfo] = {}
-    hashed = [index_file]
+    hashed = [path / "model_index.json"]
     for model in family.models:
         info, corrections = read_component(path / model.name, model, str(index[model.name][1]))
         components[model.name] = info
@@ -63,7 +57,7 @@ def open_folder(path: Path, given: Given) -> Checkpoint:
     parts = Parts(
         family=family,
         path=path,
-        name=repository_name(path.absolute()) or path.resolve().name,
+        name=origin.name if (origin := origin_of(path)) else path.resolve().name,
         format="diffusers",
         components=components,
         scheduler_config=read_json(scheduler_file),
@@ -76,6 +70,28 @@ def open_folder(path: Path, given: Given) -> Checkpoint:
         own_tokenizer=path / "tokenizer",
     )
     return assemble(parts)
+
+
+def identify(path: Path) -> tuple[dict[str, Any], Family]:
+    """Returns a folder's index and its family, from the index and the models' configurations.
+
+    Raises:
+        CheckpointError: there is no index, or a configuration is damaged.
+        UnsupportedError: an architecture that sdmobile does not export.
+    """
+    index_file = path / "model_index.json"
+    if not index_file.is_file():
+        here = " A path that exists goes before a repository of the Hub." if HubName.parse(path) else ""
+        raise CheckpointError(
+            "a checkpoint folder must hold model_index.json",
+            path,
+            f"Give the top folder of a Diffusers checkpoint.{here}",
+        )
+    index = read_json(index_file)
+    configs = {name: config for name in MODELS if (config := _config(path, name)) is not None}
+    family = next(family for family in FAMILIES if family.claims(index, configs))
+    family.check_index(index, path)
+    return index, family
 
 
 def _config(path: Path, name: str) -> dict[str, Any] | None:
@@ -103,7 +119,7 @@ def read_component(folder: Path, model: Model, class_name: str) -> tuple[Compone
     headers = read_headers(weights.files)
     notes = [f"{model.name}: {note}" for note in headers.notes]
     if weights.variant:
-        notes.append(f"{model.name}: only variants of the weights are there; {weights.variant} is used")
+        notes.append(f"{model.name}: of the weights, the variant {weights.variant} is used")
     tensors: dict[str, TensorInfo] = {}
     spare: list[str] = []
     for stored, tensor in headers.tensors.items():

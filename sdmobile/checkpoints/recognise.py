@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sdmobile.checkpoints.bundled import bundled_checkpoint, bundled_path
 from sdmobile.checkpoints.folder import open_folder
+from sdmobile.checkpoints.hub import HubName
 from sdmobile.checkpoints.types import Given
 from sdmobile.errors import CheckpointError, UsageError
 from sdmobile.families.schedulers import PREDICTION_TYPES
@@ -31,14 +32,15 @@ def open_checkpoint(
 
     Args:
         path: a Diffusers folder, or a single .safetensors or .ckpt file in the original layout;
-            without it, the bundled checkpoint. The name of a bundled one stands for it where there is no such file.
+            without it, the bundled checkpoint. Where there is no such file, the name of a bundled one, or of a
+            repository of the Hub (`HubName`), which is downloaded into the Hub's cache.
         tokenizer_dir: folder of the tokenizer, for a checkpoint that has none; remembered for a single file.
         prediction_type: what the denoiser predicts, for a checkpoint that does not say it.
         loras: fused into the weights whenever a model is loaded.
         control: folder of a control network in Diffusers' format, to go with it.
 
     Raises:
-        CheckpointError: missing, truncated or corrupt.
+        CheckpointError: missing, truncated or corrupt; or no repository of the Hub that can be read.
         UnsupportedError: an architecture that sdmobile does not export.
         UsageError: a prediction type that is none, or a folder without a tokenizer.
     """
@@ -54,12 +56,22 @@ def open_checkpoint(
 
         return with_control(open_checkpoint(path, tokenizer_dir, prediction_type, loras), Path(control))
     given = Given(None if tokenizer_dir is None else Path(tokenizer_dir), prediction_type)
-    path = bundled_path(Path(path)) if path is not None else bundled_checkpoint()
-    if not path.exists():
-        raise CheckpointError(
-            "the checkpoint must exist", path, "Give a Diffusers folder or a .safetensors file; nothing is downloaded."
-        )
+    path = _local(bundled_path(Path(path))) if path is not None else bundled_checkpoint()
     return _with_loras(_opened(path, given), loras)
+
+
+def _local(path: Path) -> Path:
+    """Returns a path that exists as it is, and where a repository of the Hub was downloaded to."""
+    if path.exists():
+        return path
+    name = HubName.parse(path)
+    if name is None:
+        raise CheckpointError(
+            "the checkpoint must exist", path, "Give a Diffusers folder, a .safetensors file or a Hub name: owner/name."
+        )
+    from sdmobile.checkpoints.hub_download import downloaded
+
+    return downloaded(name)
 
 
 def _opened(path: Path, given: Given) -> Checkpoint:

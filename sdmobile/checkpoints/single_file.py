@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sdmobile.checkpoints.assemble import Parts, assemble, component_info
 from sdmobile.checkpoints.facts import shapes_of
 from sdmobile.checkpoints.headers import TensorInfo, check_readable
+from sdmobile.checkpoints.hub import origin_of
 from sdmobile.checkpoints.jsonfile import read_json
 from sdmobile.checkpoints.weights import Headers, laid_out, normalise, read_headers
 from sdmobile.errors import UnsupportedError
@@ -70,7 +71,7 @@ def open_single_file(path: Path, given: Given) -> Checkpoint:
     parts = Parts(
         family=family,
         path=path,
-        name=path.stem,
+        name=origin.name if (origin := origin_of(path)) else path.stem,
         format="single_file",
         components=components,
         scheduler_config=config,

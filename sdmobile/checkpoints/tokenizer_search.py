@@ -6,12 +6,12 @@ given ─▶ in or beside the checkpoint ─▶ given with this file before ─�
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from pathlib import Path
 
-from sdmobile.basics.files import cache_folder, user_cache
+from sdmobile.basics.files import cache_folder
 from sdmobile.basics.scratch import put_in_place, scratch_beside
+from sdmobile.checkpoints.hub import hub_cache
 from sdmobile.checkpoints.jsonfile import read_json
 from sdmobile.checkpoints.tokenizers import FILES, given_tokenizer, is_tokenizer, tokenizer_files
 from sdmobile.errors import SdmobileError
@@ -74,18 +74,10 @@ def _remember(path: Path, folder: Path) -> None:
         return
 
 
-def _hub_cache() -> Path:
-    """Returns where the Hub's client keeps downloads, by the variables that it reads."""
-    if chosen := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
-        return Path(chosen)
-    home = os.environ.get("HF_HOME")
-    return (Path(home) if home else user_cache() / "huggingface") / "hub"
-
-
 def _in_hub_cache() -> tuple[str, Path] | None:
     """Returns the repository and folder of CLIP's standard vocabulary, if this machine has downloaded one."""
     for repository, below in STANDARD_SOURCES:
-        snapshots = _hub_cache() / f"models--{repository.replace('/', '--')}" / "snapshots"
+        snapshots = hub_cache() / f"models--{repository.replace('/', '--')}" / "snapshots"
         for snapshot in sorted(snapshots.iterdir()) if snapshots.is_dir() else ():
             if _is_standard(snapshot / below):
                 return repository, snapshot / below
@@ -101,10 +93,3 @@ def _is_standard(folder: Path) -> bool:
         return False
     stated = {token: vocabulary.get(token) for token in STANDARD_TOKENS}
     return len(vocabulary) == STANDARD_VOCABULARY and stated == STANDARD_TOKENS
-
-
-def repository_name(path: Path) -> str | None:
-    """Returns NAME of a folder `models--OWNER--NAME/snapshots/HASH` in the Hub's cache, None for any other."""
-    if path.parent.name != "snapshots" or not path.parent.parent.name.startswith("models--"):
-        return None
-    return path.parent.parent.name.rpartition("--")[2] or None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sdmobile.basics.files import hash_json, hash_tree
 from sdmobile.checkpoints.headers import check_readable
+from sdmobile.checkpoints.hub import origin_of
 from sdmobile.checkpoints.jsonfile import MOST_BYTES
 from sdmobile.errors import CheckpointError, SdmobileError
 from sdmobile.families.family import Facts
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sdmobile.checkpoints.headers import TensorInfo
+    from sdmobile.checkpoints.hub import Origin
     from sdmobile.checkpoints.lora import Lora
     from sdmobile.families.family import Family
 
@@ -98,6 +100,11 @@ class Checkpoint(Facts):
     hashed_files: tuple[Path, ...] = field(default=(), repr=False)
     loras: tuple[Lora, ...] = field(default=(), repr=False)
     control_files: tuple[Path, ...] = field(default=(), repr=False)
+
+    @property
+    def origin(self) -> Origin | None:
+        """Repository and commit on the Hub of a checkpoint that lies in its cache, None for any other."""
+        return origin_of(self.path)
 
     @cached_property
     def content_hash(self) -> str:

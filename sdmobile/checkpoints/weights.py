@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from sdmobile.checkpoints.dialects import multiplied, name_notes, plain_names, refuse_adapters, with_scales
 from sdmobile.checkpoints.headers import TensorInfo, read_header
+from sdmobile.checkpoints.hub import origin_of
 from sdmobile.checkpoints.jsonfile import read_json
 from sdmobile.checkpoints.pickles import load_pickle, read_pickle_header
 from sdmobile.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from io import BufferedReader
     from pathlib import Path
 
@@ -50,40 +51,63 @@ class Weights:
 def find_weights(folder: Path) -> Weights:
     """Returns the weight files of a component folder: safetensors first, then by precision.
 
+    Of the Hub's cache, whose files depend on what was asked for before, fp16 is taken first, as it is downloaded.
+
     Raises:
         CheckpointError: there are none, or a shard is missing.
     """
-    places: list[tuple[tuple[bool, bool, int, str], Path]] = []
-    for path in sorted(folder.iterdir()):
-        if match := _INDEX.fullmatch(path.name):
-            extension, variant = match[2], match[3] or ""
-        elif (match := _WHOLE.fullmatch(path.name)) and not _SHARD.fullmatch(path.stem):
-            extension, variant = match[3], match[2] or ""
-        else:
-            continue
-        known = variant in _VARIANTS
-        rank = _VARIANTS.index(variant) if known else len(_VARIANTS)
-        places.append(((not known, extension != "safetensors", rank, variant), path))
-    if not places:
+    best = best_weights((path.name for path in folder.iterdir()), half_first=origin_of(folder) is not None)
+    if best is None:
         raise CheckpointError(
             "a component folder must hold weights", f"{folder} has no .safetensors or .bin", "Download it completely."
         )
-    (_, _, _, variant), path = min(places)
+    name, variant = best
+    path = folder / name
     return Weights(_shards(path) if path.suffix == ".json" else (path,), variant)
 
 
+def best_weights(names: Iterable[str], half_first: bool = False) -> tuple[str, str] | None:
+    """Returns the file that holds or lists a component's weights, and its variant; None where there is none.
+
+    Args:
+        names: of the files in its folder.
+        half_first: take fp16 rather than the plain ones.
+    """
+    order = ("fp16", *(variant for variant in _VARIANTS if variant != "fp16")) if half_first else _VARIANTS
+    places: list[tuple[bool, bool, int, str, str]] = []
+    for name in names:
+        if match := _INDEX.fullmatch(name):
+            extension, variant = match[2], match[3] or ""
+        elif (match := _WHOLE.fullmatch(name)) and not _SHARD.fullmatch(name.rpartition(".")[0]):
+            extension, variant = match[3], match[2] or ""
+        else:
+            continue
+        rank = order.index(variant) if variant in order else len(order)
+        places.append((variant not in order, extension != "safetensors", rank, variant, name))
+    return (min(places)[4], min(places)[3]) if places else None
+
+
 def _shards(index: Path) -> tuple[Path, ...]:
-    try:
-        names = set(read_json(index)["weight_map"].values())
-        paths = tuple(sorted(index.parent / name for name in names))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError("a shard index must be JSON with a weight_map", f"{index}: {error}") from error
-    if not paths:
-        raise CheckpointError("a shard index must name the shards of the weights", f"{index} names none")
+    paths = tuple(index.parent / name for name in shard_names(index))
     for path in paths:
         if path.parent != index.parent or not path.is_file():
             raise CheckpointError("every shard of the index must be present", path, "Download it completely.")
     return paths
+
+
+def shard_names(index: Path) -> tuple[str, ...]:
+    """Returns the names of the shards that an index lists; they are not checked.
+
+    Raises:
+        CheckpointError: it is no index, or lists none.
+    """
+    try:
+        names = tuple(sorted({name + "" for name in read_json(index)["weight_map"].values()}))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError("a shard index must be JSON with a weight_map", f"{index}: {error}") from error
+    if not names:
+        raise CheckpointError("a shard index must name the shards of the weights", f"{index} names none")
+    return names
 
 
 @dataclass(frozen=True)

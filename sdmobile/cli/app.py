@@ -21,6 +21,7 @@ from sdmobile.cli.gpu import gpu_check
 from sdmobile.cli.inspect import inspect
 from sdmobile.cli.lint import lint
 from sdmobile.cli.profile import profile
+from sdmobile.cli.push import push
 from sdmobile.cli.quantize import quantize_app
 from sdmobile.cli.rewrites import rewrites_app
 from sdmobile.cli.train import train_app
@@ -46,6 +47,7 @@ app.command()(lint)
 app.command("gpu-check")(gpu_check)
 app.command()(generate)
 app.command()(profile)
+app.command()(push)
 app.add_typer(devices_app, name="devices")
 app.add_typer(quantize_app, name="quantize")
 app.add_typer(rewrites_app, name="rewrites")
@@ -80,6 +82,7 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TORCH_LOGS", "-all")  # read when torch is imported; errors still show
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     for name in ("torch", "torchao", "transformers", "diffusers", "coremltools"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 

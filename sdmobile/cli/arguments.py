@@ -13,6 +13,7 @@ from sdmobile.families import FAMILIES, component_names
 if TYPE_CHECKING:
     from sdmobile.checkpoints import LoraFile
 
+CHECKPOINT = "Diffusers folder, .safetensors or .ckpt file, or owner/name[@revision] on the Hub."
 COMPONENTS = f"{', '.join(component_names()[:-1])} or {component_names()[-1]}"
 _STEPS = ", ".join(f"{family.default_steps} ({family.title})" for family in reversed(FAMILIES))
 Tokenizer = Annotated[

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdmobile.cli.arguments import COMPONENTS, Lora, PredictionType, Tokenizer, lora_files
+from sdmobile.cli.arguments import CHECKPOINT, COMPONENTS, Lora, PredictionType, Tokenizer, lora_files
 
 if TYPE_CHECKING:
     from sdmobile.exporters.bundle import ExportResult
@@ -31,9 +31,7 @@ _GUIDANCE = (
 
 
 def export(
-    checkpoint: Annotated[
-        Path | None, typer.Argument(help="Diffusers folder or single file; without it, the bundled shapes-64.")
-    ] = None,
+    checkpoint: Annotated[Path | None, typer.Argument(help=f"{CHECKPOINT} Without it, the bundled shapes-64.")] = None,
     target: Annotated[str, typer.Option(help="ios, android or onnx.")] = ...,  # pyright: ignore[reportArgumentType]
     device: Annotated[str | None, typer.Option(help="Device profile; without it, the target's default.")] = None,
     output: Annotated[
@@ -122,11 +120,12 @@ def export(
 
 
 def _name(checkpoint: Path | None) -> str:
-    from sdmobile.checkpoints import bundled_checkpoint
-    from sdmobile.checkpoints.tokenizer_search import repository_name
+    from sdmobile.checkpoints import HubName, bundled_checkpoint
+    from sdmobile.checkpoints.hub import origin_of
 
-    path = (checkpoint or bundled_checkpoint()).absolute()
-    return repository_name(path) or (path.name if path.is_dir() else path.stem)
+    path = checkpoint or bundled_checkpoint()
+    known = origin_of(path) or (None if path.exists() else HubName.parse(path))
+    return known.name if known else (path.name if path.is_dir() else path.stem)
 
 
 def _show_plan(plan: ExportPlan, json_output: bool) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdmobile.basics.words import megabytes
-from sdmobile.cli.arguments import Lora, PredictionType, Tokenizer, lora_files
+from sdmobile.cli.arguments import CHECKPOINT, Lora, PredictionType, Tokenizer, lora_files
 from sdmobile.cli.output import Output
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def inspect(
     checkpoint: Annotated[
         Path | None,
-        typer.Argument(help="Diffusers folder, .safetensors or .ckpt file; without it, the bundled shapes-64."),
+        typer.Argument(help=f"{CHECKPOINT} Without it, the bundled shapes-64."),
     ] = None,
     tokenizer: Tokenizer = None,
     prediction_type: PredictionType = None,
@@ -45,6 +45,8 @@ def _as_json(checkpoint: Checkpoint, verdicts: list[PreflightReport]) -> dict[st
     return {
         "path": str(checkpoint.path),
         "name": checkpoint.name,
+        "repository": None if checkpoint.origin is None else checkpoint.origin.repository,
+        "commit": None if checkpoint.origin is None else checkpoint.origin.commit,
         "family": checkpoint.family.name,
         "format": checkpoint.format,
         "content_hash": checkpoint.content_hash,
@@ -114,6 +116,7 @@ def _facts(checkpoint: Checkpoint) -> Table:
         "prediction": checkpoint.prediction_type,
         "tokenizer": str(checkpoint.tokenizer_dir or "none"),
         "license": checkpoint.license or "the checkpoint does not say",
+        **({} if checkpoint.origin is None else {"on the Hub": str(checkpoint.origin)}),
         "content hash": checkpoint.content_hash,
     }
     table = Table(show_header=False, box=None)

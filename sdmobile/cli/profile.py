@@ -105,11 +105,13 @@ def opened(path: Path | None, device: str | None, out: Output) -> Iterator[Bundl
 
 def _require_checkpoint(path: Path | None) -> None:
     """Refuses a path that is neither a bundle nor anything that could be a checkpoint."""
-    from sdmobile.checkpoints import bundled_path
+    from sdmobile.checkpoints import HubName, bundled_path
 
     if path is None:
         return
     path = bundled_path(path)
+    if not path.exists() and HubName.parse(path):
+        return
     looks = path.suffix in (".safetensors", ".ckpt") or (path / "model_index.json").is_file()
     if not path.exists() or not looks:
         problem = "no such file or folder" if not path.exists() else "neither manifest.json nor model_index.json"

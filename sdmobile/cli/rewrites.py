@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdmobile.cli.arguments import COMPONENTS, CommandGroup
+from sdmobile.cli.arguments import CHECKPOINT, COMPONENTS, CommandGroup
 from sdmobile.cli.output import Output
 from sdmobile.errors import OutputError, UnsupportedError
 
@@ -23,9 +23,7 @@ rewrites_app = typer.Typer(
     no_args_is_help=True,
 )
 
-Checkpoint = Annotated[
-    Path | None, typer.Argument(help="Diffusers folder or single file; without it, the bundled shapes-64.")
-]
+Checkpoint = Annotated[Path | None, typer.Argument(help=f"{CHECKPOINT} Without it, the bundled shapes-64.")]
 Device = Annotated[str, typer.Option(help="Device profile, which selects the rules.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 PlainOps = Annotated[bool, typer.Option("--plain-ops", help="Use no composite operators.")]

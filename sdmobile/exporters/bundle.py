@@ -169,6 +169,7 @@ def _write_manifest(plan: ExportPlan, records: dict[str, Any], folder: Path) -> 
             "name": checkpoint.name,
             "path_name": checkpoint.path.name,
             "content_hash": checkpoint.content_hash,
+            **({} if (origin := checkpoint.origin) is None else vars(origin)),
             "license": checkpoint.license,
             "prediction_type": checkpoint.prediction_type,
             "given": {"prediction_type": checkpoint.given.prediction_type},

@@ -68,6 +68,7 @@ def model_card(manifest: Mapping[str, Any], validation: Mapping[str, Any] | None
 
 def _front_matter(target: str, source: Mapping[str, Any], family: Family) -> str:
     lines = ["---", f"pipeline_tag: {family.task}", f"license: {source.get('license') or 'unknown'}"]
+    lines += [f"base_model: {source['repository']}"] if source.get("repository") else []
     return "\n".join([*lines, "tags:", f"- {_TAGS[target]}", f"- {family.tag}", "- sdmobile", "---"])
 
 
@@ -76,8 +77,9 @@ def _summary(manifest: Mapping[str, Any]) -> str:
     calls = family_of(manifest).guidance(manifest["guidance"]).sentence
     device = f" for {manifest['device']}" if manifest.get("device") else ""
     loras = "".join(f", with the LoRA `{lora['name']}` at scale {lora['scale']:g}" for lora in source.get("loras", ()))
+    name = f"{source['repository']}` at commit `{source['commit']}" if source.get("repository") else source["name"]
     return (
-        f"Exported{device} by sdmobile {manifest.get('sdmobile_version', '')} from `{source['name']}`{loras}, whose "
+        f"Exported{device} by sdmobile {manifest.get('sdmobile_version', '')} from `{name}`{loras}, whose "
         f"content hash is `{source['content_hash']}`. Pictures of {g['image_width']} × {g['image_height']} pixels; "
         f"{calls}. "
         "Every stage of the export is recorded in `manifest.json`."

@@ -110,10 +110,11 @@ def _check_control(bundle: Bundle, control: Path | None) -> None:
 
 
 def _not_found(name: str, bundle: Bundle) -> CheckpointError:
+    repository, commit = bundle.source.get("repository"), bundle.source.get("commit")
     return CheckpointError(
         "parity needs the checkpoint that the bundle was exported from",
         f"{name}, content hash {_short(bundle.source_hash)}, is none that ships with sdmobile",
-        "Give it: --reference CHECKPOINT.",
+        f"Give it: --reference {f'{repository}@{commit}' if repository and commit else 'CHECKPOINT'}.",
     )
 
 

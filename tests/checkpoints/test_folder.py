@@ -231,7 +231,7 @@ def test_broken_folders(copy: Path, change: Callable[[Path], object], message: s
 
 
 def test_a_missing_path_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"must exist.*nothing is downloaded"):
+    with pytest.raises(CheckpointError, match=r"must exist.*a Hub name: owner/name"):
         open_checkpoint(tmp_path / "runwayml" / "stable-diffusion-v1-5")
 
 

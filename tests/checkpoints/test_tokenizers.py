@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from sdmobile.checkpoints import open_checkpoint
-from sdmobile.checkpoints.tokenizer_search import repository_name
 from sdmobile.checkpoints.tokenizers import (
     check_vocabulary,
     load_tokenizer,
@@ -207,4 +206,3 @@ def test_a_folder_of_the_hubs_cache_is_named_after_its_repository(tiny_checkpoin
     snapshot = tmp_path / "models--someone--toy-diffusion-v1.5" / "snapshots" / ("0" * 40)
     shutil.copytree(tiny_checkpoint, snapshot)
     assert open_checkpoint(snapshot).name == "toy-diffusion-v1.5"
-    assert repository_name(tiny_checkpoint) is None

@@ -24,6 +24,7 @@ _OPENS_BUNDLES: dict[str, tuple[str, ...]] = {
     "gpu-check": ("BUNDLE",),
     "generate": ("BUNDLE", "--prompt", "a circle", "--output", "OUT"),
     "profile": ("BUNDLE", "--trace", "OUT", "--measure"),
+    "push": ("BUNDLE", "somebody/bundle"),
     "quantize apply": ("BUNDLE", "--recipe", "palette6", "--output", "OUT"),
     "devices add-measurement": ("BUNDLE", "--component", "unet", "--milliseconds", "5"),
 }

@@ -196,11 +196,13 @@ class LoraEntry(_Entry):
 
 
 class SourceEntry(_Entry):
-    """The checkpoint."""
+    """The checkpoint; repository and commit where it came from the Hub."""
 
     name: Line
     path_name: Line | None = None
     content_hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{0,128}$")] = ""
+    repository: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]{0,127}$")] | None = None
+    commit: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")] | None = None
     license: Line | None = None
     prediction_type: Line | None = None
     given: GivenEntry = GivenEntry()
