@@ -51,6 +51,7 @@ def generate(
 ) -> None:
     """Make or change a picture with the exported files; prompt, seed, steps and model hash go into the PNG's text."""
     from sdmobile.basics.files import write_whole
+    from sdmobile.cli.output import remark
     from sdmobile.cli.progress import step_progress
     from sdmobile.errors import OutputError
     from sdmobile.reference.condition import requested_condition
@@ -85,7 +86,7 @@ def generate(
     write_whole(output, picture, overwrite)
     typer.echo(str(output))
     for component, seconds in result.seconds.items():
-        typer.echo(f"{component}: {seconds:.2f} s", err=True)
+        remark(f"{component}: {seconds:.2f} s")
 
 
 def picture_texts(request: SampleRequest, spec: PipelineSpec, runtime: str, model_hash: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sdmobile.cli import output
 from sdmobile.cli.arguments import Lora, lora_files
 
 if TYPE_CHECKING:
@@ -124,5 +125,5 @@ def _explain(report: GpuReport) -> None:
         modules = ", ".join(module for operator in verdict.refused for module in operator.modules)
         where = f" [{modules}]" if modules else ""
         name = f"{check.component} ({verdict.way}, {verdict.precision})"
-        colour = typer.colors.RED if verdict.failed else typer.colors.YELLOW
-        typer.secho(f"{name}: {verdict.status}: {verdict.reason}{where}", err=True, fg=colour)
+        tell = output.failure if verdict.failed else output.warning
+        tell(f"{name}: {verdict.status}: {verdict.reason}{where}")

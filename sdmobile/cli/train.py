@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from sdmobile.cli.arguments import CommandGroup, Lora, lora_files
+from sdmobile.cli.output import remark
 from sdmobile.cli.progress import step_progress
 from sdmobile.errors import OutputError
 
@@ -57,7 +58,7 @@ def shapes(
         config = quick_config(config, quick)
 
     def report(stage: str, step: int, total: int, loss: float) -> None:
-        typer.echo(f"{stage:5} {step:6d}/{total}  loss {loss:.4f}", err=True)
+        remark(f"{stage:5} {step:6d}/{total}  loss {loss:.4f}")
 
     folder = train_shapes(config, report)
     if evaluate_prompts:
@@ -108,7 +109,7 @@ def mobile(
         torch.set_num_threads(threads)
 
     def report(stage: str, step: int, total: int, loss: float) -> None:
-        typer.echo(f"{stage:11} {step:6d}/{total}  loss {loss:.5f}", err=True)
+        remark(f"{stage:11} {step:6d}/{total}  loss {loss:.5f}")
 
     config = MobileConfig(output, seed=seed, distilled=distilled)
     if quick is not None:
@@ -202,32 +203,28 @@ def features(
         net = train_features(steps, 64, seed, lambda done, total, _loss: progress("training", done, total))
     save_features(net, output, overwrite)
     share = 100 * held_out_accuracy(net)
-    typer.echo(f"{share:.2f} % of the answers are right on 1000 scenes of held-out combinations", err=True)
+    remark(f"{share:.2f} % of the answers are right on 1000 scenes of held-out combinations")
     typer.echo(str(output))
 
 
 def _say(record: dict[str, Any]) -> None:
     low, high = (100 * share for share in record["interval_95"])
     obeyed, prompts, share = record["obeyed"], record["prompts"], 100 * record["share"]
-    typer.echo(
+    remark(
         f"{obeyed} of {prompts} held-out prompts obeyed ({share:.1f} %, 95 % interval {low:.1f} to {high:.1f}); "
-        f"{100 * record['claims']:.1f} % of their claims",
-        err=True,
+        f"{100 * record['claims']:.1f} % of their claims"
     )
     if (hollowness := record.get("hollowness")) is not None:
-        typer.echo(
-            f"the middles of shapes are {hollowness:.2f} background: 1 in the style of stage lora, 0 without it",
-            err=True,
-        )
+        remark(f"the middles of shapes are {hollowness:.2f} background: 1 in the style of stage lora, 0 without it")
     if (outside := record.get("outside_of_the_mask")) is not None:
-        typer.echo(f"mean difference outside of the masks: {outside:.2f} of 255 levels", err=True)
+        remark(f"mean difference outside of the masks: {outside:.2f} of 255 levels")
     if "control" in record:
-        typer.echo(f"{100 * record['iou']:.1f} % of silhouette and drawn shapes in common (mean IoU)", err=True)
+        remark(f"{100 * record['iou']:.1f} % of silhouette and drawn shapes in common (mean IoU)")
     if (found := record.get("distribution")) is None:
         return
     for name, row in (("drawn", found), *found["floors"].items()):
         mean, spread = row["kid"]
         near = f"precision {row['precision']:.3f}, recall {row['recall']:.3f}"
-        typer.echo(f"{name:12} shapes-KID {mean:.4f} ± {spread:.4f}, {near}", err=True)
+        remark(f"{name:12} shapes-KID {mean:.4f} ± {spread:.4f}, {near}")
     for name, (drawn, ideal) in found["bits"].items():
-        typer.echo(f"{name} left open: {drawn:.2f} bits, {ideal:.2f} if chosen evenly", err=True)
+        remark(f"{name} left open: {drawn:.2f} bits, {ideal:.2f} if chosen evenly")
