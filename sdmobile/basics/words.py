@@ -119,17 +119,17 @@ def title(component: str) -> str:
     return " ".join([words[0][:1].upper() + words[0][1:], *words[1:]])
 
 
-def nearest(word: object, known: Iterable[str]) -> str:
-    """Returns "Did you mean NAME?" with the known name that is most like a word, "" if none is like it."""
+def nearest(word: object, known: Iterable[str]) -> str | None:
+    """Returns "Did you mean NAME?" with the known name that is most like a word, None if none is, or if it is one."""
     names = {name.lower(): name for name in known}
     near = get_close_matches(str(word).lower(), names, 1, 0.6)
-    return f"Did you mean {names[near[0]]}?" if near else ""
+    return f"Did you mean {names[near[0]]}?" if near and names[near[0]] != word else None
 
 
-def choices(word: object, known: Iterable[str]) -> str:
-    """Returns what to do about a word that is none of the known ones: "Did you mean NAME? Known are …"."""
-    known = tuple(known)
-    return " ".join(part for part in (nearest(word, known), f"Known are {', '.join(known)}.") if part)
+def meant(word: object, known: Iterable[str], rest: str) -> str:
+    """Returns what to do about a word that is none of the known ones: the nearest one, if any, and the rest."""
+    near = nearest(word, known)
+    return rest if near is None else f"{near} {rest}"
 
 
 def grouped_rewrites(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

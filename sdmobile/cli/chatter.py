@@ -31,7 +31,10 @@ _CRASHED = "error: the command was killed, or native code crashed; the last line
 
 @contextmanager
 def put_aside() -> Iterator[IO[bytes] | None]:
-    """Keeps aside what anybody but the command itself prints to stderr, and yields the log; None where that fails."""
+    """Keeps aside what anybody but the command itself prints to stderr, and yields the log; None where that fails.
+
+    It is for a whole process: what is printed to stderr after the block is lost.
+    """
     with ExitStack() as stack:
         try:
             log = stack.enter_context(tempfile.TemporaryFile())
@@ -41,14 +44,12 @@ def put_aside() -> Iterator[IO[bytes] | None]:
         except (OSError, AttributeError):  # no room for a log, or no stderr: all goes where it went
             yield None
             return
-        os.dup2(log.fileno(), _STDERR)
+        os.dup2(log.fileno(), _STDERR)  # to the end of the process: libraries print when it ends, too
         output.use_stream(terminal)
         try:
             with _watched(log, terminal):
                 yield log
         finally:
-            sys.stderr.flush()
-            os.dup2(terminal.fileno(), _STDERR)
             output.use_stream(None)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sdmobile.basics.words import nearest
 from sdmobile.cli import output
 from sdmobile.cli.arguments import Lora, lora_files
 
@@ -50,7 +51,8 @@ def gpu_check(
     from sdmobile.validate.gpu.bundle import COMBINATIONS, check_bundle_gpu, check_tflite
 
     if way not in COMBINATIONS:
-        raise typer.BadParameter(f"--way is one of {', '.join(COMBINATIONS)}; not {way}")
+        rule = f"--way is one of {', '.join(COMBINATIONS)}; not {way}."
+        raise typer.BadParameter(f"{rule} {nearest(way, COMBINATIONS) or ''}".strip())
     chosen = COMBINATIONS[way]
     with step_progress() as progress:
         if path.is_file():
@@ -77,8 +79,8 @@ def _opened(path: Path, components: str | None) -> tuple[Bundle, tuple[str, ...]
     if components is not None:
         names = tuple(name.strip() for name in components.split(","))
         if unknown := [name for name in names if name not in bundle.components]:
-            known = ", ".join(bundle.components)
-            raise UnsupportedError(f"--components names components of the bundle, which has {known}", unknown)
+            rule = f"--components names components of the bundle, which has {', '.join(bundle.components)}"
+            raise UnsupportedError(rule, ", ".join(unknown), nearest(unknown[0], bundle.components))
     return bundle, names
 
 

@@ -39,8 +39,8 @@ def chosen_targets(text: str | None) -> tuple[str, ...]:
         raise UsageError(f"--target must say what to export for: {_NAMES}")
     for name in names:
         if name not in (*TARGETS, ALL):
-            meant = nearest(name, (*TARGETS, ALL))
-            raise UnsupportedError(f"the target must be one of {', '.join(TARGETS)}, {ALL}", name, meant or None)
+            known = (*TARGETS, ALL)
+            raise UnsupportedError(f"the target must be one of {', '.join(known)}", name, nearest(name, known))
     return TARGETS if ALL in names else names
 
 

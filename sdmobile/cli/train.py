@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sdmobile.basics.words import nearest
 from sdmobile.cli.arguments import CommandGroup, Lora, lora_files
 from sdmobile.cli.output import remark
 from sdmobile.cli.progress import step_progress
@@ -100,7 +101,8 @@ def mobile(
     from sdmobile.training.mobile.run import ON_BASE, STAGES, train_mobile
 
     if stage != "all" and stage not in STAGES:
-        raise typer.BadParameter(f"the stage must be all or one of {', '.join(STAGES)}; not {stage}")
+        rule = f"the stage must be all or one of {', '.join(STAGES)}; not {stage}."
+        raise typer.BadParameter(f"{rule} {nearest(stage, ('all', *STAGES)) or ''}".strip())
     if distilled is not None and stage not in ON_BASE:
         raise typer.BadParameter(f"--from is for the stages {', '.join(ON_BASE)}; not {stage}")
     if threads is not None:

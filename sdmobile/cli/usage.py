@@ -25,10 +25,12 @@ def _add_meant(error: Any, arguments: list[str]) -> None:
         known = [name for param in error.ctx.command.params for name in (*param.opts, *param.secondary_opts)]
         # Typer reads -target as -t -a -r …
         written = [f"-{word}" for word in arguments if len(option) == 2 < len(word) and word.startswith(option)]
-        meant = nearest((written or [option])[0], known)
+        word = (written or [option])[0]
+        meant = f"Did you mean {word}?" if word in known else nearest(word, known)
     else:
         descriptor = getattr(getattr(error, "param", None), "type_descriptor", None)
         choices = [str(getattr(choice, "value", choice)) for choice in getattr(descriptor, "choices", None) or ()]
-        meant = nearest(error.message.split("'")[1], choices) if choices and "'" in error.message else ""
+        meant = nearest(error.message.split("'")[1], choices) if choices and "'" in error.message else None
+        error.message = error.message.removeprefix("Value error, ")  # pydantic's
     if meant:
         error.message = f"{error.message.rstrip('.')}. {meant}"

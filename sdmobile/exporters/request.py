@@ -171,7 +171,7 @@ def make_plan(request: ExportRequest, opened: Checkpoint | None = None) -> Expor
 
     if request.target not in TARGETS:
         raise UnsupportedError(
-            f"the target must be one of {', '.join(TARGETS)}", request.target, nearest(request.target, TARGETS) or None
+            f"the target must be one of {', '.join(TARGETS)}", request.target, nearest(request.target, TARGETS)
         )
     profile = profile_of(request)
     check_names(request.rewrites)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.basics.words import describe
+from sdmobile.basics.words import describe, nearest
 from sdmobile.checkpoints.shapes64.obedience import has_captions
 from sdmobile.errors import UnsupportedError
 from sdmobile.formats.bundle.reading import Bundle, open_bundle
@@ -260,9 +260,8 @@ def _wanted(bundle: Bundle, asked: tuple[str, ...] | None) -> tuple[str, ...]:
         return tuple(bundle.components)
     unknown = [name for name in asked if name not in bundle.components]
     if unknown:
-        raise UnsupportedError(
-            f"--components names components of the bundle, which has {', '.join(bundle.components)}", ", ".join(unknown)
-        )
+        rule = f"--components names components of the bundle, which has {', '.join(bundle.components)}"
+        raise UnsupportedError(rule, ", ".join(unknown), nearest(unknown[0], bundle.components))
     return tuple(name for name in bundle.components if name in asked)
 
 
