@@ -65,8 +65,8 @@ def test_a_terminal_shows_a_bar_that_goes_away(monkeypatch: pytest.MonkeyPatch) 
     stream = _Terminal()
     output.use_stream(stream)
     _work()
-    assert "sampling with torch" in stream.getvalue()
-    assert "4/4" in stream.getvalue() or "3/4" in stream.getvalue()
+    assert "unet on litert" in stream.getvalue()  # what came before it was too short to be drawn
+    assert "3/4" in stream.getvalue()
     assert not any(_STAGE.fullmatch(line) for line in stream.getvalue().splitlines())
     assert stream.getvalue().rstrip("\r\n").endswith("\x1b[2K")  # the line is erased
 

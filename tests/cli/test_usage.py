@@ -30,14 +30,13 @@ from sdmobile.cli.app import run
         ("export --target ios --prediction-type epsilom", 2, "epsilon"),
         ("generate -p x --scheduler eulr", 5, "euler"),
         ("generate -p x --scheduler DDIMSchedular", 5, "DDIMScheduler"),
-        ("validate FOLDER --runtime evaluater", 5, "evaluator"),
-        ("validate FOLDER --components unt", 5, "unet"),
-        ("validate FOLDER --lint fial", 2, "fail"),
-        ("validate FOLDER --format jsn", 2, "json"),
-        ("gpu-check FOLDER --way browzer", 2, "browser"),
+        ("validate BUNDLE --runtime orrt", 5, "ort"),
+        ("validate BUNDLE --components unt", 5, "unet"),
+        ("validate BUNDLE --lint fial", 2, "fail"),
+        ("validate BUNDLE --format jsn", 2, "json"),
+        ("gpu-check BUNDLE --way browzer", 2, "browser"),
         ("lint x.tflite --runtime mldrift", 2, "ml-drift"),
-        ("profile FOLDER --unit neural-engin", 5, "neural-engine"),
-        ("profile FOLDER --guidance seperate", 5, "separate"),
+        ("profile BUNDLE --device galaxy-s23-ultra --unit gpuu", 5, "gpu"),
         ("quantize analyze --schemes palete4", 5, "palette4"),
         ("quantize analyze --through cal", 5, "call"),
         ("rewrites explain --rule geglu_spli", 5, "geglu_split"),
@@ -50,13 +49,13 @@ def test_the_nearest_name(
     command: str,
     code: int,
     meant: str,
-    folder: str,
+    onnx_bundle: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run([folder if word == "FOLDER" else word for word in command.split()]) == code
+    assert run([str(onnx_bundle) if word == "BUNDLE" else word for word in command.split()]) == code
     captured = capsys.readouterr()
     assert f"Did you mean {meant}?" in captured.err
     assert captured.out == ""
