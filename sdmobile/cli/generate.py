@@ -73,6 +73,7 @@ def generate(
         steps = spec.steps if steps is None else steps
         edit = files.read(spec.family, spec.geometry, runner.components)
         condition = requested_condition(spec, control)
+        progress(f"sampling with {runner.name}", 0, 1)
         request = SampleRequest(prompt, negative, steps, seed, scale, scheduler, edit, condition)
         result = sample(
             runner, spec, request, on_step=lambda done, total: progress(f"sampling with {runner.name}", done, total)

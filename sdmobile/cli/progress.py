@@ -67,7 +67,7 @@ class StageView:
 
     def _line(self, text: str) -> None:
         if not is_quiet():
-            self._console.print(f"{time.perf_counter() - self._started:7.1f} s  {text}", markup=False)
+            self._console.print(f"{time.perf_counter() - self._started:7.1f} s  {text}", markup=False, soft_wrap=True)
 
 
 def _bar(console: Console) -> Progress:

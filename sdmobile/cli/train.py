@@ -64,6 +64,7 @@ def shapes(
     folder = train_shapes(config, report)
     if evaluate_prompts:
         with step_progress() as progress:
+            progress("judging", 0, evaluate_prompts)
             record = judge(folder, output, lambda done, total: progress("judging", done, total), evaluate_prompts)
         _say(record)
     typer.echo(str(folder))
@@ -144,6 +145,7 @@ def evaluate(
     if 0 < pictures < FEWEST:
         raise typer.BadParameter(f"--pictures is 0 or at least {FEWEST}, to have neighbours; not {pictures}")
     with step_progress() as progress:
+        progress("judging", 0, prompts)
         record = judge(
             source,
             output,
@@ -174,6 +176,7 @@ def evaluate_inpainting(
     from sdmobile.training.inpainting import evaluate_inpainting as judge
 
     with step_progress() as progress:
+        progress("judging", 0, prompts)
         record = judge(
             source,
             output,
@@ -202,6 +205,7 @@ def features(
         raise OutputError("the file must not exist yet", output, "Choose another -o, or add --overwrite.")
     output.parent.mkdir(parents=True, exist_ok=True)
     with step_progress() as progress:
+        progress("training", 0, steps)
         net = train_features(steps, 64, seed, lambda done, total, _loss: progress("training", done, total))
     save_features(net, output, overwrite)
     share = 100 * held_out_accuracy(net)

@@ -107,6 +107,7 @@ def analyse(
     checkpoint.family.component(plan.component)  # before minutes of sampling
     if not is_main():
         wait_for_all()  # and find what the first process recorded
+    tell("recording", 0, 1)
     study = opened_study(checkpoint, plan.component, plan.requests, plan.max_samples, recordings, plan.through)
     if is_main():
         wait_for_all()

@@ -97,7 +97,9 @@ def validate_bundle(folder: Path, options: ValidationOptions, progress: Progress
     overflow = _overflow(subject, recording)
     culprits = _bisected(subject, components, recording)
     components = _with_causes(subject, components, recording, culprits)
-    extras = run_checkers(bundle, subject.wanted, recording, subject.options.checkers)
+    if checkers := subject.options.checkers:
+        subject.tell(f"checking by {', '.join(checkers)}", 0, 1)
+    extras = run_checkers(bundle, subject.wanted, recording, checkers)
     report = ValidationReport(
         target=bundle.target,
         source=_source(subject.checkpoint),
@@ -141,6 +143,7 @@ def _recorded(subject: _Subject) -> tuple[Recording, bool]:
     options, requests, whole = subject.options, subject.options.requests(), subject.why_no_trajectory is None
 
     def sample_with_torch() -> Recording:
+        subject.tell("sampling with torch", 0, 1)
         return record(
             TorchRunner(subject.checkpoint, subject.spec.geometry),
             subject.spec,
@@ -183,6 +186,7 @@ def _trajectories(
 
     if subject.why_no_trajectory is not None:
         return all_alike(Status.NOT_RUN, subject.why_no_trajectory), {}
+    subject.tell(f"sampling with {runner.name}", 0, 1)
     try:
         runs = sample_all(
             runner,

@@ -221,6 +221,7 @@ def record_inputs(
         if progress is not None:
             progress("sampling with torch", done, total)
 
+    tell(0, steps)
     return record(runner, spec, [request], known, max_samples, True, tell)
 
 
