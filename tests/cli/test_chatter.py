@@ -28,7 +28,7 @@ _COMMANDS: dict[str, tuple[str, ...]] = {
     "quantize recipes": (),
     "rewrites list": (),
     "doctor": (),
-    "rewrites explain": ("CHECKPOINT", "--component", "vae_decoder"),
+    "rewrites explain": ("CHECKPOINT", "--component", "text_encoder"),
     "rewrites ablate": ("CHECKPOINT", "--component", "vae_decoder", "--graph-only", "--rounds", "0"),
     "inspect": ("CHECKPOINT",),
     "export": ("CHECKPOINT", "--target", "all", "--components", "text_encoder", "--no-cache", "-o", "all"),
@@ -48,7 +48,7 @@ _COMMANDS: dict[str, tuple[str, ...]] = {
     "train features": ("--steps", "1", "-o", "features.safetensors"),
 }
 _FAST = ("devices list", "quantize recipes", "rewrites list", "rewrites explain", "doctor")
-# A library's line that begins so would be a coincidence.
+# No library begins its lines so.
 _OURS = re.compile(r"(warning|note|error|memory, predicted|left out): .*|.* \((browser|wheel), float(32|16)\): .*")
 
 
