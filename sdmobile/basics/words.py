@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from sdmobile.errors import SdmobileError
@@ -116,6 +117,19 @@ def title(component: str) -> str:
     """Returns a component's name as a heading: "vae_decoder" is "VAE decoder"."""
     words = [_SPELLINGS.get(word, word) for word in component.split("_")]
     return " ".join([words[0][:1].upper() + words[0][1:], *words[1:]])
+
+
+def nearest(word: object, known: Iterable[str]) -> str | None:
+    """Returns "Did you mean NAME?" with the known name that is most like a word, None if none is, or if it is one."""
+    names = {name.lower(): name for name in known}
+    near = get_close_matches(str(word).lower(), names, 1, 0.6)
+    return f"Did you mean {names[near[0]]}?" if near and names[near[0]] != word else None
+
+
+def meant(word: object, known: Iterable[str], rest: str) -> str:
+    """Returns what to do about a word that is none of the known ones: the nearest one, if any, and the rest."""
+    near = nearest(word, known)
+    return rest if near is None else f"{near} {rest}"
 
 
 def grouped_rewrites(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

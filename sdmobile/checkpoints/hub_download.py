@@ -151,7 +151,9 @@ def _fetch(listing: Listing, paths: list[str], first: bool = False) -> None:
     missing = [path for path in paths if not (listing.folder / path).is_file()]
     if not listing.online or not (missing or (first and not _is_remembered(listing))):
         return
-    _require_room(listing, sum(listing.sizes[path] for path in missing))
+    needed = sum(listing.sizes[path] for path in missing)
+    _require_room(listing, needed)
+    _log.warning("note: downloading %d files, %.1f MB, of %s", len(missing), needed / 1e6, listing.name)
     from huggingface_hub import snapshot_download
 
     quiet_without_terminal()

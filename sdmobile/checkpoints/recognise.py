@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdmobile.basics.words import nearest
 from sdmobile.checkpoints.bundled import bundled_checkpoint, bundled_path
 from sdmobile.checkpoints.folder import open_folder
 from sdmobile.checkpoints.hub import HubName
@@ -45,7 +46,8 @@ def open_checkpoint(
         UsageError: a prediction type that is none, or a folder without a tokenizer.
     """
     if prediction_type not in (None, *PREDICTION_TYPES):
-        raise UsageError(f"the prediction type must be one of {', '.join(PREDICTION_TYPES)}", prediction_type)
+        meant = nearest(prediction_type, PREDICTION_TYPES)
+        raise UsageError(f"the prediction type must be one of {', '.join(PREDICTION_TYPES)}", prediction_type, meant)
     if loras:
         from sdmobile.checkpoints.lora import MOST_LORAS
 

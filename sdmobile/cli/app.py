@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
 import sys
-from typing import Annotated
+from typing import IO, Annotated
 
 import typer
 
 from sdmobile import __version__
 from sdmobile.basics.stopping import exit_code, heed_signals, stopped_by
-from sdmobile.cli.arguments import CommandGroup
+from sdmobile.cli import chatter, output
+from sdmobile.cli.arguments import Debug, Quiet, SharedOptions
 from sdmobile.cli.devices import devices_app
 from sdmobile.cli.doctor import doctor
 from sdmobile.cli.export import export
@@ -25,6 +24,7 @@ from sdmobile.cli.push import push
 from sdmobile.cli.quantize import quantize_app
 from sdmobile.cli.rewrites import rewrites_app
 from sdmobile.cli.train import train_app
+from sdmobile.cli.usage import told_usage
 from sdmobile.cli.validate import validate
 from sdmobile.errors import EXIT_INTERRUPTED, EXIT_RESOURCES, EXIT_UNEXPECTED, ResourceError, SdmobileError
 
@@ -36,9 +36,8 @@ app = typer.Typer(
     help="Put a diffusion model on iPhones and Android phones, with the evidence gathered on this machine.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode=None,  # Typer's boxes cost more time than all else that --help does
-    cls=CommandGroup,
+    cls=SharedOptions,
 )
 app.command()(inspect)
 app.command()(export)
@@ -63,41 +62,29 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Debug = False,
+    quiet: Quiet = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    if debug:
-        os.environ["SDMOBILE_DEBUG"] = "1"
-    else:
-        _quiet_libraries()
+    pass
 
 
-def _quiet_libraries() -> None:
-    """Keeps remarks of imported libraries (missing optional parts, deprecations) off the screen."""
-    import warnings
-
-    warnings.filterwarnings("ignore")
-    os.environ.setdefault("TORCH_LOGS", "-all")  # read when torch is imported; errors still show
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    for name in ("torch", "torchao", "transformers", "diffusers", "coremltools"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-def run(arguments: list[str] | None = None) -> int:
+def run(arguments: list[str] | None = None, log: IO[bytes] | None = None) -> int:
     """Runs the command line and returns the exit code; errors are one line on stderr.
 
     Args:
         arguments: the command line without the program's name; None for that of the process.
+        log: what libraries print, where that is kept aside.
     """
+    output.be_quiet(False)
+    output.show_all(False)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):  # of a test, or closed
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        result = app(arguments, standalone_mode=False)
+        result = app(arguments, prog_name="sdmobile", standalone_mode=False)
         code = result if isinstance(result, int) else 0
         return _stopped() if code == EXIT_INTERRUPTED else code  # Typer's answer to Ctrl-C within a command
     except SdmobileError as error:
@@ -114,10 +101,8 @@ def run(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _stopped()
     except Exception as error:
-        code = getattr(error, "exit_code", None)
-        if code is not None and hasattr(error, "show"):
-            error.show()  # pyright: ignore[reportAttributeAccessIssue]
-            return int(code)
+        if (code := told_usage(error, sys.argv[1:] if arguments is None else arguments)) is not None:
+            return code
         from sdmobile.basics.memory import is_out_of_memory
 
         if is_out_of_memory(error):
@@ -125,32 +110,39 @@ def run(arguments: list[str] | None = None) -> int:
                 ResourceError("the command needs more memory than it can have", type(error).__name__, _MORE_MEMORY)
             )
             return EXIT_RESOURCES
-        if os.environ.get("SDMOBILE_DEBUG"):
+        if output.shows_all():
             raise
-        typer.secho(f"error: {type(error).__name__}: {error}", fg="red", err=True)
-        typer.echo("This is a fault of sdmobile: run again with `sdmobile --debug …` for the traceback.", err=True)
+        output.failure(f"error: {type(error).__name__}: {error}")
+        if last := chatter.tail(log):
+            output.remark(f"What libraries printed last:\n{last}")
+        output.remark("This is a fault of sdmobile: run again with `sdmobile --debug …` for the traceback.")
         return EXIT_UNEXPECTED
 
 
 def _stopped() -> int:
     """Says that a signal ended the command and returns 128 + its number; there may be no terminal to say it to."""
     with contextlib.suppress(OSError):
-        typer.secho(_INTERRUPTED, err=True)
+        typer.echo(_INTERRUPTED, file=output.own_stderr())
     return exit_code()
 
 
 def _explain(error: SdmobileError) -> None:
-    if os.environ.get("SDMOBILE_DEBUG"):
+    if output.shows_all():
         import traceback
 
-        traceback.print_exception(error)
-    typer.secho(f"error: {error.message()}", fg="red", err=True)
+        traceback.print_exception(error, file=output.own_stderr())
+    output.failure(f"error: {error.message()}")
 
 
 def main() -> None:
     """Entry point of the `sdmobile` program."""
     heed_signals()
-    sys.exit(run())
+    chatter.listen_to_ourselves()
+    if "--debug" in sys.argv:  # before anything is parsed: what is imported for that may print, too
+        sys.exit(run())
+    with chatter.put_aside() as log:
+        code = run(log=log)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from sdmobile.cli import output
 from sdmobile.families import FAMILIES, component_names
 
 if TYPE_CHECKING:
@@ -47,6 +48,29 @@ def lora_files(texts: list[str] | None) -> tuple[LoraFile, ...]:
     return tuple(LoraFile.parse(text) for text in texts or ())
 
 
+def _debug(wanted: bool) -> None:
+    output.show_all(wanted or output.shows_all())
+
+
+def _quiet(wanted: bool) -> None:
+    output.be_quiet(wanted or output.is_quiet())
+
+
+# Told to the sink of all output; `SharedOptions` lets them stand before the command's name and behind it.
+Debug = Annotated[
+    bool,
+    typer.Option(
+        "--debug", callback=_debug, expose_value=False, help="Show what libraries print, and an error's traceback."
+    ),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", callback=_quiet, expose_value=False, help="Print results, warnings and errors, nothing else."
+    ),
+]
+
+
 class CommandGroup(TyperGroup):
     """Lists each command with its whole first sentence, which Typer cuts where the line ends."""
 
@@ -54,3 +78,19 @@ class CommandGroup(TyperGroup):
         super().__init__(**attributes)
         for command in self.commands.values():
             command.short_help = command.get_short_help_str(limit=1000)
+
+
+class SharedOptions(CommandGroup):
+    """The whole program: `--debug` and `--quiet` are options of every command, too."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        _share([option for option in self.params if option.name in ("debug", "quiet")], self)
+
+
+def _share(options: list[Any], group: TyperGroup) -> None:
+    for command in group.commands.values():
+        if isinstance(command, TyperGroup):
+            _share(options, command)
+        else:
+            command.params = [*command.params, *options]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdmobile.cli.arguments import CommandGroup
-from sdmobile.cli.output import Output
+from sdmobile.cli.output import Output, remark
 from sdmobile.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def add_measurement(
     fitting = [row for row in rows if belongs(row.runtime, chosen)]
     for row in rows:
         if row not in fitting:
-            typer.echo(f"left out: {row.component} by {row.runtime} says nothing about {_name(chosen)}", err=True)
+            remark(f"left out: {row.component} by {row.runtime} says nothing about {_name(chosen)}")
     if not fitting:
         raise UnsupportedError("a measurement must be of the unit", _name(chosen), "Name another --unit or --device")
     measured = [measurement(opened, chosen, r.component, r.seconds, r.place, r.runtime) for r in fitting]
@@ -213,7 +213,7 @@ def fit(
     chosen = choose_unit(device, unit)
     result = refit(chosen, load(chosen.profile.name))
     write_refitted(profile_path(device), chosen.name, result, output, overwrite)
-    typer.echo(f"wrote {output}; use it with --device {output}", err=True)
+    remark(f"wrote {output}; use it with --device {output}")
     Output(json).data(_refit_json(result), *([] if json else [refit_table(result)]))
 
 

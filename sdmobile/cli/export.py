@@ -1,16 +1,20 @@
-"""`sdmobile export`: write a bundle for one target."""
+"""`sdmobile export`: write a bundle for one target, or one for each of several."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sdmobile.cli import targets
 from sdmobile.cli.arguments import CHECKPOINT, COMPONENTS, Lora, PredictionType, Tokenizer, lora_files
+from sdmobile.cli.output import is_quiet, remark, stderr_console, warning
 
 if TYPE_CHECKING:
     from sdmobile.exporters.bundle import ExportResult
+    from sdmobile.exporters.cache import ComponentCache
     from sdmobile.exporters.request import ExportPlan
     from sdmobile.prediction.memory_budget import BudgetCheck
 
@@ -23,6 +27,7 @@ _CONTROL = (
     "Folder of a control network, a ControlNet or a plugin in Diffusers' format, to export with a UNet that takes what "
     "it adds."
 )
+_OUTPUT = "Bundle folder; DIR/TARGET for each of several targets. Without it, NAME-TARGET here."
 _COMPONENTS = f"Export only these, separated by commas: {COMPONENTS}."
 _GUIDANCE = (
     "batch2 (both guidance rows in one UNet call), separate, or none for what was distilled to few steps; without it, "
@@ -32,11 +37,9 @@ _GUIDANCE = (
 
 def export(
     checkpoint: Annotated[Path | None, typer.Argument(help=f"{CHECKPOINT} Without it, the bundled shapes-64.")] = None,
-    target: Annotated[str, typer.Option(help="ios, android or onnx.")] = ...,  # pyright: ignore[reportArgumentType]
+    target: Annotated[str | None, typer.Option(help=targets.HELP, autocompletion=targets.complete)] = None,
     device: Annotated[str | None, typer.Option(help="Device profile; without it, the target's default.")] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Bundle folder; without it, NAME-TARGET here.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help=_OUTPUT)] = None,
     components: Annotated[str | None, typer.Option(help=_COMPONENTS)] = None,
     resolution: Annotated[int | None, typer.Option(help="Height = width of the picture, in pixels.")] = None,
     guidance: Annotated[str | None, typer.Option(help=_GUIDANCE)] = None,
@@ -75,22 +78,23 @@ def export(
 ) -> None:
     """Export a checkpoint as a bundle for iPhone, Android or ONNX Runtime.
 
-    Each component is exported by a process of its own; finished ones are reused by the next run.
+    Each component is exported by a process of its own; finished ones are reused by the next run. Several targets are
+    all planned before the first is exported; where one fails, the bundles that are finished stay.
     """
-    from sdmobile.exporters.bundle import export_bundle
     from sdmobile.exporters.cache import ComponentCache, default_cache_dir
-    from sdmobile.exporters.request import ExportRequest, make_plan
+    from sdmobile.exporters.request import ExportRequest, make_plans
     from sdmobile.formats.bundle.writing import check_output
     from sdmobile.quantize.recipes import load_recipe
     from sdmobile.rewrites.options import RewriteOptions
 
     chosen = None if components is None else tuple(part.strip() for part in components.split(",") if part.strip())
-    out = output if output is not None else Path(f"{_name(checkpoint)}-{target}")
+    wanted = targets.chosen_targets(target)
+    outs = targets.places(_name(checkpoint), wanted, output)
     rewrites = RewriteOptions(plain_ops, tuple(without or ()), tuple(allow_approximate or ()), check_rewrites)
     request = ExportRequest(
         checkpoint,
-        target,
-        out,
+        wanted[0],
+        outs[0],
         device,
         chosen,
         resolution,
@@ -105,18 +109,38 @@ def export(
         lora_files(lora),
         control=control,
     )
+    requests = [replace(request, target=name, out_dir=out) for name, out in zip(wanted, outs, strict=True)]
     if not dry_run:
-        check_output(out, overwrite)  # before the checkpoint is read
-    plan = make_plan(request)
-    _show_plan(plan, json_output and dry_run)
+        for out in outs:
+            check_output(out, overwrite)  # before the checkpoint is read
+    plans = make_plans(requests)
+    if dry_run and json_output:
+        _print_json([plan.to_json() for plan in plans], len(plans) > 1)
+    elif dry_run or not is_quiet():
+        for plan in plans:
+            _show_plan(plan)
     if dry_run:
         return
-    from sdmobile.cli.progress import StageView
-
     cache = ComponentCache(None if no_cache else cache_dir or default_cache_dir())
-    with StageView() as view:
-        result = export_bundle(plan, cache, view.event, ignore_limits)
-    _show_result(result, _memory(result), json_output)
+    _export(plans, cache, ignore_limits, json_output)
+
+
+def _export(plans: list[ExportPlan], cache: ComponentCache, ignore_limits: bool, json_output: bool) -> None:
+    """Writes one bundle after the other, and says of each that it is there, also where a later one fails."""
+    from sdmobile.cli.progress import StageView
+    from sdmobile.exporters.bundle import export_bundle
+
+    finished: list[dict[str, Any]] = []
+    try:
+        for plan in plans:
+            if len(plans) > 1:
+                remark(f"{plan.request.target}:")
+            with StageView() as view:
+                result = export_bundle(plan, cache, view.event, ignore_limits)
+            finished.append(_show_result(result, json_output))
+    finally:
+        if json_output and (finished or len(plans) > 1):
+            _print_json(finished, len(plans) > 1)
 
 
 def _name(checkpoint: Path | None) -> str:
@@ -128,14 +152,9 @@ def _name(checkpoint: Path | None) -> str:
     return known.name if known else (path.name if path.is_dir() else path.stem)
 
 
-def _show_plan(plan: ExportPlan, json_output: bool) -> None:
-    if json_output:
-        _print_json(plan.to_json())
-        return
-    from rich.console import Console
-
+def _show_plan(plan: ExportPlan) -> None:
     memory, disk = plan.memory_bytes / 2**30, plan.disk_bytes / 1e9
-    console = Console(stderr=True, highlight=False)
+    console = stderr_console()
     console.print(f"{plan.checkpoint.name} -> {plan.request.target} ({plan.device}), {plan.guidance} guidance")
     for part in plan.components:
         estimate = f"about {part.memory_bytes / 2**30:.1f} GiB of memory, {part.kept_bytes / 1e6:.1f} MB file"
@@ -147,26 +166,26 @@ def _show_plan(plan: ExportPlan, json_output: bool) -> None:
     console.print(f"  estimated: {memory:.1f} GiB of memory at most, {disk:.2f} GB of disk")
 
 
-def _show_result(result: ExportResult, memory: tuple[BudgetCheck, ...], json_output: bool) -> None:
+def _show_result(result: ExportResult, json_output: bool) -> dict[str, Any]:
+    """Tells people of a bundle, and returns what `--json` prints of it."""
+    memory = _memory(result)
     total = sum(entry["bytes"] for entry in result.manifest["files"].values())
     for line in result.warnings:
-        typer.secho(f"warning: {line}", err=True, fg=typer.colors.YELLOW)
-    if json_output:
-        summary: dict[str, Any] = {
-            "bundle": str(result.path),
-            "seconds": round(result.seconds, 2),
-            "bytes": total,
-            "reused": list(result.reused),
-            "warnings": list(result.warnings),
-            "memory": [check.to_json() for check in memory],
-            "manifest": result.manifest,
-        }
-        _print_json(summary)
-        return
-    typer.secho(f"wrote {result.path} ({total / 1e6:.1f} MB) in {result.seconds:.1f} s", err=True)
-    for check in memory:
-        show_memory(check)
-    typer.echo(str(result.path))
+        warning(f"warning: {line}")
+    if not json_output:
+        remark(f"wrote {result.path} ({total / 1e6:.1f} MB) in {result.seconds:.1f} s")
+        for check in memory:
+            show_memory(check)
+        typer.echo(str(result.path))
+    return {
+        "bundle": str(result.path),
+        "seconds": round(result.seconds, 2),
+        "bytes": total,
+        "reused": list(result.reused),
+        "warnings": list(result.warnings),
+        "memory": [check.to_json() for check in memory],
+        "manifest": result.manifest,
+    }
 
 
 def _memory(result: ExportResult) -> tuple[BudgetCheck, ...]:
@@ -183,13 +202,14 @@ def show_memory(check: BudgetCheck) -> None:
 
     line = f"memory, predicted, {check.loading}: {check.sentence}"
     if check.fits is not False:
-        typer.echo(line, err=True)
+        remark(line)
         return
     advice = "; ".join(f"{way.text}: {megabytes(way.needed)}" for way in check.advice)
-    typer.secho(f"warning: {line}. {advice}", err=True, fg=typer.colors.YELLOW)
+    warning(f"warning: {line}. {advice}")
 
 
-def _print_json(value: dict[str, Any]) -> None:
+def _print_json(values: list[dict[str, Any]], several: bool) -> None:
+    """Prints the object of one target, or the list of several targets'."""
     import json
 
-    typer.echo(json.dumps(value, indent=2))
+    typer.echo(json.dumps(values if several else values[0], indent=2))

@@ -51,6 +51,7 @@ def generate(
 ) -> None:
     """Make or change a picture with the exported files; prompt, seed, steps and model hash go into the PNG's text."""
     from sdmobile.basics.files import write_whole
+    from sdmobile.cli.output import remark
     from sdmobile.cli.progress import step_progress
     from sdmobile.errors import OutputError
     from sdmobile.reference.condition import requested_condition
@@ -72,6 +73,7 @@ def generate(
         steps = spec.steps if steps is None else steps
         edit = files.read(spec.family, spec.geometry, runner.components)
         condition = requested_condition(spec, control)
+        progress(f"sampling with {runner.name}", 0, 1)
         request = SampleRequest(prompt, negative, steps, seed, scale, scheduler, edit, condition)
         result = sample(
             runner, spec, request, on_step=lambda done, total: progress(f"sampling with {runner.name}", done, total)
@@ -85,7 +87,7 @@ def generate(
     write_whole(output, picture, overwrite)
     typer.echo(str(output))
     for component, seconds in result.seconds.items():
-        typer.echo(f"{component}: {seconds:.2f} s", err=True)
+        remark(f"{component}: {seconds:.2f} s")
 
 
 def picture_texts(request: SampleRequest, spec: PipelineSpec, runtime: str, model_hash: str) -> dict[str, str]:

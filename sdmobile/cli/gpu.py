@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sdmobile.basics.words import nearest
+from sdmobile.cli import output
 from sdmobile.cli.arguments import Lora, lora_files
 
 if TYPE_CHECKING:
@@ -49,7 +51,8 @@ def gpu_check(
     from sdmobile.validate.gpu.bundle import COMBINATIONS, check_bundle_gpu, check_tflite
 
     if way not in COMBINATIONS:
-        raise typer.BadParameter(f"--way is one of {', '.join(COMBINATIONS)}; not {way}")
+        rule = f"--way is one of {', '.join(COMBINATIONS)}; not {way}."
+        raise typer.BadParameter(f"{rule} {nearest(way, COMBINATIONS) or ''}".strip())
     chosen = COMBINATIONS[way]
     with step_progress() as progress:
         if path.is_file():
@@ -76,8 +79,8 @@ def _opened(path: Path, components: str | None) -> tuple[Bundle, tuple[str, ...]
     if components is not None:
         names = tuple(name.strip() for name in components.split(","))
         if unknown := [name for name in names if name not in bundle.components]:
-            known = ", ".join(bundle.components)
-            raise UnsupportedError(f"--components names components of the bundle, which has {known}", unknown)
+            rule = f"--components names components of the bundle, which has {', '.join(bundle.components)}"
+            raise UnsupportedError(rule, ", ".join(unknown), nearest(unknown[0], bundle.components))
     return bundle, names
 
 
@@ -124,5 +127,5 @@ def _explain(report: GpuReport) -> None:
         modules = ", ".join(module for operator in verdict.refused for module in operator.modules)
         where = f" [{modules}]" if modules else ""
         name = f"{check.component} ({verdict.way}, {verdict.precision})"
-        colour = typer.colors.RED if verdict.failed else typer.colors.YELLOW
-        typer.secho(f"{name}: {verdict.status}: {verdict.reason}{where}", err=True, fg=colour)
+        tell = output.failure if verdict.failed else output.warning
+        tell(f"{name}: {verdict.status}: {verdict.reason}{where}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdmobile.cli.arguments import Steps
-from sdmobile.cli.output import Output
+from sdmobile.cli.output import Output, warning
 from sdmobile.errors import OutputError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def profile(
             if not measure:
                 raise
             result = None  # files without a model, such as ONNX, can be run all the same
-            typer.echo(f"no prediction: {error.message()}", err=True)
+            warning(f"no prediction: {error.message()}")
         measured = _measured(files, repeats, threads, benchmark_model, adb_serial) if measure else None
     data: dict[str, Any] = {"prediction": None if result is None else result.to_json(top)}
     views = [] if json or result is None else predicted_views(result, top)

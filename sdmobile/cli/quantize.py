@@ -9,7 +9,7 @@ import typer
 
 from sdmobile.basics.words import megabytes
 from sdmobile.cli.arguments import CommandGroup, Lora, lora_files
-from sdmobile.cli.output import Output
+from sdmobile.cli.output import Output, warning
 from sdmobile.cli.quantize_search import analyze, curve, search
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def apply(
         )
     out = Output(json)
     for line in result.warnings:
-        out.note(f"[yellow]warning:[/yellow] {line}")
+        warning(f"warning: {line}")
     if json:
         out.data(_summary(result))
         return

@@ -56,7 +56,7 @@ def analyze(
     from sdmobile.quantize.sensitivity import DEFAULT_SCHEMES
     from sdmobile.quantize.sensitivity_analysis import AnalysisPlan, analyse, usual_error
     from sdmobile.quantize.sensitivity_study import ANALYSIS_PROMPTS, requests_for
-    from sdmobile.quantize.sensitivity_work import is_main
+    from sdmobile.quantize.sensitivity_work import is_main, silent
 
     opened = open_checkpoint(checkpoint)
     texts = ANALYSIS_PROMPTS if prompts is None else read_prompts(prompts)
@@ -72,7 +72,7 @@ def analyze(
         through=through or usual_error(opened.family, component),
     )
     with step_progress() as tell, work_folders(not no_cache) as folders:
-        sensitivity = analyse(opened, plan, folders.work, folders.recordings, tell)
+        sensitivity = analyse(opened, plan, folders.work, folders.recordings, tell if is_main() else silent)
     if not is_main():
         return
     if output is not None:

@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from sdmobile.basics.words import nearest
 from sdmobile.cli.arguments import CommandGroup, Lora, lora_files
+from sdmobile.cli.output import remark
 from sdmobile.cli.progress import step_progress
 from sdmobile.errors import OutputError
 
@@ -57,11 +59,12 @@ def shapes(
         config = quick_config(config, quick)
 
     def report(stage: str, step: int, total: int, loss: float) -> None:
-        typer.echo(f"{stage:5} {step:6d}/{total}  loss {loss:.4f}", err=True)
+        remark(f"{stage:5} {step:6d}/{total}  loss {loss:.4f}")
 
     folder = train_shapes(config, report)
     if evaluate_prompts:
         with step_progress() as progress:
+            progress("judging", 0, evaluate_prompts)
             record = judge(folder, output, lambda done, total: progress("judging", done, total), evaluate_prompts)
         _say(record)
     typer.echo(str(folder))
@@ -99,7 +102,8 @@ def mobile(
     from sdmobile.training.mobile.run import ON_BASE, STAGES, train_mobile
 
     if stage != "all" and stage not in STAGES:
-        raise typer.BadParameter(f"the stage must be all or one of {', '.join(STAGES)}; not {stage}")
+        rule = f"the stage must be all or one of {', '.join(STAGES)}; not {stage}."
+        raise typer.BadParameter(f"{rule} {nearest(stage, ('all', *STAGES)) or ''}".strip())
     if distilled is not None and stage not in ON_BASE:
         raise typer.BadParameter(f"--from is for the stages {', '.join(ON_BASE)}; not {stage}")
     if threads is not None:
@@ -108,7 +112,7 @@ def mobile(
         torch.set_num_threads(threads)
 
     def report(stage: str, step: int, total: int, loss: float) -> None:
-        typer.echo(f"{stage:11} {step:6d}/{total}  loss {loss:.5f}", err=True)
+        remark(f"{stage:11} {step:6d}/{total}  loss {loss:.5f}")
 
     config = MobileConfig(output, seed=seed, distilled=distilled)
     if quick is not None:
@@ -141,6 +145,7 @@ def evaluate(
     if 0 < pictures < FEWEST:
         raise typer.BadParameter(f"--pictures is 0 or at least {FEWEST}, to have neighbours; not {pictures}")
     with step_progress() as progress:
+        progress("judging", 0, prompts)
         record = judge(
             source,
             output,
@@ -171,6 +176,7 @@ def evaluate_inpainting(
     from sdmobile.training.inpainting import evaluate_inpainting as judge
 
     with step_progress() as progress:
+        progress("judging", 0, prompts)
         record = judge(
             source,
             output,
@@ -199,35 +205,32 @@ def features(
         raise OutputError("the file must not exist yet", output, "Choose another -o, or add --overwrite.")
     output.parent.mkdir(parents=True, exist_ok=True)
     with step_progress() as progress:
+        progress("training", 0, steps)
         net = train_features(steps, 64, seed, lambda done, total, _loss: progress("training", done, total))
     save_features(net, output, overwrite)
     share = 100 * held_out_accuracy(net)
-    typer.echo(f"{share:.2f} % of the answers are right on 1000 scenes of held-out combinations", err=True)
+    remark(f"{share:.2f} % of the answers are right on 1000 scenes of held-out combinations")
     typer.echo(str(output))
 
 
 def _say(record: dict[str, Any]) -> None:
     low, high = (100 * share for share in record["interval_95"])
     obeyed, prompts, share = record["obeyed"], record["prompts"], 100 * record["share"]
-    typer.echo(
+    remark(
         f"{obeyed} of {prompts} held-out prompts obeyed ({share:.1f} %, 95 % interval {low:.1f} to {high:.1f}); "
-        f"{100 * record['claims']:.1f} % of their claims",
-        err=True,
+        f"{100 * record['claims']:.1f} % of their claims"
     )
     if (hollowness := record.get("hollowness")) is not None:
-        typer.echo(
-            f"the middles of shapes are {hollowness:.2f} background: 1 in the style of stage lora, 0 without it",
-            err=True,
-        )
+        remark(f"the middles of shapes are {hollowness:.2f} background: 1 in the style of stage lora, 0 without it")
     if (outside := record.get("outside_of_the_mask")) is not None:
-        typer.echo(f"mean difference outside of the masks: {outside:.2f} of 255 levels", err=True)
+        remark(f"mean difference outside of the masks: {outside:.2f} of 255 levels")
     if "control" in record:
-        typer.echo(f"{100 * record['iou']:.1f} % of silhouette and drawn shapes in common (mean IoU)", err=True)
+        remark(f"{100 * record['iou']:.1f} % of silhouette and drawn shapes in common (mean IoU)")
     if (found := record.get("distribution")) is None:
         return
     for name, row in (("drawn", found), *found["floors"].items()):
         mean, spread = row["kid"]
         near = f"precision {row['precision']:.3f}, recall {row['recall']:.3f}"
-        typer.echo(f"{name:12} shapes-KID {mean:.4f} ± {spread:.4f}, {near}", err=True)
+        remark(f"{name:12} shapes-KID {mean:.4f} ± {spread:.4f}, {near}")
     for name, (drawn, ideal) in found["bits"].items():
-        typer.echo(f"{name} left open: {drawn:.2f} bits, {ideal:.2f} if chosen evenly", err=True)
+        remark(f"{name} left open: {drawn:.2f} bits, {ideal:.2f} if chosen evenly")

@@ -180,7 +180,7 @@ def _write_report(validation: Validation, folder: Path) -> None:
 
 
 def _show(report: ValidationReport, form: Format) -> None:
-    from sdmobile.cli.output import Output
+    from sdmobile.cli.output import Output, failure
     from sdmobile.cli.validate_view import tables
     from sdmobile.report.junit import junit
     from sdmobile.report.markdown import markdown
@@ -193,4 +193,4 @@ def _show(report: ValidationReport, form: Format) -> None:
         Output(form is Format.JSON).data(report.to_json(), *tables(report))
     failures = "\n".join(report.failures)
     for line in (*report.failures, *(culprit.after(failures) for culprit in report.culprits)):
-        typer.secho(line, err=True, fg=typer.colors.RED)
+        failure(line)

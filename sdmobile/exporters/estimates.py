@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
+from sdmobile.basics.words import nearest
 from sdmobile.errors import UnsupportedError
 from sdmobile.exporters.chunk_contracts import SLACK
 from sdmobile.families.contracts import contract_for
@@ -93,7 +94,8 @@ def _chosen(family: Family, components: tuple[str, ...] | None) -> tuple[str, ..
         return family.names
     unknown = [name for name in components if name not in family.names]
     if unknown or not components:
-        raise UnsupportedError(f"components are among {', '.join(family.names)}", ", ".join(unknown) or "none")
+        meant = nearest(unknown[0], family.names) if unknown else None
+        raise UnsupportedError(f"components are among {', '.join(family.names)}", ", ".join(unknown) or "none", meant)
     return tuple(name for name in family.names if name in components)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -44,6 +45,7 @@ _ERRORS: dict[int, type[SdmobileError]] = {
     EXIT_MISSING: MissingDependencyError,
 }
 _TAIL_LINES = 400
+_log = logging.getLogger("sdmobile.workers")
 
 
 def run_component(job: ExportJob, scratch: Path, on_event: StageEvent) -> dict[str, Any]:
@@ -108,7 +110,9 @@ def _follow(child: subprocess.Popen[str], on_event: StageEvent) -> SdmobileError
 
 def _drain(child: subprocess.Popen[str], noise: deque[str]) -> None:
     assert child.stderr is not None
-    noise.extend(child.stderr)
+    for line in child.stderr:
+        noise.append(line)
+        _log.debug("%s", line.rstrip())
 
 
 def _end(child: subprocess.Popen[str]) -> None:

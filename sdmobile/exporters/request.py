@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.basics.words import nearest
 from sdmobile.errors import ResourceError, UnsupportedError
 from sdmobile.exporters.chunk_contracts import check_chunks
 from sdmobile.exporters.estimates import PlannedComponent, disk_bytes, planned_components, profile_of
@@ -17,6 +18,8 @@ from sdmobile.reference.geometry import geometry_for
 from sdmobile.rewrites.options import RewriteOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sdmobile.checkpoints import Checkpoint, LoraFile
     from sdmobile.formats.bundle.contracts import Geometry
     from sdmobile.quantize.recipes import Recipe
@@ -138,11 +141,24 @@ class ExportPlan:
         }
 
 
-def make_plan(request: ExportRequest) -> ExportPlan:
+def make_plans(requests: Sequence[ExportRequest]) -> list[ExportPlan]:
+    """Returns the plans of exports that differ in target and place alone; the checkpoint is opened once.
+
+    Args:
+        requests: what the user asked for; what `make_plan` raises about any of them is raised.
+    """
+    plans: list[ExportPlan] = []
+    for request in requests:
+        plans.append(make_plan(request, plans[0].checkpoint if plans else None))
+    return plans
+
+
+def make_plan(request: ExportRequest, opened: Checkpoint | None = None) -> ExportPlan:
     """Recognises the checkpoint and works out what its export will do and need.
 
     Args:
         request: what the user asked for.
+        opened: the request's checkpoint, if it has been opened already.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
@@ -154,11 +170,13 @@ def make_plan(request: ExportRequest) -> ExportPlan:
     from sdmobile.rewrites.registry import check_names
 
     if request.target not in TARGETS:
-        raise UnsupportedError(f"the target must be one of {', '.join(TARGETS)}", request.target)
+        raise UnsupportedError(
+            f"the target must be one of {', '.join(TARGETS)}", request.target, nearest(request.target, TARGETS)
+        )
     profile = profile_of(request)
     check_names(request.rewrites)
     check_chunks(request.target, request.chunks)
-    checkpoint = open_checkpoint(
+    checkpoint = opened or open_checkpoint(
         request.checkpoint, request.tokenizer, request.prediction_type, request.loras, control=request.control
     )
     geometry = geometry_for(checkpoint, request.guidance, request.resolution)

@@ -8,6 +8,7 @@ from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from sdmobile.basics.words import nearest
 from sdmobile.errors import UnsupportedError
 from sdmobile.families import apple
 from sdmobile.families.component import Component, Config, Guidance, Model, Role, Shapes
@@ -165,7 +166,7 @@ class Family(ABC):
         for component in self.components:
             if component.name == name:
                 return component
-        raise UnsupportedError(f"the component must be one of {', '.join(self.names)}", name)
+        raise UnsupportedError(f"the component must be one of {', '.join(self.names)}", name, nearest(name, self.names))
 
     def control_part(self, name: object) -> ControlPart:
         """Returns what the family knows of control networks of a class, or of the first class of a kind.
@@ -242,8 +243,9 @@ class Family(ABC):
         for guidance in self.guidances:
             if name in (None, guidance.name):
                 return guidance
+        known = [guidance.name for guidance in self.guidances]
         raise UnsupportedError(
-            f"the guidance of {self.title} must be one of {', '.join(g.name for g in self.guidances)}", name
+            f"the guidance of {self.title} must be one of {', '.join(known)}", name, nearest(name, known)
         )
 
     def pad_token(self, configs: Mapping[str, Config]) -> str | None:

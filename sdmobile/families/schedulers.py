@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.basics.words import meant
 from sdmobile.errors import CheckpointError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -79,7 +80,9 @@ def _scheduler_class(class_name: object) -> Any:
 
     cls = getattr(diffusers, class_name, None) if isinstance(class_name, str) else None
     if cls is None or not str(class_name).endswith("Scheduler") or not hasattr(cls, "from_config"):
-        raise UnsupportedError("unknown scheduler", class_name, f"Known are {', '.join(SCHEDULERS)}.")
+        names = (*SCHEDULERS, *(known for known, _ in SCHEDULERS.values()))
+        rest = f"Known are {', '.join(SCHEDULERS)}."
+        raise UnsupportedError("unknown scheduler", class_name, meant(class_name, names, rest))
     return cls
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.basics.words import meant
 from sdmobile.device_profiles.runtime_rules.tflite_operators import GPU_RUNTIMES
 from sdmobile.errors import EXIT_USAGE, SdmobileError, UnsupportedError
 from sdmobile.formats.errors import FormatError
@@ -51,7 +52,8 @@ def lint_file(path: Path, runtime: str | None = None, limits: Limits | None = No
     if chosen is None:
         raise FormatError("a file to lint must be a .tflite file or an .mlpackage", path)
     if chosen not in RUNTIMES:
-        raise RuntimeNameError("the runtime must be known", chosen, f"Choose one of {', '.join(RUNTIMES)}")
+        rest = f"Choose one of {', '.join(RUNTIMES)}"
+        raise RuntimeNameError("the runtime must be known", chosen, meant(chosen, RUNTIMES, rest))
     if path.suffix.lower() != _SUFFIXES[chosen]:
         raise RuntimeNameError(f"{chosen} takes {_SUFFIXES[chosen]} files", path.name, "Choose another --runtime")
     if chosen == "core-ml":

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.basics.words import nearest
 from sdmobile.errors import UnsupportedError
 from sdmobile.families import family_of
 from sdmobile.families.component import BATCH2, EMBEDDED, SEPARATE, UNGUIDED, Guidance, Role
@@ -136,7 +137,7 @@ def assess(bundle: Bundle, device: ChosenUnit, steps: int | None = None, guidanc
     """
     way = bundle.guidance if guidance is None else guidance
     if way not in GUIDANCE:
-        raise UnsupportedError(f"guidance must be one of {', '.join(GUIDANCE)}", way)
+        raise UnsupportedError(f"guidance must be one of {', '.join(GUIDANCE)}", way, nearest(way, GUIDANCE))
     device.require(bundle.target)
     graphs = {name: _graphs(component) for name, component in bundle.components.items()}
     family = family_of(bundle.manifest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sdmobile.basics.words import meant
 from sdmobile.device_profiles import load_profile
 from sdmobile.device_profiles.costs_schema import Latency, Runtime, Unit
 from sdmobile.device_profiles.fact import Fact, Reliability
@@ -153,11 +154,8 @@ def choose_unit(device: str | DeviceProfile, unit: str | None = None) -> ChosenU
             f"Predictions are possible for {', '.join(_devices())}",
         )
     if unit is not None and unit not in known:
-        from difflib import get_close_matches
-
-        near = get_close_matches(unit, known, 1, 0.6)
-        guess = f"Did you mean {near[0]}? " if near else ""
-        raise UnsupportedError(f"the unit must be one of {profile.name}", unit, f"{guess}Known are {', '.join(known)}")
+        rest = f"Known are {', '.join(known)}"
+        raise UnsupportedError(f"the unit must be one of {profile.name}", unit, meant(unit, known, rest))
     return ChosenUnit(profile, unit or known[0])
 
 

@@ -200,7 +200,9 @@ def draw_curve(
         tell: sees (what, finished, all).
     """
     component = sensitivity.component
+    tell("recording", 0, 1)
     study, encoded = _choosing(sensitivity, checkpoint, plan.steps, plan.max_samples, folders)
+    tell("searching", 0, 1)
     mixed = [search(sensitivity, Goal(bits=bits), study, encoded) for bits in plan.bits]
     recipes = [*plan.uniform, *mixed]
     judging = requests_for(checkpoint, JUDGING_PROMPTS, plan.steps, JUDGING_SEED)

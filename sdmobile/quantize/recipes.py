@@ -12,6 +12,7 @@ from typing import Any
 
 from sdmobile.basics.files import hash_json, write_json
 from sdmobile.basics.untrusted import parse_json, read_bounded
+from sdmobile.basics.words import meant
 from sdmobile.errors import UnsupportedError
 from sdmobile.quantize.schemes import W8A8, Float16, Scheme, parse_scheme
 
@@ -175,7 +176,7 @@ def named_recipe(name: str) -> Recipe:
         known = (*NAMED, *SHIPPED)
         near = difflib.get_close_matches(name, known, 3, 0.5) or list(known)
         raise UnsupportedError(
-            "a recipe is a known name or a JSON file", repr(name), f"Known names: {', '.join(near)}"
+            "a recipe is a known name or a JSON file", repr(name), meant(name, known, f"Known names: {', '.join(near)}")
         ) from error
 
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+from sdmobile.basics.words import nearest
 from sdmobile.errors import UnsupportedError
 
 
@@ -96,6 +97,8 @@ class W8A8:
 
 Scheme = Float16 | Palette | Linear | W8A8
 
+_EXAMPLES = (*(f"palette{bits}" for bits in (1, 2, 3, 4, 6, 8)), "palette4g16", "fp16", "w8a8")
+_EXAMPLES += ("int8c", "int4c", "uint8c", "uint4c", "int8d", "int4b32", "int8b32")
 _PALETTE = re.compile(r"palette(1|2|3|4|6|8)(?:g([1-9]\d*))?")
 _LINEAR = re.compile(r"(u?)int(4|8)(?:c|b([1-9]\d*))?(d?)")
 _W8A8 = re.compile(r"w8a8(?:-({0})-({0})(?:-({0}))?)?".format(r"\d+(?:\.\d+)?"))
@@ -120,4 +123,5 @@ def parse_scheme(name: str) -> Scheme:
         "a scheme is fp16, palette{1,2,3,4,6,8}, palette4g16 (16 channels per table), int8c, int4c, uint8c "
         "(per channel), int4b32 (32 inputs per scale), int8d (LiteRT, dynamic) or w8a8",
         repr(name),
+        nearest(name, _EXAMPLES),
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdmobile.basics.words import nearest
 from sdmobile.errors import UnsupportedError
 from sdmobile.families import FAMILIES
 from sdmobile.families.component import BATCH2
@@ -63,7 +64,8 @@ class AnalysisPlan:
         if self.probes == 0 and self.direct == 0:
             raise UnsupportedError("an analysis needs probes or direct measurements", "0 of both")
         if self.through not in (CALL, TRAJECTORY) or (self.through == TRAJECTORY and not _is_denoiser(self.component)):
-            raise UnsupportedError("errors are those of a call, or of a UNet's trajectory", self.through)
+            known = nearest(self.through, (CALL, TRAJECTORY))
+            raise UnsupportedError("errors are those of a call, or of a UNet's trajectory", self.through, known)
         for scheme in self.schemes:
             parse_scheme(scheme)
 
@@ -105,6 +107,7 @@ def analyse(
     checkpoint.family.component(plan.component)  # before minutes of sampling
     if not is_main():
         wait_for_all()  # and find what the first process recorded
+    tell("recording", 0, 1)
     study = opened_study(checkpoint, plan.component, plan.requests, plan.max_samples, recordings, plan.through)
     if is_main():
         wait_for_all()

@@ -7,6 +7,7 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.basics.words import meant, nearest
 from sdmobile.errors import UnsupportedError
 from sdmobile.rewrites.options import RewriteOptions
 
@@ -79,10 +80,15 @@ def rule_class(name: str) -> type[Rule]:
     Raises:
         UnsupportedError: no such rule.
     """
-    if name not in RULES:
-        raise UnsupportedError("a rewrite rule must be a known one", name, f"Known are {', '.join(RULES)}")
+    _require_rule(name)
     module, _, attribute = RULES[name].partition(":")
     return getattr(import_module(module), attribute)
+
+
+def _require_rule(name: str) -> None:
+    if name not in RULES:
+        known = f"Known are {', '.join(RULES)}"
+        raise UnsupportedError("a rewrite rule must be a known one", name, meant(name, RULES, known))
 
 
 def check_names(options: RewriteOptions) -> None:
@@ -92,12 +98,13 @@ def check_names(options: RewriteOptions) -> None:
         UnsupportedError: no such rule, or one that --allow-approximate does not need.
     """
     for name in options.without:
-        if name not in RULES:
-            raise UnsupportedError("a rewrite rule must be a known one", name, f"Known are {', '.join(RULES)}")
+        _require_rule(name)
     for name in options.approximate:
         if name not in APPROXIMATE:
             known = f"Those that change what a model computes are {', '.join(APPROXIMATE)}"
-            raise UnsupportedError("--allow-approximate takes a rule that changes the function", name, known)
+            raise UnsupportedError(
+                "--allow-approximate takes a rule that changes the function", name, meant(name, APPROXIMATE, known)
+            )
 
 
 def rules_for(profile: DeviceProfile, options: RewriteOptions | None = None) -> tuple[Rule, ...]:
@@ -181,7 +188,9 @@ def check_form(operation: str, form: str) -> None:
 
         known += [f"{RUNTIME}{name}/{gpu.value}" for name in RUNTIME_RULES for gpu in Gpu]
     if form not in known:
-        raise UnsupportedError(f"the form of {operation} in a device profile must be one of {', '.join(known)}", form)
+        raise UnsupportedError(
+            f"the form of {operation} in a device profile must be one of {', '.join(known)}", form, nearest(form, known)
+        )
 
 
 def wrong_forms(profile: DeviceProfile) -> dict[str, UnsupportedError]:

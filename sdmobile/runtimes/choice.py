@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdmobile.basics.words import nearest
 from sdmobile.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -53,8 +54,9 @@ def bundle_runner(bundle: Bundle | Path, runtime: str = "auto", threads: int | N
         bundle = open_bundle(bundle)
     name = default_runtime(bundle.target) if runtime == "auto" else runtime
     if name not in RUNTIMES[bundle.target]:
-        known = ", ".join(("auto", *RUNTIMES[bundle.target]))
-        raise UnsupportedError(f"the runtime of the target {bundle.target} is one of {known}", runtime)
+        known = ("auto", *RUNTIMES[bundle.target])
+        rule = f"the runtime of the target {bundle.target} is one of {', '.join(known)}"
+        raise UnsupportedError(rule, runtime, nearest(runtime, known))
     return file_runner(bundle.target, bundle.components, name, threads)
 
 

@@ -9,6 +9,7 @@ nothing is unpickled on either side.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _MAX_HEADER, _MAX_ARRAY = 1 << 20, 1 << 33
 _LAST_WORDS = 300
 _AGAIN = "Export it again."
+_log = logging.getLogger("sdmobile.workers")
 
 
 class LiteRTProcess:
@@ -136,6 +138,9 @@ class LiteRTProcess:
 def _end(child: subprocess.Popen[bytes], noise: IO[bytes]) -> None:
     if child.poll() is None:
         child.kill()
+    noise.seek(0)
+    for line in noise.read().decode("utf-8", "replace").splitlines():
+        _log.debug("%s", line)
     for stream in (child.stdin, child.stdout, noise):
         if stream is not None:
             with suppress(OSError):  # what was left to write has no reader

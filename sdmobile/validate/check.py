@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.basics.words import describe
+from sdmobile.basics.words import describe, nearest
 from sdmobile.checkpoints.shapes64.obedience import has_captions
 from sdmobile.errors import UnsupportedError
 from sdmobile.formats.bundle.reading import Bundle, open_bundle
@@ -97,7 +97,9 @@ def validate_bundle(folder: Path, options: ValidationOptions, progress: Progress
     overflow = _overflow(subject, recording)
     culprits = _bisected(subject, components, recording)
     components = _with_causes(subject, components, recording, culprits)
-    extras = run_checkers(bundle, subject.wanted, recording, subject.options.checkers)
+    if checkers := subject.options.checkers:
+        subject.tell(f"checking by {', '.join(checkers)}", 0, 1)
+    extras = run_checkers(bundle, subject.wanted, recording, checkers)
     report = ValidationReport(
         target=bundle.target,
         source=_source(subject.checkpoint),
@@ -141,6 +143,7 @@ def _recorded(subject: _Subject) -> tuple[Recording, bool]:
     options, requests, whole = subject.options, subject.options.requests(), subject.why_no_trajectory is None
 
     def sample_with_torch() -> Recording:
+        subject.tell("sampling with torch", 0, 1)
         return record(
             TorchRunner(subject.checkpoint, subject.spec.geometry),
             subject.spec,
@@ -183,6 +186,7 @@ def _trajectories(
 
     if subject.why_no_trajectory is not None:
         return all_alike(Status.NOT_RUN, subject.why_no_trajectory), {}
+    subject.tell(f"sampling with {runner.name}", 0, 1)
     try:
         runs = sample_all(
             runner,
@@ -260,9 +264,8 @@ def _wanted(bundle: Bundle, asked: tuple[str, ...] | None) -> tuple[str, ...]:
         return tuple(bundle.components)
     unknown = [name for name in asked if name not in bundle.components]
     if unknown:
-        raise UnsupportedError(
-            f"--components names components of the bundle, which has {', '.join(bundle.components)}", ", ".join(unknown)
-        )
+        rule = f"--components names components of the bundle, which has {', '.join(bundle.components)}"
+        raise UnsupportedError(rule, ", ".join(unknown), nearest(unknown[0], bundle.components))
     return tuple(name for name in bundle.components if name in asked)
 
 

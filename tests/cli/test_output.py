@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import sdmobile.cli
 from sdmobile.basics.words import megabytes
 from sdmobile.cli.output import Output
 
@@ -27,6 +28,16 @@ def test_notes_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     Output(json=True).note("look")
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "look\n")
+
+
+def test_there_is_no_other_way_to_stderr() -> None:
+    """What goes there past the sink is taken for a library's and put aside."""
+    files = sorted(Path(sdmobile.cli.__file__).parent.glob("*.py"))
+    assert len(files) > 10
+    for file in files:
+        text = file.read_text("utf-8")
+        assert "err=True" not in text, file
+        assert ("Console(" in text) == (file.name == "output.py"), file
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,13 @@ def check_tflite(
         timeout: seconds for each check.
         threshold_db: least PSNR in dB.
         progress: sees (what, done, all).
+
+    Raises:
+        UnsupportedError: not a `.tflite` file.
     """
+    from sdmobile.validate.gpu.model_facts import read_model
+
+    read_model(path)  # what is no file to check is refused before any work
     checks = []
     for index, (way, precision) in enumerate(combinations):
         if progress is not None:
@@ -215,6 +221,7 @@ def record_inputs(
         if progress is not None:
             progress("sampling with torch", done, total)
 
+    tell(0, steps)
     return record(runner, spec, [request], known, max_samples, True, tell)
 
 

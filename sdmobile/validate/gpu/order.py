@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -27,6 +28,7 @@ ORDER, ANSWER, LOG = "order.json", "answer.json", "log.txt"
 PHASE = "[phase] "
 _DTYPES = ("float32", "int32", "uint8")
 _GRACE = 5.0
+_log = logging.getLogger("sdmobile.workers")
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,8 @@ def run_order(module: str, folder: Path, timeout: float, environment: dict[str, 
         finally:
             _end(child)
     lines = tuple(file.read_text("utf-8", errors="replace").splitlines())
+    for line in lines:
+        _log.debug("%s", line)
     phases = [line[len(PHASE) :] for line in lines if line.startswith(PHASE)]
     return Ending(code, lines, phases[-1] if phases else "starting")
 
