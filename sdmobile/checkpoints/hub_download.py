@@ -9,6 +9,7 @@ commit must be a hash, and what comes is read like any other file of a stranger;
 from __future__ import annotations
 
 import glob
+import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from sdmobile.errors import CheckpointError, ResourceError, SdmobileError
 from sdmobile.families import FAMILIES
 
 _SECONDS = 30.0
+_log = logging.getLogger("sdmobile.hub")
 
 
 @dataclass(frozen=True)
