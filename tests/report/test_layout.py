@@ -58,8 +58,9 @@ def page() -> Iterator[Page]:
 def full() -> ValidationReport:
     """A validation with every table at its widest: all runtimes, long prompts, causes, parameters."""
     small = validation()
+    good = small.components[0]
     components = tuple(
-        replace(check, runtime=name, worst=check.worst or small.components[0].worst, samples=small.components[0].samples)
+        replace(check, runtime=name, worst=check.worst or good.worst, samples=good.samples)
         for check in small.components
         for name in RUNTIMES
     )
