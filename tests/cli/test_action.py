@@ -224,7 +224,7 @@ def test_an_end_before_the_report_is_said(action: dict[str, Any], tmp_path: Path
 def test_wrong_inputs_are_refused_before_anything_is_installed(
     action: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str], given: dict[str, str], said: str
 ) -> None:
-    ran = run(action, tmp_path, **given)
+    ran = run(action, tmp_path, 0, **given)
     assert (ran.failed, ran.calls, ran.uses, ran.summary) == (2, [], [], "")
     (line,) = capfd.readouterr().out.splitlines()
     assert line.startswith("::error::")
