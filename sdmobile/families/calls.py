@@ -122,7 +122,7 @@ def _input(spec: Mapping[str, Any], returned: Mapping[str, tuple[str, tuple[int,
     if tensor.name not in returned:
         return _tensor(spec, variable=names.of(tensor))
     source, shape = returned[tensor.name]
-    return _tensor(spec, source=source, rows=tensor.shape[0] // shape[0] if shape else 1)
+    return _tensor(spec, source=source, rows=max(1, tensor.shape[0] // shape[0]) if tensor.shape and shape else 1)
 
 
 def _tensor(spec: Mapping[str, Any], **where: Any) -> Tensor:

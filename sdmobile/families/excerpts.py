@@ -62,12 +62,14 @@ fun picture(folder: File) {
 ```"""
 _KOTLIN_WRITES = {
     "int32": "    is IntArray -> buffer.writeInt(values)\n",
+    "int64": "    is LongArray -> buffer.writeLong(values)\n",
     "bool": "    is BooleanArray -> buffer.writeBoolean(values)\n",
 }
-_KOTLIN_ARRAYS = {"float32": "FloatArray", "int32": "IntArray", "bool": "BooleanArray"}
+_KOTLIN_ARRAYS = {"float32": "FloatArray", "int32": "IntArray", "int64": "LongArray", "bool": "BooleanArray"}
 _KOTLIN_READ = """\
 when (getOutputTensorType(name, signature).elementType) {
             TensorType.ElementType.INT -> buffer.readInt()
+            TensorType.ElementType.INT64 -> buffer.readLong()
             TensorType.ElementType.BOOLEAN -> buffer.readBoolean()
             else -> buffer.readFloat()
         }"""

@@ -79,7 +79,7 @@ def _components(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name,
-                "file": record.get("file", ""),
+                "file": ", ".join(part["file_name"] for part in record.get("chain", [])) or record.get("file", ""),
                 "parameters": record.get("parameters"),
                 "bytes": record.get("bytes"),
                 "stages": stages,

@@ -131,6 +131,19 @@ def test_a_name_from_outside_stays_inside_its_quotes() -> None:
     assert not re.search(r"^\s*evil", code, re.MULTILINE)
 
 
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", ["float32", "int32", "int64", "bool"])
+def test_a_card_is_written_of_whatever_a_manifest_may_state(target: str, dtype: str) -> None:
+    """Types, scalars and sizes that no export writes, but that the manifest's schema lets through."""
+    stated = made_up(
+        family_named("mobile-diffusion"), target, FAMILIES[-1].guidances[0], Control("plugin", "x", ((8, 1),))
+    )
+    for contract in (record["contract"] for record in stated["components"].values()):
+        for spec, shape in zip([*contract["inputs"], *contract["outputs"]], ([], [3], [], [1, 2]), strict=False):
+            spec |= {"dtype": dtype, "shape": shape, "layout": OPAQUE}
+    assert "```" in model_card(stated)
+
+
 def test_android_asks_for_the_gpu_alone_and_says_what_it_needs() -> None:
     """Since LiteRT 2.3.0 the GPU is an artifact of its own; with the CPU beside it its lack would go unnoticed."""
     gradle, code = blocks(model_card(manifest("android")), "kotlin")
