@@ -79,7 +79,11 @@ def full() -> ValidationReport:
     }
     finding = "sdmobile.rewrites:" + "transformer_blocks_0_attn1_" * 8
     compared = ExtraCheck("weights", "unet", Status.FAILED, reason=finding, findings=(finding,), tensors=(tensor,))
-    return replace(small, components=components, trajectories=trajectories, extras=(*small.extras, compared))
+    named = ExtraCheck(
+        "noise_golden.json", "unet", Status.PASSED, "a-phone-with-a-long-serial-number", figures={"n": 1.0}
+    )
+    extras = (*small.extras, compared, named)
+    return replace(small, components=components, trajectories=trajectories, extras=extras)
 
 
 @pytest.fixture(scope="module")
