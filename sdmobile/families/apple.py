@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,11 +39,15 @@ echo "Resources is ready{usual}"
 USE = """\
 1. On a Mac, run `compile.sh` in this folder: it turns each `.mlpackage` into the `.mlmodelc` that an app loads
    (`xcrun coremlcompiler` is part of Xcode; there is no such tool for Linux).
-2. Give the folder with the compiled models, `vocab.json` and `merges.txt` to Apple's
-   [StableDiffusion Swift package](https://github.com/apple/ml-stable-diffusion) as its resources:
+2. Add Apple's [StableDiffusion Swift package](https://github.com/apple/ml-stable-diffusion) to the app, and the folder
+   that the script made, `Resources`, with {resources}, `vocab.json` and `merges.txt`:
 
    ```swift
-   var configuration = MLModelConfiguration()
+   import CoreML
+   import StableDiffusion
+
+   let folder = Bundle.main.resourceURL!.appending(path: "Resources")
+   let configuration = MLModelConfiguration()
    configuration.computeUnits = .cpuAndNeuralEngine
    let pipeline = try StableDiffusionPipeline(
        resourcesAt: folder, controlNet: [], configuration: configuration, disableSafety: true)
@@ -52,21 +56,31 @@ USE = """\
    request.seed = 0
    request.stepCount = {steps}
    request.guidanceScale = {guidance_scale}
-   request.decoderScaleFactor = {scaling_factor}
+{sampler}   request.decoderScaleFactor = {scaling_factor}
    request.encoderScaleFactor = {scaling_factor}
-   let images = try pipeline.generateImages(configuration: request)
+   let images = try pipeline.generateImages(configuration: request)  // [CGImage?], of {size} pixels
    ```
 
    Its default random source starts from the same noise as `sdmobile generate` with the same seed."""
 
-_GUIDED = "   request.guidanceScale = {guidance_scale}\n"
+_GUIDED = "   request.guidanceScale = {guidance_scale}\n{sampler}"
 # Below 1 the package calls the UNet with the caption's row alone, of batch 1 (StableDiffusionPipeline.generateImages);
 # it decodes the last clean latent that its solver has seen, so that one step is x̂₀ of timestep 999.
 _ONE_ROW = """\
    request.guidanceScale = 0  // below 1: the UNet has no unconditional row
    request.schedulerType = .dpmSolverMultistepScheduler
 """
+_DPM_SOLVER = "   request.schedulerType = .dpmSolverMultistepScheduler\n"
 USE_ONE_ROW = USE.replace(_GUIDED, _ONE_ROW)
+
+
+def sampler(scheduler: Mapping[str, Any]) -> str:
+    """Returns the line of Swift that asks for the sampler of a checkpoint, none where it is not one of the package's.
+
+    Args:
+        scheduler: configuration of the checkpoint's Diffusers scheduler.
+    """
+    return _DPM_SOLVER if scheduler.get("_class_name") == "DPMSolverMultistepScheduler" else ""
 
 
 def compile_script(pipeline: str = "") -> str:
@@ -121,7 +135,7 @@ def controlled_use(use: Mapping[str, str], control: Control, guidances: Sequence
         return {target: text for target, text in use.items() if target != "ios"}
     if "ios" not in use:
         return use
-    picture = "   request.seed = 0\n   request.controlNetInputs = [picture]  // a CGImage of the size of the pictures\n"
+    picture = "   request.seed = 0\n   request.controlNetInputs = [picture]  // a CGImage of {size} pixels\n"
     text = use["ios"].replace("controlNet: []", _asked_for(control)).replace("   request.seed = 0\n", picture)
     return {**use, "ios": text}
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics import words
-from sdmobile.families import family_of
+from sdmobile.families import apple, excerpts, family_of
+from sdmobile.families.calls import calls_of, files_of
 
 if TYPE_CHECKING:
     from sdmobile.families.family import Family
@@ -24,7 +25,11 @@ _USE = {
 3. `scheduler.json` holds the tables of the sampling loop, `metadata.json` the shapes and names. The initial noise is
    defined by `noise_golden.json`; an implementation is right when it gives those numbers.
 4. {guidance}; the latent is divided by {scaling_factor}
-   before decoding.""",
+   before decoding.
+
+### In Swift
+
+{code}""",
     "android": """\
 1. Put the `.tflite` files and `tokenizer/` into the app's files (they are too large for its assets).
 2. Load each with LiteRT's `CompiledModel` or `Interpreter` and call it by its signature:
@@ -33,12 +38,18 @@ _USE = {
 3. `scheduler.json` holds the tables of the sampling loop, `metadata.json` the shapes and names. The initial noise is
    defined by `noise_golden.json`; an implementation is right when it gives those numbers.
 4. {guidance}; the latent is divided by {scaling_factor}
-   before decoding.""",
+   before decoding.
+
+### In Kotlin
+
+{code}""",
     "onnx": """\
 Load each file with ONNX Runtime; inputs and outputs are named as below.
 
-{signatures}""",
+{signatures}
+{code}""",
 }
+_CODE = {"ios": excerpts.swift, "android": excerpts.kotlin, "onnx": excerpts.python}
 
 
 def model_card(manifest: Mapping[str, Any], validation: Mapping[str, Any] | None = None) -> str:
@@ -107,7 +118,11 @@ def _use(manifest: Mapping[str, Any]) -> str:
         "{guidance_scale}": f"{_stated(manifest, 'guidance_scale', family.default_guidance_scale):g}",
         "{steps}": f"{_stated(manifest, 'steps', family.default_steps):g}",
         "{prompt}": "a large red circle in the center on a white background",
+        "{sampler}": apple.sampler(manifest["pipeline"].get("scheduler") or {}),
+        "{resources}": _resources(manifest),
+        "{size}": "{image_width} × {image_height}".format(**manifest["geometry"]),
         "{signatures}": _signatures(manifest),
+        "{code}": _CODE[manifest["target"]](calls_of(manifest, family)),
     }.items():
         text = text.replace(name, value)
     return text
@@ -119,13 +134,18 @@ def _stated(manifest: Mapping[str, Any], key: str, default: float) -> float:
     return default if value is None else value
 
 
+def _resources(manifest: Mapping[str, Any]) -> str:
+    """Returns the compiled models that an iPhone's app loads, as a list."""
+    files = [contract["file_name"] for record in manifest["components"].values() for contract in files_of(record)]
+    return ", ".join(f"`{name.replace('.mlpackage', '.mlmodelc')}`" for name in files)
+
+
 def _signatures(manifest: Mapping[str, Any]) -> str:
     rows = ["   | file | signature | inputs | output |", "   |---|---|---|---|"]
-    for record in manifest["components"].values():
-        contract = record["contract"]
+    for contract in (each for record in manifest["components"].values() for each in files_of(record)):
         inputs = ", ".join(_tensor(spec) for spec in contract["inputs"])
         outputs = ", ".join(_tensor(spec) for spec in contract["outputs"])
-        rows.append(f"   | `{record['file']}` | `{contract['signature']}` | {inputs} | {outputs} |")
+        rows.append(f"   | `{contract['file_name']}` | `{contract['signature']}` | {inputs} | {outputs} |")
     return "\n".join(rows) + "\n"
 
 
@@ -138,7 +158,8 @@ def _files(manifest: Mapping[str, Any]) -> str:
     for name, record in manifest["components"].items():
         parameters, size = words.count(record.get("parameters")), words.size(record.get("bytes"))
         weights = _weights(record.get("compression"))
-        rows.append(f"| {words.title(name)} | `{record['file']}` | {parameters} | {weights} | {size} |")
+        files = ", ".join(f"`{contract['file_name']}`" for contract in files_of(record))
+        rows.append(f"| {words.title(name)} | {files} | {parameters} | {weights} | {size} |")
     return "\n".join(rows)
 
 

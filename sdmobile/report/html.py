@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TEMPLATE = "report.html.j2"
+_GUIDANCE = {
+    "batch2": "one UNet call of two rows",
+    "separate": "two UNet calls of one row",
+    "none": "none, one UNet call of one row",
+    "embedded": "its scale is an input of the UNet",
+}
 
 
 def render_report(
@@ -38,10 +44,11 @@ def render_report(
     return _template().render(
         manifest=manifest,
         source=manifest.get("source", {}),
+        guidance=_GUIDANCE.get(manifest["guidance"], manifest["guidance"]),
         validation=validation,
         components=_components(manifest),
         checks=_rows(checks),
-        trajectories=checks.get("trajectories", []),
+        trajectories=_together(checks.get("trajectories", []), "prompt", "seed"),
         plot=trajectory_svg(_curves(checks, runtimes)),
         legend=runtimes,
         pictures=_pictures(checks, images),
@@ -72,7 +79,7 @@ def _components(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name,
-                "file": record.get("file", ""),
+                "file": ", ".join(part["file_name"] for part in record.get("chain", [])) or record.get("file", ""),
                 "parameters": record.get("parameters"),
                 "bytes": record.get("bytes"),
                 "stages": stages,
@@ -87,10 +94,15 @@ def _components(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _rows(validation: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns the component checks, each component's runtimes together."""
-    checks = list(validation.get("components", []))
-    order = list(dict.fromkeys(check["component"] for check in checks))
-    checks.sort(key=lambda check: order.index(check["component"]))
+    checks = _together(validation.get("components", []), "component")
     return [{**check, "seconds": sum(sample["seconds"] for sample in check["samples"]) or None} for check in checks]
+
+
+def _together(checks: Sequence[Mapping[str, Any]], *keys: str) -> list[Mapping[str, Any]]:
+    """Returns the checks, those of one value of all keys next to each other."""
+    values = [tuple(check[key] for key in keys) for check in checks]
+    order = list(dict.fromkeys(values))
+    return [check for value in order for check, own in zip(checks, values, strict=True) if own == value]
 
 
 def _runtimes(validation: Mapping[str, Any]) -> list[str]:

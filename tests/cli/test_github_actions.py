@@ -43,17 +43,6 @@ def test_it_is_a_workflow(workflow: dict[Any, Any]) -> None:
     assert set(job["strategy"]["matrix"]["target"]) == {"ios", "android"}
 
 
-def test_every_command_line_of_it_is_understood(workflow: dict[Any, Any]) -> None:
-    (job,) = workflow["jobs"].values()
-    found = [words for step in job["steps"] for words in commands(step.get("run", ""))]
-    assert [words[0] for words in found] == ["export", "validate"]
-    export, validate = map(parse, found)
-    assert export["output"] == validate["bundle"] == Path("bundle")
-    assert validate["report_dir"] == Path("report")
-    assert validate["bisect"] is True
-    assert validate["format"].value == "junit"
-
-
 def test_every_command_line_of_the_page_is_understood() -> None:
     text = (DOCS / "validate.md").read_text("utf-8")
     blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)

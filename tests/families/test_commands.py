@@ -18,6 +18,7 @@ from sdmobile.cli.app import app
 from sdmobile.families import FAMILIES, family_named
 from sdmobile.families.component import Role
 from sdmobile.families.family import Family
+from tests.families.cards import check_bundle
 from tests.families.tiny import write_tiny
 from tests.in_process import exports_in_this_process
 
@@ -133,6 +134,11 @@ def test_a_picture_from_files_is_that_of_pytorch(
         pictures.append(np.asarray(Image.open(out)).astype(int))
     # An iPhone's file computes in float16, which moves a pixel by a level or two.
     assert np.abs(pictures[0] - pictures[1]).max() <= (1 if target == "android" else 3)
+
+
+@_each(*TARGETS)
+def test_the_card_calls_what_the_files_have(family: Family, target: str, bundles: Bundles) -> None:
+    check_bundle(bundles(target))
 
 
 @_each("ios", "android")

@@ -37,6 +37,7 @@ from sdmobile.reference.sampling import ComponentCall, SampleRequest, sample
 from sdmobile.reference.torch_runner import TorchRunner
 from sdmobile.runtimes import bundle_runner
 from sdmobile.validate.app_files.manifest import manifest_findings
+from tests.families.cards import check_bundle
 from tests.families.tiny import write_tiny
 from tests.families.tiny.control import KINDS, write_control
 from tests.families.tiny.mobile_diffusion import UNET, write
@@ -211,6 +212,7 @@ def test_a_bundle_of_one_row_says_what_apples_package_lacks(folders: dict[str, P
 def test_exported_files_compute_what_pytorch_does(
     folders: dict[str, Path], exported: Callable[[str, str], Path], target: str, kind: str
 ) -> None:
+    check_bundle(exported(target, kind))
     checkpoint, bundle = _opened(folders, kind), open_bundle(exported(target, kind))
     spec = PipelineSpec.from_checkpoint(checkpoint)
     family = family_of(bundle.manifest)

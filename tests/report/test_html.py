@@ -131,6 +131,16 @@ def test_without_validation() -> None:
     assert "not stated" in html
 
 
+def test_the_parts_of_a_cut_component_and_its_guidance_are_named() -> None:
+    bundle = manifest()
+    contract = bundle["components"]["unet"]["contract"]
+    bundle["components"]["unet"]["chain"] = [{**contract, "file_name": f"UnetChunk{n}.mlpackage"} for n in (1, 2)]
+    html = render_report({**bundle, "guidance": "embedded"}, None)
+    assert "UnetChunk1.mlpackage, UnetChunk2.mlpackage" in html
+    assert "its scale is an input of the UNet" in html
+    assert "of one row" not in html
+
+
 def test_every_parameter_is_listed() -> None:
     from dataclasses import replace
 
