@@ -186,8 +186,8 @@ def test_card_and_metadata_say_what_controls(folders: dict[str, Path]) -> None:
     assert "controls" not in model_card(plain)
     controlled = {**plain, "control": {"kind": "controlnet", "name": "edges", "maps": [[8, 1], [8, 2]]}}
     assert "by the control network `edges` in a file that was not exported" in model_card(controlled)
-    with pytest.raises(UnsupportedError, match=r"Stable Diffusion.*takes no control network.*controlnet"):
-        family_of({**controlled, "family": "stable-diffusion"})
+    with pytest.raises(UnsupportedError, match=r"Latent consistency takes no control network.*controlnet"):
+        family_of({**controlled, "family": "latent-consistency"})
 
 
 def test_a_bundle_of_one_row_says_what_apples_package_lacks(folders: dict[str, Path], tmp_path: Path) -> None:
