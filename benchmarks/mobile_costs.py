@@ -31,13 +31,15 @@ from tests.synthetic import write_checkpoint
 DEVICES = {"ios": "iphone-15-pro", "android": "galaxy-s23-ultra"}
 _TEXT = {
     "hidden_size": 768,
-    "intermediate_size": 64,
-    "num_hidden_layers": 1,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
     "num_attention_heads": 12,
     "projection_dim": 768,
     "hidden_act": "quick_gelu",
     "max_position_embeddings": 77,
 }
+"""CLIP ViT-L/14, as Stable Diffusion 1.x has it."""
+_BESIDE = {"thin decoder": "vae_decoder", "text encoder": "text_encoder"}
 _VAE = {"block_out_channels": (16, 16, 16, 16), "norm_num_groups": 16, "sample_size": 512, "layers_per_block": 1}
 
 
@@ -60,7 +62,7 @@ def priced(checkpoint: Path, component: str, work: Path) -> dict[str, Any]:
 
 
 def write(folder: Path, unet: dict[str, Any]) -> Path:
-    """Writes a checkpoint of a UNet's configuration; its text encoder and encoder are as small as they may be."""
+    """Writes a checkpoint of a UNet's configuration, with CLIP's text encoder and as small an encoder as may be."""
     latent = unet["in_channels"]
     vae = {**_VAE, **DECODER, "latent_channels": latent}
     index = {
@@ -77,7 +79,7 @@ def main(work: Path, names: list[str]) -> None:
     record = work / "costs.json"
     rows: dict[str, Any] = json.loads(record.read_text("utf-8")) if record.exists() else {}
     jobs = [(name, "unet", config) for name, config in steps()]
-    jobs.append(("thin decoder", "vae_decoder", jobs[-1][2]))
+    jobs += [(name, component, jobs[-1][2]) for name, component in _BESIDE.items()]
     for name, component, config in jobs:
         if name in rows or not any(name.startswith(start) for start in names or [""]):
             continue

@@ -54,7 +54,8 @@ def derive(shapes: Shapes) -> Config:
     if not levels or not all(widths):
         return facts
     facts["block_out_channels"] = widths
-    facts["layers_per_block"] = count_blocks(shapes, "down_blocks.0.resnets.")
+    layers = [count_blocks(shapes, f"down_blocks.{level}.resnets.") for level in range(levels)]
+    facts["layers_per_block"] = layers[0] if len(set(layers)) == 1 else layers
     attends = [f"down_blocks.{level}.attentions.0.norm.weight" in shapes for level in range(levels)]
     facts["down_block_types"] = ["CrossAttnDownBlock2D" if yes else "DownBlock2D" for yes in attends]
     attends = [f"up_blocks.{level}.attentions.0.norm.weight" in shapes for level in range(levels)]
