@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdmobile.cli.arguments import CHECKPOINT, COMPONENTS, Lora, PredictionType, Tokenizer, lora_files
+from sdmobile.cli.arguments import (
+    CHECKPOINT,
+    COMPONENTS,
+    ClipSkip,
+    Embedding,
+    Lora,
+    PredictionType,
+    Size,
+    Tokenizer,
+    Vae,
+    changes_of,
+    resolution_of,
+)
 
 if TYPE_CHECKING:
     from sdmobile.exporters.bundle import ExportResult
@@ -38,7 +50,7 @@ def export(
         Path | None, typer.Option("--output", "-o", help="Bundle folder; without it, NAME-TARGET here.")
     ] = None,
     components: Annotated[str | None, typer.Option(help=_COMPONENTS)] = None,
-    resolution: Annotated[int | None, typer.Option(help="Height = width of the picture, in pixels.")] = None,
+    resolution: Size = None,
     guidance: Annotated[str | None, typer.Option(help=_GUIDANCE)] = None,
     plain_ops: Annotated[
         bool, typer.Option("--plain-ops", help="Use no composite operators, for runtimes that do not know them.")
@@ -59,6 +71,9 @@ def export(
     tokenizer: Tokenizer = None,
     prediction_type: PredictionType = None,
     lora: Lora = None,
+    embedding: Embedding = None,
+    vae: Vae = None,
+    clip_skip: ClipSkip = None,
     control: Annotated[Path | None, typer.Option(help=_CONTROL)] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done and needed; write nothing.")
@@ -93,7 +108,7 @@ def export(
         out,
         device,
         chosen,
-        resolution,
+        resolution_of(resolution),
         guidance,
         overwrite,
         rewrites,
@@ -102,7 +117,7 @@ def export(
         None if quantize is None else load_recipe(quantize),
         tokenizer,
         prediction_type,
-        lora_files(lora),
+        changes_of(lora, embedding, vae, clip_skip),
         control=control,
     )
     if not dry_run:
