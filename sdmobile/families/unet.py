@@ -114,9 +114,9 @@ MODEL = Model(
 def latent_size(unet: Config, vae: Config, scale: int, notes: list[str]) -> tuple[int, int]:
     """Returns h and w in latent cells that a UNet was trained on; notes it where they are assumed."""
     size = unet.get("sample_size")
-    sides = [*size] if isinstance(size, list | tuple) else [size, size]
-    if len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides):
-        return sides[0], sides[1]
+    height, width = size if isinstance(size, list | tuple) and len(size) == 2 else (size, size)
+    if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0:
+        return height, width
     image = vae.get("sample_size")
     guess = image // scale if isinstance(image, int) and image >= scale else 64
     notes.append(f"unet: config does not say sample_size; {guess} latent cells ({guess * scale} pixels) assumed")
