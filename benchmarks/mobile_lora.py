@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from sdmobile.checkpoints import LoraFile
+from sdmobile.checkpoints import Changes, LoraFile
 from sdmobile.checkpoints.bundled import bundled_path
 from sdmobile.checkpoints.shapes64.checker import compare
 from sdmobile.checkpoints.shapes64.held_out import held_out_captions
@@ -29,7 +29,7 @@ def main(output: Path) -> None:
     lora = LoraFile(bundled_path(NAME / "adapters" / "hollow.safetensors"))
     judged: list[Judged] = []
     for loras in ((), (lora,)):
-        draw, _ = drawer(NAME, "torch", None, None, loras)
+        draw, _ = drawer(NAME, "torch", None, None, Changes(loras))
         images = draw([caption.text for caption in captions], range(COUNT), ())
         row = [Judged(one, image, *compare(image, one.claims)) for one, image in zip(captions, images, strict=True)]
         print(f"{len(loras)} LoRAs: {sum(not one.wrong for one in row)} of {COUNT} captions obeyed")

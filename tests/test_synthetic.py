@@ -65,5 +65,5 @@ def test_importing_the_package_is_light() -> None:
 def test_sd15_can_be_written_and_loaded(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_checkpoint(tmp_path / "sd15", "sd15"))
     assert {name: info.parameters for name, info in checkpoint.components.items()} == SD15_PARAMETERS
-    assert (checkpoint.latent_size, checkpoint.image_size, checkpoint.context_dim) == (64, 512, 768)
+    assert (checkpoint.latent_size, checkpoint.image_size, checkpoint.context_dim) == ((64, 64), (512, 512), 768)
     load_model(checkpoint, "text_encoder")

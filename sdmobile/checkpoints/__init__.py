@@ -6,6 +6,7 @@ Importing this package is cheap: torch, Diffusers and Transformers are imported 
 from __future__ import annotations
 
 from sdmobile.checkpoints.bundled import BUNDLED, bundled_checkpoint, bundled_path
+from sdmobile.checkpoints.changes import Changes
 from sdmobile.checkpoints.hub import HubName
 from sdmobile.checkpoints.load import load_model
 from sdmobile.checkpoints.lora import LoraFile
@@ -17,6 +18,7 @@ from sdmobile.families.schedulers import SCHEDULERS
 __all__ = [
     "BUNDLED",
     "SCHEDULERS",
+    "Changes",
     "Checkpoint",
     "ComponentInfo",
     "HubName",

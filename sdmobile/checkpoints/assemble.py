@@ -38,6 +38,7 @@ class Parts:
     own_tokenizer: Path | None = None
     steps: int | None = None
     guidance_scale: float | None = None
+    vae_files: tuple[Path, ...] = ()
 
 
 def component_info(
@@ -75,6 +76,10 @@ def component_info(
 
 def assemble(parts: Parts) -> Checkpoint:
     """Checks that the models fit each other and returns the checkpoint; raises as `Family.facts`."""
+    if parts.given.vae is not None:
+        from sdmobile.checkpoints.vae import with_vae  # reads a format as it is read for a whole checkpoint
+
+        parts = with_vae(parts, parts.given.vae)
     notes = list(parts.notes)
     configs = {name: info.config for name, info in parts.components.items()}
     scheduler_config = _with_prediction(parts.scheduler_config, parts.given.prediction_type, notes)
@@ -102,6 +107,7 @@ def assemble(parts: Parts) -> Checkpoint:
         guidance_scale=guidance_scale,
         notes=tuple(notes),
         hashed_files=parts.hashed_files,
+        vae_files=parts.vae_files,
     )
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sdmobile.checkpoints.embeddings import put_rows
+from sdmobile.checkpoints.lora_kinds import delta
 from sdmobile.checkpoints.modules import empty_module
 from sdmobile.checkpoints.weights import component_tensors, read_tensor
 from sdmobile.errors import CheckpointError
+from sdmobile.families.clip import TOKEN_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -37,11 +40,17 @@ def load_model(checkpoint: Checkpoint, name: str) -> nn.Module:
         UnsupportedError: the configuration does not make a model.
     """
     module = checked_module(checkpoint, name)
-    loaded = {key: _checked_float32(name, key, tensor) for key, tensor in component_tensors(checkpoint, name)}
+    loaded = {
+        key: _checked_float32(name, key, tensor)
+        for key, tensor in component_tensors(checkpoint, name)
+        if key in checkpoint.components[name].tensors
+    }
     for key, change in _lora_changes(checkpoint, name):
         loaded[key] += change
         if not bool(loaded[key].isfinite().all()):
             raise CheckpointError("weights must stay finite with a LoRA", f"{name}: {key}", "Take a smaller scale.")
+    if TOKEN_ROWS in loaded:
+        loaded[TOKEN_ROWS] = put_rows(loaded[TOKEN_ROWS], checkpoint.embeddings)
     module.load_state_dict(loaded, strict=True, assign=True)
     _fill_buffers(module)
     return module.eval().requires_grad_(False)
@@ -71,12 +80,14 @@ def check_values(checkpoint: Checkpoint, name: str) -> None:
 
 
 def _lora_changes(checkpoint: Checkpoint, name: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yields what LoRAs add to the weights of a model, one weight after the other, in float32: scale·(alpha/r)·B A."""
+    """Yields what LoRAs add to the weights of a model, one weight after the other, in float32."""
+    tensors = checkpoint.components[name].tensors
     for layer in (layer for lora in checkpoint.loras for layer in lora.layers if layer.model == name):
-        down, up = (_checked_float32(name, info.stored, read_tensor(info)) for info in (layer.down, layer.up))
-        change = layer.factor * (up.flatten(1) @ down.flatten(1))
-        shape = checkpoint.components[name].tensors[layer.weight].shape
-        yield layer.weight, _checked_float32(name, f"the LoRA's change of {layer.weight}", change.reshape(shape))
+        if layer.weight not in tensors:
+            continue  # of a layer that is left out
+        parts = {key: _checked_float32(name, info.stored, read_tensor(info)) for key, info in layer.parts.items()}
+        change = layer.factor * delta(parts, tensors[layer.weight].shape)
+        yield layer.weight, _checked_float32(name, f"the LoRA's change of {layer.weight}", change)
 
 
 def _check_shapes(component: str, wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, TensorInfo]) -> None:

@@ -3,14 +3,14 @@
     W ← W + scale·(alpha/r)·B A        A [r, in], B [out, r]; of a convolution, A [r, in, kh, kw] and B [out, r, 1, 1]
 
 Hu et al., "LoRA", arXiv 2106.09685; alpha/√r where the file says that its scale is stabilised (Kalajdzievski, arXiv
-2312.03732). Names are those that Diffusers writes, of today and of earlier, and kohya's, renamed by Diffusers. Only
-headers and single numbers are read here.
+2312.03732). Names are those that Diffusers writes, of today and of earlier, and kohya's and LyCORIS', renamed by
+Diffusers; `lora_kinds` has what takes the place of B A. Only headers and single numbers are read here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from sdmobile.basics.files import hash_file
 from sdmobile.basics.untrusted import UntrustedError, parse_json
 from sdmobile.checkpoints.bundled import bundled_path
 from sdmobile.checkpoints.headers import read_header
+from sdmobile.checkpoints.lora_kinds import OTHERS, delta, is_whole, parts_by_module, rank_of
 from sdmobile.checkpoints.weights import normalise, read_tensor
 from sdmobile.errors import CheckpointError, UsageError
 
@@ -34,8 +35,6 @@ _ALPHA = ".alpha"
 _KOHYA = "lora_"
 _METADATA = "lora_adapter_metadata"
 _MOST_RANK = 1 << 14
-MOST_LORAS = 64
-"""A bundle's manifest takes no more."""
 # Ways to begin that leave the checkpoint's own weights as they are; others (PiSSA, OLoRA, …) change them.
 _PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
 _PATTERN = set("*+?[](){}|\\$")
@@ -89,20 +88,18 @@ class LoraFile:
 
 @dataclass(frozen=True)
 class LoraLayer:
-    """The change of one weight: factor·B A.
+    """The change of one weight: factor·B A, or what another kind has in its place.
 
     Args:
         model: name of the family's model.
         weight: name of the weight in the model's module.
-        down: A.
-        up: B.
+        parts: A and B as "lora_down" and "lora_up", or the parts of another kind; see `lora_kinds`.
         factor: scale·alpha/r.
     """
 
     model: str
     weight: str
-    down: TensorInfo
-    up: TensorInfo
+    parts: Mapping[str, TensorInfo]
     factor: float
 
 
@@ -161,7 +158,13 @@ def open_lora(file: LoraFile, components: Mapping[str, ComponentInfo]) -> Lora:
             raise CheckpointError(
                 "a LoRA must be stored as floating-point numbers", f"{file.path}: {name}: {info.dtype}"
             )
-    names = _peft_names([name for name in tensors if not name.endswith(_ALPHA)], file.path, components)
+    _refuse_other_kinds(tensors, file.path)
+    beside = {module: parts for module, parts in parts_by_module(tensors).items() if module.startswith(_KOHYA)}
+    stored = {name for parts in beside.values() for name in parts.values()}
+    plain = [name for name in tensors if not name.endswith(_ALPHA) and name not in stored]
+    # Other kinds get their layer's name as a LoRA's matrices do, which the renaming knows.
+    named = [f"{module}.lora_{way}.weight" for module in beside for way in ("down", "up")]
+    names = _peft_names(list(dict.fromkeys([*plain, *named])), file.path, components)
     stated = _adapter_metadata(metadata, file.path)
     layers: dict[tuple[str, str], LoraLayer] = {}
     used: set[str] = set()
@@ -173,15 +176,21 @@ def open_lora(file: LoraFile, components: Mapping[str, ComponentInfo]) -> Lora:
         changed = components[model].tensors.get(weight or "") if model in components else None
         if weight is None or changed is None or (model, weight) in layers:
             continue
-        rank = _checked_rank(file.path, changed, tensors[down], tensors[up])
-        alpha_name = down.partition(".")[0] + _ALPHA
+        base = down.partition(".")[0]
+        sources = {part: name for part, name in (("lora_down", down), ("lora_up", up)) if name in tensors}
+        sources |= beside.get(base, {})
+        parts = {part: tensors[name] for part, name in sources.items()}
+        if not is_whole(parts):
+            continue
+        rank = _checked_rank(file.path, changed, parts)
+        alpha_name = base + _ALPHA
         if down.startswith(_KOHYA) and alpha_name in tensors:
-            alpha = _number(tensors[alpha_name], file.path) / rank
+            alpha = _number(tensors[alpha_name], file.path) / rank if rank else 1.0
             used.add(alpha_name)
         else:
-            alpha = _stated_share(stated, model, module, rank, file.path)
-        layers[model, weight] = LoraLayer(model, weight, tensors[down], tensors[up], file.scale * alpha)
-        used |= {down, up}
+            alpha = _stated_share(stated, model, module, rank, file.path) if rank else 1.0
+        layers[model, weight] = LoraLayer(model, weight, parts, file.scale * alpha)
+        used.update(sources.values())
     if unused := sorted(set(tensors) - used):
         more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
         raise CheckpointError(_UNUSED, f"{file.path}: {unused[0]}{more}", "Give a LoRA that was made for this model.")
@@ -234,21 +243,48 @@ def _to_peft(model: str, keys: dict[str, str]) -> dict[str, str]:
     return convert_state_dict_to_peft(keys, original_type=StateDictType.DIFFUSERS_OLD)
 
 
-def _checked_rank(path: Path, weight: TensorInfo, down: TensorInfo, up: TensorInfo) -> int:
-    """Returns r of A [r, …] and B [out, r, …] for a weight [out, …]."""
-    rank = down.shape[0] if down.shape else 0
-    out, rest = weight.shape[:1], weight.shape[1:]
-    flat = len(down.shape) == len(up.shape) == 2 and down.shape[1:] == (math.prod(rest),)
-    whole = len(weight.shape) == len(down.shape) == len(up.shape) and down.shape[1:] == rest
-    fits = len(weight.shape) >= 2 and (flat or whole) and up.shape[:2] == (*out, rank) and up.elements == out[0] * rank
-    if not fits or not 1 <= rank <= _MOST_RANK:
+def _refuse_other_kinds(names: Iterable[str], path: Path) -> None:
+    """Raises CheckpointError for a kind that is not taken, by its name."""
+    for name in names:
+        if kind := next((kind for mark, kind in OTHERS.items() if mark in name), None):
+            rule = "a LoRA must add to the weights: LoRA, LoCon, LoHa and LoKr are taken"
+            raise CheckpointError(rule, f"{path}: {name} is of {kind}", "Merge it into the checkpoint first.")
+
+
+def _checked_rank(path: Path, weight: TensorInfo, parts: Mapping[str, TensorInfo]) -> int | None:
+    """Returns r of a LoRA whose parts fit a weight [out, …] of a matrix or a convolution; None for a kind without."""
+    rank = rank_of({part: info.shape for part, info in parts.items()})
+    fits = len(weight.shape) >= 2 and (rank is None or 1 <= rank <= _MOST_RANK)
+    if not fits or not (
+        _is_pair_for(weight, parts) if len(parts) == 2 and "lora_up" in parts else _fits(weight, parts)
+    ):
+        shapes = ", ".join(f"{info.stored} is {list(info.shape)}" for info in parts.values())
         raise CheckpointError(
             _SHAPES,
-            f"{path}: {down.stored} is {list(down.shape)}, {up.stored} is {list(up.shape)}, "
-            f"the weight {list(weight.shape)}",
+            f"{path}: {shapes}, the weight {list(weight.shape)}",
             "Give a LoRA that was made for this model.",
         )
     return rank
+
+
+def _is_pair_for(weight: TensorInfo, parts: Mapping[str, TensorInfo]) -> bool:
+    """Whether A is [r, …] and B [out, r, …] for a weight [out, …]."""
+    down, up = parts["lora_down"], parts["lora_up"]
+    rank, out, rest = down.shape[:1], weight.shape[:1], weight.shape[1:]
+    flat = len(down.shape) == len(up.shape) == 2 and down.shape[1:] == (math.prod(rest),)
+    whole = len(weight.shape) == len(down.shape) == len(up.shape) and down.shape[1:] == rest
+    return (flat or whole) and up.shape[:2] == (*out, *rank) and up.elements == math.prod((*out, *rank))
+
+
+def _fits(weight: TensorInfo, parts: Mapping[str, TensorInfo]) -> bool:
+    """Whether the change that parts make has the shape of a weight, worked out without values."""
+    import torch
+
+    try:
+        change = delta({part: torch.empty(info.shape, device="meta") for part, info in parts.items()}, weight.shape)
+    except (ValueError, RuntimeError, IndexError):
+        return False
+    return tuple(change.shape) == weight.shape
 
 
 def _number(info: TensorInfo, path: Path) -> float:

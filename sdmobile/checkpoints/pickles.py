@@ -75,6 +75,14 @@ class Stub:
         """Takes an item of what would be a set."""
 
 
+class Parameters(dict[str, Any]):
+    """What stands for torch's ParameterDict, in which older tools kept learned words: its tensors by name."""
+
+    def __setstate__(self, state: Any) -> None:
+        inner = state.get("_parameters") if isinstance(state, dict) else None
+        self.update(inner if isinstance(inner, dict) else {})
+
+
 def load_pickle(path: Path, device: str | None = None) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Loads the tensors of a .bin or .ckpt, mapped into memory where the format allows it.
 
@@ -87,6 +95,15 @@ def load_pickle(path: Path, device: str | None = None) -> tuple[dict[str, torch.
 
     Raises:
         CheckpointError: the file is missing or corrupt, holds no tensors, or asks for what would do harm.
+    """
+    state, notes = load_state(path, device)
+    return _tensors(path, state), notes
+
+
+def load_state(path: Path, device: str | None = None) -> tuple[Any, list[str]]:
+    """Loads what a pickled file holds: tensors, plain values, and inert stubs in the place of anything else.
+
+    Arguments, notes and errors as `load_pickle`.
     """
     import torch
 
@@ -107,7 +124,7 @@ def load_pickle(path: Path, device: str | None = None) -> tuple[dict[str, torch.
     except Exception as error:  # torch.load raises many types on a damaged file
         value = f"{path}: {type(error).__name__}: {error}".splitlines()[0]
         raise CheckpointError("a pickled checkpoint must be complete", value) from error
-    return _tensors(path, state), _notes(stubs)
+    return state, _notes(stubs)
 
 
 def _first_sentence(error: Exception) -> str:
@@ -154,6 +171,7 @@ def _known() -> dict[str, Any]:
         "__builtin__.set": set,
         "torch.Size": torch.Size,
         "torch.serialization._get_layout": Stub,
+        "torch.nn.modules.container.ParameterDict": Parameters,
         **{f"torch._utils.{name}": getattr(_utils, name) for name in functions},
         **{f"torch.{name}": getattr(torch, name) for name in dtypes},
     }

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdmobile.basics.words import nearest
 from sdmobile.checkpoints.bundled import bundled_checkpoint, bundled_path
+from sdmobile.checkpoints.changes import UNCHANGED, Changes, changed
 from sdmobile.checkpoints.folder import open_folder
 from sdmobile.checkpoints.hub import HubName
 from sdmobile.checkpoints.types import Given
@@ -16,7 +15,6 @@ from sdmobile.errors import CheckpointError, UsageError
 from sdmobile.families.schedulers import PREDICTION_TYPES
 
 if TYPE_CHECKING:
-    from sdmobile.checkpoints.lora import LoraFile
     from sdmobile.checkpoints.types import Checkpoint
 
 _SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
@@ -26,7 +24,7 @@ def open_checkpoint(
     path: Path | None = None,
     tokenizer_dir: Path | None = None,
     prediction_type: str | None = None,
-    loras: Sequence[LoraFile] = (),
+    changes: Changes = UNCHANGED,
     control: Path | None = None,
 ) -> Checkpoint:
     """Recognises a checkpoint from its headers and configurations; no weights are read.
@@ -37,7 +35,7 @@ def open_checkpoint(
             repository of the Hub (`HubName`), which is downloaded into the Hub's cache.
         tokenizer_dir: folder of the tokenizer, for a checkpoint that has none; remembered for a single file.
         prediction_type: what the denoiser predicts, for a checkpoint that does not say it.
-        loras: fused into the weights whenever a model is loaded.
+        changes: what is put on top: LoRAs, learned words, another autoencoder, a text encoder cut short.
         control: folder of a control network in Diffusers' format, to go with it.
 
     Raises:
@@ -48,18 +46,13 @@ def open_checkpoint(
     if prediction_type not in (None, *PREDICTION_TYPES):
         meant = nearest(prediction_type, PREDICTION_TYPES)
         raise UsageError(f"the prediction type must be one of {', '.join(PREDICTION_TYPES)}", prediction_type, meant)
-    if loras:
-        from sdmobile.checkpoints.lora import MOST_LORAS
-
-        if len(loras) > MOST_LORAS:
-            raise UsageError(f"at most {MOST_LORAS} LoRAs go into a checkpoint", len(loras), "Merge some first.")
     if control is not None:
         from sdmobile.checkpoints.control import with_control
 
-        return with_control(open_checkpoint(path, tokenizer_dir, prediction_type, loras), Path(control))
-    given = Given(None if tokenizer_dir is None else Path(tokenizer_dir), prediction_type)
+        return with_control(open_checkpoint(path, tokenizer_dir, prediction_type, changes), Path(control))
+    given = Given(None if tokenizer_dir is None else Path(tokenizer_dir), prediction_type, changes.vae)
     path = _local(bundled_path(Path(path))) if path is not None else bundled_checkpoint()
-    return _with_loras(_opened(path, given), loras)
+    return changed(_opened(path, given), changes)
 
 
 def _local(path: Path) -> Path:
@@ -84,13 +77,3 @@ def _opened(path: Path, given: Given) -> Checkpoint:
 
         return open_single_file(path, given)
     raise CheckpointError("a checkpoint must be a Diffusers folder or a .safetensors or .ckpt file", path)
-
-
-def _with_loras(checkpoint: Checkpoint, files: Sequence[LoraFile]) -> Checkpoint:
-    """Returns the checkpoint with LoRAs, or as it is where there are none."""
-    if not files:
-        return checkpoint
-    from sdmobile.checkpoints.lora import open_lora
-
-    loras = tuple(open_lora(file, checkpoint.components) for file in files)
-    return replace(checkpoint, loras=loras, notes=(*checkpoint.notes, *(lora.note for lora in loras)))

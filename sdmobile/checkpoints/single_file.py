@@ -16,6 +16,7 @@ from sdmobile.errors import UnsupportedError
 from sdmobile.families import FAMILIES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import torch
@@ -59,14 +60,15 @@ def open_single_file(path: Path, given: Given) -> Checkpoint:
     components: dict[str, ComponentInfo] = {}
     used: set[str] = set()
     for model in family.models:
-        info, corrections, sources = _component(path, model, tensors)
+        info, corrections, sources = read_part(path, model, tensors)
         components[model.name] = info
         notes += corrections
         used |= sources
-    notes += _unused(path, family, names, used)
+    notes += unused_tensors(path, family.models, names, used)
+    notes += _vaes_beside(path, given.vae)
     configs = {name: info.config for name, info in components.items()}
     size = family.file_latent_size(headers.metadata, configs, names, notes)
-    configs[family.denoiser.model]["sample_size"] = size
+    configs[family.denoiser.model]["sample_size"] = list(size)
     config, files = _schedule(path, family, headers, given, notes)
     parts = Parts(
         family=family,
@@ -113,8 +115,21 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return said
 
 
-def _component(path: Path, model: Model, tensors: Tensors) -> tuple[ComponentInfo, list[str], set[str]]:
-    """Returns one model of the file, corrections of its configuration, and the names of the tensors that it uses."""
+def read_part(path: Path, model: Model, tensors: Tensors) -> tuple[ComponentInfo, list[str], set[str]]:
+    """Reads what one model of a file in the original layout is.
+
+    Args:
+        path: the file.
+        model: of the family.
+        tensors: of the file, by their names in the layout.
+
+    Returns:
+        The model, corrections of its configuration, and the names of the tensors that it uses.
+
+    Raises:
+        CheckpointError: the file holds no weights of it.
+        UnsupportedError: names that are not those of the layout.
+    """
     stored = {name: info for name, info in tensors.items() if name.startswith(model.prefixes)}
     names = list(stored)
     try:
@@ -143,15 +158,21 @@ def _tag(index: int, info: TensorInfo) -> torch.Tensor:
     return torch.tensor(index, dtype=torch.int16).expand(info.shape)
 
 
-def _unused(path: Path, family: Family, stored: list[str], used: set[str]) -> list[str]:
+def unused_tensors(path: Path, models: Sequence[Model], stored: list[str], used: set[str]) -> list[str]:
     """Returns notes that account for the stored tensors that no model uses.
+
+    Args:
+        path: of the file.
+        models: that were read from it.
+        stored: names of all tensors.
+        used: those that a model uses.
 
     Raises:
         UnsupportedError: some lie under a model's prefix without being known to be spare.
     """
     notes: list[str] = []
     left = [name for name in stored if name not in used and not name.startswith(_EMA)]
-    for model in family.models:
+    for model in models:
         mine = [name for name in left if name.startswith(model.prefixes)]
         spare = model.spare(stored)
         unknown = [name for name in mine if name not in spare and not name.endswith("position_ids")]
@@ -163,7 +184,7 @@ def _unused(path: Path, family: Family, stored: list[str], used: set[str]) -> li
             )
         for reason, count in Counter(spare[name] for name in mine if name in spare).items():
             notes.append(f"{model.name}: {count} tensors are not used: {reason}")
-    others = [name for name in left if not name.startswith(tuple(p for m in family.models for p in m.prefixes))]
+    others = [name for name in left if not name.startswith(tuple(p for m in models for p in m.prefixes))]
     if others:
         notes.append(f"the file: {len(others)} tensors belong to none of the models: {_listed(others)}")
     return notes
@@ -172,3 +193,20 @@ def _unused(path: Path, family: Family, stored: list[str], used: set[str]) -> li
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(sorted(names)[:_SHOWN]) + more
+
+
+def _vaes_beside(path: Path, taken: Path | None) -> list[str]:
+    """Returns a note on autoencoders that lie beside a single file, as some programs would take them by themselves."""
+    if taken is not None:
+        return []
+    suffixes = (".safetensors", ".pt", ".ckpt")
+    found = sorted(
+        file.name
+        for file in path.parent.iterdir()
+        if file != path and "vae" in file.stem.lower() and file.suffix.lower() in suffixes and file.is_file()
+    )
+    own = [name for name in found if name.lower().startswith(f"{path.stem.lower()}.vae.")]
+    shown = (own or found)[:3]
+    if not shown:
+        return []
+    return [f"vae: {', '.join(shown)} beside the file is not used; --vae {shown[0]} takes it"]

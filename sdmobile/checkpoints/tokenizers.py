@@ -7,7 +7,9 @@ tokenizer.json              alone, as Transformers 5 saves it
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
+from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.checkpoints.headers import check_readable
@@ -17,7 +19,7 @@ from sdmobile.families.clip import TOKENIZER_FILES as FILES
 from sdmobile.families.clip import WHERE_TO_FIND
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from sdmobile.checkpoints.types import Checkpoint
@@ -49,6 +51,11 @@ class Vocabulary:
     pad_token: str
 
     @property
+    def expansions(self) -> dict[str, list[str]]:
+        """What takes the place of learned words of several vectors; see `expansions_of`."""
+        return expansions_of(self.added)
+
+    @property
     def all(self) -> dict[str, int]:
         """Every token, added ones included, by identifier."""
         return dict(sorted({**self.tokens, **self.added}.items(), key=lambda item: (item[1], item[0])))
@@ -75,7 +82,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     Raises:
         CheckpointError: there is no tokenizer, or its files cannot be read.
     """
-    return tokenizer_from(require_tokenizer(checkpoint), checkpoint.pad_token)
+    return tokenizer_from(require_tokenizer(checkpoint), checkpoint.pad_token, checkpoint.added_tokens)
 
 
 def require_tokenizer(checkpoint: Checkpoint) -> Path:
@@ -89,12 +96,13 @@ def require_tokenizer(checkpoint: Checkpoint) -> Path:
     return checkpoint.tokenizer_dir
 
 
-def tokenizer_from(folder: Path, pad_token: str | None = None) -> Any:
+def tokenizer_from(folder: Path, pad_token: str | None = None, added_tokens: Sequence[str] = ()) -> Any:
     """Returns the CLIPTokenizer of a folder.
 
     Args:
         folder: with `tokenizer.json`, or `vocab.json` and `merges.txt`.
         pad_token: fills up a text where the folder does not say which token does.
+        added_tokens: learned words that the folder does not have, which get the next identifiers.
 
     Raises:
         CheckpointError: a file is missing or damaged.
@@ -115,6 +123,8 @@ def tokenizer_from(folder: Path, pad_token: str | None = None) -> Any:
     try:
         tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True, **options)
         tokenizer([*_TEXTS], padding="max_length", max_length=8, truncation=True)
+        for token in added_tokens:
+            tokenizer.add_tokens(token)
         if not float(tokenizer.model_max_length) >= 1:
             raise ValueError(f"model_max_length is {tokenizer.model_max_length}")
     except BaseException as error:  # a panic of the Rust tokenizer is no Exception
@@ -149,9 +159,12 @@ def _explained(folder: Path, error: BaseException) -> BaseException:
     return CheckpointError("the tokenizer's files must be well-formed", f"{folder}: {type(error).__name__}: {text}")
 
 
-def read_vocabulary(folder: Path, pad_token: str | None = None) -> Vocabulary:
+def read_vocabulary(folder: Path, pad_token: str | None = None, added_tokens: Sequence[str] = ()) -> Vocabulary:
     """Returns what the tokenizer of a folder knows; arguments and errors as `tokenizer_from`."""
-    tokenizer = tokenizer_from(folder, pad_token)
+    return _vocabulary(tokenizer_from(folder, pad_token, added_tokens))
+
+
+def _vocabulary(tokenizer: Any) -> Vocabulary:
     stored = json.loads(tokenizer.backend_tokenizer.to_str())
     tokens: dict[str, int] = stored["model"]["vocab"]
     special = {str(tokenizer.bos_token), str(tokenizer.eos_token)}
@@ -187,16 +200,18 @@ def check_vocabulary(vocabulary: Vocabulary, rows: int, folder: Path) -> None:
         )
 
 
-def write_vocabulary(folder: Path, source: Path, pad_token: str | None = None) -> Vocabulary:
+def write_vocabulary(
+    folder: Path, source: Path, pad_token: str | None = None, added_tokens: Sequence[str] = ()
+) -> Vocabulary:
     """Writes a tokenizer into a bundle: two plain files that apps and libraries read alike, and what they do not say.
 
     Args:
         folder: gets vocab.json, merges.txt, tokenizer_config.json and, where there are some, added_tokens.json.
         source: the checkpoint's tokenizer.
-        pad_token: as in `tokenizer_from`.
+        pad_token, added_tokens: as in `tokenizer_from`.
     """
-    tokenizer = tokenizer_from(source, pad_token)
-    vocabulary = read_vocabulary(source, pad_token)
+    tokenizer = tokenizer_from(source, pad_token, added_tokens)
+    vocabulary = _vocabulary(tokenizer)
     folder.mkdir(parents=True, exist_ok=True)
     lines = ["#version: 0.2", *(f"{left} {right}" for left, right in vocabulary.merges)]
     config = {
@@ -216,6 +231,29 @@ def write_vocabulary(folder: Path, source: Path, pad_token: str | None = None) -
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     return vocabulary
+
+
+def expansions_of(added: Collection[str]) -> dict[str, list[str]]:
+    """Returns what takes the place of each learned word of several vectors in a text: token, token_1, token_2, …"""
+    return {
+        token: [token, *takewhile(added.__contains__, (f"{token}_{index}" for index in count(1)))]
+        for token in added
+        if f"{token}_1" in added
+    }
+
+
+def written_out(text: str, tokenizer: Any) -> str:
+    """Returns a text with every learned word of several vectors as token token_1 token_2 ….
+
+    As Diffusers' `maybe_convert_prompt`, but in capitals too, which the tokenizer does not tell from small letters.
+    """
+    added: Collection[str] = tokenizer.added_tokens_encoder
+    expansions = {token.lower(): " ".join(tokens) for token, tokens in expansions_of(added).items()}
+    if not expansions:
+        return text
+    longest_first = sorted(added, key=len, reverse=True)
+    pattern = re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE)
+    return pattern.sub(lambda match: expansions.get(match[0].lower(), match[0]), text)
 
 
 def _length(tokenizer: Any) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from sdmobile.basics.files import hash_json, hash_tree
+from sdmobile.basics.files import hash_file, hash_json, hash_tree
 from sdmobile.checkpoints.headers import check_readable
 from sdmobile.checkpoints.hub import origin_of
 from sdmobile.checkpoints.jsonfile import MOST_BYTES
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from sdmobile.checkpoints.embeddings import Embedding
     from sdmobile.checkpoints.headers import TensorInfo
     from sdmobile.checkpoints.hub import Origin
     from sdmobile.checkpoints.lora import Lora
@@ -30,10 +31,12 @@ class Given:
     Args:
         tokenizer_dir: folder of the tokenizer.
         prediction_type: what the denoiser predicts.
+        vae: folder or single file of another autoencoder.
     """
 
     tokenizer_dir: Path | None = None
     prediction_type: str | None = None
+    vae: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class ComponentInfo:
         bytes: size of its tensors on disk.
         weight_files: the files that hold them.
         tensors: what is stored, under the names that its module uses.
+        prefix: what the names in a single file lack of those in the original layout.
     """
 
     name: str
@@ -61,6 +65,7 @@ class ComponentInfo:
     bytes: int
     weight_files: tuple[Path, ...] = ()
     tensors: Mapping[str, TensorInfo] = field(default_factory=dict, repr=False)
+    prefix: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +87,9 @@ class Checkpoint(Facts):
         notes: where configuration and tensors disagree, and what was assumed.
         hashed_files: files that make the checkpoint what it is, relative to `path` (or its parent).
         loras: what is added to its weights when a model is loaded, one after the other.
+        embeddings: learned words that were added to tokenizer and text encoder, in order.
+        vae_files: those of an autoencoder that took the place of the checkpoint's own.
+        clip_skip: layers that were left out at the end of the text encoder.
         control_files: those of the control network, in its own folder; with one, it is another checkpoint.
     """
 
@@ -99,6 +107,9 @@ class Checkpoint(Facts):
     notes: tuple[str, ...] = ()
     hashed_files: tuple[Path, ...] = field(default=(), repr=False)
     loras: tuple[Lora, ...] = field(default=(), repr=False)
+    embeddings: tuple[Embedding, ...] = field(default=(), repr=False)
+    vae_files: tuple[Path, ...] = field(default=(), repr=False)
+    clip_skip: int | None = None
     control_files: tuple[Path, ...] = field(default=(), repr=False)
 
     @property
@@ -110,15 +121,15 @@ class Checkpoint(Facts):
     def content_hash(self) -> str:
         """SHA-256 over names and bytes of the weight, configuration and tokenizer files, as hexadecimal digits.
 
-        Read on first use, at the speed of the disk; a copy of the checkpoint elsewhere has the same hash. LoRAs count
-        with their bytes and scales: with one, it is another checkpoint.
+        Read on first use, at the speed of the disk; a copy of the checkpoint elsewhere has the same hash. What was put
+        on top counts: LoRAs with their bytes and scales, and so on. With it, it is another checkpoint.
 
         Raises:
             CheckpointError: a file is empty or cannot be read; one that holds no weights is too large.
         """
         root = self.path if self.path.is_dir() else self.path.parent
         weights = {file for component in self.components.values() for file in component.weight_files}
-        for file in (*self.hashed_files, *self.control_files):
+        for file in (*self.hashed_files, *self.vae_files, *self.control_files):
             check_readable(file, None if file in weights else MOST_BYTES)
         try:
             own = hash_tree(root, self.hashed_files)
@@ -126,7 +137,44 @@ class Checkpoint(Facts):
                 own = hash_json([own, hash_tree(self.control_files[0].parent, self.control_files)])
         except OSError as error:
             raise CheckpointError("every file of the checkpoint must be readable", error) from error
-        return hash_json([own, *([lora.sha256, lora.file.scale] for lora in self.loras)]) if self.loras else own
+        if self.loras:
+            own = hash_json([own, *([lora.sha256, lora.file.scale] for lora in self.loras)])
+        embeddings = [[embedding.sha256, *embedding.tokens] for embedding in self.embeddings]
+        further: dict[str, Any] = {"embeddings": embeddings} if embeddings else {}
+        further |= {"vae": self._vae_hash} if self.vae_files else {}
+        further |= {} if self.clip_skip is None else {"clip_skip": self.clip_skip}
+        return hash_json([own, further]) if further else own
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What files were put on top of it, by kind, as a bundle keeps it: names, hashes and how; empty for none."""
+        changes: dict[str, Any] = {}
+        if self.loras:
+            changes["loras"] = [lora.to_json() for lora in self.loras]
+        if self.embeddings:
+            changes["embeddings"] = [embedding.to_json() for embedding in self.embeddings]
+        if self.vae_files:
+            info = self.components[self.family.decoder.model]
+            changes["vae"] = {
+                "name": info.path.name,
+                "class_name": info.class_name,
+                "sha256": self._vae_hash,
+            }
+        return changes
+
+    @cached_property
+    def _vae_hash(self) -> str:
+        """SHA-256 of a single file, or over names and bytes of those of a folder."""
+        try:
+            file, *more = self.vae_files
+            return hash_tree(file.parent, self.vae_files) if more else hash_file(file)
+        except OSError as error:
+            raise CheckpointError("every file of an autoencoder must be readable", error) from error
+
+    @property
+    def added_tokens(self) -> tuple[str, ...]:
+        """Tokens that the tokenizer's files do not have, in the order of their identifiers."""
+        return tuple(token for embedding in self.embeddings for token in embedding.tokens)
 
     @cached_property
     def misfits(self) -> dict[str, SdmobileError]:
@@ -162,6 +210,7 @@ class Checkpoint(Facts):
         return self.family.default_guidance_scale if self.guidance_scale is None else self.guidance_scale
 
     @property
-    def image_size(self) -> int:
-        """Height = width of the picture, in pixels."""
-        return self.latent_size * self.vae_scale_factor
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the picture, in pixels."""
+        height, width = self.latent_size
+        return height * self.vae_scale_factor, width * self.vae_scale_factor

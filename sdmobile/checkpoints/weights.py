@@ -176,16 +176,18 @@ def component_tensors(checkpoint: Checkpoint, name: str) -> Iterator[tuple[str, 
     Raises:
         CheckpointError: a file cannot be read.
     """
-    files = checkpoint.components[name].weight_files
-    if checkpoint.format == "single_file":
+    info = checkpoint.components[name]
+    files, prefix = info.weight_files, info.prefix
+    if not info.path.is_dir():
         model = checkpoint.family.model(name)
-        renamed = model.convert(dict(stored_tensors(files, lambda stored: stored.startswith(model.prefixes))))
+        stored = stored_tensors(files, lambda key: (prefix + key).startswith(model.prefixes))
+        renamed = model.convert({prefix + key: tensor for key, tensor in stored})
         # Each tensor is let go as soon as it was used: the stored copy shrinks while the loaded one grows.
         tensors = ((renewed, renamed.pop(renewed)) for renewed in list(renamed))
     else:
         tensors = stored_tensors(files)
-    for stored, tensor in tensors:
-        key = normalise(stored)
+    for own, tensor in tensors:
+        key = normalise(own)
         if key is not None:
             yield key, tensor.reshape(laid_out(key, tuple(tensor.shape)))
 

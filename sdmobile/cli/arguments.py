@@ -12,7 +12,7 @@ from sdmobile.cli import output
 from sdmobile.families import FAMILIES, component_names
 
 if TYPE_CHECKING:
-    from sdmobile.checkpoints import LoraFile
+    from sdmobile.checkpoints.changes import Changes
 
 CHECKPOINT = "Diffusers folder, .safetensors or .ckpt file, or owner/name[@revision] on the Hub."
 COMPONENTS = f"{', '.join(component_names()[:-1])} or {component_names()[-1]}"
@@ -28,24 +28,70 @@ PredictionType = Annotated[
 Lora = Annotated[
     list[str] | None,
     typer.Option(
-        help="LoRA to fuse into the checkpoint's weights (safetensors with Diffusers' or kohya's names); repeatable.",
+        help="LoRA, LoCon, LoHa or LoKr to fuse into the checkpoint's weights (safetensors with Diffusers', kohya's or "
+        "LyCORIS' names); repeatable.",
         metavar="FILE[:SCALE]",
     ),
+]
+Embedding = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Learned word (textual inversion: safetensors, or .pt and .bin read without running them) for prompts; "
+        "repeatable.",
+        metavar="FILE[:TOKEN]",
+    ),
+]
+Vae = Annotated[
+    Path | None,
+    typer.Option(help="Autoencoder in the place of the checkpoint's: a Diffusers folder (TAESD too) or a single file."),
+]
+ClipSkip = Annotated[
+    int | None,
+    typer.Option(min=1, help="Leave out so many layers at the end of the text encoder, as Diffusers' clip_skip."),
 ]
 ControlModel = Annotated[
     Path | None,
     typer.Option(help="Folder of the control network that goes with a checkpoint, or with a bundle's reference."),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        "--resolution", help="Width and height of the picture in pixels; one number for both.", metavar="N|WxH"
+    ),
 ]
 Steps = Annotated[
     int | None, typer.Option(min=1, max=1000, help=f"Scheduler steps; without it, the family's usual number: {_STEPS}.")
 ]
 
 
-def lora_files(texts: list[str] | None) -> tuple[LoraFile, ...]:
-    """Returns what `--lora` names; raises UsageError where a scale is no finite number."""
-    from sdmobile.checkpoints import LoraFile
+def resolution_of(text: str | None) -> tuple[int, int] | None:
+    """Returns height and width of `512` or `512x768`, which is width before height.
 
-    return tuple(LoraFile.parse(text) for text in texts or ())
+    Raises:
+        UsageError: it is neither.
+    """
+    from sdmobile.errors import UsageError
+
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    try:
+        width, height = (int(side) for side in (sides * 2 if len(sides) == 1 else sides))
+    except ValueError as error:
+        raise UsageError("--resolution is a number of pixels, or WIDTHxHEIGHT", text[:40], "Write 512x768") from error
+    return height, width
+
+
+def changes_of(
+    loras: list[str] | None, embeddings: list[str] | None, vae: Path | None, clip_skip: int | None = None
+) -> Changes:
+    """Returns what is put on top of a checkpoint; raises UsageError where a scale or a token is none."""
+    from sdmobile.checkpoints.changes import Changes
+    from sdmobile.checkpoints.embeddings import EmbeddingFile
+    from sdmobile.checkpoints.lora import LoraFile
+
+    files = tuple(LoraFile.parse(text) for text in loras or ())
+    return Changes(files, tuple(EmbeddingFile.parse(text) for text in embeddings or ()), vae, clip_skip)
 
 
 def _debug(wanted: bool) -> None:

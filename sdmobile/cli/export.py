@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdmobile.cli import targets
-from sdmobile.cli.arguments import CHECKPOINT, COMPONENTS, Lora, PredictionType, Tokenizer, lora_files
+from sdmobile.cli.arguments import (
+    CHECKPOINT,
+    COMPONENTS,
+    ClipSkip,
+    Embedding,
+    Lora,
+    PredictionType,
+    Size,
+    Tokenizer,
+    Vae,
+    changes_of,
+    resolution_of,
+)
 from sdmobile.cli.output import is_quiet, remark, stderr_console, warning
 
 if TYPE_CHECKING:
@@ -41,7 +53,7 @@ def export(
     device: Annotated[str | None, typer.Option(help="Device profile; without it, the target's default.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help=_OUTPUT)] = None,
     components: Annotated[str | None, typer.Option(help=_COMPONENTS)] = None,
-    resolution: Annotated[int | None, typer.Option(help="Height = width of the picture, in pixels.")] = None,
+    resolution: Size = None,
     guidance: Annotated[str | None, typer.Option(help=_GUIDANCE)] = None,
     plain_ops: Annotated[
         bool, typer.Option("--plain-ops", help="Use no composite operators, for runtimes that do not know them.")
@@ -62,6 +74,9 @@ def export(
     tokenizer: Tokenizer = None,
     prediction_type: PredictionType = None,
     lora: Lora = None,
+    embedding: Embedding = None,
+    vae: Vae = None,
+    clip_skip: ClipSkip = None,
     control: Annotated[Path | None, typer.Option(help=_CONTROL)] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done and needed; write nothing.")
@@ -97,7 +112,7 @@ def export(
         outs[0],
         device,
         chosen,
-        resolution,
+        resolution_of(resolution),
         guidance,
         overwrite,
         rewrites,
@@ -106,7 +121,7 @@ def export(
         None if quantize is None else load_recipe(quantize),
         tokenizer,
         prediction_type,
-        lora_files(lora),
+        changes_of(lora, embedding, vae, clip_skip),
         control=control,
     )
     requests = [replace(request, target=name, out_dir=out) for name, out in zip(wanted, outs, strict=True)]

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdmobile.cli.arguments import ControlModel, Lora, PredictionType, Steps, Tokenizer, lora_files
+from sdmobile.cli.arguments import (
+    ClipSkip,
+    ControlModel,
+    Embedding,
+    Lora,
+    PredictionType,
+    Steps,
+    Tokenizer,
+    Vae,
+    changes_of,
+)
 
 if TYPE_CHECKING:
     from sdmobile.reference.pipeline import PipelineSpec
@@ -41,6 +51,9 @@ def generate(
     tokenizer: Tokenizer = None,
     prediction_type: PredictionType = None,
     lora: Lora = None,
+    embedding: Embedding = None,
+    vae: Vae = None,
+    clip_skip: ClipSkip = None,
     runtime: Annotated[str, typer.Option(help=_RUNTIME)] = "auto",
     reference: Annotated[
         Path | None, typer.Option(help="The bundle's source checkpoint, for `--runtime torch`.")
@@ -62,10 +75,10 @@ def generate(
 
     if output.exists() and not overwrite:
         raise OutputError("the picture must not exist yet", output, "Choose another -o, or add --overwrite.")
-    files, loras = EditFiles(image, mask, strength), lora_files(lora)
+    files, changes = EditFiles(image, mask, strength), changes_of(lora, embedding, vae, clip_skip)
     with step_progress() as progress:
         runner, spec, model_hash = open_source(
-            bundle, runtime, reference, threads, tokenizer, prediction_type, loras, control_model
+            bundle, runtime, reference, threads, tokenizer, prediction_type, changes, control_model
         )
         scale = spec.guidance_scale if guidance is None else guidance
         if runner.name == "torch":
@@ -81,8 +94,8 @@ def generate(
     texts = picture_texts(request, spec, runner.name, model_hash) | files.texts(edit)
     if control is not None:
         texts |= {"control": control.name, "control_hash": str(request.to_json()["control"])}
-    if loras:
-        texts["lora"] = " ".join(map(str, loras))
+    if changes.options:
+        texts["changes"] = " ".join(changes.options)
     picture = png_bytes(result.image, texts)
     write_whole(output, picture, overwrite)
     typer.echo(str(output))

@@ -9,12 +9,12 @@ import typer
 
 from sdmobile.basics.words import nearest
 from sdmobile.cli import output
-from sdmobile.cli.arguments import Lora, lora_files
+from sdmobile.cli.arguments import Embedding, Lora, Vae, changes_of
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sdmobile.checkpoints import LoraFile
+    from sdmobile.checkpoints.changes import Changes
     from sdmobile.formats.bundle.reading import Bundle
     from sdmobile.reference.recording import Recording
     from sdmobile.validate.gpu.bundle import GpuReport, Progress
@@ -33,6 +33,8 @@ def gpu_check(
         Path | None, typer.Option(help="Checkpoint the bundle was exported from; without it, the one sdmobile ships.")
     ] = None,
     lora: Lora = None,
+    embedding: Embedding = None,
+    vae: Vae = None,
     recording: Annotated[Path | None, typer.Option(help=_RECORDING)] = None,
     components: Annotated[str | None, typer.Option(help="Check only these, separated by commas.")] = None,
     steps: Annotated[int, typer.Option(min=1, max=1000, help=_STEPS)] = 4,
@@ -59,7 +61,9 @@ def gpu_check(
             report = check_tflite(path, chosen, timeout, threshold_db, progress)
         else:
             bundle, names = _opened(path, components)
-            recorded = _recorded(bundle, names, recording, reference, lora_files(lora), steps, max_samples, progress)
+            recorded = _recorded(
+                bundle, names, recording, reference, changes_of(lora, embedding, vae), steps, max_samples, progress
+            )
             report = check_bundle_gpu(bundle, recorded, chosen, timeout, threshold_db, names, progress)
     Output(json_output).data(report.to_json(), _table(report))
     if report.exit_code:
@@ -89,7 +93,7 @@ def _recorded(
     names: tuple[str, ...],
     folder: Path | None,
     reference: Path | None,
-    loras: tuple[LoraFile, ...],
+    changes: Changes,
     steps: int,
     max_samples: int,
     progress: Progress,
@@ -100,7 +104,7 @@ def _recorded(
 
     if folder is not None:
         return limited(load_recording(folder), max_samples)
-    return record_inputs(bundle, names, reference, steps, max_samples, progress, loras)
+    return record_inputs(bundle, names, reference, steps, max_samples, progress, changes)
 
 
 def _table(report: GpuReport) -> Table:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdmobile.basics.words import megabytes
-from sdmobile.cli.arguments import CHECKPOINT, Lora, PredictionType, Tokenizer, lora_files
+from sdmobile.cli.arguments import CHECKPOINT, ClipSkip, Embedding, Lora, PredictionType, Tokenizer, Vae, changes_of
 from sdmobile.cli.output import Output
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ def inspect(
     tokenizer: Tokenizer = None,
     prediction_type: PredictionType = None,
     lora: Lora = None,
+    embedding: Embedding = None,
+    vae: Vae = None,
+    clip_skip: ClipSkip = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False,
 ) -> None:
     """Say what a checkpoint is, read from its tensors, and whether each target can take it."""
@@ -35,7 +38,7 @@ def inspect(
     from sdmobile.exporters.request import ExportRequest
     from sdmobile.formats.bundle.contracts import TARGETS
 
-    opened = open_checkpoint(checkpoint, tokenizer, prediction_type, lora_files(lora))
+    opened = open_checkpoint(checkpoint, tokenizer, prediction_type, changes_of(lora, embedding, vae, clip_skip))
     verdicts = [preflight(opened, ExportRequest(checkpoint, target, Path(opened.name))) for target in TARGETS]
     output = Output(json)
     output.data(_as_json(opened, verdicts), *([] if json else _views(opened, verdicts)))
@@ -63,15 +66,17 @@ def _as_json(checkpoint: Checkpoint, verdicts: list[PreflightReport]) -> dict[st
             }
             for name, info in checkpoint.components.items()
         },
-        "latent": [checkpoint.latent_channels, checkpoint.latent_size, checkpoint.latent_size],
-        "image": [3, checkpoint.image_size, checkpoint.image_size],
+        "latent": [checkpoint.latent_channels, *checkpoint.latent_size],
+        "image": [3, *checkpoint.image_size],
         "vae_scale_factor": checkpoint.vae_scale_factor,
         "scaling_factor": checkpoint.scaling_factor,
         "context": [checkpoint.context_length, checkpoint.context_dim],
         "scheduler": checkpoint.scheduler_config,
         "prediction_type": checkpoint.prediction_type,
         "tokenizer": None if checkpoint.tokenizer_dir is None else str(checkpoint.tokenizer_dir),
-        "loras": [item.to_json() for item in checkpoint.loras],
+        "loras": [],
+        **checkpoint.changes,
+        "clip_skip": checkpoint.clip_skip,
         "notes": list(checkpoint.notes),
         "targets": {verdict.target: verdict.to_json() for verdict in verdicts},
     }
@@ -105,12 +110,12 @@ def _facts(checkpoint: Checkpoint) -> Table:
     from rich.text import Text
 
     scheduler = checkpoint.scheduler_config
-    size, pixels = checkpoint.latent_size, checkpoint.image_size
+    (height, width), (rows, columns) = checkpoint.latent_size, checkpoint.image_size
     betas = f"{scheduler.get('beta_schedule')} {scheduler.get('beta_start')}…{scheduler.get('beta_end')}"
     facts = {
         "family": checkpoint.family.title,
-        "latent": f"{checkpoint.latent_channels} × {size} × {size}, scaled by {checkpoint.scaling_factor:g}",
-        "image": f"3 × {pixels} × {pixels} pixels, {checkpoint.vae_scale_factor} per latent cell",
+        "latent": f"{checkpoint.latent_channels} × {height} × {width}, scaled by {checkpoint.scaling_factor:g}",
+        "image": f"3 × {rows} × {columns} pixels, {checkpoint.vae_scale_factor} per latent cell",
         "context": f"{checkpoint.context_length} tokens × {checkpoint.context_dim}",
         "scheduler": f"{scheduler.get('_class_name', 'not named')}, betas {betas}",
         "prediction": checkpoint.prediction_type,

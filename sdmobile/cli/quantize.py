@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdmobile.basics.words import megabytes
-from sdmobile.cli.arguments import CommandGroup, Lora, lora_files
+from sdmobile.cli.arguments import CommandGroup, Embedding, Lora, Vae, changes_of
 from sdmobile.cli.output import Output, warning
 from sdmobile.cli.quantize_search import analyze, curve, search
 
@@ -51,6 +51,8 @@ def apply(
     deployment_target: Annotated[str | None, typer.Option(help=_TARGET)] = None,
     reference: Annotated[Path | None, typer.Option(help=_REFERENCE, show_default=False)] = None,
     lora: Lora = None,
+    embedding: Embedding = None,
+    vae: Vae = None,
     correct: Annotated[bool, typer.Option("--correct", help=_CORRECT)] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False,
 ) -> None:
@@ -59,10 +61,10 @@ def apply(
     from sdmobile.quantize.apply import apply_recipe
     from sdmobile.quantize.recipes import load_recipe
 
-    loaded, loras = load_recipe(recipe), lora_files(lora)
+    loaded, changes = load_recipe(recipe), changes_of(lora, embedding, vae)
     with StageView() as view:
         result = apply_recipe(
-            bundle, loaded, output, overwrite, deployment_target, view.event, reference, correct, loras
+            bundle, loaded, output, overwrite, deployment_target, view.event, reference, correct, changes
         )
     out = Output(json)
     for line in result.warnings:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdmobile.cli.arguments import CHECKPOINT, COMPONENTS, CommandGroup
+from sdmobile.cli.arguments import CHECKPOINT, COMPONENTS, CommandGroup, Size, resolution_of
 from sdmobile.cli.output import Output
 from sdmobile.errors import OutputError, UnsupportedError
 
@@ -57,7 +57,7 @@ def explain(
     plain_ops: PlainOps = False,
     without: Without = None,
     allow_approximate: Approximate = None,
-    resolution: Annotated[int | None, typer.Option(help="Height = width of the picture, in pixels.")] = None,
+    resolution: Size = None,
     json: Json = False,
 ) -> None:
     """Say what the rules of a device did to a checkpoint, where they were refused and why."""
@@ -73,7 +73,7 @@ def explain(
         rule_class(rule)
     explanations: list[Explanation] = []
     for name in open_checkpoint(checkpoint).family.names if component is None else (component,):
-        subject = capture_subject(checkpoint, name, device, resolution=resolution)
+        subject = capture_subject(checkpoint, name, device, resolution=resolution_of(resolution))
         explanations.append(explain_program(name, subject.program, rules_for(subject.profile, options)))
     output = Output(json)
     if json:
@@ -98,7 +98,7 @@ def ablate_rules(
     plain_ops: PlainOps = False,
     without: Without = None,
     allow_approximate: Approximate = None,
-    resolution: Annotated[int | None, typer.Option(help="Height = width of the picture, in pixels.")] = None,
+    resolution: Size = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the table as Markdown, too.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the phone's predicted latency, as FILE.svg.")] = None,
     json: Json = False,
@@ -127,7 +127,7 @@ def ablate_rules(
         raise UnsupportedError("--plot names an SVG file and needs the exported files", plot, "Leave --graph-only out")
     with step_progress() as progress, temporary_folder("ablation") as scratch:
         progress("capturing", 0, 1)
-        subject = capture_subject(checkpoint, component, device, resolution=resolution)
+        subject = capture_subject(checkpoint, component, device, resolution=resolution_of(resolution))
         rules = rules_for(subject.profile, options)
         plan = AblationPlan(rules, options, not graph_only, rounds, repeats, threads, device_key(device))
         result = run_ablation(subject, plan, scratch, lambda what: progress(what, 0, 1))

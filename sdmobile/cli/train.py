@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from sdmobile.basics.words import nearest
-from sdmobile.cli.arguments import CommandGroup, Lora, lora_files
+from sdmobile.cli.arguments import ClipSkip, CommandGroup, Embedding, Lora, Vae, changes_of
 from sdmobile.cli.output import remark
 from sdmobile.cli.progress import step_progress
 from sdmobile.errors import OutputError
@@ -131,6 +131,9 @@ def evaluate(
     steps: _Steps = None,
     guidance: _Guidance = None,
     lora: Lora = None,
+    embedding: Embedding = None,
+    vae: Vae = None,
+    clip_skip: ClipSkip = None,
     runtime: _Runtime = "auto",
     pictures: Annotated[
         int,
@@ -155,7 +158,7 @@ def evaluate(
             guidance,
             runtime,
             pictures,
-            lora_files(lora),
+            changes_of(lora, embedding, vae, clip_skip),
             control,
         )
     _say(record)
@@ -170,6 +173,9 @@ def evaluate_inpainting(
     steps: _Steps = None,
     guidance: _Guidance = None,
     lora: Lora = None,
+    embedding: Embedding = None,
+    vae: Vae = None,
+    clip_skip: ClipSkip = None,
     runtime: _Runtime = "auto",
 ) -> None:
     """Judge repainting: the first shape of each held-out prompt's rendering is masked and drawn anew."""
@@ -185,7 +191,7 @@ def evaluate_inpainting(
             steps,
             guidance,
             runtime,
-            lora_files(lora),
+            changes_of(lora, embedding, vae, clip_skip),
         )
     _say(record)
     typer.echo(str(output))

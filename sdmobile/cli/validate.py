@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdmobile.cli.arguments import COMPONENTS, ControlModel, Lora, Steps, lora_files
+from sdmobile.cli.arguments import COMPONENTS, ControlModel, Embedding, Lora, Steps, Vae, changes_of
 
 if TYPE_CHECKING:
     from sdmobile.validate.check import Validation
@@ -63,6 +63,8 @@ def validate(
         Path | None, typer.Option(help="Checkpoint the bundle was exported from; without it, the one sdmobile ships.")
     ] = None,
     lora: Lora = None,
+    embedding: Embedding = None,
+    vae: Vae = None,
     control_model: ControlModel = None,
     components: Annotated[str | None, typer.Option(help=_COMPONENTS)] = None,
     runtime: Annotated[str, typer.Option(help=_RUNTIME)] = "auto",
@@ -131,7 +133,7 @@ def validate(
         cache_dir=None if no_cache else default_recordings_dir(),
         overflow=overflow,
         checkers=CheckerChoice(lint.value, gpu.value, benchmark_model, adb_serial).checkers(),
-        loras=lora_files(lora),
+        changes=changes_of(lora, embedding, vae),
         bisect_dir=(bisect_dir or Path(f"{bundle.name}-bisect")) if bisect else None,
     )
     with step_progress() as progress:

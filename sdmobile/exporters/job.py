@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from sdmobile.checkpoints.changes import UNCHANGED, Changes
+from sdmobile.reference.geometry import Resolution
 from sdmobile.rewrites.options import RewriteOptions
-
-if TYPE_CHECKING:
-    from sdmobile.checkpoints import LoraFile
-
 
 _PATHS = ("checkpoint", "out_dir", "tokenizer", "control")
 
@@ -26,14 +24,14 @@ class ExportJob:
         target: "ios", "android" or "onnx".
         device: name of a device profile, None for the target's default.
         guidance: one of the family's, such as "batch2" (both guidance rows in one call).
-        resolution: height = width of the picture in pixels, None for what the checkpoint was trained on.
+        resolution: of the picture, None for what the checkpoint was trained on.
         out_dir: the folder that gets the file.
         rewrites: what the user changes about the device's rules.
         chunks: number of files that a UNet is cut into.
         float32_islands: sample a little and keep in float32 what overflows float16 then.
         tokenizer: folder of the tokenizer, for a checkpoint that has none.
         prediction_type: what the denoiser predicts, for a checkpoint that does not say.
-        loras: fused into the weights before anything is captured.
+        changes: what is put on top of it.
         control: folder of a control network that goes with it.
     """
 
@@ -42,27 +40,30 @@ class ExportJob:
     target: str
     device: str | None
     guidance: str
-    resolution: int | None
+    resolution: Resolution | None
     out_dir: Path
     rewrites: RewriteOptions = field(default_factory=RewriteOptions)
     chunks: int = 1
     float32_islands: bool = False
     tokenizer: Path | None = None
     prediction_type: str | None = None
-    loras: tuple[LoraFile, ...] = ()
+    changes: Changes = UNCHANGED
     control: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as a JSON object."""
         paths = {name: None if getattr(self, name) is None else str(getattr(self, name)) for name in _PATHS}
-        return {**asdict(self), **paths, "loras": [lora.to_json() for lora in self.loras]}
+        return {**asdict(self), **paths, "changes": self.changes.to_json()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ExportJob:
         """Returns the job that `to_json` wrote; other keys are passed over."""
-        from sdmobile.checkpoints import LoraFile
-
         known = {item.name: data[item.name] for item in fields(cls)}
         paths = {name: Path(known[name]) for name in _PATHS if known[name] is not None}
-        loras = tuple(LoraFile.from_json(item) for item in known["loras"])
-        return cls(**{**known, **paths, "loras": loras, "rewrites": RewriteOptions.from_json(known["rewrites"])})
+        sides = known["resolution"]
+        rebuilt = {
+            "resolution": tuple(sides) if isinstance(sides, list) else sides,
+            "changes": Changes.from_json(known["changes"]),
+            "rewrites": RewriteOptions.from_json(known["rewrites"]),
+        }
+        return cls(**{**known, **paths, **rebuilt})

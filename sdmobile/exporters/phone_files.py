@@ -52,7 +52,7 @@ def _write_tokenizer(plan: ExportPlan, folder: Path) -> Vocabulary:
     from sdmobile.checkpoints.tokenizers import require_tokenizer, write_vocabulary
 
     checkpoint = plan.checkpoint
-    return write_vocabulary(folder, require_tokenizer(checkpoint), checkpoint.pad_token)
+    return write_vocabulary(folder, require_tokenizer(checkpoint), checkpoint.pad_token, checkpoint.added_tokens)
 
 
 def _write_documents(plan: ExportPlan, records: dict[str, Any], folder: Path, vocabulary: Vocabulary) -> None:
@@ -109,6 +109,8 @@ def _metadata(plan: ExportPlan, records: dict[str, Any], vocabulary: Vocabulary)
             "pad_token_id": vocabulary.identifier(vocabulary.pad_token),
             # Looked for in a text before anything is split.
             "added_tokens": dict(vocabulary.added),
+            # What takes the place of such a token in a text, where it stands for several vectors.
+            **({"expansions": vocabulary.expansions} if vocabulary.expansions else {}),
         },
         "noise": {"definition": "noise_golden.json", "order": "N, C, H, W with W fastest" + _TRANSPOSED[target]},
         "scheduler": "scheduler.json",

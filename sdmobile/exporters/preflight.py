@@ -188,7 +188,7 @@ def _tokenizer(checkpoint: Checkpoint, request: ExportRequest) -> Iterator[tuple
     from sdmobile.checkpoints.tokenizers import check_vocabulary, read_vocabulary, require_tokenizer
 
     folder = require_tokenizer(checkpoint)
-    vocabulary = read_vocabulary(folder, checkpoint.pad_token)
+    vocabulary = read_vocabulary(folder, checkpoint.pad_token, checkpoint.added_tokens)
     text = checkpoint.components[checkpoint.family.of_role(Role.TEXT_ENCODER)[0].model]
     check_vocabulary(vocabulary, int(text.config["vocab_size"]), folder)
     differences = checkpoint.family.tokenizer_differences(

@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics.words import nearest
+from sdmobile.checkpoints.changes import UNCHANGED, Changes
 from sdmobile.errors import ResourceError, UnsupportedError
 from sdmobile.exporters.chunk_contracts import check_chunks
 from sdmobile.exporters.estimates import PlannedComponent, disk_bytes, planned_components, profile_of
 from sdmobile.exporters.job import ExportJob
 from sdmobile.exporters.preflight import PreflightReport, existing, preflight
 from sdmobile.formats.bundle.contracts import TARGETS
-from sdmobile.reference.geometry import geometry_for
+from sdmobile.reference.geometry import Resolution, geometry_for
 from sdmobile.rewrites.options import RewriteOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sdmobile.checkpoints import Checkpoint, LoraFile
+    from sdmobile.checkpoints import Checkpoint
     from sdmobile.formats.bundle.contracts import Geometry
     from sdmobile.quantize.recipes import Recipe
 
@@ -35,7 +36,7 @@ class ExportRequest:
         out_dir: the bundle folder to write.
         device: name of a device profile; None for the target's default.
         components: which to export; None for all.
-        resolution: height = width of the picture in pixels; None for what the checkpoint was trained on.
+        resolution: of the picture; None for what the checkpoint was trained on.
         guidance: one of the family's, None for its default.
         overwrite: replace an existing bundle.
         rewrites: what the user changes about the device's rules.
@@ -44,7 +45,7 @@ class ExportRequest:
         recipe: how the weights of the finished files are stored; None leaves them as the device's profile says.
         tokenizer: folder of the tokenizer, for a checkpoint that has none.
         prediction_type: what the denoiser predicts, for a checkpoint that does not say.
-        loras: fused into the weights before anything is captured.
+        changes: what is put on top of the checkpoint.
         control: folder of a control network that goes with it.
     """
 
@@ -53,7 +54,7 @@ class ExportRequest:
     out_dir: Path
     device: str | None = None
     components: tuple[str, ...] | None = None
-    resolution: int | None = None
+    resolution: Resolution | None = None
     guidance: str | None = None
     overwrite: bool = False
     rewrites: RewriteOptions = field(default_factory=RewriteOptions)
@@ -62,7 +63,7 @@ class ExportRequest:
     recipe: Recipe | None = None
     tokenizer: Path | None = None
     prediction_type: str | None = None
-    loras: tuple[LoraFile, ...] = ()
+    changes: Changes = UNCHANGED
     control: Path | None = None
 
 
@@ -113,7 +114,7 @@ class ExportPlan:
             float32_islands=request.float32_islands,
             tokenizer=request.tokenizer,
             prediction_type=request.prediction_type,
-            loras=request.loras,
+            changes=request.changes,
             control=request.control,
         )
 
@@ -127,7 +128,9 @@ class ExportPlan:
             "rewrites": self.request.rewrites.to_json(),
             "chunks": self.request.chunks,
             "float32_islands": self.request.float32_islands,
-            "loras": [lora.to_json() for lora in self.checkpoint.loras],
+            "loras": [],
+            **self.checkpoint.changes,
+            "clip_skip": self.checkpoint.clip_skip,
             "recipe": None if self.request.recipe is None else self.request.recipe.name,
             "output": str(self.request.out_dir),
             "geometry": self.geometry.to_json(),
@@ -177,7 +180,7 @@ def make_plan(request: ExportRequest, opened: Checkpoint | None = None) -> Expor
     check_names(request.rewrites)
     check_chunks(request.target, request.chunks)
     checkpoint = opened or open_checkpoint(
-        request.checkpoint, request.tokenizer, request.prediction_type, request.loras, control=request.control
+        request.checkpoint, request.tokenizer, request.prediction_type, request.changes, control=request.control
     )
     geometry = geometry_for(checkpoint, request.guidance, request.resolution)
     planned = planned_components(checkpoint, request)

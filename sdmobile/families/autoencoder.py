@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from sdmobile.errors import CheckpointError, UnsupportedError
+from sdmobile.families import tiny_autoencoder
 from sdmobile.families.component import Component, Config, FileNames, Kind, Model, Role, Shapes, Value
 from sdmobile.families.schedulers import finite_positive
 from sdmobile.families.shapes import count_blocks
@@ -35,12 +36,16 @@ SCALING_FACTOR = 0.18215
 
 
 def _build(config: Config) -> nn.Module:
+    if config.get("_class_name") == tiny_autoencoder.CLASS:
+        return tiny_autoencoder.build(config)
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     return cast("nn.Module", AutoencoderKL.from_config(config))
 
 
 def _derive(shapes: Shapes) -> Config:
+    if tiny_autoencoder.is_tiny(shapes):
+        return tiny_autoencoder.derive(shapes)
     facts: Config = {}
     if (image := shapes.get("encoder.conv_in.weight")) and len(image) == 4:
         facts["in_channels"] = image[1]
@@ -62,6 +67,9 @@ def _derive(shapes: Shapes) -> Config:
 
 
 def _check(class_name: str, config: Config) -> None:
+    if class_name == tiny_autoencoder.CLASS:
+        tiny_autoencoder.check(config)
+        return
     for key in ("shift_factor", "latents_mean", "latents_std"):
         if config.get(key) is not None:
             raise UnsupportedError(
@@ -97,7 +105,7 @@ def _base_config(shapes: Shapes, names: Sequence[str]) -> Config:
 
 MODEL = Model(
     name="vae",
-    classes=("AutoencoderKL",),
+    classes=("AutoencoderKL", tiny_autoencoder.CLASS),
     build=_build,
     derive=_derive,
     check=_check,
@@ -110,7 +118,7 @@ MODEL = Model(
 
 def scale_factor(config: Config) -> int:
     """Returns the pixels per latent cell along one axis: every level but the last halves the picture."""
-    levels = config.get("block_out_channels")
+    levels = config.get(tiny_autoencoder.WIDTHS) or config.get("block_out_channels")
     if not levels:
         raise CheckpointError(
             "the configuration of vae must say block_out_channels, or its tensors must",
@@ -126,6 +134,8 @@ def scaling_factor(config: Config, notes: list[str]) -> float:
         CheckpointError: what is stated is no finite number above zero.
     """
     factor = config.get("scaling_factor")
+    if factor is None and tiny_autoencoder.WIDTHS in config:
+        factor = tiny_autoencoder.SCALING_FACTOR
     if factor is not None:
         if not finite_positive(factor):
             raise CheckpointError("scaling_factor of the VAE must be a finite number above zero", factor)
@@ -144,14 +154,18 @@ def _image_shape(g: Geometry) -> tuple[int, int, int, int]:
 
 
 def _wrap_decoder(module: nn.Module, channels_last: bool) -> nn.Module:
-    from sdmobile.families.wrappers import VaeDecoder
+    from sdmobile.families.wrappers import TinyDecoder, VaeDecoder
 
+    if not hasattr(module, "post_quant_conv"):
+        return TinyDecoder(module, channels_last)
     return VaeDecoder(module, channels_last)
 
 
 def _wrap_encoder(module: nn.Module, channels_last: bool) -> nn.Module:
-    from sdmobile.families.wrappers import VaeEncoder
+    from sdmobile.families.wrappers import TinyEncoder, VaeEncoder
 
+    if not hasattr(module, "quant_conv"):
+        return TinyEncoder(module, channels_last)
     return VaeEncoder(module, channels_last)
 
 
@@ -160,7 +174,8 @@ def _decode(module: Any, inputs: Mapping[str, Tensor]) -> Tensor:
 
 
 def _encode(module: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-    return module.encode(inputs["image"]).latent_dist.parameters
+    encoded = module.encode(inputs["image"])
+    return encoded.latent_dist.parameters if hasattr(encoded, "latent_dist") else tiny_autoencoder.moments(encoded[0])
 
 
 _IMAGE = Value("image", Kind.PIXELS, _image_shape, "Image, RGB in [-1, 1]")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.errors import UnsupportedError
+from sdmobile.errors import UnsupportedError, UsageError
 from sdmobile.families.component import Component, Config, FileNames, Kind, Model, Role, Shapes, Value
 from sdmobile.families.shapes import count_blocks
 
@@ -25,6 +25,8 @@ _ATTENTIONS = (None, "eager", "sdpa")
 _ATTENTION_KEYS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 # Both CLIP and OpenCLIP text towers have 64 channels per head.
 HEAD_CHANNELS = 64
+TOKEN_ROWS = "embeddings.token_embedding.weight"
+"""The weight whose rows are the tokens' vectors."""
 TOKENIZER_FILES = ("vocab.json", "merges.txt")
 STANDARD_VOCABULARY = 49408
 """Identifiers of the vocabulary that CLIP and OpenCLIP were published with."""
@@ -54,6 +56,25 @@ def pad_token(config: Config) -> str | None:
     return "!" if config.get("hidden_act") == "gelu" else None
 
 
+def without_last_layers(config: Config, layers: int) -> tuple[Config, tuple[str, ...]]:
+    """Returns the configuration of a text encoder cut short, and what the names of the left out weights begin with.
+
+    Its final norm comes after the last layer that is kept, as in Diffusers' `clip_skip`.
+
+    Args:
+        config: of the whole one.
+        layers: how many are left out at the end.
+
+    Raises:
+        UsageError: so many are not there; one at least is kept.
+    """
+    total = int(config["num_hidden_layers"])
+    if not 1 <= layers < total:
+        raise UsageError(f"--clip-skip is at least 1 and less than the text encoder's {total} layers", layers)
+    prefixes = tuple(f"encoder.layers.{index}." for index in range(total - layers, total))
+    return {**config, "num_hidden_layers": total - layers}, prefixes
+
+
 def _build(config: Config) -> nn.Module:
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -72,7 +93,7 @@ def _check(class_name: str, config: Config) -> None:
 
 def _derive(shapes: Shapes) -> Config:
     facts: Config = {}
-    if (token := shapes.get("embeddings.token_embedding.weight")) and len(token) == 2:
+    if (token := shapes.get(TOKEN_ROWS)) and len(token) == 2:
         facts |= {"vocab_size": token[0], "hidden_size": token[1]}
     if (position := shapes.get("embeddings.position_embedding.weight")) and len(position) == 2:
         facts["max_position_embeddings"] = position[0]
@@ -112,7 +133,7 @@ def _spare(names: Sequence[str]) -> Mapping[str, str]:
 
 
 def _base_config(shapes: Shapes, names: Sequence[str]) -> Config:
-    width = shapes.get("embeddings.token_embedding.weight", (0, 0))[-1]
+    width = shapes.get(TOKEN_ROWS, (0, 0))[-1]
     heads = max(1, width // HEAD_CHANNELS)
     activation = "gelu" if is_open_clip(names) else "quick_gelu"
     tokens = {"bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 1}

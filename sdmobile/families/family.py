@@ -34,7 +34,7 @@ class Facts:
     Args:
         scheduler_config: configuration of the Diffusers scheduler that the checkpoint was trained for.
         latent_channels: C of a latent [C, h, w].
-        latent_size: h = w that the checkpoint was trained on, in latent cells.
+        latent_size: h and w that the checkpoint was trained on, in latent cells.
         vae_scale_factor: pixels per latent cell along one axis.
         scaling_factor: latents are multiplied by it after encoding and divided by it before decoding.
         context_length: tokens per prompt.
@@ -45,7 +45,7 @@ class Facts:
 
     scheduler_config: dict[str, Any]
     latent_channels: int
-    latent_size: int
+    latent_size: tuple[int, int]
     vae_scale_factor: int
     scaling_factor: float
     context_length: int
@@ -143,8 +143,8 @@ class Family(ABC):
 
     def file_latent_size(
         self, metadata: Mapping[str, str], configs: Mapping[str, Config], names: Sequence[str], notes: list[str]
-    ) -> int:
-        """Returns the latent size of a single file, from its metadata or assumed.
+    ) -> tuple[int, int]:
+        """Returns the latent size (h, w) of a single file, from its metadata or assumed.
 
         Raises:
             UnsupportedError: the family has no usual one.

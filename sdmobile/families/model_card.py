@@ -68,7 +68,7 @@ def model_card(manifest: Mapping[str, Any], validation: Mapping[str, Any] | None
         _front_matter(target, source, family_of(manifest)),
         f"# {source['name']} for {_TARGETS[target]}",
         _summary(manifest) + _controlled(manifest),
-        "## Use\n\n" + _use(manifest),
+        "## Use\n\n" + _use(manifest) + _words(manifest),
         "## Files\n\n" + _files(manifest),
         "## Evidence\n\n" + _evidence(validation),
         "## Limits\n\n" + _limits(manifest),
@@ -87,14 +87,46 @@ def _summary(manifest: Mapping[str, Any]) -> str:
     source, g = manifest["source"], manifest["geometry"]
     calls = family_of(manifest).guidance(manifest["guidance"]).sentence
     device = f" for {manifest['device']}" if manifest.get("device") else ""
-    loras = "".join(f", with the LoRA `{lora['name']}` at scale {lora['scale']:g}" for lora in source.get("loras", ()))
     name = f"{source['repository']}` at commit `{source['commit']}" if source.get("repository") else source["name"]
     return (
-        f"Exported{device} by sdmobile {manifest.get('sdmobile_version', '')} from `{name}`{loras}, whose "
+        f"Exported{device} by sdmobile {manifest.get('sdmobile_version', '')} from `{name}`{_changes(source)}, whose "
         f"content hash is `{source['content_hash']}`. Pictures of {g['image_width']} × {g['image_height']} pixels; "
         f"{calls}. "
         "Every stage of the export is recorded in `manifest.json`."
     )
+
+
+def _changes(source: Mapping[str, Any]) -> str:
+    """Returns what was put on top of the checkpoint, as part of a sentence."""
+    parts = [f"the LoRA `{lora['name']}` at scale {lora['scale']:g}" for lora in source.get("loras", ())]
+    parts += [f"the word `{word['tokens'][0]}` of `{word['name']}`" for word in source.get("embeddings", ())]
+    if (vae := source.get("vae")) is not None:
+        parts.append(f"the autoencoder `{vae['name']}` ({vae['class_name']})")
+    if (skipped := (source.get("given") or {}).get("clip_skip")) is not None:
+        parts.append(f"{skipped} layer{'s' if skipped > 1 else ''} of the text encoder left out")
+    return "".join(f", with {part}" for part in parts)
+
+
+def _words(manifest: Mapping[str, Any]) -> str:
+    """Returns what an app does with learned words, nothing where there are none."""
+    learned = manifest["source"].get("embeddings") or ()
+    if not learned:
+        return ""
+    rows = ["| word | stands for | of |", "|---|---|---|"]
+    for word in learned:
+        tokens = " ".join(f"`{token}`" for token in word["tokens"])
+        rows.append(f"| `{word['tokens'][0]}` | {tokens} | `{word['name']}` |")
+    text = (
+        "Learned words are tokens of `vocab.json` and `added_tokens.json`. Look for them in the lower-case text before "
+        "anything is split, the longest first, and put all the tokens of a word in its place:"
+    )
+    lines = [text, "\n".join(rows)]
+    if manifest["target"] in family_of(manifest).app_use:
+        lines.append(
+            "Apple's Swift package does not look for them: its `BPETokenizer` splits such a word into pieces that mean "
+            "something else. Give `TextEncoder` a tokenizer that does, or identifiers of your own."
+        )
+    return "\n\n" + "\n\n".join(lines)
 
 
 def _controlled(manifest: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ Salimans, arXiv 2207.12598.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -162,14 +163,15 @@ class StableDiffusion(Family):
 
     def file_latent_size(
         self, metadata: Mapping[str, str], configs: Mapping[str, Config], names: Sequence[str], notes: list[str]
-    ) -> int:
+    ) -> tuple[int, int]:
         scale = 2 ** (len(configs["vae"].get("block_out_channels", [0] * 4)) - 1)
-        width = metadata.get("modelspec.resolution", "").partition("x")[0]
-        if width.isdigit() and int(width) >= scale:
-            return int(width) // scale
+        stated = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", metadata.get("modelspec.resolution", ""))
+        sides = [] if stated is None else [int(side) for side in (stated[2] or stated[1], stated[1])]
+        if sides and min(sides) >= scale:
+            return sides[0] // scale, sides[1] // scale
         pixels = 768 if clip.is_open_clip(names) else 512
         notes.append(f"unet: the file does not say its resolution; {pixels} pixels assumed")
-        return pixels // scale
+        return pixels // scale, pixels // scale
 
     def encode(self, token_ids: NDArray[np.int64], run: Run) -> Arrays:
         return {"encoder_hidden_states": run("text_encoder", {"input_ids": token_ids})["last_hidden_state"]}

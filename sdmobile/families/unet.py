@@ -112,19 +112,16 @@ MODEL = Model(
 )
 
 
-def latent_size(unet: Config, vae: Config, scale: int, notes: list[str]) -> int:
-    """Returns h = w in latent cells that a UNet was trained on; notes it where it is assumed."""
+def latent_size(unet: Config, vae: Config, scale: int, notes: list[str]) -> tuple[int, int]:
+    """Returns h and w in latent cells that a UNet was trained on; notes it where they are assumed."""
     size = unet.get("sample_size")
-    if isinstance(size, list | tuple) and size:
-        if len(set(size)) > 1:
-            notes.append(f"unet: sample_size is {list(size)}; the larger side is used for both")
-        size = max(size)
-    if isinstance(size, int) and size > 0:
-        return size
+    height, width = size if isinstance(size, list | tuple) and len(size) == 2 else (size, size)
+    if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0:
+        return height, width
     image = vae.get("sample_size")
     guess = image // scale if isinstance(image, int) and image >= scale else 64
     notes.append(f"unet: config does not say sample_size; {guess} latent cells ({guess * scale} pixels) assumed")
-    return guess
+    return guess, guess
 
 
 def _wrap(module: nn.Module, channels_last: bool) -> nn.Module:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sdmobile.families.tiny_autoencoder import moments
+
 
 class _Wrapper(nn.Module):
     """Holds the component; layout changes are explicit permutes, which the converters cancel or fold."""
@@ -124,6 +126,40 @@ class VaeDecoder(_Wrapper):
 
     def forward(self, latent: Tensor) -> Tensor:
         return self.leave(self.decoder(self.post_quant_conv(self.enter(latent))))
+
+
+class TinyDecoder(_Wrapper):
+    """Latents -> image in [-1, 1], by an AutoencoderTiny.
+
+    `folded` has factor and offset that converters may put into the convolutions beside 3·tanh(z/3) and 2·y − 1.
+    """
+
+    def __init__(self, component: Any, channels_last: bool) -> None:
+        nn.Module.__init__(self)
+        self.channels_last = channels_last
+        self.decoder = component.decoder
+        last = f"decoder.layers.{len(component.decoder.layers) - 1}"
+        self.folded = {
+            "decoder.layers.0.weight": (3.0, 0.0),
+            f"{last}.weight": (2.0, 0.0),
+            f"{last}.bias": (2.0, -1.0),
+        }
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return self.leave(self.decoder(self.enter(latent)))
+
+
+class TinyEncoder(_Wrapper):
+    """Image in [-1, 1] -> latents of an AutoencoderTiny as a distribution without spread; see `moments`."""
+
+    def __init__(self, component: Any, channels_last: bool) -> None:
+        nn.Module.__init__(self)
+        self.channels_last = channels_last
+        self.encoder = component.encoder
+        self.folded = {"encoder.layers.0.weight": (0.5, 0.0)}  # of (x + 1)/2, see `TinyDecoder`
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.leave(moments(self.encoder(self.enter(image))))
 
 
 class VaeEncoder(_Wrapper):

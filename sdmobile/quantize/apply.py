@@ -6,13 +6,14 @@ bundle ─▶ check recipe against target and modules ─▶ per component: comp
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics.files import copy, hash_of, size_of
 from sdmobile.basics.untrusted import inside
+from sdmobile.checkpoints.changes import UNCHANGED, Changes
 from sdmobile.errors import OutputError, UnsupportedError
 from sdmobile.families import family_of
 from sdmobile.families.model_card import model_card
@@ -23,7 +24,6 @@ from sdmobile.quantize.records import CompressionRecord, Watch, joined, told
 from sdmobile.quantize.support import require_components, require_recipe
 
 if TYPE_CHECKING:
-    from sdmobile.checkpoints import LoraFile
     from sdmobile.formats.bundle.reading import Bundle
     from sdmobile.quantize.activations.recorded import RecordedInputs
     from sdmobile.quantize.correction import FittedScales
@@ -48,7 +48,7 @@ def apply_recipe(
     watch: Watch = lambda *_: None,
     reference: Path | None = None,
     correct: bool = False,
-    loras: Sequence[LoraFile] = (),
+    changes: Changes = UNCHANGED,
 ) -> AppliedRecipe:
     """Writes a bundle whose weights are stored as a recipe says; the source stays untouched.
 
@@ -61,7 +61,7 @@ def apply_recipe(
         watch: called with component and event.
         reference: the bundle's checkpoint, for W8A8 and `correct`; None for the one that sdmobile ships.
         correct: fit a factor on each layer's weight to recorded inputs, where that helps on others (iOS).
-        loras: that were fused into the bundle's checkpoint.
+        changes: that were put on top of the bundle's checkpoint.
 
     Raises:
         BundleError: the source is no whole bundle.
@@ -81,8 +81,8 @@ def apply_recipe(
     family_of(manifest)  # a component that its family has not is refused before any work
     parts = {name: Part(bundle, component.record) for name, component in source.components.items()}
     check_recipe(recipe, destination, parts)
-    inputs = _inputs_of(source, reference, loras) if recipe.quantises_activations else None
-    fitted = _fitted(source, parts, recipe, reference, loras, watch) if correct else {}
+    inputs = _inputs_of(source, reference, changes) if recipe.quantises_activations else None
+    fitted = _fitted(source, parts, recipe, reference, changes, watch) if correct else {}
     with staging(out) as folder:
         new = folder / "bundle"
         records: dict[str, Any] = {}
@@ -130,12 +130,12 @@ def _require_modules(recipe: Recipe, target: str, parts: Mapping[str, Part]) -> 
         raise UnsupportedError("every pattern of a recipe must match a module", unmatched[0], fix)
 
 
-def _inputs_of(bundle: Bundle, reference: Path | None, loras: Sequence[LoraFile]) -> RecordedInputs:
+def _inputs_of(bundle: Bundle, reference: Path | None, changes: Changes) -> RecordedInputs:
     from sdmobile.quantize.activations.recorded import RecordedInputs
     from sdmobile.reference.recording_cache import default_recordings_dir
     from sdmobile.reference.resolve import resolve_reference
 
-    checkpoint = resolve_reference(bundle, reference, loras)
+    checkpoint = resolve_reference(bundle, reference, changes)
     return RecordedInputs(checkpoint, bundle.geometry, bundle.guidance, default_recordings_dir())
 
 
@@ -144,7 +144,7 @@ def _fitted(
     parts: Mapping[str, Part],
     recipe: Recipe,
     reference: Path | None,
-    loras: Sequence[LoraFile],
+    changes: Changes,
     watch: Watch,
 ) -> dict[str, FittedScales]:
     """Returns the factors of every component that a recipe compresses."""
@@ -159,7 +159,7 @@ def _fitted(
         for name, part in parts.items()
         if recipe.covers(name)
     }
-    return fit_components(resolve_reference(bundle, reference, loras), correctable, recipe, watch)
+    return fit_components(resolve_reference(bundle, reference, changes), correctable, recipe, watch)
 
 
 def compress_part(

@@ -10,23 +10,41 @@ from sdmobile.formats.bundle.contracts import Geometry
 if TYPE_CHECKING:
     from sdmobile.checkpoints import Checkpoint
 
+Resolution = int | tuple[int, int]
+"""Height and width of a picture in pixels; one number where they are the same."""
 _MOST_PIXELS = 8192
 
 
-def geometry_for(checkpoint: Checkpoint, guidance: str | None, resolution: int | None = None) -> Geometry:
+def geometry_for(checkpoint: Checkpoint, guidance: str | None, resolution: Resolution | None = None) -> Geometry:
     """Returns the sizes of an export.
 
     Args:
         checkpoint: gives the latent and context sizes.
         guidance: one of the family's, None for its default.
-        resolution: height = width in pixels, None for the checkpoint's own.
+        resolution: of the picture, None for the checkpoint's own.
 
     Raises:
         UnsupportedError: an unknown guidance, or a resolution that is no multiple of the VAE's scale factor.
     """
     rows = checkpoint.family.guidance(guidance).rows
     factor = checkpoint.vae_scale_factor
-    pixels = checkpoint.image_size if resolution is None else resolution
+    sides = checkpoint.image_size if resolution is None else resolution
+    height, width = (_checked(side, factor) for side in ((sides, sides) if isinstance(sides, int) else sides))
+    return Geometry(
+        batch=rows,
+        latent_channels=checkpoint.latent_channels,
+        latent_height=height // factor,
+        latent_width=width // factor,
+        image_height=height,
+        image_width=width,
+        context_length=checkpoint.context_length,
+        context_dim=checkpoint.context_dim,
+        sizes=checkpoint.sizes,
+    )
+
+
+def _checked(pixels: int, factor: int) -> int:
+    """Returns the side of a picture; raises UnsupportedError for one that no latent has."""
     if pixels > _MOST_PIXELS:
         raise UnsupportedError(f"the resolution must be at most {_MOST_PIXELS} pixels", pixels)
     if pixels <= 0 or pixels % factor:
@@ -36,14 +54,4 @@ def geometry_for(checkpoint: Checkpoint, guidance: str | None, resolution: int |
             pixels,
             f"Use {nearest}",
         )
-    return Geometry(
-        batch=rows,
-        latent_channels=checkpoint.latent_channels,
-        latent_height=pixels // factor,
-        latent_width=pixels // factor,
-        image_height=pixels,
-        image_width=pixels,
-        context_length=checkpoint.context_length,
-        context_dim=checkpoint.context_dim,
-        sizes=checkpoint.sizes,
-    )
+    return pixels

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sdmobile.families.family import Family
     from sdmobile.formats.bundle.contracts import Geometry
     from sdmobile.formats.bundle.reading import Bundle
+    from sdmobile.reference.geometry import Resolution
 
 DEFAULT_STEPS = 20
 DEFAULT_GUIDANCE_SCALE = 7.5
@@ -36,6 +37,7 @@ class PipelineSpec:
         guidance_scale: what the checkpoint's model card or scheduler asks for, else the family's default.
         steps: likewise.
         pad_token: fills up a text where the tokenizer's folder does not say which token does.
+        added_tokens: learned words that the folder does not have.
     """
 
     family: Family
@@ -47,6 +49,7 @@ class PipelineSpec:
     guidance_scale: float = DEFAULT_GUIDANCE_SCALE
     steps: int = DEFAULT_STEPS
     pad_token: str | None = None
+    added_tokens: tuple[str, ...] = ()
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int]:
@@ -63,6 +66,12 @@ class PipelineSpec:
         if scale <= 1 or self.guidance.texts > 1 or (way := next(ways, None)) is None:
             return self
         return replace(self, guidance=way, geometry=replace(self.geometry, batch=way.rows))
+
+    def tokenizer(self) -> Any:
+        """Loads the CLIPTokenizer."""
+        from sdmobile.checkpoints.tokenizers import tokenizer_from
+
+        return tokenizer_from(self.tokenizer_dir, self.pad_token, self.added_tokens)
 
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> PipelineSpec:
@@ -81,14 +90,14 @@ class PipelineSpec:
 
     @classmethod
     def from_checkpoint(
-        cls, checkpoint: Checkpoint, guidance: str | None = None, resolution: int | None = None
+        cls, checkpoint: Checkpoint, guidance: str | None = None, resolution: Resolution | None = None
     ) -> PipelineSpec:
         """Describes a checkpoint's own pipeline.
 
         Args:
             checkpoint: says everything about it.
             guidance: one of the family's, None for its default.
-            resolution: height = width in pixels, None for the checkpoint's own.
+            resolution: of the picture, None for the checkpoint's own.
 
         Raises:
             CheckpointError: the checkpoint has no tokenizer.
@@ -107,6 +116,7 @@ class PipelineSpec:
             guidance_scale=checkpoint.usual_guidance_scale,
             steps=checkpoint.usual_steps,
             pad_token=checkpoint.pad_token,
+            added_tokens=checkpoint.added_tokens,
         )
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.checkpoints.changes import KINDS, UNCHANGED, Changes, nameless, options_of
 from sdmobile.errors import CheckpointError, SdmobileError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from sdmobile.checkpoints import Checkpoint, LoraFile
+    from sdmobile.checkpoints import Checkpoint
     from sdmobile.formats.bundle.reading import Bundle
     from sdmobile.reference.pipeline import PipelineSpec
 
@@ -18,14 +20,14 @@ _AGAIN = "Export the bundle again."
 
 
 def resolve_reference(
-    bundle: Bundle, reference: Path | None, loras: Sequence[LoraFile] = (), control: Path | None = None
+    bundle: Bundle, reference: Path | None, changes: Changes = UNCHANGED, control: Path | None = None
 ) -> Checkpoint:
     """Opens the checkpoint that the bundle was exported from.
 
     Args:
         bundle: the opened bundle.
         reference: a checkpoint, or None for one that ships with sdmobile, if the bundle was exported from it.
-        loras: that were fused into it.
+        changes: that were put on top of it; how many layers of its text encoder were left out, the bundle says.
         control: folder of the control network, for a bundle with one.
 
     Raises:
@@ -40,18 +42,19 @@ def resolve_reference(
     try:
         given = bundle.source.get("given") or {}
         shipped = bundled_checkpoint(str(name)) if name in BUNDLED else None
-        checkpoint = open_checkpoint(reference or shipped, prediction_type=given.get("prediction_type"), loras=loras)
+        asked = replace(changes, clip_skip=given.get("clip_skip"))
+        checkpoint = open_checkpoint(reference or shipped, prediction_type=given.get("prediction_type"), changes=asked)
         if control is not None:  # under the bundle's name for it: a copy of the folder may have another
             checkpoint = with_control(checkpoint, control, bundle.manifest["control"]["name"])
     except SdmobileError as error:
-        if reference is not None or loras or control is not None:
+        if reference is not None or changes.options or control is not None:
             raise
         raise _not_found(str(name), bundle) from error
     if checkpoint.content_hash == bundle.source_hash:
         return checkpoint
-    fused = bundle.source.get("loras") or []
-    if [(lora["sha256"], lora["scale"]) for lora in fused] != [(x.sha256, x.file.scale) for x in checkpoint.loras]:
-        raise _other_loras(fused, checkpoint)
+    stated = {kind: bundle.source[kind] for kind in KINDS if bundle.source.get(kind)}
+    if nameless(stated) != nameless(checkpoint.changes):
+        raise _other_changes(stated, checkpoint.changes)
     if reference is None:
         raise _not_found(str(name), bundle)
     raise CheckpointError(
@@ -74,7 +77,7 @@ def reference_pipeline(bundle: Bundle, checkpoint: Checkpoint) -> PipelineSpec:
     from sdmobile.reference.geometry import geometry_for
     from sdmobile.reference.pipeline import PipelineSpec
 
-    choices = bundle.guidance, bundle.geometry.image_height
+    choices = bundle.guidance, (bundle.geometry.image_height, bundle.geometry.image_width)
     try:
         geometry_for(checkpoint, *choices)
     except UnsupportedError as error:
@@ -84,16 +87,27 @@ def reference_pipeline(bundle: Bundle, checkpoint: Checkpoint) -> PipelineSpec:
     return PipelineSpec.from_checkpoint(checkpoint, *choices)
 
 
-def _other_loras(fused: Sequence[Mapping[str, Any]], checkpoint: Checkpoint) -> CheckpointError:
-    """Returns that a bundle was exported with other LoRAs than the reference was given."""
-    names = [f"{lora['name']}:{lora['scale']!r}" for lora in fused]
-    wanted = [f"{name} ({_short(lora['sha256'])})" for name, lora in zip(names, fused, strict=True)]
-    given = [f"{lora.file} ({_short(lora.sha256)})" for lora in checkpoint.loras]
+def _other_changes(stated: Mapping[str, Any], given: Mapping[str, Any]) -> CheckpointError:
+    """Returns that a bundle was exported with other LoRAs and the like than the reference was given."""
+    wanted = options_of(stated)
+    superfluous = {option.split()[0] for option in options_of(given)}
     return CheckpointError(
-        f"the reference must have the LoRAs that the bundle was exported with: {', '.join(wanted) or 'none'}",
-        ", ".join(given) or "none given",
-        f"Give {' '.join(f'--lora {name}' for name in names)}, in this order." if names else "Leave --lora out.",
+        "the reference must have the LoRAs and the like that the bundle was exported with: "
+        f"{', '.join(_hashed(stated)) or 'none'}",
+        ", ".join(_hashed(given)) or "none given",
+        f"Give {' '.join(wanted)}, in this order." if wanted else f"Leave {' and '.join(sorted(superfluous))} out.",
     )
+
+
+def _hashed(changes: Mapping[str, Any]) -> list[str]:
+    """Returns each change with its hash, for people."""
+    items = [item for kind in KINDS for item in _listed(changes.get(kind))]
+    names = [option.partition(" ")[2] for option in options_of(changes)]
+    return [f"{name} ({_short(item['sha256'])})" for name, item in zip(names, items, strict=True)]
+
+
+def _listed(value: Any) -> list[Mapping[str, Any]]:
+    return [value] if isinstance(value, dict) else list(value or ())
 
 
 def _check_control(bundle: Bundle, control: Path | None) -> None:

@@ -148,12 +148,15 @@ class Sampler:
 
     def tokenize(self, text: str) -> NDArray[np.int64]:
         """Returns the padded token ids [1, L] of a text; one that is too long is cut off."""
-        if self._tokenizer is None:
-            from sdmobile.checkpoints.tokenizers import tokenizer_from
+        from sdmobile.checkpoints.tokenizers import written_out
 
-            self._tokenizer = tokenizer_from(self.spec.tokenizer_dir, self.spec.pad_token)
+        if self._tokenizer is None:
+            self._tokenizer = self.spec.tokenizer()
         encoded = self._tokenizer(
-            [text], padding="max_length", max_length=self.spec.geometry.context_length, truncation=True
+            [written_out(text, self._tokenizer)],
+            padding="max_length",
+            max_length=self.spec.geometry.context_length,
+            truncation=True,
         )
         return np.asarray(encoded["input_ids"], dtype=np.int64)
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from sdmobile.checkpoints.changes import UNCHANGED, Changes
 
-    from sdmobile.checkpoints import LoraFile
+if TYPE_CHECKING:
     from sdmobile.reference.pipeline import PipelineSpec
     from sdmobile.runtimes import Runner
 
@@ -20,7 +19,7 @@ def open_source(
     threads: int | None = None,
     tokenizer: Path | None = None,
     prediction_type: str | None = None,
-    loras: Sequence[LoraFile] = (),
+    changes: Changes = UNCHANGED,
     control: Path | None = None,
 ) -> tuple[Runner, PipelineSpec, str]:
     """Opens a bundle or a checkpoint for sampling.
@@ -32,7 +31,7 @@ def open_source(
         threads: CPU threads of the runtime.
         tokenizer: folder of the tokenizer, for a checkpoint that has none.
         prediction_type: what the denoiser predicts, for a checkpoint that does not say.
-        loras: fused into a checkpoint's weights, the source's or the reference's.
+        changes: put on top of a checkpoint, the source's or the reference's.
         control: folder of a control network, for a checkpoint, and for torch where a bundle has one.
 
     Returns:
@@ -54,14 +53,14 @@ def open_source(
             raise UnsupportedError("--tokenizer and --prediction-type are for checkpoints; a bundle has both", source)
         bundle = open_bundle(source)
         if runtime == "torch":
-            checkpoint = resolve_reference(bundle, reference, loras, control)
+            checkpoint = resolve_reference(bundle, reference, changes, control)
             spec = reference_pipeline(bundle, checkpoint)
             return TorchRunner(checkpoint, spec.geometry), spec, bundle.source_hash
-        if loras:
+        if changes.options:
             raise UnsupportedError(
-                "a LoRA is fused into a checkpoint; in a bundle's files it is already, or cannot be",
-                ", ".join(str(lora.path) for lora in loras),
-                "Export with --lora, or add --runtime torch",
+                "LoRAs and the like are put on top of a checkpoint; in a bundle's files they are already, or cannot be",
+                " ".join(changes.options),
+                "Export with them, or add --runtime torch",
             )
         if control is not None:
             raise UnsupportedError(
@@ -70,6 +69,6 @@ def open_source(
         return bundle_runner(bundle, runtime, threads), PipelineSpec.from_bundle(bundle), bundle.source_hash
     if runtime not in ("auto", "torch"):
         raise UnsupportedError("a checkpoint is run by torch", runtime, "Export it first: sdmobile export.")
-    checkpoint = open_checkpoint(source, tokenizer, prediction_type, loras, control)
+    checkpoint = open_checkpoint(source, tokenizer, prediction_type, changes, control)
     spec = PipelineSpec.from_checkpoint(checkpoint)
     return TorchRunner(checkpoint, spec.geometry), spec, checkpoint.content_hash

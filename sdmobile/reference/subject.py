@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sdmobile.families.contracts import contract_for, wrap
 from sdmobile.formats.bundle.contracts import Contract
-from sdmobile.reference.geometry import geometry_for
+from sdmobile.reference.geometry import Resolution, geometry_for
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +37,7 @@ def capture_subject(
     component: str | None,
     device: str,
     guidance: str | None = None,
-    resolution: int | None = None,
+    resolution: Resolution | None = None,
 ) -> Subject:
     """Loads a component and captures its graph for a device.
 
@@ -46,7 +46,7 @@ def capture_subject(
         component: canonical name, None for the denoiser.
         device: name of a device profile.
         guidance: one of the family's, None for its default.
-        resolution: height = width in pixels, None for the checkpoint's own.
+        resolution: of the picture, None for the checkpoint's own.
 
     Raises:
         SdmobileError: an unreadable checkpoint, or an unknown component or device.

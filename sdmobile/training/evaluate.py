@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sdmobile.checkpoints.changes import UNCHANGED, Changes
 from sdmobile.checkpoints.shapes64.checker import compare, outline
 from sdmobile.checkpoints.shapes64.held_out import held_out_scenes
 from sdmobile.checkpoints.shapes64.scenes import IMAGE_SIZE, silhouette
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    from sdmobile.checkpoints import LoraFile
     from sdmobile.checkpoints.shapes64.captions import Caption
     from sdmobile.reference.pipeline import PipelineSpec
 
@@ -143,7 +143,7 @@ def drawer(
     runtime: str,
     steps: int | None,
     guidance: float | None,
-    loras: Sequence[LoraFile] = (),
+    changes: Changes = UNCHANGED,
     control: Path | None = None,
 ) -> tuple[Draw, dict[str, Any]]:
     """Returns a function that draws with a checkpoint (PyTorch) or with the files of a bundle, and its settings.
@@ -153,7 +153,7 @@ def drawer(
         runtime: "auto" or the name of a runtime, as in `sdmobile generate`.
         steps: sampling steps; None for the checkpoint's own.
         guidance: classifier-free guidance scale; likewise.
-        loras: fused into a checkpoint.
+        changes: put on top of a checkpoint.
         control: folder of a control network, for a checkpoint; a bundle with one needs none.
 
     Raises:
@@ -166,7 +166,7 @@ def drawer(
     from sdmobile.reference.source import open_source
     from sdmobile.reference.torch_runner import TorchRunner
 
-    runner, spec, model_hash = open_source(source, runtime, loras=loras, control=control)
+    runner, spec, model_hash = open_source(source, runtime, changes=changes, control=control)
     if spec.family.takes_picture:
         raise UnsupportedError(
             "only what draws a picture from nothing is judged by prompts alone",
@@ -182,7 +182,7 @@ def drawer(
         "scheduler": spec.scheduler_config.get("_class_name"),
         "runtime": runner.name,
         "model_hash": model_hash,
-        **({"loras": [str(lora) for lora in loras]} if loras else {}),
+        **({"changes": changes.options} if changes.options else {}),
     }
     if spec.family.control is not None:
         settings["control"] = spec.family.control.to_json()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdmobile.basics.metrics import to_pixels
+from sdmobile.checkpoints.changes import UNCHANGED, Changes
 from sdmobile.checkpoints.shapes64.checker import compare
 from sdmobile.checkpoints.shapes64.held_out import held_out_scenes
 from sdmobile.checkpoints.shapes64.scenes import render
@@ -19,10 +20,8 @@ from sdmobile.training.evaluate import Judged, Obedience, picture_grid, require_
 from sdmobile.training.mobile.inpaint import shape_mask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
-
-    from sdmobile.checkpoints import LoraFile
 
 
 def evaluate_inpainting(
@@ -33,7 +32,7 @@ def evaluate_inpainting(
     steps: int | None,
     guidance: float | None = None,
     runtime: str = "auto",
-    loras: Sequence[LoraFile] = (),
+    changes: Changes = UNCHANGED,
 ) -> dict[str, Any]:
     """Repaints the first shape of renderings and judges the pictures; writes `obedience.json` and `samples.png`.
 
@@ -45,7 +44,7 @@ def evaluate_inpainting(
         steps: sampling steps; None for the checkpoint's own.
         guidance: classifier-free guidance scale; likewise.
         runtime: "auto" or a runtime of the bundle.
-        loras: fused into a checkpoint.
+        changes: put on top of a checkpoint.
 
     Returns:
         The record: obedience of whole pictures, and the mean absolute difference in levels outside of the masks, which
@@ -56,7 +55,7 @@ def evaluate_inpainting(
     """
     from PIL import Image
 
-    runner, spec, model_hash = open_source(source, runtime, loras=loras)
+    runner, spec, model_hash = open_source(source, runtime, changes=changes)
     require_size(spec, source)
     if not spec.family.takes_picture:
         raise UnsupportedError("only an inpainting model can be judged by what it repaints", spec.family.title)

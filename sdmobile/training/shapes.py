@@ -8,17 +8,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics.scratch import put_in_place, scratch_beside
+from sdmobile.checkpoints.changes import UNCHANGED, Changes
 from sdmobile.errors import UnsupportedError
 from sdmobile.training.config import BETAS, TrainConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel
 
-    from sdmobile.checkpoints import LoraFile
     from sdmobile.training.evaluate import Draw
 
     Report = Callable[[str, int, int, float], None]
@@ -132,7 +132,7 @@ def evaluate(
     guidance: float | None = None,
     runtime: str = "auto",
     pictures: int = 0,
-    loras: Sequence[LoraFile] = (),
+    changes: Changes = UNCHANGED,
     control: Path | None = None,
 ) -> dict[str, Any]:
     """Measures how many held-out prompts are obeyed; writes `obedience.json` and `samples.png`.
@@ -146,7 +146,7 @@ def evaluate(
         guidance: classifier-free guidance scale; likewise.
         runtime: "auto" or a runtime of the bundle.
         pictures: of each set for the comparison with rendered pictures (`distribution`); 0 for none.
-        loras: fused into a checkpoint.
+        changes: put on top of a checkpoint.
         control: folder of a control network, for a checkpoint. With one, or with a bundle that has one, every prompt is
             drawn with the silhouette of its scene.
 
@@ -161,7 +161,7 @@ def evaluate(
     from sdmobile.checkpoints.shapes64.styles import hollowness
     from sdmobile.training.evaluate import drawer, measure_obedience, picture_grid
 
-    draw, settings = drawer(source, runtime, steps, guidance, loras, control)
+    draw, settings = drawer(source, runtime, steps, guidance, changes, control)
     controlled = "control" in settings
     if controlled and pictures:
         raise UnsupportedError("a set of pictures is compared without a control network", pictures, "Leave it out")

@@ -203,7 +203,7 @@ def _export(subject: Subject, plan: AblationPlan, last: str, scratch: Path, tell
         target=subject.profile.target,
         device=plan.device or subject.profile.name,
         guidance=subject.guidance,
-        resolution=subject.geometry.image_height,
+        resolution=(subject.geometry.image_height, subject.geometry.image_width),
         out_dir=folder,
         rewrites=options,
     )

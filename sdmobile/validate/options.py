@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdmobile.checkpoints.changes import UNCHANGED, Changes
 from sdmobile.reference.recording import DEFAULT_MAX_SAMPLES, DEFAULT_PROMPTS
 from sdmobile.reference.sampling import SampleRequest
 from sdmobile.validate.thresholds import Thresholds
@@ -13,7 +14,6 @@ from sdmobile.validate.thresholds import Thresholds
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sdmobile.checkpoints import LoraFile
     from sdmobile.reference.pipeline import PipelineSpec
     from sdmobile.validate.checks import Checker
 
@@ -40,7 +40,7 @@ class ValidationOptions:
         cache_dir: where the reference's recordings are kept for the next validation, None for nowhere.
         overflow: look for values that float16 cannot hold, in the reference, by component and step.
         checkers: what else is asked, by name; see `checkers`.
-        loras: that were fused into the source checkpoint.
+        changes: that were put on top of the source checkpoint.
         bisect_dir: where the smallest failing subgraph of each failing component is saved, None for nowhere.
     """
 
@@ -61,7 +61,7 @@ class ValidationOptions:
     cache_dir: Path | None = None
     overflow: bool = False
     checkers: Mapping[str, Checker] = field(default_factory=dict)
-    loras: tuple[LoraFile, ...] = ()
+    changes: Changes = UNCHANGED
     bisect_dir: Path | None = None
 
     def settled(self, spec: PipelineSpec) -> ValidationOptions:

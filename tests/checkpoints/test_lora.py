@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from sdmobile.checkpoints import LoraFile, load_model, open_checkpoint
+from sdmobile.checkpoints import Changes, LoraFile, load_model, open_checkpoint
 from sdmobile.cli.app import app
 from sdmobile.errors import CheckpointError, UsageError
 from sdmobile.reference.resolve import resolve_reference
@@ -88,7 +88,7 @@ def _fused(folder: Path, lora: Path, scale: float) -> dict[str, dict[str, torch.
 
 def _compare(folder: Path, file: LoraFile, fused: Mapping[str, Mapping[str, torch.Tensor]]) -> int:
     """Compares every weight of UNet and text encoder; returns how many differ from the plain checkpoint's."""
-    plain, ours = open_checkpoint(folder), open_checkpoint(folder, loras=[file])
+    plain, ours = open_checkpoint(folder), open_checkpoint(folder, changes=Changes((file,)))
     changed = 0
     for name in ("unet", "text_encoder"):
         before, after = (load_model(checkpoint, name).state_dict() for checkpoint in (plain, ours))
@@ -102,7 +102,7 @@ def _compare(folder: Path, file: LoraFile, fused: Mapping[str, Mapping[str, torc
 @pytest.mark.parametrize("scale", [1.0, -0.7])
 def test_weights_are_those_that_diffusers_fuses(tiny_checkpoint: Path, diffusers_lora: Path, scale: float) -> None:
     changed = _compare(tiny_checkpoint, LoraFile(diffusers_lora, scale), _fused(tiny_checkpoint, diffusers_lora, scale))
-    layers = open_checkpoint(tiny_checkpoint, loras=[LoraFile(diffusers_lora)]).loras[0].layers
+    layers = open_checkpoint(tiny_checkpoint, changes=Changes((LoraFile(diffusers_lora),))).loras[0].layers
     assert changed == len(layers) == len(load_file(diffusers_lora)) // 2
     assert {layer.model for layer in layers} == {"unet", "text_encoder"}
     ranked = {layer.weight: layer.factor for layer in layers}
@@ -142,12 +142,12 @@ def test_kohyas_names_and_alphas(tiny_checkpoint: Path, diffusers_lora: Path, tm
     file = tmp_path / "kohya.safetensors"
     tensors = _kohya(load_file(diffusers_lora))
     save_file(tensors, file)
-    opened = open_checkpoint(tiny_checkpoint, loras=[LoraFile(file, 0.5)])
+    opened = open_checkpoint(tiny_checkpoint, changes=Changes((LoraFile(file, 0.5),)))
     assert len(opened.loras[0].layers) == len(tensors) // 3
     plain = open_checkpoint(tiny_checkpoint)
     ours, before = (load_model(checkpoint, "unet").state_dict() for checkpoint in (opened, plain))
     for layer in opened.loras[0].layers:
-        base = layer.down.stored.partition(".")[0]
+        base = layer.parts["lora_down"].stored.partition(".")[0]
         down, up = (tensors[f"{base}.lora_{way}.weight"].float() for way in ("down", "up"))
         assert layer.factor == 0.5 * float(tensors[f"{base}.alpha"]) / down.shape[0]
         if layer.model == "unet":
@@ -179,7 +179,7 @@ def test_a_mobile_unet_is_changed_as_by_peft(tmp_path: Path) -> None:
     save_file({f"unet.{k}": v for k, v in _layers(unet).items()}, tmp_path / "lora.safetensors")
     inputs = (torch.randn(1, 4, 16, 16), torch.tensor([7]), torch.randn(1, 5, 32))
     opened = open_checkpoint(
-        folder, loras=[LoraFile(tmp_path / "lora.safetensors", 2.0)]
+        folder, changes=Changes((LoraFile(tmp_path / "lora.safetensors", 2.0),))
     )  # without metadata alpha is r
     with torch.no_grad():
         given, wanted = (net(*inputs, return_dict=False)[0] for net in (load_model(opened, "unet"), unet))
@@ -197,9 +197,9 @@ def test_bytes_scale_and_order_make_another_checkpoint(
     copied.write_bytes(diffusers_lora.read_bytes())
     one, half, two = LoraFile(diffusers_lora), LoraFile(diffusers_lora, 0.5), LoraFile(other)
     choices = ([], [one], [half], [two], [one, two], [two, one])
-    hashes = [open_checkpoint(tiny_checkpoint, loras=files).content_hash for files in choices]
+    hashes = [open_checkpoint(tiny_checkpoint, changes=Changes(tuple(files))).content_hash for files in choices]
     assert len(set(hashes)) == len(hashes)
-    assert open_checkpoint(tiny_checkpoint, loras=[LoraFile(copied)]).content_hash == hashes[1]
+    assert open_checkpoint(tiny_checkpoint, changes=Changes((LoraFile(copied),))).content_hash == hashes[1]
 
 
 def _damaged(whole: dict[str, torch.Tensor], what: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -262,7 +262,7 @@ def test_what_does_not_fit_is_refused_by_its_key(
     tensors, metadata = _damaged(load_file(diffusers_lora), what)
     save_file(tensors, tmp_path / "lora.safetensors", metadata)
     with pytest.raises(CheckpointError, match=_DAMAGES[what]):
-        open_checkpoint(tiny_checkpoint, loras=[LoraFile(tmp_path / "lora.safetensors")])
+        open_checkpoint(tiny_checkpoint, changes=Changes((LoraFile(tmp_path / "lora.safetensors"),)))
 
 
 def test_damaged_files_and_values_are_refused(tiny_checkpoint: Path, diffusers_lora: Path, tmp_path: Path) -> None:
@@ -270,13 +270,13 @@ def test_damaged_files_and_values_are_refused(tiny_checkpoint: Path, diffusers_l
     for content in (b"", b"not a LoRA at all", diffusers_lora.read_bytes()[:-1], b"\xff" * 64):
         file.write_bytes(content)
         with pytest.raises(CheckpointError):
-            open_checkpoint(tiny_checkpoint, loras=[LoraFile(file)])
+            open_checkpoint(tiny_checkpoint, changes=Changes((LoraFile(file),)))
     with pytest.raises(CheckpointError):
-        open_checkpoint(tiny_checkpoint, loras=[LoraFile(tmp_path / "nowhere.safetensors")])
+        open_checkpoint(tiny_checkpoint, changes=Changes((LoraFile(tmp_path / "nowhere.safetensors"),)))
     tensors = load_file(diffusers_lora)
     tensors[f"unet.{BLOCK}.to_q.lora_A.weight"][0, 0] = float("nan")
     save_file(tensors, file)
-    opened = open_checkpoint(tiny_checkpoint, loras=[LoraFile(file)])
+    opened = open_checkpoint(tiny_checkpoint, changes=Changes((LoraFile(file),)))
     assert "to_q.lora_A" in str(opened.unreadable["unet"])
     with pytest.raises(CheckpointError, match="NaN"):
         load_model(opened, "unet")
@@ -361,7 +361,7 @@ def test_an_alpha_may_be_a_whole_number(tiny_checkpoint: Path, diffusers_lora: P
     factors = []
     for stored in (tensors, whole):
         save_file(stored, tmp_path / "kohya.safetensors")
-        opened = open_checkpoint(tiny_checkpoint, loras=[LoraFile(tmp_path / "kohya.safetensors")])
+        opened = open_checkpoint(tiny_checkpoint, changes=Changes((LoraFile(tmp_path / "kohya.safetensors"),)))
         factors.append([layer.factor for layer in opened.loras[0].layers])
     assert factors[0] == factors[1]
 
@@ -374,27 +374,27 @@ def test_weights_stay_finite(tiny_checkpoint: Path, diffusers_lora: Path, tmp_pa
     down[0, 0], up[0, 0] = 2e19, 1e19
     save_file({f"unet.{name}.lora_A.weight": down, f"unet.{name}.lora_B.weight": up}, tmp_path / "large.safetensors")
     file = LoraFile(tmp_path / "large.safetensors")
-    load_model(open_checkpoint(tiny_checkpoint, loras=[file]), "unet")
+    load_model(open_checkpoint(tiny_checkpoint, changes=Changes((file,))), "unet")
     with pytest.raises(CheckpointError, match=rf"stay finite.*{name}"):
-        load_model(open_checkpoint(tiny_checkpoint, loras=[file, file]), "unet")
+        load_model(open_checkpoint(tiny_checkpoint, changes=Changes((file, file))), "unet")
 
 
 def test_a_bundle_takes_as_many_as_its_manifest(tiny_checkpoint: Path, diffusers_lora: Path) -> None:
     with pytest.raises(UsageError, match="at most 64"):
-        open_checkpoint(tiny_checkpoint, loras=[LoraFile(diffusers_lora)] * 65)
+        open_checkpoint(tiny_checkpoint, changes=Changes((LoraFile(diffusers_lora),) * 65))
 
 
 def test_the_advice_reproduces_the_scale(tiny_checkpoint: Path, diffusers_lora: Path, tmp_path: Path) -> None:
     """What a user is told to give is what the bundle was exported with, to the last digit and under any file name."""
-    opened = open_checkpoint(tiny_checkpoint, loras=[LoraFile(diffusers_lora, 0.12345678)])
+    opened = open_checkpoint(tiny_checkpoint, changes=Changes((LoraFile(diffusers_lora, 0.12345678),)))
     source = {"content_hash": opened.content_hash, "loras": [lora.to_json() for lora in opened.loras]}
     bundle: Any = SimpleNamespace(source=source, source_hash=opened.content_hash, manifest={})
     with pytest.raises(CheckpointError) as caught:
-        resolve_reference(bundle, tiny_checkpoint, [LoraFile(diffusers_lora, 0.123457)])
+        resolve_reference(bundle, tiny_checkpoint, Changes((LoraFile(diffusers_lora, 0.123457),)))
     assert f"--lora {diffusers_lora.name}:0.12345678," in str(caught.value)
     copied = Path(shutil.copy(diffusers_lora, tmp_path / "copy.safetensors"))
-    again = resolve_reference(bundle, tiny_checkpoint, [LoraFile(copied, 0.12345678)])
+    again = resolve_reference(bundle, tiny_checkpoint, Changes((LoraFile(copied, 0.12345678),)))
     assert again.content_hash == source["content_hash"]
     source["loras"] = []
     with pytest.raises(CheckpointError, match="Leave --lora out"):
-        resolve_reference(bundle, tiny_checkpoint, [LoraFile(diffusers_lora, 0.5)])
+        resolve_reference(bundle, tiny_checkpoint, Changes((LoraFile(diffusers_lora, 0.5),)))

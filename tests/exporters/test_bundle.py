@@ -163,7 +163,7 @@ def test_a_damaged_cache_entry_is_not_used(exported: tuple[ExportPlan, Component
 def test_the_key_depends_on_what_decides_the_file(tiny_checkpoint: Path, tmp_path: Path) -> None:
     plan = _plan(tiny_checkpoint, tmp_path / "a")
     separate = _plan(tiny_checkpoint, tmp_path / "b", guidance="separate")
-    larger = _plan(tiny_checkpoint, tmp_path / "c", resolution=2 * plan.checkpoint.image_size)
+    larger = _plan(tiny_checkpoint, tmp_path / "c", resolution=2 * plan.checkpoint.image_size[0])
     assert component_key(plan, "unet") != component_key(separate, "unet")
     assert component_key(plan, "vae_decoder") == component_key(separate, "vae_decoder")
     assert component_key(plan, "vae_decoder") != component_key(larger, "vae_decoder")

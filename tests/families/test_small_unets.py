@@ -22,7 +22,11 @@ from tests.synthetic import write_checkpoint
 
 UNETS: dict[str, dict[str, Any]] = {
     "no middle, one block per level": {"mid_block_type": None, "layers_per_block": 1},
-    "no middle, numbers per level": {"mid_block_type": None, "layers_per_block": [1, 2], "transformer_layers_per_block": [1, 2]},
+    "no middle, numbers per level": {
+        "mid_block_type": None,
+        "layers_per_block": [1, 2],
+        "transformer_layers_per_block": [1, 2],
+    },
 }
 REQUEST = SampleRequest("a red circle", "blue", 2, 4, 3.0, "ddim")
 

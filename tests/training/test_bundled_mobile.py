@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from sdmobile.checkpoints import LoraFile, bundled_checkpoint, open_checkpoint
+from sdmobile.checkpoints import Changes, LoraFile, bundled_checkpoint, open_checkpoint
 from sdmobile.checkpoints.bundled import bundled_path
 from sdmobile.checkpoints.shapes64.held_out import held_out_captions
 from sdmobile.checkpoints.shapes64.styles import hollowness
@@ -56,7 +56,7 @@ def test_its_lora_draws_the_style_in_one_call() -> None:
     """It was trained on a base of many steps; what the UNet draws without it is full."""
     lora = LoraFile(bundled_path(NAME / "adapters" / "hollow.safetensors"))
     for loras, least, most in (((lora,), 0.4, 1.0), ((), -0.1, 0.15)):
-        draw, settings = drawer(NAME, "torch", steps=None, guidance=None, loras=loras)
+        draw, settings = drawer(NAME, "torch", steps=None, guidance=None, changes=Changes(loras))
         assert settings["steps"] == 1
         judged = measure_obedience(draw, 8, settings, lambda *_: None).judged
         assert least < np.mean([hollowness(one.image) for one in judged]) < most

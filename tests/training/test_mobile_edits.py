@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from sdmobile.basics.metrics import to_pixels
-from sdmobile.checkpoints import LoraFile, load_model, open_checkpoint
+from sdmobile.checkpoints import Changes, LoraFile, load_model, open_checkpoint
 from sdmobile.checkpoints.shapes64.captions import caption
 from sdmobile.checkpoints.shapes64.checker import compare
 from sdmobile.checkpoints.shapes64.scenes import render, sample_scene
@@ -128,7 +128,7 @@ def test_a_saved_lora_is_fused_to_the_trained_unet(tmp_path: Path) -> None:
     assert all(name.startswith("unet.") for name in load_file(tmp_path / "lora.safetensors"))
     vae = teachers_autoencoder()
     assemble(base.half().float(), vae, tmp_path / "base", 20)
-    opened = open_checkpoint(tmp_path / "base", loras=[LoraFile(tmp_path / "lora.safetensors")])
+    opened = open_checkpoint(tmp_path / "base", changes=Changes((LoraFile(tmp_path / "lora.safetensors"),)))
     assert len(opened.loras[0].layers) == len(trained) // 2
     fused: Any = load_model(opened, "unet")
     with torch.no_grad():
@@ -181,7 +181,7 @@ def test_both_stages_train_stop_go_on_and_leave_what_commands_take(tmp_path: Pat
     refused = CliRunner().invoke(app, ["train", "evaluate", str(whole.output / "checkpoint-inpaint")])
     assert "evaluate-inpainting" in str(refused.exception)
     styled = json.loads((out / "relu" / "obedience.json").read_text())
-    assert styled["loras"] == [f"{lora_file(whole).name}:1"]
+    assert styled["changes"] == [f"--lora {lora_file(whole).name}:1"]
     assert np.isfinite(styled["hollowness"])
 
 

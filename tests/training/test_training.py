@@ -104,7 +104,7 @@ def test_the_whole_command_makes_a_checkpoint_and_resumes(tmp_path: Path) -> Non
     checkpoint = open_checkpoint(folder)
     assert checkpoint.prediction_type == BETAS["prediction_type"]
     assert checkpoint.scaling_factor == pytest.approx(SCALING_FACTOR)
-    assert checkpoint.image_size == 64
+    assert checkpoint.image_size == (64, 64)
     before = load_model(checkpoint, "unet").state_dict()
     again = train_shapes(replace(config), lambda *_: None)
     after = load_model(open_checkpoint(again), "unet").state_dict()

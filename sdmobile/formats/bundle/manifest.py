@@ -39,6 +39,8 @@ Device = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{
 Text = Annotated[str, StringConstraints(max_length=1 << 16)]
 Line = Annotated[str, StringConstraints(pattern=r"^[^\n\r\t]{0,512}$")]
 """What becomes a line of the model card, whose head is YAML."""
+Word = Annotated[str, StringConstraints(pattern=r"^[^\s`|]{1,80}$")]
+"""What becomes a cell of the model card."""
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=1, le=1 << 16)]
 Count = Annotated[int, Field(ge=0, le=1 << 50)]
@@ -185,6 +187,7 @@ class GivenEntry(_Entry):
     """What a user said about a checkpoint that does not say it itself."""
 
     prediction_type: Line | None = None
+    clip_skip: Annotated[int, Field(ge=1, le=1024)] | None = None
 
 
 class LoraEntry(_Entry):
@@ -193,6 +196,22 @@ class LoraEntry(_Entry):
     name: Line
     sha256: Sha256
     scale: float
+
+
+class EmbeddingEntry(_Entry):
+    """A learned word that was added to tokenizer and token embedding."""
+
+    name: Line
+    sha256: Sha256
+    tokens: Annotated[list[Word], Field(min_length=1, max_length=1024)]
+
+
+class VaeEntry(_Entry):
+    """An autoencoder that took the place of the checkpoint's own."""
+
+    name: Line
+    class_name: Line
+    sha256: Sha256
 
 
 class SourceEntry(_Entry):
@@ -208,6 +227,8 @@ class SourceEntry(_Entry):
     given: GivenEntry = GivenEntry()
     notes: list[Text] = []
     loras: Annotated[list[LoraEntry], Field(max_length=64)] = []
+    embeddings: Annotated[list[EmbeddingEntry], Field(max_length=64)] = []
+    vae: VaeEntry | None = None
 
 
 class PipelineEntry(_Entry):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.checkpoints.changes import KINDS, nameless
 from sdmobile.families.contracts import contract_for
 from sdmobile.validate.app_files.comparison import differences
 
@@ -26,7 +27,7 @@ def manifest_findings(bundle: Bundle, checkpoint: Checkpoint, spec: PipelineSpec
         checkpoint: the reference.
         spec: its pipeline at this guidance and resolution.
     """
-    stated = bundle.manifest
+    stated = {**bundle.manifest, "source": {**bundle.source, **nameless(_changes(bundle.source))}}
     expected: dict[str, Any] = {
         "source": {"prediction_type": checkpoint.prediction_type, "license": checkpoint.license},
         "geometry": spec.geometry.to_json(),
@@ -34,8 +35,9 @@ def manifest_findings(bundle: Bundle, checkpoint: Checkpoint, spec: PipelineSpec
     }
     if (control := checkpoint.family.control) is not None:
         expected["control"] = control.to_json()
-    if checkpoint.loras:
-        expected["source"]["loras"] = _loras(stated["source"].get("loras") or [], checkpoint)
+    expected["source"] |= nameless(checkpoint.changes)  # under another file name it is no other
+    if checkpoint.clip_skip is not None:
+        expected["source"]["given"] = {"clip_skip": checkpoint.clip_skip}
     if "family" in stated:
         expected["family"] = checkpoint.family.name
     found = differences(stated, expected)
@@ -47,6 +49,10 @@ def manifest_findings(bundle: Bundle, checkpoint: Checkpoint, spec: PipelineSpec
     return found, {"components": len(bundle.components)}
 
 
+def _changes(source: Mapping[str, Any]) -> dict[str, Any]:
+    return {kind: source[kind] for kind in KINDS if source.get(kind)}
+
+
 def _pipeline(stated: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
     expected = {
         "scaling_factor": checkpoint.scaling_factor,
@@ -56,15 +62,6 @@ def _pipeline(stated: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, An
         "scheduler": _plain(checkpoint.scheduler_config),
     }
     return {name: value for name, value in expected.items() if name not in _OPTIONAL or name in stated}
-
-
-def _loras(stated: Sequence[Mapping[str, Any]], checkpoint: Checkpoint) -> list[dict[str, Any]]:
-    """Returns the checkpoint's LoRAs under the names that the bundle knows: another file name is no difference."""
-    names = [one.get("name") for one in stated]
-    return [
-        {**lora.to_json(), **({"name": names[index]} if index < len(names) else {})}
-        for index, lora in enumerate(checkpoint.loras)
-    ]
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -79,18 +79,19 @@ def metadata_findings(
 
 def _tokenizer(spec: PipelineSpec) -> dict[str, Any]:
     """Returns length and identifiers by the tokenizer: SD 1.5's text encoder states others, which nothing uses."""
-    from sdmobile.checkpoints.tokenizers import tokenizer_from
+    from sdmobile.checkpoints.tokenizers import read_vocabulary
 
-    tokenizer = tokenizer_from(spec.tokenizer_dir, spec.pad_token)
+    tokenizer = spec.tokenizer()
     tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id")}
-    return {"length": spec.geometry.context_length, **tokens}
+    vocabulary = read_vocabulary(spec.tokenizer_dir, spec.pad_token, spec.added_tokens)
+    added = {"added_tokens": dict(vocabulary.added), "expansions": vocabulary.expansions}
+    stated = {name: value for name, value in added.items() if value}
+    return {"length": spec.geometry.context_length, **tokens, **stated}
 
 
 def _padding(stated: Mapping[str, Any], spec: PipelineSpec) -> list[str]:
     """Compares what an app fills up with, by the token, its number or both."""
-    from sdmobile.checkpoints.tokenizers import tokenizer_from
-
-    tokenizer = tokenizer_from(spec.tokenizer_dir, spec.pad_token)
+    tokenizer = spec.tokenizer()
     token, number = tokenizer.pad_token, tokenizer.pad_token_id
     found = []
     if stated.get("padding") not in (token, number):

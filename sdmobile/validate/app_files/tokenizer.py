@@ -48,7 +48,7 @@ _BATCH = 1024
 
 def tokenizer_findings(bundle: Bundle, _checkpoint: Checkpoint, spec: PipelineSpec) -> Findings:
     """Compares the vocabulary, added tokens, padding, and ids of texts, of every word of the vocabulary too."""
-    expected = tokenizer_from(spec.tokenizer_dir, spec.pad_token)
+    expected = spec.tokenizer()
     try:
         found = tokenizer_from(bundle.tokenizer_dir)
     except Exception as error:  # the tokenizer is native code and raises what it likes

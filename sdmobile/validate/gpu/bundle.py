@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.checkpoints.changes import UNCHANGED, Changes
 from sdmobile.errors import EXIT_BELOW_THRESHOLD, EXIT_MISSING, EXIT_OK, UnsupportedError
 from sdmobile.reference.recording import DEFAULT_PROMPTS, Recording, chosen_steps, record
 from sdmobile.validate.gpu.chain import parts_of
@@ -15,7 +16,6 @@ from sdmobile.validate.gpu.verdict import GpuVerdict, Precision, Way
 from sdmobile.validate.thresholds import COMPONENT_DB
 
 if TYPE_CHECKING:
-    from sdmobile.checkpoints import LoraFile
     from sdmobile.formats.bundle.reading import Bundle, BundleComponent
     from sdmobile.reference.recording import RecordedSample
 
@@ -191,7 +191,7 @@ def record_inputs(
     steps: int,
     max_samples: int,
     progress: Progress | None = None,
-    loras: Sequence[LoraFile] = (),
+    changes: Changes = UNCHANGED,
 ) -> Recording:
     """Samples one picture with the bundle's checkpoint and keeps a few calls of each component.
 
@@ -202,7 +202,7 @@ def record_inputs(
         steps: scheduler steps.
         max_samples: most calls per component.
         progress: sees (what, done, all).
-        loras: that were fused into the checkpoint.
+        changes: that were put on top of the checkpoint.
 
     Raises:
         CheckpointError: the reference is missing or another checkpoint.
@@ -211,7 +211,7 @@ def record_inputs(
     from sdmobile.reference.sampling import SampleRequest
     from sdmobile.reference.torch_runner import TorchRunner
 
-    checkpoint = resolve_reference(bundle, reference, loras)
+    checkpoint = resolve_reference(bundle, reference, changes)
     spec = reference_pipeline(bundle, checkpoint)
     runner = TorchRunner(checkpoint, spec.geometry)
     known = tuple(name for name in components if name in runner.components)

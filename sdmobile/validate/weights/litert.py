@@ -96,12 +96,24 @@ def _through_dequantize(taken: Taken, users: dict[int, Taken]) -> Iterator[tuple
 
 
 def _of_nodes(nodes: list[Node], names: ModuleNames) -> frozenset[str]:
-    return frozenset(filter(None, (names.of_location(node.outputs[0].name) for node in nodes)))
+    return frozenset(filter(None, (_place(node.outputs[0].name, names) for node in nodes)))
+
+
+def _place(name: str, names: ModuleNames) -> str | None:
+    """Returns the module of a tensor: the first place of its name, else the first in it that has parameters.
+
+    A convolution with a fused activation has the activation's name first.
+    """
+    first = names.of_location(name)
+    if first is not None and names.has_parameters(first):
+        return first
+    places = (names.of_path(place) for place in name.split(";"))
+    return next((place for place in places if place is not None and names.has_parameters(place)), first)
 
 
 def _modules(tensor: Tensor, taken: Taken, names: ModuleNames) -> frozenset[str]:
-    taking = [names.of_location(node.outputs[0].name) for node, _ in taken]
-    return belongs_to(names.of_location(tensor.name), taking, names)
+    taking = [_place(node.outputs[0].name, names) for node, _ in taken]
+    return belongs_to(_place(tensor.name, names), taking, names)
 
 
 def _array(graph: Graph, tensor: Tensor, modules: frozenset[str], taken: Taken) -> StoredArray:

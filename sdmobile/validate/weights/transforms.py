@@ -1,8 +1,8 @@
 """What a parameter may look like in a file: the transforms that exporters and converters make of it.
 
 A file may hold a parameter as it is; with its axes in the order of the operation that takes it; multiplied by the scale
-of its attention, which converters fold into the projection of the queries; in pieces along the rows or columns; or
-transformed for Winograd's convolution.
+of its attention, which converters fold into the projection of the queries; with a factor and an offset of the operation
+beside it; in pieces along the rows or columns; or transformed for Winograd's convolution.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ class Parameter:
         name: dotted path.
         array: its values, float32.
         factors: numbers that a converter may have multiplied it by.
+        folded: factor and offset that it may have put into it from the operation beside it.
     """
 
     name: str
     array: NDArray[np.float32]
     factors: tuple[float, ...] = ()
+    folded: tuple[float, float] | None = None
 
     @property
     def module(self) -> str:
@@ -70,6 +72,10 @@ def forms(parameter: Parameter, stored: StoredArray) -> Iterator[Form]:
             yield Form(words, turned.reshape(stored.shape))
             for factor in parameter.factors:
                 yield Form(_joined(words, f"times {factor:.6g}"), (turned * np.float64(factor)).reshape(stored.shape))
+            if parameter.folded is not None:
+                factor, offset = parameter.folded
+                change = f"times {factor:g}" + (f", {offset:+g}" if offset else "")
+                yield Form(_joined(words, change), (turned * np.float64(factor) + offset).reshape(stored.shape))
         elif fits or not order:
             for piece in _pieces(array, order if fits else tuple(range(array.ndim)), stored):
                 yield Form(_joined(words, piece.transform), piece.values, piece.part)
@@ -125,8 +131,11 @@ def _matrix(tile: int, name: str) -> NDArray[np.float64]:
 def parameters_of(module: nn.Module) -> list[Parameter]:
     """Returns the parameters of a component behind its file's interface, by the names of the checkpoint."""
     modules = dict(module.named_modules())
+    folded: dict[str, tuple[float, float]] = getattr(module, "folded", {})  # what a wrapper says of its own parameters
     return [
-        Parameter(name.removeprefix("component."), tensor.detach().float().numpy(), _factors(modules, name))
+        Parameter(
+            name.removeprefix("component."), tensor.detach().float().numpy(), _factors(modules, name), folded.get(name)
+        )
         for name, tensor in module.named_parameters()
     ]
 

@@ -54,7 +54,7 @@ class _Encoder(_Text):
 def _job(folder: Path, component: str) -> tuple[nn.Module, dict[str, torch.Tensor]]:
     checkpoint = open_checkpoint(folder)
     generator = torch.Generator().manual_seed(0)
-    size, channels = checkpoint.latent_size, checkpoint.latent_channels
+    size, channels = checkpoint.latent_size[0], checkpoint.latent_channels
     name: Literal["text_encoder", "unet", "vae"] = "vae"
     if component == "text_encoder":
         name = "text_encoder"

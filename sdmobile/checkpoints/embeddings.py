@@ -1,0 +1,232 @@
+"""Learned words (textual inversion): vectors in the place of what a token embedding gives for a word.
+
+    Diffusers      {"<cat>": [d] or [n, d]}                                  learned_embeds.safetensors or .bin
+    AUTOMATIC1111  {"emb_params": [n, d]}, {"string_to_param": {"*": [n, d]}, "name": …}     .safetensors, .pt
+
+Gal et al., "An Image is Worth One Word", arXiv 2208.01618. As Diffusers' `load_textual_inversion`: the first vector is
+the token, the others are token_1, token_2, …; a prompt with the token gets all of them. Capitals are small letters, as
+everywhere in CLIP's texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdmobile.basics.files import hash_file
+from sdmobile.errors import CheckpointError, UsageError
+from sdmobile.families.clip import TOKEN_ROWS
+
+if TYPE_CHECKING:
+    import torch
+
+    from sdmobile.checkpoints.types import Checkpoint, ComponentInfo
+
+_SUFFIXES = (".safetensors", ".pt", ".bin")
+_NAMELESS = ("emb_params", "*")
+_MOST_VECTORS = 1024
+_MOST_CHARACTERS = 64
+_RULE = "an embedding must be one tensor of one or several vectors, in Diffusers' or AUTOMATIC1111's format"
+
+
+@dataclass(frozen=True)
+class EmbeddingFile:
+    """A learned word as a user names it.
+
+    Args:
+        path: a .safetensors, .pt or .bin file.
+        token: what stands for it in prompts; None for the file's own.
+    """
+
+    path: Path
+    token: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> EmbeddingFile:
+        """Reads `FILE` or `FILE:TOKEN`.
+
+        Raises:
+            UsageError: the token is empty.
+        """
+        file, colon, token = text.rpartition(":")
+        if not colon or Path(text).exists() or not file.lower().endswith(_SUFFIXES):
+            return cls(Path(text))
+        if not token:
+            raise UsageError("the token of an embedding must not be empty", text, "Write FILE:TOKEN, or FILE alone")
+        return cls(Path(file), token)
+
+    def __str__(self) -> str:
+        """Returns file name and token, as `--embedding` takes them."""
+        return self.path.name if self.token is None else f"{self.path.name}:{self.token}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the fields as a JSON object, for another process."""
+        return {"path": str(self.path), "token": self.token}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> EmbeddingFile:
+        """Returns what `to_json` wrote."""
+        return cls(Path(data["path"]), data["token"])
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """An opened learned word that fits the checkpoint's text encoder.
+
+    Args:
+        file: as the user named it.
+        tokens: token, token_1, …; one per vector.
+        first_row: of the token embedding, which is the first token's identifier; the others follow.
+    """
+
+    file: EmbeddingFile
+    tokens: tuple[str, ...]
+    first_row: int
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return self.file.path.name
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file's bytes; read on first use."""
+        try:
+            return hash_file(self.file.path)
+        except OSError as error:
+            raise CheckpointError("an embedding must be readable", error) from error
+
+    @property
+    def note(self) -> str:
+        """One sentence on what it does."""
+        count, last = len(self.tokens), self.first_row + len(self.tokens) - 1
+        rows = f"{count} vectors, rows {self.first_row} to {last}" if count > 1 else f"row {self.first_row}"
+        return f"embedding: {self.name} is the word {self.tokens[0]} ({rows} of the token embedding)"
+
+    def vectors(self) -> torch.Tensor:
+        """Returns the vectors [n, d] in float32."""
+        return _read(self.file.path)[1]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what a bundle keeps of it."""
+        return {"name": self.name, "sha256": self.sha256, "tokens": list(self.tokens)}
+
+
+def open_embedding(file: EmbeddingFile, checkpoint: Checkpoint, text_encoder: ComponentInfo) -> Embedding:
+    """Reads a learned word and finds its token's place in the vocabulary.
+
+    Args:
+        file: as the user names it.
+        checkpoint: whose tokenizer, with the words before, gets the token.
+        text_encoder: the same checkpoint's, whose token embedding gets the rows.
+
+    Raises:
+        CheckpointError: damaged, not finite, of another width, or the token is in the vocabulary already; or the
+            checkpoint has no tokenizer.
+    """
+    from sdmobile.checkpoints.tokenizers import load_tokenizer
+
+    own, vectors = _read(file.path)
+    rows, width = text_encoder.tensors[TOKEN_ROWS].shape
+    if vectors.shape[1] != width:
+        raise CheckpointError(
+            f"the vectors of an embedding must have the width of the text encoder, {width}",
+            f"{file.path}: {vectors.shape[1]}",
+            "Give an embedding that was made for this kind of model.",
+        )
+    token = _checked_token(file.token or own, file.path).lower()  # as the tokenizer reads a prompt
+    tokens = (token, *(f"{token}_{index}" for index in range(1, len(vectors))))
+    tokenizer = load_tokenizer(checkpoint)
+    known = tokenizer.get_vocab()
+    if taken := [name for name in (*tokens, f"{token}_1") if name in known]:
+        rule = "the token of an embedding must not be in the vocabulary yet"
+        raise CheckpointError(rule, f"{file.path}: {taken[0]}", "Choose another: --embedding FILE:TOKEN.")
+    first = len(tokenizer)
+    if first > rows:
+        raise CheckpointError("every token must have a row in the text encoder's embedding", f"{first} of {rows} rows")
+    return Embedding(file, tokens, first)
+
+
+def with_rows(text_encoder: ComponentInfo, embedding: Embedding) -> ComponentInfo:
+    """Returns what a text encoder is with the rows of a learned word; some may be spare rows of the stored matrix."""
+    stored = text_encoder.tensors[TOKEN_ROWS]
+    rows = max(stored.shape[0], embedding.first_row + len(embedding.tokens))
+    more = (rows - stored.shape[0]) * stored.shape[1]
+    return replace(
+        text_encoder,
+        config={**text_encoder.config, "vocab_size": rows},
+        tensors={**text_encoder.tensors, TOKEN_ROWS: replace(stored, shape=(rows, stored.shape[1]))},
+        parameters=text_encoder.parameters + more,
+    )
+
+
+def put_rows(weight: torch.Tensor, embeddings: tuple[Embedding, ...]) -> torch.Tensor:
+    """Returns a token embedding [rows, d] with the vectors of learned words in their rows."""
+    import torch
+
+    if not embeddings:
+        return weight
+    end = max(one.first_row + len(one.tokens) for one in embeddings)
+    longer = torch.cat([weight, weight.new_zeros(max(0, end - len(weight)), weight.shape[1])])
+    for one in embeddings:
+        longer[one.first_row : one.first_row + len(one.tokens)] = one.vectors()
+    return longer
+
+
+def _checked_token(token: str, path: Path) -> str:
+    odd = not token.isprintable() or any(c.isspace() or c in "`|" for c in token)
+    if odd or not 0 < len(token) <= _MOST_CHARACTERS:
+        raise CheckpointError(
+            f"the token of an embedding must be a word of at most {_MOST_CHARACTERS} printable characters, none ` or |",
+            f"{path}: {token!r}"[:400],
+            "Name it: --embedding FILE:TOKEN.",
+        )
+    return token
+
+
+def _read(path: Path) -> tuple[str, torch.Tensor]:
+    """Returns the token and the vectors [n, d] of a file, in float32."""
+    import torch
+
+    name, tensor = _one_tensor(path)
+    if tensor.ndim not in (1, 2) or not tensor.is_floating_point() or not 1 <= tensor.numel() <= 1 << 24:
+        raise CheckpointError(_RULE, f"{path}: {tensor.dtype} {list(tensor.shape)}".replace("torch.", ""))
+    vectors = tensor.detach().to(torch.float32).reshape(-1, tensor.shape[-1])
+    if len(vectors) > _MOST_VECTORS:
+        raise CheckpointError(f"an embedding has at most {_MOST_VECTORS} vectors", f"{path}: {len(vectors)}")
+    if not bool(vectors.isfinite().all()):
+        raise CheckpointError("the vectors of an embedding must be finite", path)
+    return path.stem if name in _NAMELESS else name, vectors
+
+
+def _one_tensor(path: Path) -> tuple[str, torch.Tensor]:
+    """Returns the tensor of a file under its name; pickles are read without running anything."""
+    import torch
+
+    from sdmobile.checkpoints.headers import read_header
+    from sdmobile.checkpoints.pickles import load_state
+    from sdmobile.checkpoints.weights import read_tensor
+
+    if path.suffix.lower() not in _SUFFIXES:
+        raise CheckpointError(f"an embedding must be a file in {', '.join(_SUFFIXES)}", path)
+    if path.suffix.lower() == ".safetensors":
+        header = read_header(path)[0]
+        name = _only(path, list(header))
+        return name, read_tensor(header[name])
+    state = load_state(path)[0]
+    stated: dict[Any, Any] = state if isinstance(state, dict) else {}
+    params = stated.get("string_to_param", stated)
+    tensors = {str(key): value for key, value in params.items() if isinstance(value, torch.Tensor)} if params else {}
+    name = _only(path, list(tensors))
+    own = stated.get("name") if params is not stated else None
+    return own if isinstance(own, str) and own else name, tensors[name]
+
+
+def _only(path: Path, names: list[str]) -> str:
+    if len(names) != 1:
+        shown = ", ".join(sorted(names)[:3])
+        raise CheckpointError(_RULE, f"{path} has {len(names)} tensors{f', such as {shown}' if shown else ''}")
+    return names[0]
