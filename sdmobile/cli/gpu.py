@@ -9,15 +9,13 @@ import typer
 
 from sdmobile.basics.words import nearest
 from sdmobile.cli import output
-from sdmobile.cli.arguments import Embedding, Lora, Vae, changes_of
+from sdmobile.cli.arguments import ControlModel, Embedding, Lora, Vae, changes_of
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sdmobile.checkpoints.changes import Changes
     from sdmobile.formats.bundle.reading import Bundle
-    from sdmobile.reference.recording import Recording
-    from sdmobile.validate.gpu.bundle import GpuReport, Progress
+    from sdmobile.validate.gpu.bundle import GpuReport
 
 _WAY = "browser (LiteRT.js in headless Chromium), wheel (ai-edge-litert on lavapipe, adds float16), or both."
 _RECORDING = "Folder that `sdmobile validate --record-dir` wrote; without it, inputs are recorded now."
@@ -35,6 +33,7 @@ def gpu_check(
     lora: Lora = None,
     embedding: Embedding = None,
     vae: Vae = None,
+    control_model: ControlModel = None,
     recording: Annotated[Path | None, typer.Option(help=_RECORDING)] = None,
     components: Annotated[str | None, typer.Option(help="Check only these, separated by commas.")] = None,
     steps: Annotated[int, typer.Option(min=1, max=1000, help=_STEPS)] = 4,
@@ -50,7 +49,8 @@ def gpu_check(
     """
     from sdmobile.cli.output import Output
     from sdmobile.cli.progress import step_progress
-    from sdmobile.validate.gpu.bundle import COMBINATIONS, check_bundle_gpu, check_tflite
+    from sdmobile.reference.recording import load_recording
+    from sdmobile.validate.gpu.bundle import COMBINATIONS, check_bundle_gpu, check_tflite, limited, record_inputs
 
     if way not in COMBINATIONS:
         rule = f"--way is one of {', '.join(COMBINATIONS)}; not {way}."
@@ -61,9 +61,11 @@ def gpu_check(
             report = check_tflite(path, chosen, timeout, threshold_db, progress)
         else:
             bundle, names = _opened(path, components)
-            recorded = _recorded(
-                bundle, names, recording, reference, changes_of(lora, embedding, vae), steps, max_samples, progress
-            )
+            changes = changes_of(lora, embedding, vae)
+            if recording is None:
+                recorded = record_inputs(bundle, names, reference, steps, max_samples, progress, changes, control_model)
+            else:
+                recorded = limited(load_recording(recording), max_samples)
             report = check_bundle_gpu(bundle, recorded, chosen, timeout, threshold_db, names, progress)
     Output(json_output).data(report.to_json(), _table(report))
     if report.exit_code:
@@ -86,25 +88,6 @@ def _opened(path: Path, components: str | None) -> tuple[Bundle, tuple[str, ...]
             rule = f"--components names components of the bundle, which has {', '.join(bundle.components)}"
             raise UnsupportedError(rule, ", ".join(unknown), nearest(unknown[0], bundle.components))
     return bundle, names
-
-
-def _recorded(
-    bundle: Bundle,
-    names: tuple[str, ...],
-    folder: Path | None,
-    reference: Path | None,
-    changes: Changes,
-    steps: int,
-    max_samples: int,
-    progress: Progress,
-) -> Recording:
-    """Returns inputs from a folder, or records them with PyTorch on the bundle's checkpoint."""
-    from sdmobile.reference.recording import load_recording
-    from sdmobile.validate.gpu.bundle import limited, record_inputs
-
-    if folder is not None:
-        return limited(load_recording(folder), max_samples)
-    return record_inputs(bundle, names, reference, steps, max_samples, progress, changes)
 
 
 def _table(report: GpuReport) -> Table:

@@ -37,6 +37,7 @@ from sdmobile.reference.sampling import ComponentCall, SampleRequest, sample
 from sdmobile.reference.torch_runner import TorchRunner
 from sdmobile.runtimes import bundle_runner
 from sdmobile.validate.app_files.manifest import manifest_findings
+from sdmobile.validate.gpu.bundle import record_inputs
 from tests.families.cards import check_bundle
 from tests.families.tiny import write_tiny
 from tests.families.tiny.control import KINDS, write_control
@@ -230,6 +231,17 @@ def test_exported_files_compute_what_pytorch_does(
             peak = np.abs(wanted).max()
             assert peak > 0
             np.testing.assert_allclose(given[key], wanted, atol=float(peak) * (1e-2 if target == "ios" else 2e-3))
+
+
+def test_what_the_gpu_is_asked_is_recorded_with_the_network(
+    folders: dict[str, Path], exported: Callable[[str, str], Path]
+) -> None:
+    bundle = open_bundle(exported("ios", "controlnet"))
+    names = tuple(bundle.components)
+    with pytest.raises(CheckpointError, match="--control-model"):
+        record_inputs(bundle, names, folders["checkpoint"], 1, 1)
+    recording = record_inputs(bundle, names, folders["checkpoint"], 1, 1, control=folders["controlnet"])
+    assert {name: len(samples) for name, samples in recording.samples.items()} == dict.fromkeys(names, 1)
 
 
 def test_adapters_that_do_not_fit_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:

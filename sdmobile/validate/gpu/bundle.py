@@ -192,6 +192,7 @@ def record_inputs(
     max_samples: int,
     progress: Progress | None = None,
     changes: Changes = UNCHANGED,
+    control: Path | None = None,
 ) -> Recording:
     """Samples one picture with the bundle's checkpoint and keeps a few calls of each component.
 
@@ -203,6 +204,7 @@ def record_inputs(
         max_samples: most calls per component.
         progress: sees (what, done, all).
         changes: that were put on top of the checkpoint.
+        control: folder of the bundle's control network, if it has one.
 
     Raises:
         CheckpointError: the reference is missing or another checkpoint.
@@ -211,7 +213,7 @@ def record_inputs(
     from sdmobile.reference.sampling import SampleRequest
     from sdmobile.reference.torch_runner import TorchRunner
 
-    checkpoint = resolve_reference(bundle, reference, changes)
+    checkpoint = resolve_reference(bundle, reference, changes, control)
     spec = reference_pipeline(bundle, checkpoint)
     runner = TorchRunner(checkpoint, spec.geometry)
     known = tuple(name for name in components if name in runner.components)
