@@ -117,7 +117,7 @@ def _check_control(bundle: Bundle, control: Path | None) -> None:
         raise UsageError(
             "the reference of a bundle with a control network needs that network too",
             stated["name"],
-            "Give its folder to `validate` or `generate`: --control-model FOLDER.",
+            "Give its folder: --control-model FOLDER.",
         )
     if stated is None and control is not None:
         raise UsageError("--control-model is for bundles that were exported with --control", control)

@@ -238,7 +238,7 @@ def test_what_the_gpu_is_asked_is_recorded_with_the_network(
 ) -> None:
     bundle = open_bundle(exported("ios", "controlnet"))
     names = tuple(bundle.components)
-    with pytest.raises(CheckpointError, match="--control-model"):
+    with pytest.raises(UsageError, match="--control-model"):
         record_inputs(bundle, names, folders["checkpoint"], 1, 1)
     recording = record_inputs(bundle, names, folders["checkpoint"], 1, 1, control=folders["controlnet"])
     assert {name: len(samples) for name, samples in recording.samples.items()} == dict.fromkeys(names, 1)
