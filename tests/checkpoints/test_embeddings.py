@@ -149,7 +149,7 @@ _ODD: dict[str, tuple[Any, str]] = {
     "nan.safetensors": ({"<a>": torch.full((2, WIDTH), float("nan"))}, "finite"),
     "many.safetensors": ({"<a>": torch.ones(1025, WIDTH)}, "at most 1024 vectors"),
     "spaces.safetensors": ({"my word": torch.ones(2, WIDTH)}, "--embedding FILE:TOKEN"),
-    "known.safetensors": ({"<|endoftext|>": torch.ones(2, WIDTH)}, "not be in the vocabulary"),
+    "known.safetensors": ({"red</w>": torch.ones(2, WIDTH)}, "not be in the vocabulary"),
     "empty.pt": ({"string_to_param": {}, "name": "x"}, "0 tensors"),
     "list.pt": ([torch.ones(2, WIDTH)], "0 tensors"),
     "deep.pt": ({"string_to_param": {"*": {"*": torch.ones(2, WIDTH)}}}, "0 tensors"),
