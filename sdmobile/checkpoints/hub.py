@@ -19,6 +19,7 @@ from urllib.parse import unquote
 from sdmobile import __version__
 from sdmobile.basics.files import user_cache
 from sdmobile.basics.untrusted import UntrustedError, checked_parts
+from sdmobile.checkpoints.hub_client import guard_client
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -133,6 +134,7 @@ def hub_api() -> HfApi:
     """Returns the Hub's client; it finds the user's token itself (`hf auth login`, `$HF_TOKEN`)."""
     from huggingface_hub import HfApi
 
+    guard_client()
     return HfApi(endpoint=hub_endpoint(), library_name="sdmobile", library_version=__version__)
 
 

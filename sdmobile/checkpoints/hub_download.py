@@ -16,7 +16,16 @@ from pathlib import Path
 
 from sdmobile.basics.untrusted import UntrustedError, checked_parts
 from sdmobile.checkpoints.folder import identify
-from sdmobile.checkpoints.hub import HubName, hub_api, hub_cache, hub_endpoint, is_commit, quiet_without_terminal
+from sdmobile.checkpoints.hub import (
+    WEIGHTS,
+    HubName,
+    hub_api,
+    hub_cache,
+    hub_endpoint,
+    is_commit,
+    quiet_without_terminal,
+)
+from sdmobile.checkpoints.hub_client import expect, guard_client
 from sdmobile.checkpoints.hub_errors import hub_errors, not_cached
 from sdmobile.checkpoints.hub_files import INDEX, beside, no_weights, single_file, small_files, weight_file
 from sdmobile.checkpoints.jsonfile import MOST_BYTES, read_json
@@ -82,7 +91,9 @@ def _listing(name: HubName) -> Listing:
             info = hub_api().model_info(name.repository, revision=name.revision, files_metadata=True, timeout=_SECONDS)
         except OfflineModeIsEnabled:
             return _cached(name)
-        sizes = {item.rfilename: int(item.size or 0) for item in info.siblings or () if _is_plain(item.rfilename)}
+        sizes = {
+            item.rfilename: max(0, int(item.size or 0)) for item in info.siblings or () if _is_plain(item.rfilename)
+        }
     if not is_commit(info.sha):
         raise CheckpointError("the Hub must say which commit it gives", f"{name}: {str(info.sha)[:80]!a}")
     return Listing(name, _repository_folder(name) / "snapshots" / str(info.sha), sizes)
@@ -121,6 +132,10 @@ def _weights(listing: Listing) -> list[str]:
         if path is None:
             raise listing.lacks(model.name) or no_weights(listing.name, listing.sizes, model.name)
         shards = shard_names(listing.folder / path) if path.endswith(".json") else ()
+        if foreign := [shard for shard in shards if not shard.endswith(WEIGHTS)]:
+            raise CheckpointError(
+                f"weights of the Hub are {WEIGHTS} files", f"{listing.name}: {path} names {foreign[0]}"
+            )
         paths += [f"{model.name}/{shard}" for shard in shards] or [path]
     return paths
 
@@ -159,6 +174,8 @@ def _fetch(listing: Listing, paths: list[str], first: bool = False) -> None:
     from huggingface_hub import snapshot_download
 
     quiet_without_terminal()
+    guard_client()
+    expect(max(listing.sizes[path] for path in paths))
     with hub_errors(listing.name):
         folder = snapshot_download(
             listing.name.repository,

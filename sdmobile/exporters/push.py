@@ -35,6 +35,8 @@ def push_bundle(path: Path, repository: str, revision: str | None = None, privat
     name = HubName.parse(repository)
     if name is None or (name.revision, name.file) != (None, None):
         raise UsageError("a repository of the Hub is named owner/name", repository, "A branch is given by --revision.")
+    if revision is not None and HubName.parse(f"{repository}@{revision.replace('/', '%2F')}") is None:
+        raise UsageError("--revision names a branch of the repository", revision)
     target = HubName(name.repository, revision)
     bundle = open_bundle(path)
     from huggingface_hub import CommitOperationAdd

@@ -12,6 +12,7 @@ sigmas of Karras and others, final step) exactly.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -201,12 +202,27 @@ def consistency_table(scheduler: Any) -> list[dict[str, float]]:
 
 
 def consistency_solver(config: Mapping[str, Any]) -> Solver:
-    """Returns the tables of an LCMScheduler for few steps."""
+    """Returns the tables of an LCMScheduler for few steps.
+
+    Raises:
+        CheckpointError: a configuration that no scheduler takes.
+        UnsupportedError: one with which the scheduler does not run, or gives no numbers.
+    """
+    most = config.get("original_inference_steps", 50)
+    if type(most) is not int or most < 1:
+        raise CheckpointError(f"original_inference_steps of {LCM} must be a whole number from 1 on", most)
     tables: dict[str, list[dict[str, float]]] = {}
-    for steps in range(1, min(_FEW, int(config.get("original_inference_steps") or 50)) + 1):
+    for steps in range(1, min(_FEW, most) + 1):
         scheduler = scheduler_from_config(config, LCM)
-        scheduler.set_timesteps(steps)
-        tables[str(steps)] = consistency_table(scheduler)
+        try:
+            scheduler.set_timesteps(steps)
+            rows = consistency_table(scheduler)
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            value = f"{LCM} in {steps} steps: {type(error).__name__}: {error}".splitlines()[0]
+            raise UnsupportedError("a table needs a scheduler that runs", value) from error
+        if not all(math.isfinite(value) for row in rows for value in row.values()):
+            raise UnsupportedError("a table needs finite numbers", f"{LCM} gives NaN or infinity in {steps} steps")
+        tables[str(steps)] = rows
     return Solver("lcm", LCM, {}, _NOISY_UPDATE, 1.0, tables)
 
 
@@ -278,6 +294,8 @@ def _solvers(config: str) -> tuple[tuple[Solver, ...], str | None]:
     try:
         solvers = [_own_solver(settings)]
     except UnsupportedError as error:
+        if settings.get("_class_name") == LCM:
+            raise  # no other solver stands in for what was distilled to this one
         solvers, reason = [], error.value or error.rule
     if not solvers or solvers[0].class_name != LCM:
         taken = {solver.name for solver in solvers}

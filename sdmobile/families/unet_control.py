@@ -22,6 +22,7 @@ _LAYERS = "layers_per_block"
 _EMBEDDING = "conditioning_embedding_out_channels"
 _POOLED = "global_pool_conditions"
 _PICTURE = "conditioning_channels"
+_ORDER = "controlnet_conditioning_channel_order"
 _RGB = 3
 # No network of these classes comes near; the file is not to decide how much is built before its tensors are looked at.
 _MOST_LEVELS, _MOST_BLOCKS = 32, 64
@@ -44,6 +45,8 @@ def _check(class_name: str, config: Config) -> None:
     rule = "a control network must add one feature map to each of the UNet's, by an RGB picture"
     if config.get(_POOLED):
         raise UnsupportedError(rule, f"{class_name} with {_POOLED}: one value per channel (shuffle, reference)")
+    if config.get(_ORDER, "rgb") not in ("rgb", "bgr"):
+        raise UnsupportedError(rule, f"{class_name} with {_ORDER} = {config[_ORDER]!r}")
     if config.get(_PICTURE, _RGB) != _RGB:
         raise UnsupportedError(rule, f"{class_name} with {_PICTURE} = {config[_PICTURE]}")
 

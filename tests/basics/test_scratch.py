@@ -336,3 +336,12 @@ def test_a_disk_that_is_read_only(mounted: Callable[[str], Path]) -> None:
         export(disk / "out", "new", overwrite=False)
     with pytest.raises(OutputError, match="Read-only"):
         write_whole(disk / "picture.png", b"new")
+
+
+def test_a_bundle_is_not_written_into_another(onnx_bundle: Path, tmp_path: Path) -> None:
+    inner = onnx_bundle / "tokenizer" / "inner"
+    with pytest.raises(OutputError, match="into another one"):
+        writing.check_output(inner, overwrite=False)
+    assert not inner.exists()
+    (tmp_path / "manifest.json").write_text("{}")  # of a web application, say
+    writing.check_output(tmp_path / "out", overwrite=False)

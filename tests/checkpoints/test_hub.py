@@ -290,14 +290,32 @@ def _outside(files: Files) -> Files:
     return {**left, name: json.dumps(index).encode(), "../secret.safetensors": b"x", "/etc/x.json": b"{}"}
 
 
+def _pickled(files: Files) -> Files:
+    left = {path: data for path, data in files.items() if not path.startswith("unet/diffusion_pytorch_model.")}
+    index = json.dumps({"weight_map": {"conv_in.bias": "evil.bin"}}).encode()
+    return {**left, "unet/diffusion_pytorch_model.safetensors.index.json": index, "unet/evil.bin": b"pickle"}
+
+
 @pytest.mark.parametrize(
     ("change", "more", "told"),
     [
+        (_pickled, {}, r"weights of the Hub are \.safetensors files.*evil\.bin"),
+        (lambda files: files, {"etag": "../../../../escaped"}, "by a plain word"),
+        (lambda files: files, {"etag": "/tmp/escaped.pth"}, "by a plain word"),
+        (lambda files: files, {"endless": "model_index.json"}, "must not send more"),
         (_outside, {}, "every file of a checkpoint must be there"),
         (lambda files: files, {"commits": "../../../escaped"}, "which commit"),
         (lambda files: {**files, "tokenizer/vocab.json": b"0" * 64_000_001}, {}, "at most 64 MB"),
     ],
-    ids=["names that climb", "a commit that is a path", "a huge small file"],
+    ids=[
+        "pickled shards",
+        "an ETag that climbs",
+        "an ETag that is a path",
+        "no end",
+        "names that climb",
+        "a commit that is a path",
+        "a huge small file",
+    ],
 )
 def test_the_server_is_not_trusted(
     hub: Hub, files: Files, tmp_path: Path, change: Any, more: dict[str, str], told: str
@@ -306,6 +324,8 @@ def test_the_server_is_not_trusted(
     with pytest.raises(CheckpointError, match=told):
         open_checkpoint(NAME)
     assert {path.name for path in tmp_path.iterdir()} <= {"hub-cache"}
+    assert not any("evil" in line for line in hub.downloads())
+    assert not Path("/tmp/escaped.pth").exists()
 
 
 def test_a_page_that_is_no_hub(hub: Hub, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:

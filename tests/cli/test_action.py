@@ -241,3 +241,21 @@ def test_the_workflow_gives_what_the_action_takes(action: dict[str, Any]) -> Non
     assert outputs
     assert all(found == step["id"] and output in action["outputs"] for found, output in outputs)
     assert name == step["id"] == "parity"
+
+
+def test_options_over_several_lines_are_all_given(action: dict[str, Any], tmp_path: Path) -> None:
+    ran = run(action, tmp_path, checkpoint="tiny", target="ios", export_options="--quantize palette6\n--plain-ops\n")
+    export = next(call for call in ran.calls if call[:2] == ["sdmobile", "export"])
+    assert export[-3:] == ["--quantize", "palette6", "--plain-ops"]
+
+
+@pytest.mark.parametrize(
+    "given", [{"bundle": "a\npath=/root"}, {"checkpoint": "--debug"}, {"target": "ios\n::warning::x"}]
+)
+def test_inputs_that_would_be_something_else_are_refused(
+    action: dict[str, Any], tmp_path: Path, given: dict[str, str]
+) -> None:
+    inputs: dict[str, Any] = {"checkpoint": "tiny", "target": "ios", **given}
+    ran = run(action, tmp_path, **inputs)
+    assert ran.failed == 2
+    assert ran.calls == []

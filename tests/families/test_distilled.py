@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from sdmobile.checkpoints import open_checkpoint
 from sdmobile.cli.app import app
-from sdmobile.errors import UsageError
+from sdmobile.errors import CheckpointError, UnsupportedError, UsageError
 from sdmobile.families import family_named
 from sdmobile.families.schedulers import STABLE_DIFFUSION
 from sdmobile.reference.noise import NoiseStream
@@ -136,3 +136,23 @@ def test_tcd_is_tables_without_noise(tmp_path: Path) -> None:
             clean = (x - row["sigma"] * prediction) / row["alpha"]
             x, before = row["a"] * x + row["b"] * clean + row["c"] * before, clean
             np.testing.assert_allclose(x, wanted, atol=1e-3 * max(1.0, float(np.abs(wanted).max())))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"rescale_betas_zero_snr": True},
+        {"beta_start": 0.0, "beta_end": 0.0},
+        {"thresholding": True},
+        {"timestep_scaling": "ten"},
+        {"timestep_scaling": 1e308},
+        {"original_inference_steps": 0},
+        {"original_inference_steps": "x"},
+    ],
+    ids=str,
+)
+def test_settings_without_numbers_are_refused_before_any_work(odd: dict[str, Any], tmp_path: Path) -> None:
+    folder = write(tmp_path / "odd", {**KINDS["lcm"][0], **odd})
+    command = ["export", str(folder), "--target", "android", "--dry-run"]
+    result = CliRunner().invoke(app, command)
+    assert isinstance(result.exception, CheckpointError | UnsupportedError), result.output

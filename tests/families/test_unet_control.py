@@ -122,6 +122,7 @@ def test_exported_files_compute_what_pytorch_does(folders: dict[str, Path], targ
     ("changes", "error", "words"),
     [
         ({"global_pool_conditions": True}, UnsupportedError, "global_pool_conditions"),
+        ({"controlnet_conditioning_channel_order": "xyz"}, UnsupportedError, "channel_order = 'xyz'"),
         ({"conditioning_channels": 4}, UnsupportedError, "conditioning_channels = 4"),
         ({"addition_embed_type": "text_time"}, UnsupportedError, "addition_embed_type"),
         ({"conditioning_embedding_out_channels": [8, 16, 32]}, CheckpointError, "one latent cell.*4"),

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from sdmobile.basics import scratch
 from sdmobile.basics.files import explained, files_of, hash_of
 from sdmobile.basics.untrusted import inside
-from sdmobile.errors import OutputError, UsageError
-from sdmobile.formats.bundle.reading import MANIFEST
+from sdmobile.errors import OutputError, SdmobileError, UsageError
+from sdmobile.formats.bundle.reading import MANIFEST, is_bundle, open_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,9 +41,13 @@ def check_output(out: Path, overwrite: bool) -> None:
     """Checks that a bundle may be written to a folder; what a run that was killed left of it is put back first.
 
     Raises:
-        OutputError: it exists and `overwrite` is false, or it is not a bundle, or its parent cannot be written.
+        OutputError: it exists and `overwrite` is false, or it is not a bundle, or lies in one, or its parent cannot be
+            written.
     """
     scratch.recover(out)
+    around = next((one for one in scratch.real(out).absolute().parents if _is_whole(one)), None)
+    if around is not None:  # whose files would no longer be those that it lists
+        raise OutputError("a bundle must not be written into another one", f"{out} is in {around}", "Choose another -o")
     if os.path.lexists(scratch.real(out)):
         if not overwrite:
             raise OutputError("the output folder must not exist", out, "Pass --overwrite or choose another --output")
@@ -55,6 +59,17 @@ def check_output(out: Path, overwrite: bool) -> None:
         scratch.real(out).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise explained(error, out) from error
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder is a bundle; other programs, too, call a file manifest.json."""
+    if not is_bundle(folder):
+        return False
+    try:
+        open_bundle(folder, verify=False)
+    except SdmobileError:
+        return False
+    return True
 
 
 def may_be_replaced(folder: Path) -> bool:
