@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SITE_STAMP := $(VENV)/.installed-docs
 DEMO ?= demo
 JOBS ?= 2
 PROMPT ?= a large red circle to the left of a small blue square on a white background
@@ -72,8 +73,14 @@ type: $(STAMP)  ## pyright
 bench: $(STAMP)  ## full-size benchmark: sdmobile beside the plain converters, measured in one run
 	$(BIN)/python benchmarks/full_size.py
 
-docs: $(STAMP)  ## write docs/cli.md from the commands themselves
+$(SITE_STAMP): $(STAMP)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+docs: $(SITE_STAMP)  ## write docs/cli.md from the commands themselves, and all pages as a site into site/
 	$(BIN)/typer sdmobile.cli.app utils docs --name sdmobile --title sdmobile --output docs/cli.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "Site: site/index.html"
 
 clean:  ## remove what the other targets made (not the training runs)
-	rm -rf $(VENV) $(DEMO) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) build site *.egg-info .pytest_cache .ruff_cache .hypothesis
