@@ -30,7 +30,7 @@ def _picture(folder: Path, changes: Changes, request: SampleRequest = REQUEST) -
     checkpoint = open_checkpoint(folder, changes=changes)
     assert not checkpoint.misfits
     assert not checkpoint.unreadable
-    spec = PipelineSpec.from_checkpoint(checkpoint)
+    spec = PipelineSpec.from_checkpoint(checkpoint, resolution=32)  # of a single file, 512 are assumed
     return sample(TorchRunner(checkpoint, spec.geometry), spec, request).image
 
 
