@@ -59,14 +59,21 @@ def _write_documents(plan: ExportPlan, records: dict[str, Any], folder: Path, vo
     """Writes what an app needs that runs the loop itself: tables, noise, names and shapes."""
     from sdmobile.reference.noise import golden_vectors
 
-    checkpoint = plan.checkpoint
     documents = {
-        "scheduler.json": checkpoint.family.scheduler_document(checkpoint.scheduler_config, checkpoint.scaling_factor),
+        "scheduler.json": _scheduler(plan),
         "noise_golden.json": golden_vectors(),
         "metadata.json": _metadata(plan, records, vocabulary),
     }
     for name, document in documents.items():
         (folder / name).write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+
+
+def _scheduler(plan: ExportPlan) -> dict[str, Any]:
+    """Returns the loop as tables, with the checkpoint's usual number of steps for default where there is a table."""
+    checkpoint = plan.checkpoint
+    document = checkpoint.family.scheduler_document(checkpoint.scheduler_config, checkpoint.scaling_factor)
+    tables, steps = document["solvers"][document["default_solver"]]["steps"], checkpoint.usual_steps
+    return {**document, "default_steps": steps} if str(steps) in tables else document
 
 
 def _metadata(plan: ExportPlan, records: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:

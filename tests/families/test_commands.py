@@ -114,6 +114,9 @@ def test_a_bundle_passes_validation(
     assert report["passed"]
     assert report["complete"]
     assert {check["component"] for check in report["components"]} == set(family.names)
+    tables = bundles(target) / "scheduler.json"
+    if tables.exists():
+        assert json.loads(tables.read_text("utf-8"))["default_steps"] == open_checkpoint(checkpoint).usual_steps
     assert all(check["image_psnr_db"] > 35 for check in report["trajectories"])
 
 
@@ -142,13 +145,14 @@ def test_the_card_calls_what_the_files_have(family: Family, target: str, bundles
 
 
 @_each("ios", "android")
-def test_profile_predicts_a_picture(family: Family, target: str, bundles: Bundles) -> None:
+def test_profile_predicts_a_picture(family: Family, target: str, checkpoint: Path, bundles: Bundles) -> None:
     data = json.loads(invoke("profile", bundles(target), "--device", UNIT[target], "--json"))["prediction"]
-    assert data["steps"] == family.default_steps
+    steps = open_checkpoint(checkpoint).usual_steps
+    assert data["steps"] == steps
     assert data["image"]["seconds"] > 0
     calls = {name: part["calls_per_image"] for name, part in data["components"].items()}
     guidance = family.guidance(None)
-    expected = {part.name: family.calls_of(part, guidance, family.default_steps) for part in family.components}
+    expected = {part.name: family.calls_of(part, guidance, steps) for part in family.components}
     assert calls == expected
     encoded = sum(calls[part.name] for part in family.of_role(Role.IMAGE_ENCODER))
     assert encoded == family.takes_picture

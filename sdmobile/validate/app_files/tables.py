@@ -60,7 +60,7 @@ def table_findings(
     solvers = document.get("solvers")
     if not isinstance(solvers, dict) or not solvers:
         return [*found, "solvers: there is none"], {}
-    found += _default(document, solvers)
+    found += _default(document, solvers, checkpoint.usual_steps)
     tables, worst = 0, 0.0
     for name, solver in solvers.items():
         faults, count, error = _run_solver(name, solver, document, checkpoint)
@@ -68,13 +68,15 @@ def table_findings(
     return found, {"tables": tables, "largest_error": worst}
 
 
-def _default(document: Mapping[str, Any], solvers: Mapping[str, Any]) -> list[str]:
+def _default(document: Mapping[str, Any], solvers: Mapping[str, Any], usual: int) -> list[str]:
     """Returns what is wrong with the solver and steps that an app takes where the user says nothing."""
     name, steps = document.get("default_solver"), document.get("default_steps")
     if not isinstance(name, str) or name not in solvers:
         return [f"default_solver is {name!r}; there are {', '.join(solvers)}"]
     if str(steps) not in solvers[name].get("steps", {}):
         return [f"default_steps is {steps!r}; {name} has no table of so many steps"]
+    if str(usual) in solvers[name]["steps"] and steps != usual:
+        return [f"default_steps is {steps!r}; the checkpoint's are {usual}"]
     return []
 
 
