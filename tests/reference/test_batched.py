@@ -20,7 +20,7 @@ from tests.families.tiny import write_tiny
 @pytest.mark.parametrize("scale", [1.0, 5.0])
 def test_a_batch_is_its_pictures(family: str, scale: float, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny(family, tmp_path / "tiny"))
-    spec = PipelineSpec.from_checkpoint(checkpoint)
+    spec = PipelineSpec.from_checkpoint(checkpoint).guided_at(scale)
     runner = TorchRunner(checkpoint, spec.geometry)
     requests = [
         SampleRequest(text, negative, 3, seed, scale)
