@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ class Repository:
         commits: what a request for the list says the commit is, where it lies.
         etag: of every file, where it lies.
         endless: the file whose bytes do not end where the list says.
+        bomb: the file that comes compressed, and is far longer than the list says.
     """
 
     revisions: dict[str, Files]
@@ -45,6 +47,7 @@ class Repository:
     commits: str | None = None
     etag: str | None = None
     endless: str | None = None
+    bomb: str | None = None
 
     def files(self, revision: str) -> Files | None:
         """Returns the files of a revision, None where there is none."""
@@ -222,7 +225,10 @@ class _Handler(BaseHTTPRequestHandler):
         etag = repository.etag or hashlib.sha256(data).hexdigest()
         if path == repository.endless and self.command == "GET":
             data = data.ljust(_ENDLESS, b" ")
-        return data, {"ETag": f'"{etag}"', "X-Repo-Commit": commit_of(files)}
+        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit_of(files)}
+        if path == repository.bomb and self.command == "GET":
+            return random.Random(0).randbytes(2_000_000), {**headers, "Content-Encoding": "gzip"}
+        return data, headers
 
     def _require_writer(self) -> None:
         if self._token() is None:

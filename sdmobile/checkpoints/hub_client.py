@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import sys
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import CheckpointError
@@ -22,32 +21,45 @@ _ETAG = re.compile(r'(?:W/)?"?[0-9A-Za-z_-]{1,128}"?')
 _NAMES_A_FILE = ("etag", "x-linked-etag")
 MOST_BYTES_OF_AN_ANSWER = 64_000_000
 """Of a list of files, and the like."""
+_ENCODINGS = ("gzip", "deflate")
+_MOST_ENCODED = 1_000_000  # which both of these make a thousand times as long at most
 _SLACK = 1_000_000  # of what is declared: a page that says why something is refused
 
 
-class _Allowed:
-    """Bytes of the longest answer that is expected now."""
+def guard_client(most: int = MOST_BYTES_OF_AN_ANSWER) -> None:
+    """Makes every answer to the Hub's client pass these checks, also of clients that it opens anew after a fault.
 
-    most = MOST_BYTES_OF_AN_ANSWER
-
-
-def expect(most: int) -> None:
-    """Lets answers be as long as the longest file that is about to be downloaded, or as a list of files."""
-    _Allowed.most = max(most + _SLACK, MOST_BYTES_OF_AN_ANSWER)
-
-
-@cache
-def guard_client() -> None:
-    """Makes every answer to the Hub's client pass `_checked`, also of clients that it opens anew after a fault."""
+    Args:
+        most: bytes of the longest file that is about to be downloaded.
+    """
     from huggingface_hub import get_session, set_client_factory
 
     usual = get_session()
-    kind, hooks = type(usual), list(usual.event_hooks["request"])
-    library: Any = sys.modules[kind.__module__.partition(".")[0]]
+    kind, asked = type(usual), list(usual.event_hooks["request"])
+    bounded = _bounded(kind)
+    most = max(most + _SLACK, MOST_BYTES_OF_AN_ANSWER)
+
+    def checked(response: Any) -> None:
+        if response.request.method == "HEAD":  # the client names files after answers to these alone
+            _require_plain_etag(response.headers)
+            return
+        allowed = min(most, _most_encoded(response.headers.get("content-encoding")) or most)
+        _require_short(int(response.headers.get("content-length") or 0), allowed)
+        response.stream = bounded(response.stream, allowed)
+
+    def opened() -> Any:
+        hooks = {"request": asked, "response": [checked]}
+        headers = {"Accept-Encoding": ", ".join(_ENCODINGS)}
+        return kind(event_hooks=hooks, headers=headers, follow_redirects=True, timeout=None)
+
+    set_client_factory(opened)
+
+
+def _bounded(client: type) -> Any:
+    """Returns a class of an answer's bytes, up to as many as are expected, as a client's library wants it."""
+    library: Any = sys.modules[client.__module__.partition(".")[0]]
 
     class Bounded(library.SyncByteStream):
-        """An answer's bytes, up to as many as are expected."""
-
         def __init__(self, stream: Any, most: int) -> None:
             self._stream, self._most = stream, most
 
@@ -61,25 +73,23 @@ def guard_client() -> None:
         def close(self) -> None:
             self._stream.close()
 
-    def checked(response: Any) -> None:
-        _require_plain_etag(response)
-        if response.request.method != "HEAD":
-            _require_short(int(response.headers.get("content-length") or 0), _Allowed.most)
-        response.stream = Bounded(response.stream, _Allowed.most)
-
-    def opened() -> Any:
-        return kind(event_hooks={"request": hooks, "response": [checked]}, follow_redirects=True, timeout=None)
-
-    set_client_factory(opened)
+    return Bounded
 
 
-def _require_plain_etag(response: Any) -> None:
-    if response.request.method != "HEAD":  # the client names files after answers to these alone
-        return
+def _require_plain_etag(headers: Any) -> None:
     for header in _NAMES_A_FILE:
-        value = response.headers.get(header)
+        value = headers.get(header)
         if value is not None and not _ETAG.fullmatch(value):
             raise CheckpointError("the Hub must name a file's content by a plain word", f"{header}: {value[:80]!a}")
+
+
+def _most_encoded(encoding: str | None) -> int | None:
+    """Returns how long a compressed answer may be, None for one that is not compressed."""
+    if encoding in (None, "", "identity"):
+        return None
+    if encoding not in _ENCODINGS:
+        raise CheckpointError("the Hub must answer in a known encoding", f"{encoding[:80]!a}")
+    return _MOST_ENCODED
 
 
 def _require_short(length: int, most: int) -> None:

@@ -25,7 +25,7 @@ from sdmobile.checkpoints.hub import (
     is_commit,
     quiet_without_terminal,
 )
-from sdmobile.checkpoints.hub_client import expect, guard_client
+from sdmobile.checkpoints.hub_client import guard_client
 from sdmobile.checkpoints.hub_errors import hub_errors, not_cached
 from sdmobile.checkpoints.hub_files import INDEX, beside, no_weights, single_file, small_files, weight_file
 from sdmobile.checkpoints.jsonfile import MOST_BYTES, read_json
@@ -174,8 +174,7 @@ def _fetch(listing: Listing, paths: list[str], first: bool = False) -> None:
     from huggingface_hub import snapshot_download
 
     quiet_without_terminal()
-    guard_client()
-    expect(max(listing.sizes[path] for path in paths))
+    guard_client(max(listing.sizes[path] for path in paths))
     with hub_errors(listing.name):
         folder = snapshot_download(
             listing.name.repository,

@@ -301,7 +301,8 @@ def _pickled(files: Files) -> Files:
     [
         (_pickled, {}, r"weights of the Hub are \.safetensors files.*evil\.bin"),
         (lambda files: files, {"etag": "../../../../escaped"}, "by a plain word"),
-        (lambda files: files, {"etag": "/tmp/escaped.pth"}, "by a plain word"),
+        (lambda files: files, {"etag": "/nowhere/escaped.pth"}, "by a plain word"),
+        (lambda files: files, {"bomb": "model_index.json"}, "must not send more"),
         (lambda files: files, {"endless": "model_index.json"}, "must not send more"),
         (_outside, {}, "every file of a checkpoint must be there"),
         (lambda files: files, {"commits": "../../../escaped"}, "which commit"),
@@ -311,6 +312,7 @@ def _pickled(files: Files) -> Files:
         "pickled shards",
         "an ETag that climbs",
         "an ETag that is a path",
+        "compressed",
         "no end",
         "names that climb",
         "a commit that is a path",
@@ -325,7 +327,6 @@ def test_the_server_is_not_trusted(
         open_checkpoint(NAME)
     assert {path.name for path in tmp_path.iterdir()} <= {"hub-cache"}
     assert not any("evil" in line for line in hub.downloads())
-    assert not Path("/tmp/escaped.pth").exists()
 
 
 def test_a_page_that_is_no_hub(hub: Hub, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
