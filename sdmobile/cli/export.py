@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -125,6 +126,7 @@ def export(
         control=control,
     )
     requests = [replace(request, target=name, out_dir=out) for name, out in zip(wanted, outs, strict=True)]
+    fresh = output is not None and not output.exists()
     if not dry_run:
         for out in outs:
             check_output(out, overwrite)  # before the checkpoint is read
@@ -137,7 +139,12 @@ def export(
     if dry_run:
         return
     cache = ComponentCache(None if no_cache else cache_dir or default_cache_dir())
-    _export(plans, cache, ignore_limits, json_output)
+    try:
+        _export(plans, cache, ignore_limits, json_output)
+    finally:
+        if output is not None and fresh:
+            with suppress(OSError):  # bundles are in it, or it was never made
+                output.rmdir()
 
 
 def _export(plans: list[ExportPlan], cache: ComponentCache, ignore_limits: bool, json_output: bool) -> None:

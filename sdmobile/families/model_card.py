@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from sdmobile.families.calls import calls_of, files_of
 if TYPE_CHECKING:
     from sdmobile.families.family import Family
 
+_ENDS_CODE = re.compile(r"[`\x00-\x1f]")
+_MARKUP = re.compile(r"[`<>\x00-\x1f]")
 _TARGETS = {"ios": "iPhone (Core ML)", "android": "Android (LiteRT)", "onnx": "ONNX Runtime"}
 _TAGS = {"ios": "coreml", "android": "litert", "onnx": "onnx"}
 
@@ -62,8 +65,8 @@ def model_card(manifest: Mapping[str, Any], validation: Mapping[str, Any] | None
     Returns:
         Markdown with the front matter that model hubs read.
     """
-    target = manifest["target"]
-    source = manifest["source"]
+    manifest = {**manifest, "source": _plain(manifest["source"])}
+    target, source = manifest["target"], manifest["source"]
     parts = [
         _front_matter(target, source, family_of(manifest)),
         f"# {source['name']} for {_TARGETS[target]}",
@@ -75,6 +78,22 @@ def model_card(manifest: Mapping[str, Any], validation: Mapping[str, Any] | None
         "## Licence\n\n" + _licence(source),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _plain(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a stranger's checkpoint says of itself, without what a page would read as markup.
+
+    Backquotes end code, and names and licences stand outside of it; a learned word such as `<toy>` stands in code.
+    """
+
+    def cleaned(value: Any, marks: re.Pattern[str]) -> Any:
+        if isinstance(value, str):
+            return marks.sub("_", value)
+        if isinstance(value, Mapping):
+            return {key: cleaned(one, marks) for key, one in value.items()}
+        return [cleaned(one, marks) for one in value] if isinstance(value, list) else value
+
+    return {key: cleaned(value, _MARKUP if key in ("name", "license") else _ENDS_CODE) for key, value in source.items()}
 
 
 def _front_matter(target: str, source: Mapping[str, Any], family: Family) -> str:

@@ -20,6 +20,7 @@ from sdmobile.reference.noise import NoiseStream
 from sdmobile.reference.pipeline import PipelineSpec
 from sdmobile.reference.sampling import ComponentCall, SampleRequest, sample
 from sdmobile.reference.torch_runner import TorchRunner
+from tests.families.diffusers_latents import assert_same, diffusers_latents
 from tests.families.tiny.stable_diffusion import FEW_BLOCKS
 from tests.synthetic import write_checkpoint
 
@@ -62,26 +63,9 @@ def test_latents_are_those_of_diffusers(kind: str, tmp_path: Path, monkeypatch: 
     pipeline: Any = diffusers.StableDiffusionPipeline.from_pretrained(str(folder), torch_dtype=torch.float32)
     scheduler_class: Any = getattr(diffusers, scheduler["_class_name"])
     pipeline.scheduler = scheduler_class.from_pretrained(folder, subfolder="scheduler")
-    pipeline.set_progress_bar_config(disable=True)
-    theirs: list[np.ndarray] = []
-
-    def keep(_pipe: Any, _step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
-        theirs.append(values["latents"].numpy())
-        return values
-
-    pipeline(
-        request.prompt,
-        height=32,
-        width=32,
-        num_inference_steps=steps,
-        guidance_scale=0.0,
-        latents=first,
-        output_type="latent",
-        callback_on_step_end=keep,
-    )
-    assert len(ours) == len(theirs) == steps
-    for given, wanted in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(given, wanted, atol=1e-4 * max(1.0, float(np.abs(wanted).max())))
+    theirs = diffusers_latents(pipeline, request, height=32, width=32, latents=first)
+    assert len(theirs) == steps
+    assert_same(ours, theirs)
 
 
 def test_a_guided_card_or_an_ordinary_scheduler_is_not_distilled(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from sdmobile.reference.recording_cache import recording_key
 from sdmobile.reference.sampling import ComponentCall, SampleRequest, sample, timesteps_of
 from sdmobile.reference.torch_runner import TorchRunner
 from tests.checkpoints.ldm_layout import clip_to_ldm, unet_to_ldm, vae_to_ldm
+from tests.families.diffusers_latents import assert_same, diffusers_latents
 from tests.families.tiny import write_tiny
 
 SD = family_named("stable-diffusion-inpainting")
@@ -56,28 +57,7 @@ def _theirs(pipeline: Any, request: SampleRequest, monkeypatch: pytest.MonkeyPat
     room = importlib.import_module(module)
     monkeypatch.setattr(room, "randn_tensor", lambda *_, **__: torch.from_numpy(noise.draw()))
     monkeypatch.setattr(room, "retrieve_latents", lambda output, **_: output.latent_dist.mode())
-    pipeline.set_progress_bar_config(disable=True)
-    seen: list[np.ndarray] = []
-
-    def keep(_pipe: Any, _step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
-        seen.append(values["latents"].numpy())
-        return values
-
-    pipeline(
-        request.prompt,
-        num_inference_steps=request.steps,
-        guidance_scale=request.guidance_scale,
-        output_type="latent",
-        callback_on_step_end=keep,
-        **more,
-    )
-    return seen
-
-
-def _close(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
-    assert len(ours) == len(theirs) > 0
-    for given, wanted in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(given, wanted, atol=1e-4 * max(1.0, float(np.abs(wanted).max())))
+    return diffusers_latents(pipeline, request, **more)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +88,7 @@ def test_inpainting_is_that_of_diffusers(
         width=32,
         strength=strength,
     )
-    _close(ours.latents, theirs)
+    assert_same(ours.latents, theirs)
     assert ours.timesteps == timesteps_of(spec, request)
 
 
@@ -136,7 +116,7 @@ def test_image_to_image_is_that_of_diffusers(
         image=_pictures()[0],
         strength=strength,
     )
-    _close(ours.latents, theirs)
+    assert_same(ours.latents, theirs)
 
 
 def test_the_denoiser_sees_noise_mask_and_masked_picture(folder: Path) -> None:

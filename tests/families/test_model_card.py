@@ -65,3 +65,12 @@ def test_compressed_weights_and_the_system_they_need_are_said() -> None:
         "VAE decoder": "palette6, 6.08 bits each",
         "VAE encoder": "not compressed",
     }
+
+
+def test_a_name_is_no_markup() -> None:
+    hostile = manifest("ios")
+    hostile["source"] = {**hostile["source"], "name": "a`b<script>x</script>", "license": "<b>mine</b>"}
+    card = model_card(hostile)
+    assert "<script>" not in card
+    assert "<b>" not in card
+    assert "`a_b_script_x_/script_`" in card

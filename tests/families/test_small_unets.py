@@ -16,6 +16,7 @@ from sdmobile.reference.pipeline import PipelineSpec
 from sdmobile.reference.sampling import ComponentCall, SampleRequest, sample
 from sdmobile.reference.torch_runner import TorchRunner
 from sdmobile.runtimes import bundle_runner
+from tests.families.diffusers_latents import assert_same, diffusers_latents
 from tests.families.test_control import invoke
 from tests.in_process import exports_in_this_process
 from tests.synthetic import write_checkpoint
@@ -46,18 +47,8 @@ def test_latents_are_those_of_diffusers(folder: Path) -> None:
     pipeline: Any = StableDiffusionPipeline.from_pretrained(str(folder), torch_dtype=torch.float32)
     assert pipeline.unet.mid_block is None
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
-    pipeline.set_progress_bar_config(disable=True)
-    theirs = pipeline(
-        REQUEST.prompt,
-        negative_prompt=REQUEST.negative,
-        height=32,
-        width=32,
-        num_inference_steps=REQUEST.steps,
-        guidance_scale=REQUEST.guidance_scale,
-        latents=torch.from_numpy(standard_normal(REQUEST.seed, spec.latent_shape).astype(np.float32)),
-        output_type="latent",
-    ).images
-    np.testing.assert_allclose(ours[-1], theirs.numpy(), atol=1e-4 * max(1.0, float(theirs.abs().max())))
+    start = torch.from_numpy(standard_normal(REQUEST.seed, spec.latent_shape).astype(np.float32))
+    assert_same(ours, diffusers_latents(pipeline, REQUEST, height=32, width=32, latents=start))
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from sdmobile.reference.pipeline import PipelineSpec
 from sdmobile.reference.sampling import ComponentCall, SampleRequest, sample
 from sdmobile.reference.torch_runner import TorchRunner
 from sdmobile.runtimes import bundle_runner
+from tests.families.diffusers_latents import assert_same, diffusers_latents
 from tests.families.test_control import invoke
 from tests.in_process import exports_in_this_process
 from tests.synthetic import write_checkpoint
@@ -65,28 +66,10 @@ def test_latents_are_those_of_diffusers(folders: dict[str, Path], guidance: str)
         str(folders["checkpoint"]), controlnet=network, torch_dtype=torch.float32
     )
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
-    pipeline.set_progress_bar_config(disable=True)
-    theirs: list[np.ndarray] = []
-
-    def keep(_pipe: Any, _step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
-        theirs.append(values["latents"].numpy())
-        return values
-
-    pipeline(
-        REQUEST.prompt,
-        torch.from_numpy(PICTURE),
-        negative_prompt=REQUEST.negative,
-        height=32,
-        width=32,
-        num_inference_steps=REQUEST.steps,
-        guidance_scale=REQUEST.guidance_scale,
-        latents=torch.from_numpy(standard_normal(REQUEST.seed, spec.latent_shape).astype(np.float32)),
-        output_type="latent",
-        callback_on_step_end=keep,
-    )
-    assert len(ours) == len(theirs) == REQUEST.steps
-    for given, wanted in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(given, wanted, atol=1e-4 * max(1.0, float(np.abs(wanted).max())))
+    start = torch.from_numpy(standard_normal(REQUEST.seed, spec.latent_shape).astype(np.float32))
+    theirs = diffusers_latents(pipeline, REQUEST, torch.from_numpy(PICTURE), height=32, width=32, latents=start)
+    assert len(theirs) == REQUEST.steps
+    assert_same(ours, theirs)
     plain = sample(TorchRunner(checkpoint), spec, SampleRequest("a red circle", "blue", 3, 4, 3.0, "ddim")).latents
     assert np.abs(plain[-1] - ours[-1]).max() > 1e-3  # the picture matters
 
