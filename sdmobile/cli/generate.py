@@ -67,6 +67,7 @@ def generate(
     from sdmobile.cli.output import remark
     from sdmobile.cli.progress import step_progress
     from sdmobile.errors import OutputError
+    from sdmobile.formats.bundle.reading import is_bundle
     from sdmobile.reference.condition import requested_condition
     from sdmobile.reference.pictures import EditFiles
     from sdmobile.reference.sampling import SampleRequest, sample
@@ -81,7 +82,7 @@ def generate(
             bundle, runtime, reference, threads, tokenizer, prediction_type, changes, control_model
         )
         scale = spec.guidance_scale if guidance is None else guidance
-        if runner.name == "torch":
+        if bundle is None or not is_bundle(bundle):  # a bundle's files decide how many rows there are
             spec = spec.guided_at(scale)
         steps = spec.steps if steps is None else steps
         edit = files.read(spec.family, spec.geometry, runner.components)
