@@ -84,6 +84,7 @@ def generate(
         scale = spec.guidance_scale if guidance is None else guidance
         if bundle is None or not is_bundle(bundle):  # a bundle's files decide how many rows there are
             spec = spec.guided_at(scale)
+        spec.check_asked(guidance)
         steps = spec.steps if steps is None else steps
         edit = files.read(spec.family, spec.geometry, runner.components)
         condition = requested_condition(spec, control)

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.errors import UsageError
 from sdmobile.families import family_of
+from sdmobile.families.component import UNGUIDED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,6 +74,16 @@ class PipelineSpec:
         from sdmobile.checkpoints.tokenizers import tokenizer_from
 
         return tokenizer_from(self.tokenizer_dir, self.pad_token, self.added_tokens)
+
+    def check_asked(self, scale: float | None) -> None:
+        """Raises UsageError where a guidance scale that a user asks for would change nothing; None asks for none."""
+        if scale is not None and scale > 1 and self.guidance is UNGUIDED:
+            guided = any(way.texts > 1 for way in self.family.guidances)
+            raise UsageError(
+                "without an unconditional row (guidance none) the guidance scale must be at most 1",
+                f"{scale:g}",
+                "Export with --guidance batch2." if guided else "Leave it out: guidance was distilled into the model.",
+            )
 
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> PipelineSpec:

@@ -336,9 +336,5 @@ def texts_of(spec: PipelineSpec, request: SampleRequest) -> tuple[str, ...]:
         UsageError: the guidance scale needs an unconditional row, which this way of guidance has none of.
     """
     if spec.guided_at(request.guidance_scale) is not spec:
-        raise UsageError(
-            f"without an unconditional row (guidance {spec.guidance.name}) the guidance scale must be at most 1",
-            request.guidance_scale,
-            "Export with --guidance batch2.",
-        )
+        spec.check_asked(request.guidance_scale)
     return (request.negative, request.prompt)[2 - spec.guidance.texts :]
