@@ -6,6 +6,7 @@ Parity of random weights proves the arithmetic of an export, not the quality of 
 from __future__ import annotations
 
 import json
+import shutil
 import zlib
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,15 +24,25 @@ if TYPE_CHECKING:
 
     from sdmobile.families.family import Family
 
-Preset = Literal["tiny", "sd15"]
+Preset = Literal["tiny", "sd15", "sdxl"]
 
 WEIGHT_FILES = {
     "text_encoder": "model.safetensors",
+    "text_encoder_2": "model.safetensors",
     "unet": "diffusion_pytorch_model.safetensors",
     "vae": "diffusion_pytorch_model.safetensors",
 }
 # Stable Diffusion 1.5's own counts: they tell whether a preset has its shape.
 SD15_PARAMETERS = {"text_encoder": 123_060_480, "unet": 859_520_964, "vae": 83_653_863}
+_COUNTS = {
+    "sd15": SD15_PARAMETERS,
+    "sdxl": {
+        "text_encoder": 123_060_480,
+        "text_encoder_2": 694_659_840,
+        "unet": 2_567_463_684,
+        "vae": 83_653_863,
+    },
+}
 _SIZES = ("small", "large")
 _COLOURS = ("red", "green", "blue", "yellow")
 _SHAPES = ("circle", "square", "triangle", "star")
@@ -52,7 +63,8 @@ def write_checkpoint(
 
     Args:
         folder: where it goes; it is created.
-        preset: "tiny" (32×32 pixels, under a megabyte) or "sd15" (the shapes of Stable Diffusion 1.5, 2.1 GB).
+        preset: "tiny" (32×32 pixels, under a megabyte), "sd15" (the shapes of Stable Diffusion 1.5, 2.1 GB) or "sdxl"
+            (those of Stable Diffusion XL, 6.9 GB), whose family has to be given too.
         seed: same seed, same bytes.
         changes: to the configurations of "unet" and so on, of "scheduler" and of the "index"; for other families.
         family: whose models they are.
@@ -69,24 +81,37 @@ def write_checkpoint(
     tokens = write_clip_tokenizer(folder / "tokenizer", CORPUS, vocab_size)
     for component, config in configs.items():
         config = {"_class_name": family.model(component).classes[0], **config}
-        if component == "text_encoder":
+        if component.startswith("text_encoder"):
             config |= {"architectures": [config.pop("_class_name")], "model_type": "clip_text_model"}
             config |= {"vocab_size": tokens, "bos_token_id": tokens - 2, "eos_token_id": tokens - 1, "pad_token_id": 1}
         module = empty_module(family.model(component), config)
         count = sum(parameter.numel() for parameter in module.parameters())
-        if preset == "sd15" and count != SD15_PARAMETERS[component]:
-            raise AssertionError(f"{component} has {count} parameters, SD 1.5 has {SD15_PARAMETERS[component]}")
+        if (wanted := _COUNTS.get(preset, {}).get(component, count)) != count:
+            raise AssertionError(f"{component} has {count} parameters, {preset} has {wanted}")
         _write_component(folder / component, config, module, WEIGHT_FILES[component], seed)
-    _write_json(folder / "scheduler" / "scheduler_config.json", {**STABLE_DIFFUSION, **changes.get("scheduler", {})})
-    _write_json(folder / "model_index.json", {**_MODEL_INDEX, **changes.get("index", {})})
+    further = XL if "text_encoder_2" in configs else {}
+    scheduler = {**STABLE_DIFFUSION, **further.get("scheduler", {}), **changes.get("scheduler", {})}
+    _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    _write_json(folder / "model_index.json", {**_MODEL_INDEX, **further.get("index", {}), **changes.get("index", {})})
+    if further:
+        _write_second_tokenizer(folder)
     return folder
+
+
+def _write_second_tokenizer(folder: Path) -> None:
+    """Writes the tokenizer of Stable Diffusion XL's second text encoder: the first one's, but for what fills up."""
+    shutil.copytree(folder / "tokenizer", folder / "tokenizer_2")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        stated = json.loads((folder / "tokenizer_2" / name).read_text("utf-8"))
+        _write_json(folder / "tokenizer_2" / name, {**stated, "pad_token": "!"})
 
 
 def _write_component(folder: Path, config: dict[str, Any], module: nn.Module, file_name: str, seed: int) -> None:
     from safetensors.torch import save_file
 
     prefix = "text_model." if file_name == "model.safetensors" else ""
-    tensors = {prefix + name: _random(name, module, seed) for name, _ in module.named_parameters()}
+    places = {name: "" if name.startswith("text_projection.") else prefix for name, _ in module.named_parameters()}
+    tensors = {place + name: _random(name, module, seed) for name, place in places.items()}
     _write_json(folder / "config.json", config)
     save_file(tensors, folder / file_name, metadata={"format": "pt"})
 
@@ -201,4 +226,46 @@ _SD15: dict[str, dict[str, Any]] = {
     },
 }
 
-_PRESETS = {"tiny": _TINY, "sd15": _SD15}
+TINY_TEXT = _TINY["text_encoder"]
+XL: dict[str, dict[str, Any]] = {
+    "scheduler": {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"},
+    "index": {
+        "_class_name": "StableDiffusionXLPipeline",
+        "force_zeros_for_empty_prompt": True,
+        "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+    },
+}
+"""What a checkpoint with a second text encoder has besides."""
+_SDXL: dict[str, dict[str, Any]] = {
+    "text_encoder": _SD15["text_encoder"],
+    "text_encoder_2": {
+        **_SD15["text_encoder"],
+        "hidden_size": 1280,
+        "intermediate_size": 5120,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 20,
+        "projection_dim": 1280,
+        "hidden_act": "gelu",
+    },
+    "unet": {
+        "sample_size": 128,
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": [320, 640, 1280],
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        "layers_per_block": 2,
+        "transformer_layers_per_block": [1, 2, 10],
+        "cross_attention_dim": 2048,
+        "attention_head_dim": [5, 10, 20],
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+        "norm_num_groups": 32,
+    },
+    "vae": {**_SD15["vae"], "sample_size": 1024, "scaling_factor": 0.13025},
+}
+_PRESETS = {"tiny": _TINY, "sd15": _SD15, "sdxl": _SDXL}

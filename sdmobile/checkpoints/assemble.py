@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from sdmobile.checkpoints.facts import correct, shapes_of
@@ -39,6 +39,7 @@ class Parts:
     steps: int | None = None
     guidance_scale: float | None = None
     vae_files: tuple[Path, ...] = ()
+    index: dict[str, Any] = field(default_factory=dict)
 
 
 def component_info(
@@ -85,6 +86,7 @@ def assemble(parts: Parts) -> Checkpoint:
     scheduler_config = _with_prediction(parts.scheduler_config, parts.given.prediction_type, notes)
     family = sampled_by(parts.family, scheduler_config, parts.guidance_scale)
     facts = family.facts(configs, scheduler_config, notes)
+    facts = replace(facts, zeros_where_empty=family.zeros_where_empty(parts.index))
     text = configs[family.of_role(Role.TEXT_ENCODER)[0].model]
     tokenizer_dir = find_tokenizer(
         parts.path, parts.given.tokenizer_dir, parts.own_tokenizer, text.get("vocab_size"), notes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile.checkpoints.embeddings import EmbeddingFile
 from sdmobile.checkpoints.lora import LoraFile
-from sdmobile.errors import UsageError
+from sdmobile.errors import UnsupportedError, UsageError
 from sdmobile.families.clip import without_last_layers
 from sdmobile.families.component import Role
 
@@ -109,15 +109,19 @@ def changed(checkpoint: Checkpoint, changes: Changes) -> Checkpoint:
     return checkpoint if changes.clip_skip is None else _cut(checkpoint, changes.clip_skip)
 
 
-def _text_encoder(checkpoint: Checkpoint) -> str:
-    return checkpoint.family.of_role(Role.TEXT_ENCODER)[0].model
+def _text_encoder(checkpoint: Checkpoint, option: str, why: str) -> str:
+    """Returns the model that an option changes; raises UnsupportedError where there are two, for a reason."""
+    encoder, *more = checkpoint.family.of_role(Role.TEXT_ENCODER)
+    if more:
+        raise UnsupportedError(f"{option} goes with one text encoder; {checkpoint.family.title} has two", "", why)
+    return encoder.model
 
 
 def _with_word(checkpoint: Checkpoint, file: EmbeddingFile) -> Checkpoint:
     """Returns the checkpoint with one more learned word: further rows of the token embedding."""
     from sdmobile.checkpoints.embeddings import open_embedding, with_rows
 
-    name = _text_encoder(checkpoint)
+    name = _text_encoder(checkpoint, "--embedding", "Train the word into the model, or leave it out.")
     embedding: Embedding = open_embedding(file, checkpoint, checkpoint.components[name])
     return replace(
         checkpoint,
@@ -129,7 +133,8 @@ def _with_word(checkpoint: Checkpoint, file: EmbeddingFile) -> Checkpoint:
 
 def _cut(checkpoint: Checkpoint, layers: int) -> Checkpoint:
     """Returns the checkpoint without the last layers of its text encoder, whose weights are not read any more."""
-    name = _text_encoder(checkpoint)
+    why = "They are taken before the last layer already, which other programs call clip skip 2: leave it out."
+    name = _text_encoder(checkpoint, "--clip-skip", why)
     info = checkpoint.components[name]
     config, prefixes = without_last_layers(info.config, layers)
     kept = {key: tensor for key, tensor in info.tensors.items() if not key.startswith(prefixes)}

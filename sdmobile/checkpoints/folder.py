@@ -68,6 +68,7 @@ def open_folder(path: Path, given: Given) -> Checkpoint:
         hashed_files=tuple(hashed),
         given=given,
         own_tokenizer=path / "tokenizer",
+        index=index,
     )
     return assemble(parts)
 
@@ -123,7 +124,7 @@ def read_component(folder: Path, model: Model, class_name: str) -> tuple[Compone
     tensors: dict[str, TensorInfo] = {}
     spare: list[str] = []
     for stored, tensor in headers.tensors.items():
-        if (key := normalise(stored)) is not None:
+        if (key := normalise(stored, model.unused)) is not None:
             tensors[key] = replace(tensor, shape=laid_out(key, tensor.shape))
         elif not stored.endswith("position_ids"):
             spare.append(stored)

@@ -10,6 +10,7 @@ Diffusers; `lora_kinds` has what takes the place of B A. Only headers and single
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -131,8 +132,8 @@ class Lora:
     @property
     def note(self) -> str:
         """One sentence on what it does."""
-        counts = {name: sum(layer.model == name for layer in self.layers) for name in (_UNET, _TEXT)}
-        told = " and ".join(f"{count} of {name}" for name, count in counts.items() if count)
+        counts = Counter(layer.model for layer in self.layers)
+        told = " and ".join(f"{counts[name]} of {name}" for name in sorted(counts, reverse=True))
         return f"lora: {self.name} at scale {self.file.scale:g} changes weights: {told}"
 
     def to_json(self) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def read_part(path: Path, model: Model, tensors: Tensors) -> tuple[ComponentInfo
             continue
         source = names[int(value.flatten()[0])]
         used.add(source)
-        if (key := normalise(name)) is not None:
+        if (key := normalise(name, model.unused)) is not None:
             weights[key] = TensorInfo(laid_out(key, tuple(value.shape)), stored[source].dtype, path, stored=source)
     config = model.base_config(shapes_of(weights), list(tensors))
     info, notes = component_info(model, path, model.classes[0], config, weights, (path,))

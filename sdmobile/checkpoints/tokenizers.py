@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile.checkpoints.headers import check_readable
 from sdmobile.checkpoints.jsonfile import MOST_BYTES, read_json
-from sdmobile.errors import CheckpointError, UsageError
+from sdmobile.errors import CheckpointError, UnsupportedError, UsageError
 from sdmobile.families.clip import TOKENIZER_FILES as FILES
 from sdmobile.families.clip import WHERE_TO_FIND
 
@@ -90,9 +90,12 @@ def require_tokenizer(checkpoint: Checkpoint) -> Path:
 
     Raises:
         CheckpointError: there is none; the message names where the usual ones come from.
+        UnsupportedError: there is another one for a second text encoder, that splits texts otherwise.
     """
     if checkpoint.tokenizer_dir is None:
         raise CheckpointError("a prompt needs the checkpoint's tokenizer", f"{checkpoint.path} has none", _SOURCES)
+    if checkpoint.family.second_pad is not None:
+        check_second(checkpoint.tokenizer_dir, checkpoint.family.second_pad)
     return checkpoint.tokenizer_dir
 
 
@@ -177,6 +180,24 @@ def _vocabulary(tokenizer: Any) -> Vocabulary:
         eos_token=str(tokenizer.eos_token),
         pad_token=str(tokenizer.pad_token),
     )
+
+
+def check_second(first: Path, pad: int) -> None:
+    """Raises UnsupportedError unless the tokenizer of a second text encoder differs in what it fills texts up with.
+
+    Args:
+        first: folder of the first one's; the second lies beside it, or nowhere.
+        pad: identifier that fills up the second one's texts.
+    """
+    second = first.with_name("tokenizer_2")
+    if first.name != "tokenizer" or not is_tokenizer(second):
+        return
+    one, two = read_vocabulary(first), read_vocabulary(second)
+    if (one.all, one.merges, one.eos_token) != (two.all, two.merges, two.eos_token):
+        raise UnsupportedError("both tokenizers of a checkpoint must have one vocabulary", f"{second} has another")
+    if two.identifier(two.pad_token) != pad:
+        shown = f"{two.pad_token!r} ({two.identifier(two.pad_token)})"
+        raise UnsupportedError(f"{second} must fill texts up with the identifier {pad}", shown)
 
 
 def check_vocabulary(vocabulary: Vocabulary, rows: int, folder: Path) -> None:

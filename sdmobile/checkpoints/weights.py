@@ -32,7 +32,7 @@ _VARIANTS = ("", "fp32", "fp16", "bf16")
 # Names of older Diffusers releases for the VAE's attention.
 _RENAMED = ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0."))
 # Parts of a full CLIP model that no text encoder uses.
-_IGNORED_PREFIXES = ("vision_model.", "visual_projection.", "text_projection.", "logit_scale")
+_IGNORED_PREFIXES = ("vision_model.", "visual_projection.", "logit_scale")
 
 
 @dataclass(frozen=True)
@@ -154,10 +154,15 @@ def _require_new(known: Mapping[str, TensorInfo], further: Mapping[str, TensorIn
         raise CheckpointError("every tensor must be stored once", f"{name} is twice in {' and '.join(sorted(files))}")
 
 
-def normalise(name: str) -> str | None:
-    """Returns today's name of a stored tensor, None for one that no exported model needs."""
+def normalise(name: str, unused: tuple[str, ...] = ()) -> str | None:
+    """Returns today's name of a stored tensor, None for one that no exported model needs.
+
+    Args:
+        name: as it is stored.
+        unused: what names begin with that the model has no place for.
+    """
     name = name.removeprefix("text_model.")
-    if name.endswith("position_ids") or name.startswith(_IGNORED_PREFIXES):
+    if name.endswith("position_ids") or name.startswith((*_IGNORED_PREFIXES, *unused)):
         return None
     if ".attentions." in name:
         for old, new in _RENAMED:
@@ -178,8 +183,8 @@ def component_tensors(checkpoint: Checkpoint, name: str) -> Iterator[tuple[str, 
     """
     info = checkpoint.components[name]
     files, prefix = info.weight_files, info.prefix
+    model = checkpoint.family.model(name)
     if not info.path.is_dir():
-        model = checkpoint.family.model(name)
         stored = stored_tensors(files, lambda key: (prefix + key).startswith(model.prefixes))
         renamed = model.convert({prefix + key: tensor for key, tensor in stored})
         # Each tensor is let go as soon as it was used: the stored copy shrinks while the loaded one grows.
@@ -187,7 +192,7 @@ def component_tensors(checkpoint: Checkpoint, name: str) -> Iterator[tuple[str, 
     else:
         tensors = stored_tensors(files)
     for own, tensor in tensors:
-        key = normalise(own)
+        key = normalise(own, model.unused)
         if key is not None:
             yield key, tensor.reshape(laid_out(key, tuple(tensor.shape)))
 

@@ -184,6 +184,7 @@ def _write_manifest(plan: ExportPlan, records: dict[str, Any], folder: Path) -> 
             "guidance_scale": checkpoint.guidance_scale,
             "steps": checkpoint.steps,
             "scheduler": _clipping_left_out(checkpoint.scheduler_config),
+            **({"zeros_where_empty": True} if checkpoint.zeros_where_empty else {}),
         },
         "components": records,
         "warnings": list(plan.warnings),

@@ -21,6 +21,7 @@ from sdmobile.families.inpainting import (
 from sdmobile.families.latent_consistency import LatentConsistency
 from sdmobile.families.mobile_diffusion import FewStepMobileDiffusion, MobileDiffusion
 from sdmobile.families.stable_diffusion import StableDiffusion
+from sdmobile.families.stable_diffusion_xl import FewStepStableDiffusionXL, StableDiffusionXL
 
 FAMILIES: tuple[Family, ...] = (
     LatentConsistency(),
@@ -28,6 +29,8 @@ FAMILIES: tuple[Family, ...] = (
     FewStepMobileDiffusion(),
     MobileDiffusionInpainting(),
     MobileDiffusion(),
+    FewStepStableDiffusionXL(),
+    StableDiffusionXL(),
     StableDiffusionInpainting(),
     FewStepStableDiffusion(),
     StableDiffusion(),

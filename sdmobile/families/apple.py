@@ -17,6 +17,7 @@ LATENT_CHANNELS = 4
 SCHEDULE = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
 
 PIPELINE = ": StableDiffusionPipeline(resourcesAt: Resources, controlNet: [])"
+PIPELINE_XL = ": StableDiffusionXLPipeline(resourcesAt: Resources)"
 SCRIPT = "compile.sh"
 _COMPILE = """\
 #!/bin/sh
@@ -71,6 +72,16 @@ _ONE_ROW = """\
    request.schedulerType = .dpmSolverMultistepScheduler
 """
 _DPM_SOLVER = "   request.schedulerType = .dpmSolverMultistepScheduler\n"
+# One number each for height and width; the class checks no safety and takes no control networks.
+_SIZES = """\
+   request.originalSize = {side}
+   request.targetSize = {side}
+"""
+USE_XL = (
+    USE.replace("let pipeline = try StableDiffusionPipeline(", "let pipeline = try StableDiffusionXLPipeline(")
+    .replace("controlNet: [], configuration: configuration, disableSafety: true", "configuration: configuration")
+    .replace(_GUIDED, _GUIDED + _SIZES)
+)
 USE_ONE_ROW = USE.replace(_GUIDED, _ONE_ROW)
 
 

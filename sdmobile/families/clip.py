@@ -133,10 +133,11 @@ def _spare(names: Sequence[str]) -> Mapping[str, str]:
 
 
 def _base_config(shapes: Shapes, names: Sequence[str]) -> Config:
-    width = shapes.get(TOKEN_ROWS, (0, 0))[-1]
+    rows, width = shapes.get(TOKEN_ROWS, (STANDARD_VOCABULARY, 0))
     heads = max(1, width // HEAD_CHANNELS)
     activation = "gelu" if is_open_clip(names) else "quick_gelu"
-    tokens = {"bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 1}
+    end = min(rows, STANDARD_VOCABULARY) - 1  # learned words come after it
+    tokens = {"bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": 1}
     return {"num_attention_heads": heads, "hidden_act": activation, "projection_dim": width, **tokens}
 
 
@@ -150,6 +151,7 @@ MODEL = Model(
     convert=_convert,
     base_config=_base_config,
     spare=_spare,
+    unused=("text_projection.",),
 )
 
 

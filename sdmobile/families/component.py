@@ -40,6 +40,7 @@ class Model:
         base_config: what the layout of a single file implies beyond shapes, from shapes by Diffusers' names and from
             the names that are stored.
         spare: tensors of a single file under the model's prefixes that are no part of it, each with the reason.
+        unused: what the names of stored tensors begin with that its module has no place for.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Model:
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]]
     base_config: Callable[[Shapes, Sequence[str]], Config]
     spare: Callable[[Sequence[str]], Mapping[str, str]] = lambda names: {}
+    unused: tuple[str, ...] = ()
 
 
 class Role(str, Enum):

@@ -41,6 +41,7 @@ class Facts:
         context_dim: features per token.
         prediction_type: what the denoiser predicts: "epsilon", "v_prediction" or "sample".
         sizes: further sizes of the family's inputs, by name.
+        zeros_where_empty: the unconditional row of an empty negative text is zeros, not what text encoders make of it.
     """
 
     scheduler_config: dict[str, Any]
@@ -52,6 +53,7 @@ class Facts:
     context_dim: int
     prediction_type: str
     sizes: tuple[tuple[str, int], ...] = ()
+    zeros_where_empty: bool = False
 
 
 class Family(ABC):
@@ -73,6 +75,8 @@ class Family(ABC):
     """The first is the default."""
     default_steps: ClassVar[int]
     default_guidance_scale: ClassVar[float]
+    second_pad: ClassVar[int | None] = None
+    """Identifier that fills up texts for a second text encoder; for the first it is the tokenizer's `pad_token`."""
     takes_picture: ClassVar[bool] = False
     """Whether the denoiser takes a picture and its mask beside the noise."""
     tag: ClassVar[str]
@@ -270,6 +274,14 @@ class Family(ABC):
             f"scheduler: {few.reason}; {few.steps} steps at a guidance scale of {few.guidance_scale:g} assumed"
         )
         return few.steps, few.guidance_scale
+
+    def zeros_where_empty(self, index: Mapping[str, Any]) -> bool:
+        """Returns `Facts.zeros_where_empty`.
+
+        Args:
+            index: `model_index.json`, empty for a single file.
+        """
+        return False
 
     @abstractmethod
     def encode(self, token_ids: NDArray[np.int64], run: Run) -> Arrays:

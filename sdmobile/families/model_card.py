@@ -171,6 +171,7 @@ def _use(manifest: Mapping[str, Any]) -> str:
         "{prompt}": "a large red circle in the center on a white background",
         "{sampler}": apple.sampler(manifest["pipeline"].get("scheduler") or {}),
         "{resources}": _resources(manifest),
+        "{side}": str(manifest["geometry"]["image_height"]),
         "{size}": "{image_width} × {image_height}".format(**manifest["geometry"]),
         "{signatures}": _signatures(manifest),
         "{code}": _CODE[manifest["target"]](calls_of(manifest, family)),

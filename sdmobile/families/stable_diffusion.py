@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families import apple, autoencoder, clip, unet, unet_control
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 _RULE = "the architecture must be one that sdmobile exports"
 _SUPPORTED = (
-    "Supported are pipelines of the Stable Diffusion 1.x/2.x shape: "
-    "CLIPTextModel + UNet2DConditionModel + AutoencoderKL."
+    "Supported are pipelines of the Stable Diffusion shape: CLIPTextModel (in XL, CLIPTextModelWithProjection too) + "
+    "UNet2DConditionModel + AutoencoderKL."
 )
 _OTHER_MODELS = (
     "text_encoder_2",
@@ -43,7 +43,7 @@ _OTHER_FILES = (
     ("lora_", "a LoRA, which holds changes to a checkpoint, not a checkpoint"),
     (".lora_", "a LoRA, which holds changes to a checkpoint, not a checkpoint"),
     ("control_model.", "a ControlNet"),
-    ("conditioner.embedders.", "Stable Diffusion XL"),
+    ("conditioner.embedders.", "the refiner of Stable Diffusion XL, or a file that lacks its second text encoder"),
     ("joint_blocks.", "Stable Diffusion 3"),
     ("double_blocks.", "Flux"),
     ("double_stream_modulation", "Flux 2"),
@@ -70,6 +70,10 @@ class StableDiffusion(Family):
     default_guidance_scale = 7.5
     tag = "stable-diffusion"
     guidance_rule = "With guidance scale s, the prediction is uncond + s·(text − uncond)"
+    own_marks: ClassVar[tuple[str, ...]] = ()
+    """Parts of names that tell other models than Stable Diffusion 1.x/2.x from it, and that this family has."""
+    usual_pixels: ClassVar[tuple[int, int]] = (512, 768)
+    """Of a single file that does not say it, with CLIP's text encoder and with OpenCLIP's."""
     app_use: Mapping[str, str] = {"ios": apple.USE}
     app_scripts: Mapping[str, tuple[str, str]] = {"ios": (apple.SCRIPT, apple.compile_script(apple.PIPELINE))}
 
@@ -84,8 +88,9 @@ class StableDiffusion(Family):
         if not isinstance(pipeline, str):
             raise CheckpointError("model_index.json must name its pipeline in _class_name", path / "model_index.json")
         stated = {name: entry[1] for name, entry in index.items() if _is_entry(entry)}
+        own = {model.name for model in self.models}
         for extra in _OTHER_MODELS:
-            if extra in stated:
+            if extra in stated and extra not in own:
                 raise UnsupportedError(_RULE, f"{pipeline} with {extra} = {stated[extra]}", _SUPPORTED)
         for model in self.models:
             if model.name not in stated:
@@ -94,8 +99,10 @@ class StableDiffusion(Family):
                 raise UnsupportedError(_RULE, f"{pipeline} with {model.name} = {stated[model.name]}", _SUPPORTED)
 
     def check_file(self, names: Sequence[str], path: Path) -> None:
-        rule = "a single file must hold Stable Diffusion 1.x or 2.x in its original layout"
+        rule = f"a single file must hold {self.title} in its original layout"
         for mark, meaning in _OTHER_FILES:
+            if mark in self.own_marks:
+                continue
             if any(name.startswith(mark) or (mark in name and mark != "lora_") for name in names):
                 raise UnsupportedError(rule, f"{path} is {meaning}", _SUPPORTED)
         if any(name.startswith(("down_blocks.", "encoder.down_blocks.", "text_model.")) for name in names):
@@ -111,7 +118,8 @@ class StableDiffusion(Family):
     def facts(self, configs: Mapping[str, Config], scheduler_config: Config, notes: list[str]) -> Facts:
         check_schedule(scheduler_config)
         text, denoiser, vae = configs["text_encoder"], configs["unet"], configs["vae"]
-        _check_together(denoiser, vae, text, self.denoiser_channels)
+        width = self.context_width(configs)
+        _check_together(denoiser, vae, width, self.denoiser_channels)
         scale = autoencoder.scale_factor(vae)
         length = text.get("max_position_embeddings")
         if not length:
@@ -125,13 +133,17 @@ class StableDiffusion(Family):
             vae_scale_factor=scale,
             scaling_factor=autoencoder.scaling_factor(vae, notes),
             context_length=length,
-            context_dim=text["hidden_size"],
+            context_dim=denoiser["cross_attention_dim"],
             prediction_type=prediction_type(scheduler_config, notes),
         )
 
     def denoiser_channels(self, latent_channels: int) -> int:
         """Returns the input channels of the UNet."""
         return latent_channels
+
+    def context_width(self, configs: Mapping[str, Config]) -> object:
+        """Returns the features per token that the text encoders give the UNet."""
+        return configs["text_encoder"].get("hidden_size")
 
     def pad_token(self, configs: Mapping[str, Config]) -> str | None:
         return clip.pad_token(configs["text_encoder"])
@@ -169,7 +181,7 @@ class StableDiffusion(Family):
         sides = [] if stated is None else [int(side) for side in (stated[2] or stated[1], stated[1])]
         if sides and min(sides) >= scale:
             return sides[0] // scale, sides[1] // scale
-        pixels = 768 if clip.is_open_clip(names) else 512
+        pixels = self.usual_pixels[clip.is_open_clip(names)]
         notes.append(f"unet: the file does not say its resolution; {pixels} pixels assumed")
         return pixels // scale, pixels // scale
 
@@ -223,7 +235,7 @@ class StableDiffusion(Family):
         return differences
 
 
-def _check_together(denoiser: Config, vae: Config, text: Config, channels: Callable[[int], int]) -> None:
+def _check_together(denoiser: Config, vae: Config, width: object, channels: Callable[[int], int]) -> None:
     """Raises unless the models fit each other: UnsupportedError for another task, CheckpointError for other widths."""
     latent, inputs, outputs = vae.get("latent_channels"), denoiser.get("in_channels"), denoiser.get("out_channels")
     wanted = channels(latent) if isinstance(latent, int) else latent
@@ -238,10 +250,10 @@ def _check_together(denoiser: Config, vae: Config, text: Config, channels: Calla
         raise CheckpointError(
             "UNet and VAE must have the same latent channels", f"UNet {inputs} in, {outputs} out; VAE {latent}"
         )
-    if denoiser.get("cross_attention_dim") != text.get("hidden_size"):
+    if denoiser.get("cross_attention_dim") != width:
         raise CheckpointError(
             "the UNet's cross-attention must have the width of the text encoder",
-            f"UNet {denoiser.get('cross_attention_dim')}, text encoder {text.get('hidden_size')}",
+            f"UNet {denoiser.get('cross_attention_dim')}, text encoder {width}",
         )
 
 

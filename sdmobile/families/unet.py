@@ -80,17 +80,17 @@ def check(class_name: str, config: Config, taken: Collection[str] = ()) -> None:
             raise UnsupportedError(
                 "the architecture must be one that sdmobile exports",
                 f"{class_name} with {key} = {config[key]}: {meaning}",
-                "Supported are UNets of Stable Diffusion 1.x/2.x.",
+                "Supported are UNets of Stable Diffusion 1.x, 2.x and XL.",
             )
 
 
-def convert(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Renames the tensors of a single file to Diffusers' names."""
+def convert(tensors: dict[str, torch.Tensor], more: Config | None = None) -> dict[str, torch.Tensor]:
+    """Renames the tensors of a single file to Diffusers' names; `more` are keys that say what it has besides."""
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
     blocks = count_blocks(tensors, PREFIX + "input_blocks.")
     downs = (index for index in range(1, blocks) if f"{PREFIX}input_blocks.{index}.0.op.weight" in tensors)
-    return convert_ldm_unet_checkpoint(tensors, {"layers_per_block": next(downs, blocks) - 1})
+    return convert_ldm_unet_checkpoint(tensors, {"layers_per_block": next(downs, blocks) - 1, **(more or {})})
 
 
 def _base_config(shapes: Shapes, names: Sequence[str]) -> Config:

@@ -37,6 +37,40 @@ class TextEncoder(_Wrapper):
         return self.component(input_ids=ids).last_hidden_state
 
 
+class PooledTextEncoder(_Wrapper):
+    """Token ids (1, S), int32 or float32 -> hidden state before the last layer (1, S, D), pooled features (1, P).
+
+    The row that is pooled is that of the first token that ends a text. It is found by looking the tokens up in a table
+    that is 1 in that token's row alone, since an Android GPU neither searches integers nor takes a row by a number:
+
+        e_i = table[id_i],  first_i = e_i · max(0, 1 − Σ_{j<i} e_j),  pooled = P · Σ_i first_i · h_i
+
+    Args:
+        component: CLIP's text model, with `text_projection` where P is not the identity.
+        channels_last: has no effect.
+        end: identifier of the token that ends a text.
+    """
+
+    ends: Tensor
+    later: Tensor
+
+    def __init__(self, component: Any, channels_last: bool, end: int) -> None:
+        super().__init__(component, channels_last)
+        rows, length = (getattr(component.config, key) for key in ("vocab_size", "max_position_embeddings"))
+        self.register_buffer("ends", torch.eye(rows, 1).roll(end, 0), persistent=False)
+        self.register_buffer("later", torch.ones(length, length).triu(1), persistent=False)
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        if ids.is_floating_point():
+            ids = ids.to(torch.int32)
+        output = self.component(input_ids=ids, output_hidden_states=True)
+        ends = nn.functional.embedding(ids, self.ends).transpose(1, 2)
+        first = ends * torch.relu(1 - ends @ self.later)
+        pooled = (first @ output.last_hidden_state).squeeze(1)
+        projection = getattr(self.component, "text_projection", nn.Identity())
+        return output.hidden_states[-2], projection(pooled)
+
+
 class UNet(_Wrapper):
     """Latents, timestep (B,) and context -> prediction in the latents' layout."""
 
@@ -66,6 +100,19 @@ class UNetWithVector(_Wrapper):
         further = {self.argument: vector}
         latent = self.enter(sample)
         return self.leave(self.component(latent, timestep, encoder_hidden_states, return_dict=False, **further)[0])
+
+
+class UNetXL(_Wrapper):
+    """As `UNet`, with sizes of the picture (B, 6) and pooled text features (B, P) as further inputs."""
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, time_ids: Tensor, text_embeds: Tensor
+    ) -> Tensor:
+        if encoder_hidden_states.ndim == 4:
+            encoder_hidden_states = encoder_hidden_states.squeeze(2).transpose(1, 2)
+        added = {"time_ids": time_ids, "text_embeds": text_embeds}
+        arguments = (self.enter(sample), timestep, encoder_hidden_states)
+        return self.leave(self.component(*arguments, added_cond_kwargs=added, return_dict=False)[0])
 
 
 class ControlledUNet(_Wrapper):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdmobile.reference.noise import NoiseStream
-from sdmobile.reference.sampling import Sampler, texts_of
+from sdmobile.reference.sampling import Sampler, negative_row, texts_of
 from sdmobile.reference.start import schedule_of
 
 if TYPE_CHECKING:
@@ -36,7 +36,12 @@ def sample_batch(runner: TorchRunner, spec: PipelineSpec, requests: Sequence[Sam
     texts = [texts_of(spec, request) for request in requests]
     features = {text: sampler.encode(text) for text in {text for pair in texts for text in pair}}
     further = family.conditioning(first.guidance_scale, spec.geometry)
-    rows = [_stacked([{**features[pair[which]], **further} for pair in texts]) for which in (0, -1)]
+    negatives = [
+        negative_row(spec, *pair) for pair in zip(requests, (features[pair[0]] for pair in texts), strict=True)
+    ]
+    rows = [
+        _stacked([{**row, **further} for row in each]) for each in (negatives, [features[pair[-1]] for pair in texts])
+    ]
     scheduler, timesteps = schedule_of(spec, first)
     streams = [NoiseStream(request.seed, spec.latent_shape) for request in requests]
     starts = [sampler.start(request) for request in requests]

@@ -40,6 +40,7 @@ class PipelineSpec:
         steps: likewise.
         pad_token: fills up a text where the tokenizer's folder does not say which token does.
         added_tokens: learned words that the folder does not have.
+        zeros_where_empty: the unconditional row of an empty negative text is zeros.
     """
 
     family: Family
@@ -52,6 +53,7 @@ class PipelineSpec:
     steps: int = DEFAULT_STEPS
     pad_token: str | None = None
     added_tokens: tuple[str, ...] = ()
+    zeros_where_empty: bool = False
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int]:
@@ -98,6 +100,7 @@ class PipelineSpec:
             tokenizer_dir=bundle.tokenizer_dir,
             guidance_scale=float(_stated(bundle, "guidance_scale", family.default_guidance_scale)),
             steps=int(_stated(bundle, "steps", family.default_steps)),
+            zeros_where_empty=bool(bundle.pipeline.get("zeros_where_empty", False)),
         )
 
     @classmethod
@@ -129,6 +132,7 @@ class PipelineSpec:
             steps=checkpoint.usual_steps,
             pad_token=checkpoint.pad_token,
             added_tokens=checkpoint.added_tokens,
+            zeros_where_empty=checkpoint.zeros_where_empty,
         )
 
 

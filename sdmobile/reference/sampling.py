@@ -186,6 +186,7 @@ class Sampler:
         noise = NoiseStream(request.seed, self.spec.latent_shape)
         latent = start.latent(scheduler, timesteps, noise)
         self._controls = Controls(family, self.spec.geometry, request.control, self._call)
+        unconditional = negative_row(self.spec, request, unconditional)
         further = {**family.conditioning(request.guidance_scale, self.spec.geometry), **self._controls.once()}
         rows = {**unconditional, **further}, {**conditional, **further}
         # Ancestral schedulers draw noise while they step. It is seeded too, but by torch, not by the documented noise.
@@ -327,6 +328,19 @@ def sample(
 def timesteps_of(spec: PipelineSpec, request: SampleRequest) -> list[float]:
     """Returns the timesteps of a request; some schedulers take more than one UNet call per step."""
     return [float(timestep) for timestep in schedule_of(spec, request)[1]]
+
+
+def negative_row(spec: PipelineSpec, request: SampleRequest, features: Arrays) -> Arrays:
+    """Returns the unconditional row of a request, which for an empty text may be zeros.
+
+    Args:
+        spec: the pipeline.
+        request: the picture.
+        features: of `Sampler.encode`, of the negative text.
+    """
+    if request.negative or not spec.zeros_where_empty or spec.guidance.texts < 2:
+        return features
+    return {name: np.zeros_like(array) for name, array in features.items()}
 
 
 def texts_of(spec: PipelineSpec, request: SampleRequest) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ _aten = torch.ops.aten
 Halves = tuple[Tensor, Tensor]
 # Largest difference between the captured embedding and the equation, at timesteps between integers.
 _TOLERANCE = 1e-3
+_FLATTENING = (_aten.view.default, _aten.reshape.default, _aten.flatten.using_ints)
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,11 @@ class TimestepSinusoid(Rule):
         a, b = add(linear(u, T₁), linear(u, T₂)), the same of T'        (N, D) each
         e = add(mul(a, cos(r)), mul(b, sin(r)))                         (N, D)
 
+    The numbers may be a vector of timesteps, or a matrix that is flattened: sizes of a picture in pixels.
+
     Args:
         last: the largest timestep of the table. Beyond it the result stays right in float32.
+        largest_size: the same for sizes; above it float16 does not hold every whole number.
     """
 
     name: ClassVar[str] = "timestep_sinusoid"
@@ -63,6 +67,7 @@ class TimestepSinusoid(Rule):
     unique: ClassVar[bool] = True  # the options hold tables
 
     last: int = 1000
+    largest_size: int = 2048
 
     def matches(self, graph: Graph) -> Iterable[Match]:
         cone = _functions_of_one_vector(graph)
@@ -70,20 +75,25 @@ class TimestepSinusoid(Rule):
             if all(user in cone for user in node.users) or not {_aten.sin.default, _aten.cos.default} <= _inside(node):
                 continue
             timestep = cone[node]
-            yield Match(node, (timestep,), _columns(node, timestep, self.last), tuple(ancestors([node]) - {timestep}))
+            yield Match(
+                node, (timestep,), _columns(node, timestep, self._last(timestep)), tuple(ancestors([node]) - {timestep})
+            )
 
     def check(self, match: Match) -> str | None:
         timestep, frequencies = match.tensors[0], match.options["frequencies"]
         assert timestep is not None
         if frequencies is None:
             return "its sine and cosine are not of one product of timestep and frequencies"
-        between = torch.rand(8, generator=torch.Generator().manual_seed(0)) * self.last
+        between = torch.rand(8, generator=torch.Generator().manual_seed(0)) * self._last(timestep)
         captured = _evaluated(match.root, timestep, between)
         expected = self.replacement(between, **match.options)
         if captured.shape != expected.shape:
             return f"the embedding has the shape {tuple(captured.shape)}; expected is {tuple(expected.shape)}"
         worst = float((captured - expected).abs().max())
         return None if worst <= _TOLERANCE else f"it differs from cos(t·f + φ) by {worst:.2g}"
+
+    def _last(self, vector: Node) -> int:
+        return self.last if vector.op == "placeholder" else self.largest_size
 
     def replacement(self, timestep: Tensor, *, table: Halves, partner: Halves, frequencies: Tensor) -> Tensor:
         return timestep_embedding(timestep, table, partner, frequencies)
@@ -150,14 +160,20 @@ def _functions_of_one_vector(graph: Graph) -> dict[Node, Node]:
         if not inputs:
             constant.add(node)
         elif len(origins) == 1 and None not in origins:
-            vectors[node] = next(o for o in origins if o is not None)
+            vector = next(o for o in origins if o is not None)
+            if shape_of(node)[:1] == shape_of(vector):  # one row for each number still
+                vectors[node] = vector
     return vectors
 
 
 def _is_vector(node: Node) -> bool:
-    if node.op != "placeholder" or not isinstance(node.meta.get("val"), Tensor):
+    """Returns whether a node is an input of one axis, or one of two that is flattened."""
+    if not isinstance(node.meta.get("val"), Tensor) or len(shape_of(node)) != 1:
         return False
-    return len(shape_of(node)) == 1 and node.meta["val"].is_floating_point() and not node.name.startswith(("p_", "b_"))
+    given = node.args[0] if node.target in _FLATTENING and node.args else node
+    if not isinstance(given, Node) or given.op != "placeholder" or given.name.startswith(("p_", "b_")):
+        return False
+    return len(shape_of(given)) <= 2 and node.meta["val"].is_floating_point()
 
 
 def _inside(node: Node) -> set[Any]:

@@ -247,7 +247,6 @@ def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
 
 INDEX = "model_index.json"
 UNSUPPORTED: list[tuple[str, str, dict[str, Any], str]] = [
-    ("sdxl", INDEX, {"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"]}, "text_encoder_2"),
     ("sd3", INDEX, {"transformer": ["diffusers", "SD3Transformer2DModel"]}, "transformer = SD3Transformer2DModel"),
     ("flux", INDEX, {"_class_name": "FluxPipeline", "unet": "DELETE"}, "FluxPipeline has no unet"),
     ("controlnet", INDEX, {"controlnet": ["diffusers", "ControlNetModel"]}, "controlnet = ControlNetModel"),

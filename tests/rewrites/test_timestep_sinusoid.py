@@ -144,3 +144,36 @@ def test_the_file_has_operators_of_the_gpu_only(tmp_path: Path) -> None:
     clamp = {"MINIMUM", "MAXIMUM"}
     assert set(case.facts.operators) <= floats | clamp
     assert set(case.facts.tensor_types) <= {"FLOAT32", "INT32"}
+
+
+class Sizes(nn.Module):
+    """What Stable Diffusion XL's UNet makes of a picture's sizes (N, 6)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time_proj = Timesteps(WIDTH, True, 0.0)
+        self.linear = nn.Linear(6 * WIDTH, 8)
+
+    def forward(self, sizes: Tensor) -> Tensor:
+        return self.linear(self.time_proj(sizes.flatten()).reshape(len(sizes), -1))
+
+
+def test_sizes_of_a_picture_are_taken_from_a_table_of_their_own() -> None:
+    sizes = torch.tensor([[1024.0, 1024, 0, 0, 1024, 1024], [832, 1216, 3, 517, 1999, 2048]])
+    program = torch.export.export(Sizes().eval(), (sizes,))
+    (match,) = TimestepSinusoid().matches(program.graph)
+    assert TimestepSinusoid().check(match) is None
+    assert match.options["table"][0].shape == (WIDTH, 2049)
+    rewritten = rewrite(program, [TimestepSinusoid()], [(sizes,)])
+    assert [record.outcome.value for record in rewritten.records] == ["applied"]
+
+    flat = sizes.flatten()
+    ours = timestep_embedding(flat.half(), *_halved(match))
+    assert psnr(exact(flat), ours.double()) > 65
+    assert psnr(exact(flat), as_captured(flat).double()) < 35
+
+
+def _halved(match: Match) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor]:
+    """Returns table, partner and frequencies of a match in float16."""
+    table, partner = ((high.half(), low.half()) for high, low in (match.options["table"], match.options["partner"]))
+    return table, partner, match.options["frequencies"].half()

@@ -239,6 +239,7 @@ class PipelineEntry(_Entry):
     guidance_scale: Annotated[float, Field(ge=0, le=1000)] | None = None
     steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     scheduler: dict[Text, Any]
+    zeros_where_empty: bool = False
 
     @model_validator(mode="after")
     def _bounded(self) -> PipelineEntry:

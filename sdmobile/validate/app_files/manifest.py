@@ -61,6 +61,8 @@ def _pipeline(stated: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, An
         "steps": getattr(checkpoint, "steps", None),
         "scheduler": _plain(checkpoint.scheduler_config),
     }
+    if checkpoint.zeros_where_empty or "zeros_where_empty" in stated:
+        expected["zeros_where_empty"] = checkpoint.zeros_where_empty
     return {name: value for name, value in expected.items() if name not in _OPTIONAL or name in stated}
 
 
