@@ -17,36 +17,48 @@ from sdmobile.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from sdmobile.checkpoints import Checkpoint
+    from sdmobile.families.component import Component
     from sdmobile.quantize.sensitivity_study import Study
     from sdmobile.reference.sampling import SampleRequest
 
 
 class Trajectory(nn.Module):
-    """Initial latents [N, C, h, w] and text features without and with the prompt [N, S, D] -> final latents.
+    """Initial latents [N, C, h, w] and what the texts give, without and with the prompt, [N, …] each -> final latents.
 
     It is `reference.sampling.Sampler.denoise` with gradients: x_{t−1} = step(x_t, ε_u + s·(ε_c − ε_u)).
 
     Args:
         unet: the Diffusers UNet.
+        denoiser: says how it is called.
         scheduler_config: of a deterministic Diffusers scheduler.
         steps: scheduler steps.
         guidance: s.
         name: short name of another scheduler.
+        texts: names of the inputs that texts give, in the order of the arguments.
     """
 
     def __init__(
-        self, unet: nn.Module, scheduler_config: Mapping[str, Any], steps: int, guidance: float, name: str | None = None
+        self,
+        unet: nn.Module,
+        denoiser: Component,
+        scheduler_config: Mapping[str, Any],
+        steps: int,
+        guidance: float,
+        name: str | None = None,
+        texts: Sequence[str] = ("encoder_hidden_states",),
     ) -> None:
         super().__init__()
         self.component = unet
+        self._call, self._texts = denoiser.reference, tuple(texts)
         self._config, self._steps, self._guidance, self._name = dict(scheduler_config), steps, guidance, name
 
-    def forward(self, latent: Tensor, unconditional: Tensor, conditional: Tensor) -> Tensor:
+    def forward(self, latent: Tensor, *features: Tensor) -> Tensor:
         from sdmobile.families.schedulers import scheduler_from_config
 
         scheduler = scheduler_from_config(self._config, self._name)
         scheduler.set_timesteps(self._steps)
-        context = torch.cat([unconditional, conditional])
+        pairs = zip(features[: len(self._texts)], features[len(self._texts) :], strict=True)
+        context = {name: torch.cat(pair) for name, pair in zip(self._texts, pairs, strict=True)}
         latent = latent * float(scheduler.init_noise_sigma)
         for timestep in scheduler.timesteps:
             scaled = scheduler.scale_model_input(latent, timestep)
@@ -56,11 +68,13 @@ class Trajectory(nn.Module):
             latent = scheduler.step(noise, timestep, latent, return_dict=False)[0]
         return latent
 
-    def _predicted(self, latent: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
+    def _predicted(self, latent: Tensor, timestep: Tensor, context: Mapping[str, Tensor]) -> Tensor:
         times = torch.full((len(latent),), float(timestep))
 
         def call(sample: Tensor) -> Tensor:
-            return self.component(sample, times, context, return_dict=False)[0]
+            predicted = self._call(self.component, {"sample": sample, "timestep": times, **context})
+            assert isinstance(predicted, Tensor)
+            return predicted
 
         # With gradients only the latents of the steps are kept, and one call's intermediate values at a time.
         predicted = recomputed(call, latent, use_reentrant=False) if torch.is_grad_enabled() else call(latent)
@@ -80,7 +94,7 @@ def open_trajectories(checkpoint: Checkpoint, requests: Sequence[SampleRequest])
     from sdmobile.quantize.sensitivity_study import Study
     from sdmobile.reference.noise import initial_latent
     from sdmobile.reference.pipeline import PipelineSpec
-    from sdmobile.reference.sampling import Sampler
+    from sdmobile.reference.sampling import Sampler, negative_row
     from sdmobile.reference.torch_runner import TorchRunner
 
     family = checkpoint.family
@@ -92,15 +106,16 @@ def open_trajectories(checkpoint: Checkpoint, requests: Sequence[SampleRequest])
         )
     spec = PipelineSpec.from_checkpoint(checkpoint)
     sampler = Sampler(TorchRunner(checkpoint, spec.geometry), spec)
-    rows = tuple(
-        (
-            torch.from_numpy(initial_latent(request.seed, spec.latent_shape)),
-            torch.from_numpy(next(iter(sampler.encode(request.negative).values()))),
-            torch.from_numpy(next(iter(sampler.encode(request.prompt).values()))),
-        )
-        for request in requests
-    )
     first = requests[0]
+    further = family.conditioning(first.guidance_scale, spec.geometry)
+    texts = [(negative_row(spec, one, sampler.encode(one.negative)), sampler.encode(one.prompt)) for one in requests]
+    names = (*texts[0][1], *further)
+    rows = tuple(
+        (initial_latent(request.seed, spec.latent_shape), *({**row, **further}[name] for row in pair for name in names))
+        for request, pair in zip(requests, texts, strict=True)
+    )
     unet = load_model(checkpoint, family.denoiser.model)
-    loop = Trajectory(unet, spec.scheduler_config, first.steps, first.guidance_scale, first.scheduler)
-    return Study(family.denoiser.name, loop.eval().requires_grad_(False), rows)
+    settings = (first.steps, first.guidance_scale, first.scheduler, names)
+    loop = Trajectory(unet, family.denoiser, spec.scheduler_config, *settings)
+    tensors = tuple(tuple(map(torch.from_numpy, row)) for row in rows)
+    return Study(family.denoiser.name, loop.eval().requires_grad_(False), tensors)

@@ -28,10 +28,17 @@ from tests.families.cards import Interface, Source, blocks, check_bundle, check_
 from tests.in_process import exports_in_this_process
 from tests.report.samples import manifest
 
-SIZES = (("time_cond_proj_dim", 32),)
+SIZES = (
+    ("time_cond_proj_dim", 32),
+    ("text_encoder_width", 12),
+    ("text_encoder_2_width", 20),
+    ("text_encoder_pooled_width", 12),
+    ("text_embeds_width", 24),
+)
 # What StableDiffusionPipeline+Resources.swift of apple/ml-stable-diffusion looks for (release 1.1.1).
 APPLE = {"TextEncoder", "Unet", "UnetChunk1", "UnetChunk2", "VAEDecoder", "VAEEncoder", "ControlledUnet"}
 APPLE |= {"ControlledUnetChunk1", "ControlledUnetChunk2"}
+APPLE |= {"TextEncoder2"}  # StableDiffusionXL+Resources.swift
 
 
 def made_up(family: Family, target: str, guidance: Guidance, control: Control | None = None, parts: int = 1) -> Any:

@@ -13,10 +13,12 @@ from sdmobile.quantize.sensitivity_trajectory import open_trajectories
 from sdmobile.reference.pipeline import PipelineSpec
 from sdmobile.reference.sampling import sample_all
 from sdmobile.reference.torch_runner import TorchRunner
+from tests.families.tiny import write_tiny
 
 
-def test_the_loop_ends_at_the_samplers_latent(tiny_checkpoint: Path) -> None:
-    opened = open_checkpoint(tiny_checkpoint)
+@pytest.mark.parametrize("family", ["stable-diffusion", "stable-diffusion-xl"])
+def test_the_loop_ends_at_the_samplers_latent(family: str, tmp_path: Path) -> None:
+    opened = open_checkpoint(write_tiny(family, tmp_path / "tiny"))
     requests = requests_for(opened, ["a circle", "a square"], 3, seed=5)
     spec = PipelineSpec.from_checkpoint(opened)
     runs = sample_all(TorchRunner(opened, spec.geometry), spec, requests)
