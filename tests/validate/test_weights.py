@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sdmobile.validate.bisect.graph import ModuleNames
 from sdmobile.validate.weights.agreement import is_exact, misfits
 from sdmobile.validate.weights.check import Comparison, Verdict, covered
 from sdmobile.validate.weights.diagnosis import epsilon_findings
+from sdmobile.validate.weights.litert import place_of
 from sdmobile.validate.weights.stored import (
     NATURAL,
     Coding,
@@ -214,3 +216,14 @@ def test_damage_in_an_onnx_file(anatomy: Anatomy, component: str, tmp_path: Path
         check = patient.check(component)
         assert check.status == "failed", fault.kind
         assert check.findings
+
+
+def test_a_location_of_several_places_is_the_module_that_holds_the_weight() -> None:
+    """As the converter names a projection that shares its input's layout with another, and a fused activation."""
+    paths = ["attn1", "attn1.to_q", "attn1.to_k", "conv1", "nonlinearity"]
+    names = ModuleNames(paths, ["attn1.to_q", "attn1.to_k", "conv1"])
+    assert place_of("attn1;;attn1.to_q;_dequant", names) == "attn1.to_q"
+    assert place_of("attn1;;attn1.to_q;;attn1.to_k;_dequant", names) == "attn1.to_k"
+    assert place_of("nonlinearity;conv1", names) == "conv1"
+    assert place_of("conv1;attn1.to_q", names) == "conv1"
+    assert place_of("nonlinearity", names) == "nonlinearity"

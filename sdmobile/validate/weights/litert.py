@@ -96,24 +96,27 @@ def _through_dequantize(taken: Taken, users: dict[int, Taken]) -> Iterator[tuple
 
 
 def _of_nodes(nodes: list[Node], names: ModuleNames) -> frozenset[str]:
-    return frozenset(filter(None, (_place(node.outputs[0].name, names) for node in nodes)))
+    return frozenset(filter(None, (place_of(node.outputs[0].name, names) for node in nodes)))
 
 
-def _place(name: str, names: ModuleNames) -> str | None:
-    """Returns the module of a tensor: the first place of its name, else the first in it that has parameters.
+def place_of(name: str, names: ModuleNames) -> str | None:
+    """Returns the module of a tensor: the first place of its name, else one in it that has parameters.
 
-    A convolution with a fused activation has the activation's name first.
+    A convolution with a fused activation has the activation's name first. An attention's projection has the attention's
+    first and its own last; one that it shares a converted input with may stand between them.
     """
     first = names.of_location(name)
     if first is not None and names.has_parameters(first):
         return first
-    places = (names.of_path(place) for place in name.split(";"))
-    return next((place for place in places if place is not None and names.has_parameters(place)), first)
+    places = [names.of_path(place) for place in name.split(";")]
+    owning = [place for place in places if place is not None and names.has_parameters(place)]
+    inside = [place for place in owning if first is not None and place.startswith(f"{first}.")]
+    return inside[-1] if inside else next(iter(owning), first)
 
 
 def _modules(tensor: Tensor, taken: Taken, names: ModuleNames) -> frozenset[str]:
-    taking = [_place(node.outputs[0].name, names) for node, _ in taken]
-    return belongs_to(_place(tensor.name, names), taking, names)
+    taking = [place_of(node.outputs[0].name, names) for node, _ in taken]
+    return belongs_to(place_of(tensor.name, names), taking, names)
 
 
 def _array(graph: Graph, tensor: Tensor, modules: frozenset[str], taken: Taken) -> StoredArray:
