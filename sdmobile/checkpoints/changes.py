@@ -109,23 +109,15 @@ def changed(checkpoint: Checkpoint, changes: Changes) -> Checkpoint:
     return checkpoint if changes.clip_skip is None else _cut(checkpoint, changes.clip_skip)
 
 
-def _text_encoder(checkpoint: Checkpoint, option: str, why: str) -> str:
-    """Returns the model that an option changes; raises UnsupportedError where there are two, for a reason."""
-    encoder, *more = checkpoint.family.of_role(Role.TEXT_ENCODER)
-    if more:
-        raise UnsupportedError(f"{option} goes with one text encoder; {checkpoint.family.title} has two", "", why)
-    return encoder.model
-
-
 def _with_word(checkpoint: Checkpoint, file: EmbeddingFile) -> Checkpoint:
-    """Returns the checkpoint with one more learned word: further rows of the token embedding."""
+    """Returns the checkpoint with one more learned word: further rows of the token embeddings."""
     from sdmobile.checkpoints.embeddings import open_embedding, with_rows
 
-    name = _text_encoder(checkpoint, "--embedding", "Train the word into the model, or leave it out.")
-    embedding: Embedding = open_embedding(file, checkpoint, checkpoint.components[name])
+    encoders = [checkpoint.components[part.model] for part in checkpoint.family.of_role(Role.TEXT_ENCODER)]
+    embedding: Embedding = open_embedding(file, checkpoint, encoders)
     return replace(
         checkpoint,
-        components={**checkpoint.components, name: with_rows(checkpoint.components[name], embedding)},
+        components={**checkpoint.components, **{one.name: with_rows(one, embedding) for one in encoders}},
         embeddings=(*checkpoint.embeddings, embedding),
         notes=(*checkpoint.notes, embedding.note),
     )
@@ -133,8 +125,14 @@ def _with_word(checkpoint: Checkpoint, file: EmbeddingFile) -> Checkpoint:
 
 def _cut(checkpoint: Checkpoint, layers: int) -> Checkpoint:
     """Returns the checkpoint without the last layers of its text encoder, whose weights are not read any more."""
-    why = "They are taken before the last layer already, which other programs call clip skip 2: leave it out."
-    name = _text_encoder(checkpoint, "--clip-skip", why)
+    encoder, *more = checkpoint.family.of_role(Role.TEXT_ENCODER)
+    if more:
+        raise UnsupportedError(
+            "--clip-skip goes with one text encoder",
+            f"{checkpoint.family.title} has two, and leaves out their last layer already (clip skip 2 elsewhere)",
+            "Leave it out.",
+        )
+    name = encoder.model
     info = checkpoint.components[name]
     config, prefixes = without_last_layers(info.config, layers)
     kept = {key: tensor for key, tensor in info.tensors.items() if not key.startswith(prefixes)}

@@ -2,6 +2,7 @@
 
     Diffusers      {"<cat>": [d] or [n, d]}                                  learned_embeds.safetensors or .bin
     AUTOMATIC1111  {"emb_params": [n, d]}, {"string_to_param": {"*": [n, d]}, "name": …}     .safetensors, .pt
+    two encoders   {"clip_l": [n, d], "clip_g": [n, d']}, by the names that the family states             .safetensors
 
 Gal et al., "An Image is Worth One Word", arXiv 2208.01618. As Diffusers' `load_textual_inversion`: the first vector is
 the token, the others are token_1, token_2, …; a prompt with the token gets all of them. Capitals are small letters, as
@@ -10,8 +11,8 @@ everywhere in CLIP's texts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _SUFFIXES = (".safetensors", ".pt", ".bin")
 _NAMELESS = ("emb_params", "*")
+_ONLY = "text_encoder"
 _MOST_VECTORS = 1024
 _MOST_CHARACTERS = 64
 _RULE = "an embedding must be one tensor of one or several vectors, in Diffusers' or AUTOMATIC1111's format"
@@ -74,17 +76,19 @@ class EmbeddingFile:
 
 @dataclass(frozen=True)
 class Embedding:
-    """An opened learned word that fits the checkpoint's text encoder.
+    """An opened learned word that fits the checkpoint's text encoders.
 
     Args:
         file: as the user named it.
         tokens: token, token_1, …; one per vector.
         first_row: of the token embedding, which is the first token's identifier; the others follow.
+        tensors: which of the file's is each text encoder's, by model; empty where there is one.
     """
 
     file: EmbeddingFile
     tokens: tuple[str, ...]
     first_row: int
+    tensors: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -106,22 +110,22 @@ class Embedding:
         rows = f"{count} vectors, rows {self.first_row} to {last}" if count > 1 else f"row {self.first_row}"
         return f"embedding: {self.name} is the word {self.tokens[0]} ({rows} of the token embedding)"
 
-    def vectors(self) -> torch.Tensor:
-        """Returns the vectors [n, d] in float32."""
-        return _read(self.file.path)[1]
+    def vectors(self, model: str) -> torch.Tensor:
+        """Returns the vectors [n, d] for a text encoder, in float32."""
+        return _read(self.file.path, self.tensors)[1][self.tensors.get(model, model)]
 
     def to_json(self) -> dict[str, Any]:
         """Returns what a bundle keeps of it."""
         return {"name": self.name, "sha256": self.sha256, "tokens": list(self.tokens)}
 
 
-def open_embedding(file: EmbeddingFile, checkpoint: Checkpoint, text_encoder: ComponentInfo) -> Embedding:
+def open_embedding(file: EmbeddingFile, checkpoint: Checkpoint, text_encoders: Sequence[ComponentInfo]) -> Embedding:
     """Reads a learned word and finds its token's place in the vocabulary.
 
     Args:
         file: as the user names it.
         checkpoint: whose tokenizer, with the words before, gets the token.
-        text_encoder: the same checkpoint's, whose token embedding gets the rows.
+        text_encoders: the same checkpoint's, whose token embeddings get the rows.
 
     Raises:
         CheckpointError: damaged, not finite, of another width, or the token is in the vocabulary already; or the
@@ -129,16 +133,23 @@ def open_embedding(file: EmbeddingFile, checkpoint: Checkpoint, text_encoder: Co
     """
     from sdmobile.checkpoints.tokenizers import load_tokenizer
 
-    own, vectors = _read(file.path)
-    rows, width = text_encoder.tensors[TOKEN_ROWS].shape
-    if vectors.shape[1] != width:
-        raise CheckpointError(
-            f"the vectors of an embedding must have the width of the text encoder, {width}",
-            f"{file.path}: {vectors.shape[1]}",
-            "Give an embedding that was made for this kind of model.",
-        )
+    names = checkpoint.family.word_tensors
+    own, found = _read(file.path, names)
+    for encoder in text_encoders:
+        vectors = found[names.get(encoder.name, encoder.name)]
+        width = encoder.tensors[TOKEN_ROWS].shape[1]
+        if vectors.shape[1] != width:
+            raise CheckpointError(
+                f"the vectors of an embedding must have the width of the text encoder, {width}",
+                f"{file.path}: {vectors.shape[1]}",
+                "Give an embedding that was made for this kind of model.",
+            )
+    rows = min(encoder.tensors[TOKEN_ROWS].shape[0] for encoder in text_encoders)
+    count = {len(vectors) for vectors in found.values()}
+    if len(count) > 1:
+        raise CheckpointError("an embedding must have as many vectors for each text encoder", f"{file.path}: {count}")
     token = _checked_token(file.token or own, file.path).lower()  # as the tokenizer reads a prompt
-    tokens = (token, *(f"{token}_{index}" for index in range(1, len(vectors))))
+    tokens = (token, *(f"{token}_{index}" for index in range(1, count.pop())))
     tokenizer = load_tokenizer(checkpoint)
     known = tokenizer.get_vocab()
     if taken := [name for name in (*tokens, f"{token}_1") if name in known]:
@@ -147,7 +158,7 @@ def open_embedding(file: EmbeddingFile, checkpoint: Checkpoint, text_encoder: Co
     first = len(tokenizer)
     if first > rows:
         raise CheckpointError("every token must have a row in the text encoder's embedding", f"{first} of {rows} rows")
-    return Embedding(file, tokens, first)
+    return Embedding(file, tokens, first, names)
 
 
 def with_rows(text_encoder: ComponentInfo, embedding: Embedding) -> ComponentInfo:
@@ -163,8 +174,8 @@ def with_rows(text_encoder: ComponentInfo, embedding: Embedding) -> ComponentInf
     )
 
 
-def put_rows(weight: torch.Tensor, embeddings: tuple[Embedding, ...]) -> torch.Tensor:
-    """Returns a token embedding [rows, d] with the vectors of learned words in their rows."""
+def put_rows(weight: torch.Tensor, embeddings: tuple[Embedding, ...], model: str) -> torch.Tensor:
+    """Returns the token embedding [rows, d] of a text encoder with the vectors of learned words in their rows."""
     import torch
 
     if not embeddings:
@@ -172,7 +183,7 @@ def put_rows(weight: torch.Tensor, embeddings: tuple[Embedding, ...]) -> torch.T
     end = max(one.first_row + len(one.tokens) for one in embeddings)
     longer = torch.cat([weight, weight.new_zeros(max(0, end - len(weight)), weight.shape[1])])
     for one in embeddings:
-        longer[one.first_row : one.first_row + len(one.tokens)] = one.vectors()
+        longer[one.first_row : one.first_row + len(one.tokens)] = one.vectors(model)
     return longer
 
 
@@ -187,19 +198,38 @@ def _checked_token(token: str, path: Path) -> str:
     return token
 
 
-def _read(path: Path) -> tuple[str, torch.Tensor]:
-    """Returns the token and the vectors [n, d] of a file, in float32."""
+def _read(path: Path, names: Mapping[str, str]) -> tuple[str, dict[str, torch.Tensor]]:
+    """Returns the token and the vectors [n, d] of a file in float32, by tensor; of the only one by "text_encoder"."""
     import torch
 
-    name, tensor = _one_tensor(path)
-    if tensor.ndim not in (1, 2) or not tensor.is_floating_point() or not 1 <= tensor.numel() <= 1 << 24:
-        raise CheckpointError(_RULE, f"{path}: {tensor.dtype} {list(tensor.shape)}".replace("torch.", ""))
-    vectors = tensor.detach().to(torch.float32).reshape(-1, tensor.shape[-1])
-    if len(vectors) > _MOST_VECTORS:
-        raise CheckpointError(f"an embedding has at most {_MOST_VECTORS} vectors", f"{path}: {len(vectors)}")
-    if not bool(vectors.isfinite().all()):
-        raise CheckpointError("the vectors of an embedding must be finite", path)
-    return path.stem if name in _NAMELESS else name, vectors
+    own, tensors = _tensors(path, names)
+    for name, tensor in tensors.items():
+        if tensor.ndim not in (1, 2) or not tensor.is_floating_point() or not 1 <= tensor.numel() <= 1 << 24:
+            raise CheckpointError(_RULE, f"{path}: {tensor.dtype} {list(tensor.shape)}".replace("torch.", ""))
+        tensors[name] = vectors = tensor.detach().to(torch.float32).reshape(-1, tensor.shape[-1])
+        if len(vectors) > _MOST_VECTORS:
+            raise CheckpointError(f"an embedding has at most {_MOST_VECTORS} vectors", f"{path}: {len(vectors)}")
+        if not bool(vectors.isfinite().all()):
+            raise CheckpointError("the vectors of an embedding must be finite", path)
+    return path.stem if own in _NAMELESS else own, tensors
+
+
+def _tensors(path: Path, names: Mapping[str, str]) -> tuple[str, dict[str, torch.Tensor]]:
+    """Returns the token of a file and the tensors that it must hold."""
+    if not names:
+        own, tensor = _one_tensor(path)
+        return own, {_ONLY: tensor}
+    from sdmobile.checkpoints.headers import read_header
+    from sdmobile.checkpoints.weights import read_tensor
+
+    wanted = set(names.values())
+    rule = f"an embedding for two text encoders is a .safetensors file with {' and '.join(sorted(wanted))}"
+    if path.suffix.lower() != ".safetensors":
+        raise CheckpointError(rule, path)
+    header = read_header(path)[0]
+    if set(header) != wanted:
+        raise CheckpointError(rule, f"{path} has {', '.join(sorted(header)[:4]) or 'nothing'}")
+    return path.stem, {name: read_tensor(info) for name, info in header.items()}
 
 
 def _one_tensor(path: Path) -> tuple[str, torch.Tensor]:

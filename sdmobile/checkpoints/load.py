@@ -50,7 +50,7 @@ def load_model(checkpoint: Checkpoint, name: str) -> nn.Module:
         if not bool(loaded[key].isfinite().all()):
             raise CheckpointError("weights must stay finite with a LoRA", f"{name}: {key}", "Take a smaller scale.")
     if TOKEN_ROWS in loaded:
-        loaded[TOKEN_ROWS] = put_rows(loaded[TOKEN_ROWS], checkpoint.embeddings)
+        loaded[TOKEN_ROWS] = put_rows(loaded[TOKEN_ROWS], checkpoint.embeddings, name)
     module.load_state_dict(loaded, strict=True, assign=True)
     _fill_buffers(module)
     return module.eval().requires_grad_(False)

@@ -29,6 +29,8 @@ POOLED = {"text_encoder": "text_encoder_pooled_width", "text_encoder_2": "text_e
 """What it calls those of the pooled row."""
 SECOND_PAD = 0
 """Identifier that fills up the second encoder's text: `!` of CLIP's vocabulary, with which OpenCLIP was trained."""
+WORD_TENSORS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+"""What files of learned words call the vectors for each, as trainers write them."""
 _PROJECTION = "text_projection.weight"
 # Transformers reads this identifier as "the largest in the text", for configurations that were written wrong.
 _LARGEST = 2
@@ -67,11 +69,16 @@ def encode(token_ids: Any, run: Run) -> Arrays:
     return {"encoder_hidden_states": features, "text_embeds": second["pooled_outputs"]}
 
 
+def _build(config: Config) -> nn.Module:
+    """Makes the text tower; pooled is the row that ends the text, though learned words have larger identifiers."""
+    return clip.MODEL.build({**config, "eos_token_id": end_token(config)})
+
+
 def _build_projected(config: Config) -> nn.Module:
     """Makes the text tower with its projection, whose names are then those of the other text encoder."""
     from torch import nn
 
-    module: Any = clip.MODEL.build(config)
+    module: Any = _build(config)
     module.text_projection = nn.Linear(module.config.hidden_size, module.config.projection_dim, bias=False)
     return module
 
@@ -98,7 +105,7 @@ def _base_config_second(shapes: Shapes, names: Sequence[str]) -> Config:
     return {**clip.MODEL.base_config(shapes, names), "hidden_act": "gelu"}
 
 
-MODEL = dataclasses.replace(clip.MODEL, classes=("CLIPTextModel",), prefixes=(FIRST,))
+MODEL = dataclasses.replace(clip.MODEL, classes=("CLIPTextModel",), build=_build, prefixes=(FIRST,))
 MODEL_2 = dataclasses.replace(
     clip.MODEL,
     name="text_encoder_2",

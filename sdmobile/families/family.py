@@ -77,6 +77,8 @@ class Family(ABC):
     default_guidance_scale: ClassVar[float]
     second_pad: ClassVar[int | None] = None
     """Identifier that fills up texts for a second text encoder; for the first it is the tokenizer's `pad_token`."""
+    word_tensors: ClassVar[Mapping[str, str]] = {}
+    """By text encoder: the tensor of a learned word's file that holds its vectors, where there are two."""
     takes_picture: ClassVar[bool] = False
     """Whether the denoiser takes a picture and its mask beside the noise."""
     tag: ClassVar[str]

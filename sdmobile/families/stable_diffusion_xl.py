@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families import apple, autoencoder, clip_pooled, unet, unet_xl
@@ -56,6 +56,7 @@ class StableDiffusionXL(StableDiffusion):
     )
     control_parts = ()
     second_pad = clip_pooled.SECOND_PAD
+    word_tensors: ClassVar[Mapping[str, str]] = clip_pooled.WORD_TENSORS
     default_guidance_scale = 5.0
     tag = "stable-diffusion-xl"
     own_marks = ("conditioner.embedders.", f"{unet.PREFIX}label_emb.")

@@ -265,13 +265,56 @@ def test_another_second_tokenizer_is_refused(folder: Path, tmp_path: Path) -> No
         PipelineSpec.from_checkpoint(open_checkpoint(copy))
 
 
+def test_clip_skip_is_refused(folder: Path) -> None:
+    with pytest.raises(UnsupportedError, match="--clip-skip goes with one text encoder"):
+        open_checkpoint(folder, changes=Changes(clip_skip=1))
+
+
+def test_a_learned_word_is_that_of_both_text_encoders(folder: Path, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(2)
+    vectors = {"clip_l": torch.randn(2, 64, generator=generator), "clip_g": torch.randn(2, 128, generator=generator)}
+    file = tmp_path / "toy.safetensors"
+    save_file(vectors, file)
+    checkpoint = open_checkpoint(folder, changes=Changes(embeddings=(EmbeddingFile(file, "<toy>"),)))
+    spec = PipelineSpec.from_checkpoint(checkpoint)
+    request = SampleRequest("a red <toy> on white", "<toy>", 2, 7, 5.0)
+    ours = sample(TorchRunner(checkpoint, spec.geometry), spec, request)
+
+    pipeline = pipeline_of(folder)
+    for name, encoder, tokenizer in (
+        ("clip_l", pipeline.text_encoder, pipeline.tokenizer),
+        ("clip_g", pipeline.text_encoder_2, pipeline.tokenizer_2),
+    ):
+        pipeline.load_textual_inversion(vectors[name], "<toy>", text_encoder=encoder, tokenizer=tokenizer)
+    first = torch.from_numpy(NoiseStream(7, spec.latent_shape).draw())
+    assert_same(ours.latents, diffusers_latents(pipeline, request, height=32, width=32, latents=first))
+    plain = sample(TorchRunner(open_checkpoint(folder)), PipelineSpec.from_checkpoint(open_checkpoint(folder)), request)
+    assert np.abs(plain.latents[-1] - ours.latents[-1]).max() > 1e-2
+
+
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("tensors", "says"),
     [
-        (Changes(clip_skip=1), "--clip-skip goes with one text encoder"),
-        (Changes(embeddings=(EmbeddingFile(Path("word.safetensors"), "toy"),)), "--embedding goes with one"),
+        ({"clip_l": (2, 64)}, "with clip_g and clip_l: .* has clip_l"),
+        ({"clip_l": (2, 64), "clip_g": (2, 64)}, "the width of the text encoder, 128"),
+        ({"clip_l": (1, 64), "clip_g": (2, 128)}, "as many vectors for each text encoder"),
     ],
 )
-def test_options_for_one_text_encoder_are_refused(changes: Changes, says: str, folder: Path) -> None:
-    with pytest.raises(UnsupportedError, match=says):
-        open_checkpoint(folder, changes=changes)
+def test_a_word_that_does_not_fit_is_refused(
+    tensors: dict[str, tuple[int, int]], says: str, folder: Path, tmp_path: Path
+) -> None:
+    save_file({name: torch.zeros(shape) for name, shape in tensors.items()}, tmp_path / "toy.safetensors")
+    with pytest.raises(CheckpointError, match=says):
+        open_checkpoint(folder, changes=Changes(embeddings=(EmbeddingFile(tmp_path / "toy.safetensors"),)))
+
+
+def test_the_row_that_ends_a_text_is_pooled_though_a_configuration_says_two(folder: Path, tmp_path: Path) -> None:
+    """As the published checkpoint's says; Transformers would take the row of the largest identifier."""
+    copy = shutil.copytree(folder, tmp_path / "two")
+    for name in ("text_encoder", "text_encoder_2"):
+        config = json.loads((copy / name / "config.json").read_text())
+        (copy / name / "config.json").write_text(json.dumps({**config, "eos_token_id": 2}))
+    request = SampleRequest("a small red circle on white", "", 1, 3, 5.0)
+    opened = [open_checkpoint(one) for one in (copy, folder)]
+    latents = [sample(TorchRunner(one), PipelineSpec.from_checkpoint(one), request).latents[-1] for one in opened]
+    np.testing.assert_array_equal(latents[0], latents[1])
