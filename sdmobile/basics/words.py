@@ -153,6 +153,21 @@ def grouped_rewrites(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     return list(rows.values())
 
 
+def scaled_streams(record: Mapping[str, Any]) -> str | None:
+    """Returns what was done to keep a component within float16's range, None where nothing was."""
+    streams = (record.get("float16_scales") or {}).get("streams") or ()
+    if not streams:
+        return None
+    exponents = sorted({entry["exponent"] for entry in streams})
+    powers = f"2^-{exponents[0]}" if len(exponents) == 1 else f"2^-{exponents[0]} to 2^-{exponents[-1]}"
+    largest = max(entry["largest"] for entry in streams)
+    kinds = "1 stream of values was" if len(streams) == 1 else f"{len(streams)} streams of values were"
+    return (
+        f"{kinds} scaled by {powers}, exactly, in weights and epsilons: they reach {largest:.3g} in the checkpoint, "
+        "and float16 ends at 65504"
+    )
+
+
 def describe(error: Exception) -> str:
     """Returns an error as one line; unexpected ones with their type."""
     return error.message() if isinstance(error, SdmobileError) else f"{type(error).__name__}: {error}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sdmobile.basics.words import scaled_streams
 from sdmobile.cli import targets
 from sdmobile.cli.arguments import (
     CHECKPOINT,
@@ -194,6 +195,9 @@ def _show_result(result: ExportResult, json_output: bool) -> dict[str, Any]:
     total = sum(entry["bytes"] for entry in result.manifest["files"].values())
     for line in result.warnings:
         warning(f"warning: {line}")
+    for name, record in result.manifest["components"].items():
+        if (line := scaled_streams(record)) is not None:
+            remark(f"note: {name}: {line}")
     if not json_output:
         remark(f"wrote {result.path} ({total / 1e6:.1f} MB) in {result.seconds:.1f} s")
         for check in memory:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile import __version__
 from sdmobile.basics.files import has_room, hash_of, is_disk_full, reason_of, size_of
+from sdmobile.basics.metrics import json_number
 from sdmobile.errors import ComponentError, MissingDependencyError, ResourceError, SdmobileError, UnsupportedError
 from sdmobile.exporters.chunk_contracts import part_contracts
 from sdmobile.exporters.job import ExportJob
@@ -26,6 +27,7 @@ from sdmobile.exporters.stages import StageLog
 from sdmobile.families.contracts import contract_for
 from sdmobile.formats.bundle.contracts import Contract
 from sdmobile.reference.geometry import geometry_for
+from sdmobile.rewrites.options import FLOAT16_SCALES
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +55,7 @@ class _Run:
     recorded: list[tuple[torch.Tensor, ...]] | None = None
     rewrite_checks: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    scales: dict[str, Any] = field(default_factory=dict)
 
 
 def export_component(job: ExportJob, progress: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
@@ -237,6 +240,7 @@ def _graph(run: _Run) -> ExportedProgram:
         module = wrapped_component(run.checkpoint, run.job.target, run.job.component)
         run.parameters = details["parameters"] = sum(p.numel() for p in module.parameters())
     if run.job.target != "onnx":  # the witness keeps float32 weights
+        _scale(run, module)
         with run.log.stage("scan") as details:
             details["fp16_losses"] = _scan(run, module)
     with run.log.stage("capture") as details:
@@ -244,6 +248,24 @@ def _graph(run: _Run) -> ExportedProgram:
         details["nodes"] = len(program.graph.nodes)
     with run.log.stage("rewrite") as details:
         return _rewrite(run, program, details)
+
+
+def _scale(run: _Run, module: torch.nn.Module) -> None:
+    """Keeps the component within float16's range by scales that norms take out again."""
+    from sdmobile.exporters.float16_range import scale_streams
+
+    streams = run.checkpoint.family.component(run.job.component).streams(module)
+    if not streams.names or FLOAT16_SCALES in run.job.rewrites.without:
+        return
+    geometry = geometry_for(run.checkpoint, run.job.guidance, run.job.resolution)
+    recorded = _check_inputs(run) if run.job.float32_islands else []
+    with run.log.stage("float16 scales") as details:
+        found = scale_streams(module, streams, run.checkpoint, run.contract, geometry, recorded)
+        details["largest"] = json_number(found.largest)
+        if found.streams:
+            run.scales = {FLOAT16_SCALES: found.to_json()}
+        if found.refused is not None:
+            run.warnings.append(f"values beyond float16's range were not scaled: {found.refused}")
 
 
 def _scan(run: _Run, module: torch.nn.Module) -> list[dict[str, Any]]:
@@ -330,6 +352,7 @@ def _record(run: _Run, files: list[Path]) -> dict[str, Any]:
         "rewrites": run.rewrites,
         "rewrite_checks": run.rewrite_checks,
         "warnings": run.warnings,
+        **run.scales,
         "bytes": size_of(files),
         "sha256": hash_of(files),
     }

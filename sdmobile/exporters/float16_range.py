@@ -1,17 +1,51 @@
-"""Inputs of a component's files in a short sampling run, and what of their values float16 cannot hold."""
+"""What of a component's values float16 cannot hold: scales before the graph, inputs of its files in a short run after."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sdmobile.formats.bundle.contracts import PERMUTATIONS
+
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from torch.export import ExportedProgram
 
-    from sdmobile.formats.bundle.contracts import Contract
+    from sdmobile.checkpoints import Checkpoint
+    from sdmobile.families.streams import Streams
+    from sdmobile.formats.bundle.contracts import Contract, Geometry
+    from sdmobile.reference.float16_scales import Float16Scales
 
 Calls = tuple[tuple["Tensor", ...], ...]
+
+
+def scale_streams(
+    module: nn.Module,
+    streams: Streams,
+    checkpoint: Checkpoint,
+    contract: Contract,
+    geometry: Geometry,
+    recorded: Sequence[tuple[Tensor, ...]],
+) -> Float16Scales:
+    """Scales a loaded component where its values come near float16's range.
+
+    Args:
+        module: the component behind its file's interface; changed in place.
+        streams: of it.
+        checkpoint: that it comes from.
+        contract: of the file.
+        geometry: the sizes of the export.
+        recorded: further inputs to measure on, from a sampling run.
+    """
+    import torch
+
+    from sdmobile.reference.drawn_pictures import drawn_inputs
+    from sdmobile.reference.float16_scales import find_scales
+
+    order = PERMUTATIONS[contract.inputs[0].layout]
+    drawn = [torch.from_numpy(array).permute(order) for array in drawn_inputs(checkpoint, contract.component, geometry)]
+    words = f"{len(drawn)} drawn pictures" + (f" and {len(recorded)} calls of a sampling run" if recorded else "")
+    return find_scales(module, streams, [*((one,) for one in drawn), *recorded], words)
 
 
 def chain_inputs(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families import tiny_autoencoder
+from sdmobile.families.autoencoder_streams import streams_of
 from sdmobile.families.component import Component, Config, FileNames, Kind, Model, Role, Shapes, Value
 from sdmobile.families.schedulers import finite_positive
 from sdmobile.families.shapes import count_blocks
@@ -196,6 +197,7 @@ DECODER = Component(
     },
     wrap=_wrap_decoder,
     reference=_decode,
+    streams=streams_of,
 )
 
 ENCODER = Component(
@@ -219,4 +221,5 @@ ENCODER = Component(
     },
     wrap=_wrap_encoder,
     reference=_encode,
+    streams=streams_of,
 )

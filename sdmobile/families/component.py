@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.families.streams import Streams
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
@@ -118,6 +120,7 @@ class Component:
         wrap: gives a model the interface of a target's file; the flag says whether pixels lie channels-last.
         reference: runs the model as its library does, unwrapped, on canonical inputs; a tuple where there are several
             outputs.
+        streams: quantities of a wrapped model whose scale is free; see `families.streams`.
     """
 
     name: str
@@ -129,6 +132,7 @@ class Component:
     files: Mapping[str, FileNames]
     wrap: Callable[[nn.Module, bool], nn.Module]
     reference: Callable[[Any, Mapping[str, Tensor]], Tensor | tuple[Tensor, ...]]
+    streams: Callable[[nn.Module], Streams] = lambda module: Streams()
 
 
 @dataclass(frozen=True)

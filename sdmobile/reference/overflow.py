@@ -110,8 +110,9 @@ def scan_component(
     """
     from sdmobile.reference.subject import captured
 
-    contract: Contract = bundle.components[component].contract
-    return scan_samples(captured(checkpoint, contract), contract, component, samples)
+    part = bundle.components[component]
+    contract: Contract = part.contract
+    return scan_samples(captured(checkpoint, contract, part.record), contract, component, samples)
 
 
 def scan_samples(

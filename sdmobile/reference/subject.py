@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sdmobile.families.contracts import contract_for, wrap
 from sdmobile.formats.bundle.contracts import Contract
@@ -64,16 +65,32 @@ def capture_subject(
     return Subject(opened, component, profile, way, geometry, contract, program)
 
 
-def captured(checkpoint: Checkpoint, contract: Contract) -> ExportedProgram:
-    """Loads the component of a contract and returns its graph, not yet rewritten."""
+def captured(checkpoint: Checkpoint, contract: Contract, record: Mapping[str, Any] | None = None) -> ExportedProgram:
+    """Loads the component of a contract and returns its graph, not yet rewritten; see `wrapped_component`."""
     from sdmobile.reference.capture import capture
 
-    return capture(wrapped_component(checkpoint, contract.target, contract.component), contract)[0]
+    return capture(wrapped_component(checkpoint, contract.target, contract.component, record), contract)[0]
 
 
-def wrapped_component(checkpoint: Checkpoint, target: str, component: str) -> nn.Module:
-    """Returns a component in float32 behind the interface of a target's file, without what other components use."""
+def wrapped_component(
+    checkpoint: Checkpoint, target: str, component: str, record: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """Returns a component in float32 behind the interface of a target's file, without what other components use.
+
+    Args:
+        checkpoint: the checkpoint.
+        target: of the file.
+        component: canonical name.
+        record: what a bundle keeps of the component, if it is to be computed with the scales of the bundle's file.
+
+    Raises:
+        UnsupportedError: the record scales what the component does not have.
+    """
     from sdmobile.checkpoints import load_model
+    from sdmobile.reference.float16_scales import exponents_of, rescale_as
 
     part = checkpoint.family.component(component)
-    return wrap(target, part, load_model(checkpoint, part.model))
+    module = wrap(target, part, load_model(checkpoint, part.model))
+    if record is not None:
+        rescale_as(module, part.streams(module), exponents_of(record))
+    return module

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+FLOAT16_SCALES = "float16_scales"
+"""A step before the rules, on weights instead of the graph, that may be left out like a rule; see `docs/float16.md`."""
+
 
 @dataclass(frozen=True)
 class RewriteOptions:
@@ -13,7 +16,7 @@ class RewriteOptions:
 
     Args:
         plain_ops: use the forms for runtimes that know no composite operators.
-        without: names of rules that shall not run.
+        without: names of rules that shall not run, or `FLOAT16_SCALES`.
         approximate: names of rules that change the function and shall run all the same.
         check: compare the graphs before and after every rule on recorded inputs.
     """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics.words import meant, nearest
 from sdmobile.errors import UnsupportedError
-from sdmobile.rewrites.options import RewriteOptions
+from sdmobile.rewrites.options import FLOAT16_SCALES, RewriteOptions
 
 if TYPE_CHECKING:
     from sdmobile.device_profiles.model import Attention, DeviceProfile, Forms
@@ -88,7 +88,7 @@ def rule_class(name: str) -> type[Rule]:
 def _require_rule(name: str) -> None:
     if name not in RULES:
         known = f"Known are {', '.join(RULES)}"
-        raise UnsupportedError("a rewrite rule must be a known one", name, meant(name, RULES, known))
+        raise UnsupportedError("a rewrite rule must be a known one", name, meant(name, [*RULES, FLOAT16_SCALES], known))
 
 
 def check_names(options: RewriteOptions) -> None:
@@ -98,7 +98,8 @@ def check_names(options: RewriteOptions) -> None:
         UnsupportedError: no such rule, or one that --allow-approximate does not need.
     """
     for name in options.without:
-        _require_rule(name)
+        if name != FLOAT16_SCALES:
+            _require_rule(name)
     for name in options.approximate:
         if name not in APPROXIMATE:
             known = f"Those that change what a model computes are {', '.join(APPROXIMATE)}"

@@ -165,7 +165,7 @@ def _float16_fault(
     from sdmobile.validate.bisect.reference import module_sequence
 
     contract = component.contract
-    paths = module_sequence(captured(checkpoint, contract))
+    paths = module_sequence(captured(checkpoint, contract, component.record))
     values = dict(sample.inputs)
     files = component.chain or (component,)
     for file in files:

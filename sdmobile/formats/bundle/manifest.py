@@ -148,6 +148,27 @@ class CompressionEntry(_Entry):
     details: DetailsEntry = DetailsEntry()
 
 
+class StreamEntry(_Entry):
+    """A stream of a component whose values the file has 2⁻ᵏ as large as the checkpoint."""
+
+    stream: Label
+    largest: Annotated[float, Field(ge=0)]
+    exponent: Annotated[int, Field(ge=1, le=24)]
+
+
+class ScalesEntry(_Entry):
+    """What keeps a component within float16's range."""
+
+    measured_on: Line
+    streams: Annotated[list[StreamEntry], Field(min_length=1, max_length=4096)]
+
+    @model_validator(mode="after")
+    def _each_once(self) -> ScalesEntry:
+        if len({entry.stream for entry in self.streams}) < len(self.streams):
+            raise ValueError("each stream is scaled once")
+        return self
+
+
 class ComponentEntry(_Entry):
     """One component: its files, interface and record."""
 
@@ -164,6 +185,7 @@ class ComponentEntry(_Entry):
     bytes: Count | None = None
     sha256: Sha256 | None = None
     compression: CompressionEntry | None = None
+    float16_scales: ScalesEntry | None = None
 
     @property
     def named_files(self) -> list[str]:

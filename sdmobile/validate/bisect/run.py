@@ -79,7 +79,7 @@ def _case(component: BundleComponent, checkpoint: Checkpoint, check: ComponentCh
             "a component that is bisected is one file", f"{len(component.chain)} parts", "Export it without --chunks."
         )
     contract = component.contract
-    program = captured(checkpoint, contract)
+    program = captured(checkpoint, contract, component.record)
     names = ModuleNames(module_paths(program))
     graph = open_graph(component, check.runtime, names)
     least_db = min(MOST_DB, max(LEAST_DB, check.limits.component_db if check.limits else LEAST_DB))

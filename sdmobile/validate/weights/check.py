@@ -126,7 +126,7 @@ def _check_component(component: BundleComponent, target: str, checkpoint: Checkp
     from sdmobile.reference.subject import wrapped_component
 
     started = time.perf_counter()
-    module = wrapped_component(checkpoint, target, component.name)
+    module = wrapped_component(checkpoint, target, component.name, component.record)
     parameters = parameters_of(module)
     names = _names(module, parameters)
     constants = read_constants(component, target, names)
