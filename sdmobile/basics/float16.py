@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 MAX_FINITE = 65504.0
 ROUNDS_TO_INFINITY = 65520.0
 ROUNDS_TO_ZERO = 2.0**-25
+SMALLEST = 2.0**-24
+# The least ε of a norm that divides by the largest deviation first: (6·√ε)², what is left of it where a group has no
+# deviations, must not vanish.
+LEAST_EPSILON = 2.0**-29
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What of a component's values float16 cannot hold: scales before the graph, inputs of its files in a short run after."""
+"""What of a component's values float16 cannot hold: scales before capture, and after it what its files are run on."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The streams of the KL autoencoder: where its residual sum runs, and what lies inside its residual blocks.
 
-    conv_in ─▶ s ─┬─▶ norm1 ─▶ SiLU ─▶ conv1 ─▶ t ─▶ norm2 ─▶ SiLU ─▶ conv2 ─┬─▶ s ─▶ … ─▶ conv_norm_out ─▶ SiLU ─▶ conv_out
+    conv_in ─▶ s ─┬─▶ norm1 ─▶ SiLU ─▶ conv1 ─▶ t ─▶ norm2 ─▶ SiLU ─▶ conv2 ─┬─▶ s ─▶ … ─▶ conv_norm_out ─▶ SiLU
                   └────────────────────── as it is ──────────────────────────┘
 
-Where a convolution changes the width or the resolution of s (`conv_shortcut`, samplers), s ends and the next stream begins.
+Where a convolution changes the width or the resolution of s (`conv_shortcut`, samplers), s ends and the next begins.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def model_card(manifest: Mapping[str, Any], validation: Mapping[str, Any] | None
         f"# {source['name']} for {_TARGETS[target]}",
         _summary(manifest) + _controlled(manifest),
         "## Use\n\n" + _use(manifest) + _words(manifest),
-        "## Files\n\n" + _files(manifest),
+        "## Files\n\n" + _files(manifest) + _scaled(manifest),
         "## Evidence\n\n" + _evidence(validation),
         "## Limits\n\n" + _limits(manifest),
         "## Licence\n\n" + _licence(source),
@@ -213,6 +213,12 @@ def _files(manifest: Mapping[str, Any]) -> str:
         files = ", ".join(f"`{contract['file_name']}`" for contract in files_of(record))
         rows.append(f"| {words.title(name)} | {files} | {parameters} | {weights} | {size} |")
     return "\n".join(rows)
+
+
+def _scaled(manifest: Mapping[str, Any]) -> str:
+    """Returns which components were kept within float16's range, nothing where none was."""
+    lines = [(name, words.scaled_streams(record)) for name, record in manifest["components"].items()]
+    return "".join(f"\n\n{words.title(name)}: {line}." for name, line in lines if line is not None)
 
 
 def _weights(compression: Mapping[str, Any] | None) -> str:

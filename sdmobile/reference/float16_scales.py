@@ -118,7 +118,8 @@ def find_scales(
     if difference <= SAME:
         return Float16Scales(scales, largest, measured_on)
     rescale(module, streams, {stream: -exponent for stream, exponent in exponents.items()})
-    return Float16Scales((), largest, measured_on, f"the scaled network differs by {difference:.3g} of the largest value")
+    refused = f"the scaled network differs by {difference:.3g} of the largest value"
+    return Float16Scales((), largest, measured_on, refused)
 
 
 def exponent_for(largest: float) -> int:

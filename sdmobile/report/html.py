@@ -87,6 +87,7 @@ def _components(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "peak": max((stage.get("peak_rss_bytes", 0) for stage in stages), default=None),
                 "rewrites": words.grouped_rewrites(record.get("rewrites", [])),
                 "warnings": record.get("warnings", []),
+                "scaled": words.scaled_streams(record),
             }
         )
     return rows

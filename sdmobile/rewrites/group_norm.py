@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sdmobile.basics.float16 import LEAST_EPSILON
 from sdmobile.rewrites.rule import Exactness, Match, OperatorRule
 
 Weight = Tensor | None
@@ -108,7 +109,7 @@ def group_norm_nhwc_amax(
         x: (N, C, H, W) or (N, C, L).
         num_groups: G.
         weight, bias: γ and β, (C,).
-        eps: ε.
+        eps: ε; taken as `LEAST_EPSILON` where it is less.
     """
     n, c = x.shape[0], x.shape[1]
     last = x.movedim(1, -1)
@@ -118,7 +119,7 @@ def group_norm_nhwc_amax(
     # keep s a normal float16 number for all deviations, and |e| below 4.
     s = F.relu6(torch.tensor([4.0], dtype=x.dtype) / d.abs().amax((1, 3), keepdim=True))
     e = d * s
-    floor = s * eps**0.5  # squared here, not s: ε is below the smallest normal float16 number
+    floor = s * max(eps, LEAST_EPSILON) ** 0.5  # squared here, not s: ε is below the smallest normal float16 number
     root = torch.rsqrt((e * e).mean((1, 3), keepdim=True) + floor * floor)
     affine = [1, 1, num_groups, c // num_groups]
     # γ goes to the root, the smaller tensor.

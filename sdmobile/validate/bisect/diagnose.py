@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdmobile.basics.float16 import LEAST_EPSILON, SMALLEST
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -58,8 +60,9 @@ def epsilon_faults(expected: Iterable[float], constants: Mapping[str, NDArray[An
 
 
 def _is_epsilon(candidate: float, value: float) -> bool:
-    rounded = float(np.float16(value))  # 1e-6 becomes 1.013e-6 there
-    return any(abs(candidate - wanted) <= EPSILON * wanted for wanted in (value, math.sqrt(value), rounded))
+    rounded = max(float(np.float16(value)), SMALLEST)  # 1e-6 becomes 1.013e-6 there; coremltools lets none vanish
+    raised = math.sqrt(max(value, LEAST_EPSILON))
+    return any(abs(candidate - wanted) <= EPSILON * wanted for wanted in (value, math.sqrt(value), rounded, raised))
 
 
 def _holds(array: NDArray[np.float32], parameter: NDArray[np.float32]) -> bool:
