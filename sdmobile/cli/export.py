@@ -60,7 +60,9 @@ def export(
     plain_ops: Annotated[
         bool, typer.Option("--plain-ops", help="Use no composite operators, for runtimes that do not know them.")
     ] = False,
-    without: Annotated[list[str] | None, typer.Option(help="Leave a rewrite rule out; may be repeated.")] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help="Leave a rewrite rule out, or float16_scales; may be repeated.")
+    ] = None,
     allow_approximate: Annotated[
         list[str] | None,
         typer.Option(help="Run a rewrite rule that changes what the model computes; may be repeated."),

@@ -39,7 +39,7 @@ def drawn_inputs(checkpoint: Checkpoint, component: str, geometry: Geometry) -> 
     if part.role is Role.IMAGE_ENCODER:
         return pictures
     (encoder,) = (one for one in family.of_role(Role.IMAGE_ENCODER) if one.model == part.model)
-    return [_latents(checkpoint, encoder.name, picture, geometry.latent_channels) for picture in pictures]
+    return _latents(checkpoint, encoder.name, pictures, geometry.latent_channels)
 
 
 def highlights(rows: int, columns: int) -> NDArray[np.float32]:
@@ -68,13 +68,14 @@ def _places(rows: int, columns: int) -> tuple[NDArray[Any], NDArray[Any]]:
     return (y + 0.5) / rows, (x + 0.5) / columns
 
 
-def _latents(checkpoint: Checkpoint, encoder: str, picture: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
-    """Returns the mean of a picture's latents, unscaled."""
+def _latents(
+    checkpoint: Checkpoint, encoder: str, pictures: list[NDArray[np.float32]], channels: int
+) -> list[NDArray[np.float32]]:
+    """Returns the mean of each picture's latents, unscaled."""
     import torch
 
     from sdmobile.reference.subject import wrapped_component
 
     module = wrapped_component(checkpoint, "onnx", encoder)
     with torch.no_grad():
-        moments = module(torch.from_numpy(picture))
-    return moments[:, :channels].numpy()
+        return [module(torch.from_numpy(picture))[:, :channels].numpy() for picture in pictures]

@@ -63,10 +63,11 @@ def test_plain_form_overflows_in_float16() -> None:
     assert psnr(torch.group_norm(x, groups, weight, bias, eps), half) < 25
 
 
+@pytest.mark.parametrize("eps", [1e-5, 1e-6 / 4**7], ids=["usual", "of a scaled stream"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_a_constant_input_gives_the_bias(dtype: torch.dtype) -> None:
+def test_a_constant_input_gives_the_bias(dtype: torch.dtype, eps: float) -> None:
     x, bias = torch.full((1, 8, 4, 4), 3.0, dtype=dtype), torch.arange(8, dtype=dtype)
-    y = group_norm_nhwc_amax(x, 4, torch.ones(8, dtype=dtype), bias, 1e-5)
+    y = group_norm_nhwc_amax(x, 4, torch.ones(8, dtype=dtype), bias, eps)
     assert torch.equal(y, bias.reshape(1, 8, 1, 1).expand_as(y))
 
 

@@ -109,6 +109,12 @@ def test_an_epsilon_or_its_root_is_no_fault(held: float) -> None:
     assert epsilon_faults([1e-6], {"scalar": np.array([held], np.float32), "half": np.array([0.5], np.float32)}) == []
 
 
+@pytest.mark.parametrize(("held", "faults"), [(2.0**-24, 0), (2.0**-14.5, 0), (2.0**-33, 0), (1e-6, 1), (1e-5, 1)])
+def test_an_epsilon_that_float16_would_lose_is_raised_to_what_it_holds(held: float, faults: int) -> None:
+    """ε = 2⁻³³: Core ML's files hold 2⁻²⁴, the form that divides by the largest deviation the root of 2⁻²⁹."""
+    assert len(epsilon_faults([2.0**-33], {"epsilon": np.array([held], np.float32)})) == faults
+
+
 def test_another_epsilon_is_a_fault() -> None:
     (fault,) = epsilon_faults([1e-6], {"scalar": np.array([0.1], np.float32)})
     assert fault == "PyTorch has the epsilon 1e-06; the file has 0.1 (scalar)"
