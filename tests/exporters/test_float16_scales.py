@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from sdmobile.basics.metrics import psnr
 from sdmobile.checkpoints import Checkpoint, open_checkpoint
@@ -88,6 +89,28 @@ def test_validate_takes_the_recorded_scales_and_no_others(planted: Path, scaled:
         assert status(other)[0] == Status.FAILED
     with pytest.raises(UnsupportedError, match=r"streams of the component.*decoder\.conv_out"):
         status(lambda record: record[FLOAT16_SCALES]["streams"][0].update(stream="decoder.conv_out"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"exponent": 0},
+        {"exponent": 25},
+        {"exponent": 1.5},
+        {"exponent": "3"},
+        {"stream": "../x"},
+        {"largest": float("nan")},
+        {"largest": -1.0},
+        {"factor": 3},
+        {"stream": "decoder.mid_block.resnets.0.conv1"},
+    ],
+    ids=str,
+)
+def test_a_manifest_scales_by_powers_of_two_and_each_stream_once(scaled: BundleComponent, change: Any) -> None:
+    record = deepcopy({key: value for key, value in scaled.record.items() if key != "component"})
+    record[FLOAT16_SCALES]["streams"][0].update(change)
+    with pytest.raises(ValidationError):
+        ComponentEntry.model_validate(record)
 
 
 @pytest.mark.parametrize("target", ["ios", "android"])

@@ -67,6 +67,15 @@ def test_compressed_weights_and_the_system_they_need_are_said() -> None:
     }
 
 
+def test_scaled_values_are_said() -> None:
+    bundle = manifest()
+    streams = [{"stream": f"s{k}", "largest": 1e5 * k, "exponent": k} for k in (3, 5)]
+    bundle["components"]["vae_decoder"]["float16_scales"] = {"measured_on": "2 drawn pictures", "streams": streams}
+    (line,) = (line for line in model_card(bundle).splitlines() if "65504" in line)
+    assert line.startswith("VAE decoder: 2 streams of values were scaled by 2^-3 to 2^-5, exactly")
+    assert "5e+05" in line
+
+
 def test_a_name_is_no_markup() -> None:
     hostile = manifest("ios")
     hostile["source"] = {**hostile["source"], "name": "a`b<script>x</script>", "license": "<b>mine</b>"}

@@ -55,6 +55,15 @@ def outline(html: str) -> Outline:
     return parser
 
 
+def test_scaled_values_are_said() -> None:
+    bundle = manifest()
+    streams = [{"stream": "decoder.conv_in", "largest": 2e5, "exponent": 5}]
+    bundle["components"]["vae_decoder"]["float16_scales"] = {"measured_on": "2 drawn pictures", "streams": streams}
+    shown = "<p>Float16: 1 stream of values was scaled by 2^-5, exactly"
+    assert shown in render_report(bundle, validation().to_json(), images())
+    assert shown not in render_report(manifest(), validation().to_json(), images())
+
+
 def test_needs_no_network_and_no_script(html: str, outline: Outline) -> None:
     tags = {tag for tag, _ in outline.elements}
     assert not tags & {"script", "link", "iframe", "object"}
