@@ -3,9 +3,9 @@
     run the float32 component on inputs ─▶ largest value of each stream ─▶ 2⁻ᵏ for those that come near 65504
       ─▶ rescale weights, biases and epsilons ─▶ run again: the same output
 
-The streams are the family's (`families.streams`). A stream is scaled if its largest value comes within a factor of 4 of
-the largest float16 number, as another picture may take it over; it then stays below an eighth of it. The file holds the
-scaled weights, and its record the k of each stream, from which `validate` scales the checkpoint's weights alike.
+The streams are the family's (`families.streams`). All of them stay below an eighth of the largest float16 number, as
+another picture may drive them up further. The file holds the scaled weights, and its record the k of each stream, from
+which `validate` scales the checkpoint's weights alike.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
     from sdmobile.families.streams import Streams
 
-NEAR = MAX_FINITE / 4
-TARGET = MAX_FINITE / 8
+LIMIT = MAX_FINITE / 8
 MOST = 24
 """The largest k: 2²⁴ times float16's range is no network that works."""
 SAME = 1e-6  # how far outputs may differ, of the largest: numbers below 2⁻¹²⁶ alone do
@@ -123,10 +122,10 @@ def find_scales(
 
 
 def exponent_for(largest: float) -> int:
-    """Returns the k that takes a stream's values below `TARGET`; 0 where it needs none, or where none helps."""
-    if not NEAR < largest < math.inf:
+    """Returns the k that takes a stream's values below `LIMIT`; 0 where it needs none, or where none helps."""
+    if not LIMIT < largest < math.inf:
         return 0
-    exponent = math.ceil(math.log2(largest / TARGET))
+    exponent = math.ceil(math.log2(largest / LIMIT))
     return exponent if exponent <= MOST else 0
 
 

@@ -20,7 +20,7 @@ from sdmobile.families.contracts import contract_for
 from sdmobile.families.streams import Streams
 from sdmobile.formats.bundle.manifest import ComponentEntry
 from sdmobile.formats.bundle.reading import BundleComponent
-from sdmobile.reference.float16_scales import MOST, NEAR, TARGET, exponent_for, exponents_of, find_scales
+from sdmobile.reference.float16_scales import LIMIT, MOST, exponent_for, exponents_of, find_scales
 from sdmobile.reference.geometry import geometry_for
 from sdmobile.reference.subject import wrapped_component
 from sdmobile.rewrites.options import FLOAT16_SCALES
@@ -63,8 +63,8 @@ def test_the_iphones_file_is_right_in_float16(planted: Path, scaled: BundleCompo
 def test_the_record_says_what_overflowed_and_how_far(scaled: BundleComponent) -> None:
     entries = scaled.record[FLOAT16_SCALES]["streams"]
     for entry in entries:
-        assert entry["largest"] > NEAR
-        assert TARGET / 2 < entry["largest"] * 2.0 ** -entry["exponent"] <= TARGET
+        assert entry["largest"] > LIMIT
+        assert LIMIT / 2 < entry["largest"] * 2.0 ** -entry["exponent"] <= LIMIT
     assert "decoder.conv_in" in exponents_of(scaled.record)
     ComponentEntry.model_validate({key: value for key, value in scaled.record.items() if key != "component"})
 
@@ -123,7 +123,7 @@ def test_nothing_changes_where_nothing_overflows(checkpoint: Checkpoint, compone
     contract = contract_for(SD, target, component, geometry)
     found = scale_streams(module, streams, checkpoint, contract, geometry, ())
     assert found.streams == ()
-    assert 0 < found.largest < NEAR
+    assert 0 < found.largest < LIMIT
     assert all(torch.equal(value, before[name]) for name, value in module.named_parameters())
     assert {m.eps for m in module.modules() if isinstance(m, torch.nn.GroupNorm)} == {1e-6}
 
@@ -141,8 +141,8 @@ def test_a_wrong_idea_of_the_network_scales_nothing(planted: Path) -> None:
 
 @pytest.mark.parametrize(
     ("largest", "exponent"),
-    [(0.0, 0), (NEAR, 0), (NEAR * 1.001, 2), (TARGET * 8, 3), (TARGET * 8.001, 4), (float("inf"), 0), (1e12, 0)],
+    [(0.0, 0), (LIMIT, 0), (LIMIT * 1.001, 1), (LIMIT * 8, 3), (LIMIT * 8.001, 4), (float("inf"), 0), (1e12, 0)],
 )
 def test_the_exponent_takes_the_largest_value_below_an_eighth_of_the_range(largest: float, exponent: int) -> None:
     assert exponent_for(largest) == exponent
-    assert exponent_for(TARGET * 2.0**MOST) == MOST
+    assert exponent_for(LIMIT * 2.0**MOST) == MOST
