@@ -29,16 +29,18 @@ def autoencoder(widths: tuple[int, ...], layers: int, attention: bool, quant: bo
 
     torch.manual_seed(0)
     levels = len(widths)
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=widths,
-        layers_per_block=layers,
-        norm_num_groups=4,
-        mid_block_add_attention=attention,
-        use_quant_conv=quant,
-        use_post_quant_conv=quant,
-    ).eval()
+    config = {
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "block_out_channels": list(widths),
+        "layers_per_block": layers,
+        "norm_num_groups": 4,
+        "mid_block_add_attention": attention,
+        "use_quant_conv": quant,
+        "use_post_quant_conv": quant,
+    }
+    model: Any = AutoencoderKL.from_config(config)
+    return model.eval()
 
 
 def half_of(model: nn.Module, part: Component, channels_last: bool = False) -> nn.Module:
