@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sdmobile.checkpoints.facts import correct, shapes_of
 from sdmobile.checkpoints.tokenizer_search import find_tokenizer
 from sdmobile.checkpoints.types import Checkpoint, ComponentInfo, Given
-from sdmobile.errors import CheckpointError
+from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families import sampled_by
 from sdmobile.families.component import Role
 
@@ -35,6 +35,7 @@ class Parts:
     notes: list[str]
     hashed_files: tuple[Path, ...]
     given: Given = field(default_factory=Given)
+    called: tuple[str, ...] = ()
     own_tokenizer: Path | None = None
     steps: int | None = None
     guidance_scale: float | None = None
@@ -83,6 +84,7 @@ def assemble(parts: Parts) -> Checkpoint:
         parts = with_vae(parts, parts.given.vae)
     notes = list(parts.notes)
     configs = {name: info.config for name, info in parts.components.items()}
+    parts = _distilled(parts, notes)
     scheduler_config = _with_prediction(parts.scheduler_config, parts.given.prediction_type, notes)
     family = sampled_by(parts.family, scheduler_config, parts.guidance_scale)
     facts = family.facts(configs, scheduler_config, notes)
@@ -104,12 +106,43 @@ def assemble(parts: Parts) -> Checkpoint:
         tokenizer_dir=tokenizer_dir,
         pad_token=family.pad_token(configs),
         given=parts.given,
+        called=parts.called if parts.steps is None else (),
         license=parts.license,
         steps=steps,
         guidance_scale=guidance_scale,
         notes=tuple(notes),
         hashed_files=parts.hashed_files,
         vae_files=parts.vae_files,
+    )
+
+
+def _distilled(parts: Parts, notes: list[str]) -> Parts:
+    """Returns the parts with the sampler of what the user says that they were distilled by.
+
+    A name may complete what is said: a number of steps, or that Euler with trailing timesteps is Lightning's.
+
+    Raises:
+        UnsupportedError: the family has a sampler of its own.
+    """
+    from sdmobile.families.few_steps import NONE, Distillation, completed
+
+    distilled = completed(parts.given.distilled, parts.called, parts.scheduler_config, parts.steps)
+    if distilled is None:
+        return parts
+    if distilled.kind == NONE:
+        return replace(parts, given=replace(parts.given, distilled=Distillation(NONE)))
+    if not parts.family.distillable:
+        raise UnsupportedError(
+            f"{parts.family.title} is sampled in its own way", f"--distilled {distilled}", "Leave it out."
+        )
+    if parts.steps is not None or parts.guidance_scale is not None:
+        notes.append(f"scheduler: --distilled {distilled} takes the place of what the model card says")
+    return replace(
+        parts,
+        given=replace(parts.given, distilled=distilled),
+        scheduler_config=distilled.schedule(parts.scheduler_config),
+        steps=None,
+        guidance_scale=None,
     )
 
 

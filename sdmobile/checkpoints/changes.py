@@ -1,4 +1,4 @@
-"""What a user puts on top of a checkpoint: LoRAs, learned words, another autoencoder, a text encoder cut short."""
+"""What a user puts on top of a checkpoint: LoRAs, learned words, another autoencoder, less text encoder, few steps."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from sdmobile.checkpoints.lora import LoraFile
 from sdmobile.errors import UnsupportedError, UsageError
 from sdmobile.families.clip import without_last_layers
 from sdmobile.families.component import Role
+from sdmobile.families.few_steps import Distillation
 
 if TYPE_CHECKING:
     from sdmobile.checkpoints.embeddings import Embedding
@@ -30,12 +31,15 @@ class Changes:
         embeddings: learned words (textual inversion), added to tokenizer and token embedding.
         vae: folder or single file of the autoencoder that takes the place of the checkpoint's.
         clip_skip: layers left out at the end of the text encoder; None for none.
+        distilled: how the checkpoint, or what a LoRA makes of it, was distilled to few steps; None where it was not or
+            says so itself.
     """
 
     loras: tuple[LoraFile, ...] = ()
     embeddings: tuple[EmbeddingFile, ...] = ()
     vae: Path | None = None
     clip_skip: int | None = None
+    distilled: Distillation | None = None
 
     def __post_init__(self) -> None:
         for what, files in (("LoRAs", self.loras), ("embeddings", self.embeddings)):
@@ -49,7 +53,8 @@ class Changes:
         """The options that ask for it, with the names of files."""
         given = [f"--lora {file}" for file in self.loras] + [f"--embedding {file}" for file in self.embeddings]
         given += [] if self.vae is None else [f"--vae {self.vae.name}"]
-        return given + ([] if self.clip_skip is None else [f"--clip-skip {self.clip_skip}"])
+        given += [] if self.clip_skip is None else [f"--clip-skip {self.clip_skip}"]
+        return given + ([] if self.distilled is None else [f"--distilled {self.distilled}"])
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as a JSON object, for another process."""
@@ -58,6 +63,7 @@ class Changes:
             "embeddings": [file.to_json() for file in self.embeddings],
             "vae": None if self.vae is None else str(self.vae),
             "clip_skip": self.clip_skip,
+            "distilled": None if self.distilled is None else str(self.distilled),
         }
 
     @classmethod
@@ -68,6 +74,7 @@ class Changes:
             tuple(EmbeddingFile.from_json(item) for item in data["embeddings"]),
             None if data["vae"] is None else Path(data["vae"]),
             data["clip_skip"],
+            None if data["distilled"] is None else Distillation.parse(data["distilled"]),
         )
 
 

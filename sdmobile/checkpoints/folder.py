@@ -54,10 +54,11 @@ def open_folder(path: Path, given: Given) -> Checkpoint:
     # Where model cards on the Hugging Face Hub put them: inference: parameters: guidance_scale.
     guidance = _stated(card, r"^\s+guidance_scale:\s*(\d{1,4}(?:\.\d{1,9})?)\s*$")
     steps = _stated(card, r"^\s+num_inference_steps:\s*([1-9]\d{0,2})\s*$")
+    name = origin.name if (origin := origin_of(path)) else path.resolve().name
     parts = Parts(
         family=family,
         path=path,
-        name=origin.name if (origin := origin_of(path)) else path.resolve().name,
+        name=name,
         format="diffusers",
         components=components,
         scheduler_config=read_json(scheduler_file),
@@ -67,6 +68,7 @@ def open_folder(path: Path, given: Given) -> Checkpoint:
         notes=notes,
         hashed_files=tuple(hashed),
         given=given,
+        called=(name,),
         own_tokenizer=path / "tokenizer",
         index=index,
     )

@@ -35,7 +35,8 @@ def open_checkpoint(
             repository of the Hub (`HubName`), which is downloaded into the Hub's cache.
         tokenizer_dir: folder of the tokenizer, for a checkpoint that has none; remembered for a single file.
         prediction_type: what the denoiser predicts, for a checkpoint that does not say it.
-        changes: what is put on top: LoRAs, learned words, another autoencoder, a text encoder cut short.
+        changes: what is put on top: LoRAs, learned words, another autoencoder, a text encoder cut short; and how it
+            was distilled to few steps, if so.
         control: folder of a control network in Diffusers' format, to go with it.
 
     Raises:
@@ -50,7 +51,9 @@ def open_checkpoint(
         from sdmobile.checkpoints.control import with_control
 
         return with_control(open_checkpoint(path, tokenizer_dir, prediction_type, changes), Path(control))
-    given = Given(None if tokenizer_dir is None else Path(tokenizer_dir), prediction_type, changes.vae)
+    given = Given(
+        None if tokenizer_dir is None else Path(tokenizer_dir), prediction_type, changes.vae, changes.distilled
+    )
     path = _local(bundled_path(Path(path))) if path is not None else bundled_checkpoint()
     return changed(_opened(path, given), changes)
 

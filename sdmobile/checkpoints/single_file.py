@@ -14,6 +14,7 @@ from sdmobile.checkpoints.jsonfile import read_json
 from sdmobile.checkpoints.weights import Headers, laid_out, normalise, read_headers
 from sdmobile.errors import UnsupportedError
 from sdmobile.families import FAMILIES
+from sdmobile.families.few_steps import completed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +30,8 @@ Tensors = dict[str, TensorInfo]
 _RULE = "the tensor names must be those of the original layout"
 _SHOWN = 5
 _EMA = "model_ema."
+_TITLES = ("modelspec.title", "ss_output_name")
+"""What the metadata of a file calls it."""
 _MOST_YAML = 1_000_000
 # What the training configuration beside a file says, as the original code wrote it.
 _YAML = {
@@ -69,11 +72,13 @@ def open_single_file(path: Path, given: Given) -> Checkpoint:
     configs = {name: info.config for name, info in components.items()}
     size = family.file_latent_size(headers.metadata, configs, names, notes)
     configs[family.denoiser.model]["sample_size"] = list(size)
-    config, files = _schedule(path, family, headers, given, notes)
+    origin = origin_of(path)
+    called = (path.stem, *((origin.name,) if origin else ()), *filter(None, map(headers.metadata.get, _TITLES)))
+    config, files = _schedule(path, family, headers, given, called, notes)
     parts = Parts(
         family=family,
         path=path,
-        name=origin.name if (origin := origin_of(path)) else path.stem,
+        name=origin.name if origin else path.stem,
         format="single_file",
         components=components,
         scheduler_config=config,
@@ -81,13 +86,14 @@ def open_single_file(path: Path, given: Given) -> Checkpoint:
         notes=notes,
         hashed_files=(path, *files),
         given=given,
+        called=called,
         own_tokenizer=path.parent / "tokenizer",
     )
     return assemble(parts)
 
 
 def _schedule(
-    path: Path, family: Family, headers: Headers, given: Given, notes: list[str]
+    path: Path, family: Family, headers: Headers, given: Given, called: tuple[str, ...], notes: list[str]
 ) -> tuple[dict[str, Any], tuple[Path, ...]]:
     """Returns the noise schedule of a single file, and the files beside it that it was read from."""
     beside = path.parent / "scheduler" / "scheduler_config.json"
@@ -95,8 +101,9 @@ def _schedule(
         return read_json(beside), (beside,)
     stated = path.with_suffix(".yaml")
     said: dict[str, Any] = {} if not stated.is_file() else _read_yaml(stated)
-    if given.prediction_type is not None:
-        said["prediction_type"] = given.prediction_type
+    distilled = completed(given.distilled, called, {}, None)
+    if (prediction := given.prediction_type or (distilled and distilled.prediction_type)) is not None:
+        said["prediction_type"] = prediction
     schedule = family.file_scheduler(headers.metadata, list(headers.tensors), said, notes)
     return schedule, (stated,) if stated.is_file() else ()
 

@@ -10,7 +10,7 @@ from sdmobile.basics.files import hash_file, hash_json, hash_tree
 from sdmobile.checkpoints.headers import check_readable
 from sdmobile.checkpoints.hub import origin_of
 from sdmobile.checkpoints.jsonfile import MOST_BYTES
-from sdmobile.errors import CheckpointError, SdmobileError
+from sdmobile.errors import CheckpointError, SdmobileError, UsageError
 from sdmobile.families.family import Facts
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sdmobile.checkpoints.hub import Origin
     from sdmobile.checkpoints.lora import Lora
     from sdmobile.families.family import Family
+    from sdmobile.families.few_steps import Distillation
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,13 @@ class Given:
         tokenizer_dir: folder of the tokenizer.
         prediction_type: what the denoiser predicts.
         vae: folder or single file of another autoencoder.
+        distilled: how it was distilled to few steps.
     """
 
     tokenizer_dir: Path | None = None
     prediction_type: str | None = None
     vae: Path | None = None
+    distilled: Distillation | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class Checkpoint(Facts):
         tokenizer_dir: folder of the CLIPTokenizer, if there is one.
         pad_token: fills up a text where the tokenizer's folder does not say which token does.
         given: what the user said about it.
+        called: names that may tell how it was distilled; none where its model card says how it is sampled.
         license: SPDX identifier or name, None where the checkpoint does not say.
         steps: sampling steps that the model card or the scheduler asks for, None where neither does.
         guidance_scale: guidance scale of the same sources, None where neither says one.
@@ -104,6 +108,7 @@ class Checkpoint(Facts):
     guidance_scale: float | None = None
     pad_token: str | None = None
     given: Given = field(default_factory=Given)
+    called: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     hashed_files: tuple[Path, ...] = field(default=(), repr=False)
     loras: tuple[Lora, ...] = field(default=(), repr=False)
@@ -198,6 +203,28 @@ class Checkpoint(Facts):
             except SdmobileError as error:
                 failures[name] = error
         return failures
+
+    @property
+    def undecided(self) -> SdmobileError | None:
+        """Why it is not known how to sample it, None where it is.
+
+        The name, or that of a LoRA, says that it was distilled to few steps, and neither scheduler, model card nor user
+        says how: taken for an ordinary one, it draws wrong pictures.
+        """
+        from sdmobile.families.few_steps import KINDS, few_steps, hinted
+
+        hint = hinted((*self.called, *(lora.file.path.stem for lora in self.loras)))
+        if hint is None or self.given.distilled is not None or not self.family.distillable:
+            return None
+        distilled, name = hint
+        if distilled.kind != "lightning" and few_steps(self.scheduler_config) is not None:
+            return None  # Lightning has SD-Turbo's scheduler, which does not say the number of steps
+        title = KINDS[distilled.kind].title if distilled.kind else "few steps"
+        return UsageError(
+            "a checkpoint that was distilled to few steps needs its own sampler, which no scheduler or model card says",
+            f"{name!r} looks like {title}",
+            f"Say it: --distilled {distilled.example}, or --distilled none if it is an ordinary one.",
+        )
 
     @property
     def usual_steps(self) -> int:

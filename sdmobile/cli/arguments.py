@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from sdmobile.cli import output
 from sdmobile.families import FAMILIES, component_names
+from sdmobile.families.few_steps import KINDS, Distillation
 
 if TYPE_CHECKING:
     from sdmobile.checkpoints.changes import Changes
@@ -49,6 +50,14 @@ ClipSkip = Annotated[
     int | None,
     typer.Option(min=1, help="Leave out so many layers at the end of the text encoder, as Diffusers' clip_skip."),
 ]
+Distilled = Annotated[
+    str | None,
+    typer.Option(
+        help="How a checkpoint without a scheduler that says so, or a LoRA, was distilled to few steps: "
+        f"{', '.join(KINDS)} with the number of steps it was made for, as lightning:4; none if only its name looks so.",
+        metavar="KIND[:STEPS]",
+    ),
+]
 ControlModel = Annotated[
     Path | None,
     typer.Option(help="Folder of the control network that goes with a checkpoint, or with a bundle's reference."),
@@ -83,15 +92,21 @@ def resolution_of(text: str | None) -> tuple[int, int] | None:
 
 
 def changes_of(
-    loras: list[str] | None, embeddings: list[str] | None, vae: Path | None, clip_skip: int | None = None
+    loras: list[str] | None,
+    embeddings: list[str] | None,
+    vae: Path | None,
+    clip_skip: int | None = None,
+    distilled: str | None = None,
 ) -> Changes:
-    """Returns what is put on top of a checkpoint; raises UsageError where a scale or a token is none."""
+    """Returns what is put on top of a checkpoint; raises UsageError where a scale, a token or a kind is none."""
     from sdmobile.checkpoints.changes import Changes
     from sdmobile.checkpoints.embeddings import EmbeddingFile
     from sdmobile.checkpoints.lora import LoraFile
 
     files = tuple(LoraFile.parse(text) for text in loras or ())
-    return Changes(files, tuple(EmbeddingFile.parse(text) for text in embeddings or ()), vae, clip_skip)
+    words = tuple(EmbeddingFile.parse(text) for text in embeddings or ())
+    few = None if distilled is None else Distillation.parse(distilled)
+    return Changes(files, words, vae, clip_skip, few)
 
 
 def _debug(wanted: bool) -> None:

@@ -15,6 +15,7 @@ from sdmobile.cli.arguments import (
     CHECKPOINT,
     COMPONENTS,
     ClipSkip,
+    Distilled,
     Embedding,
     Lora,
     PredictionType,
@@ -77,6 +78,7 @@ def export(
     quantize: Annotated[str | None, typer.Option(help=_QUANTIZE)] = None,
     tokenizer: Tokenizer = None,
     prediction_type: PredictionType = None,
+    distilled: Distilled = None,
     lora: Lora = None,
     embedding: Embedding = None,
     vae: Vae = None,
@@ -125,7 +127,7 @@ def export(
         None if quantize is None else load_recipe(quantize),
         tokenizer,
         prediction_type,
-        changes_of(lora, embedding, vae, clip_skip),
+        changes_of(lora, embedding, vae, clip_skip, distilled),
         control=control,
     )
     requests = [replace(request, target=name, out_dir=out) for name, out in zip(wanted, outs, strict=True)]
@@ -180,7 +182,8 @@ def _name(checkpoint: Path | None) -> str:
 def _show_plan(plan: ExportPlan) -> None:
     memory, disk = plan.memory_bytes / 2**30, plan.disk_bytes / 1e9
     console = stderr_console()
-    console.print(f"{plan.checkpoint.name} -> {plan.request.target} ({plan.device}), {plan.guidance} guidance")
+    few = "" if plan.checkpoint.given.distilled is None else f", {plan.checkpoint.usual_steps} steps"
+    console.print(f"{plan.checkpoint.name} -> {plan.request.target} ({plan.device}), {plan.guidance} guidance{few}")
     for part in plan.components:
         estimate = f"about {part.memory_bytes / 2**30:.1f} GiB of memory, {part.kept_bytes / 1e6:.1f} MB file"
         console.print(f"  {part.name:13} {part.parameters / 1e6:8.2f} M parameters   {estimate}")

@@ -10,6 +10,7 @@ import typer
 from sdmobile.cli.arguments import (
     ClipSkip,
     ControlModel,
+    Distilled,
     Embedding,
     Lora,
     PredictionType,
@@ -50,6 +51,7 @@ def generate(
     control_model: ControlModel = None,
     tokenizer: Tokenizer = None,
     prediction_type: PredictionType = None,
+    distilled: Distilled = None,
     lora: Lora = None,
     embedding: Embedding = None,
     vae: Vae = None,
@@ -76,7 +78,7 @@ def generate(
 
     if output.exists() and not overwrite:
         raise OutputError("the picture must not exist yet", output, "Choose another -o, or add --overwrite.")
-    files, changes = EditFiles(image, mask, strength), changes_of(lora, embedding, vae, clip_skip)
+    files, changes = EditFiles(image, mask, strength), changes_of(lora, embedding, vae, clip_skip, distilled)
     with step_progress() as progress:
         runner, spec, model_hash = open_source(
             bundle, runtime, reference, threads, tokenizer, prediction_type, changes, control_model

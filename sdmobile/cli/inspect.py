@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdmobile.basics.words import megabytes
-from sdmobile.cli.arguments import CHECKPOINT, ClipSkip, Embedding, Lora, PredictionType, Tokenizer, Vae, changes_of
+from sdmobile.cli.arguments import (
+    CHECKPOINT,
+    ClipSkip,
+    Distilled,
+    Embedding,
+    Lora,
+    PredictionType,
+    Tokenizer,
+    Vae,
+    changes_of,
+)
 from sdmobile.cli.output import Output
 
 if TYPE_CHECKING:
@@ -26,6 +36,7 @@ def inspect(
     ] = None,
     tokenizer: Tokenizer = None,
     prediction_type: PredictionType = None,
+    distilled: Distilled = None,
     lora: Lora = None,
     embedding: Embedding = None,
     vae: Vae = None,
@@ -38,7 +49,8 @@ def inspect(
     from sdmobile.exporters.request import ExportRequest
     from sdmobile.formats.bundle.contracts import TARGETS
 
-    opened = open_checkpoint(checkpoint, tokenizer, prediction_type, changes_of(lora, embedding, vae, clip_skip))
+    changes = changes_of(lora, embedding, vae, clip_skip, distilled)
+    opened = open_checkpoint(checkpoint, tokenizer, prediction_type, changes)
     verdicts = [preflight(opened, ExportRequest(checkpoint, target, Path(opened.name))) for target in TARGETS]
     output = Output(json)
     output.data(_as_json(opened, verdicts), *([] if json else _views(opened, verdicts)))
@@ -73,6 +85,7 @@ def _as_json(checkpoint: Checkpoint, verdicts: list[PreflightReport]) -> dict[st
         "context": [checkpoint.context_length, checkpoint.context_dim],
         "scheduler": checkpoint.scheduler_config,
         "prediction_type": checkpoint.prediction_type,
+        "distilled": None if (distilled := checkpoint.given.distilled) is None else str(distilled),
         "tokenizer": None if checkpoint.tokenizer_dir is None else str(checkpoint.tokenizer_dir),
         "loras": [],
         **checkpoint.changes,

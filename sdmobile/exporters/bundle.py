@@ -34,6 +34,8 @@ from sdmobile.formats.bundle.writing import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from sdmobile.checkpoints import Checkpoint
+
     Watch = Callable[[str, dict[str, Any]], None]
 
 
@@ -155,6 +157,13 @@ def _clipping_left_out(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if value != -math.inf}
 
 
+def _given(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Returns what the user said, which the reference of the bundle must be told too."""
+    distilled = checkpoint.given.distilled
+    said = {} if distilled is None else {"distilled": str(distilled)}
+    return {"prediction_type": checkpoint.given.prediction_type, "clip_skip": checkpoint.clip_skip, **said}
+
+
 def _write_manifest(plan: ExportPlan, records: dict[str, Any], folder: Path) -> dict[str, Any]:
     checkpoint = plan.checkpoint
     manifest: dict[str, Any] = {
@@ -172,7 +181,7 @@ def _write_manifest(plan: ExportPlan, records: dict[str, Any], folder: Path) -> 
             **({} if (origin := checkpoint.origin) is None else vars(origin)),
             "license": checkpoint.license,
             "prediction_type": checkpoint.prediction_type,
-            "given": {"prediction_type": checkpoint.given.prediction_type, "clip_skip": checkpoint.clip_skip},
+            "given": _given(checkpoint),
             "notes": list(checkpoint.notes),
             **checkpoint.changes,
         },

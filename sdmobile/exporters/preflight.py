@@ -199,6 +199,8 @@ def _tokenizer(checkpoint: Checkpoint, request: ExportRequest) -> Iterator[tuple
 
 def _sampler(checkpoint: Checkpoint, request: ExportRequest) -> Iterator[tuple[Level, str]]:
     """The scheduler with the usual number of steps, and the tables of `scheduler.json` where the target has one."""
+    if checkpoint.undecided is not None:
+        raise checkpoint.undecided
     family = checkpoint.family
     family.scheduler(checkpoint.scheduler_config, None, checkpoint.usual_steps)
     if request.target != "onnx" and request.target not in family.app_use:

@@ -81,6 +81,8 @@ class Family(ABC):
     """By text encoder: the tensor of a learned word's file that holds its vectors, where there are two."""
     takes_picture: ClassVar[bool] = False
     """Whether the denoiser takes a picture and its mask beside the noise."""
+    distillable: ClassVar[bool] = False
+    """Whether a checkpoint may have been distilled to few steps without another network, so that the user says it."""
     tag: ClassVar[str]
     """In the model card, as model hubs sort by it."""
     task: ClassVar[str] = "text-to-image"
@@ -267,7 +269,7 @@ class Family(ABC):
             scheduler_config: which tells it.
             notes: gets what was concluded.
         """
-        from sdmobile.families.schedulers import few_steps
+        from sdmobile.families.few_steps import few_steps
 
         few = few_steps(scheduler_config)
         if few is None:
@@ -356,11 +358,12 @@ class Family(ABC):
             UnsupportedError: no such scheduler, or not so many steps.
             CheckpointError: the configuration is not usable.
         """
+        from sdmobile.families.few_steps import set_timesteps
         from sdmobile.families.schedulers import scheduler_from_config
 
         scheduler = scheduler_from_config(config, name)
         try:
-            scheduler.set_timesteps(steps)
+            set_timesteps(scheduler, config, steps)
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             value = f"{steps} ({type(error).__name__}: {error})".splitlines()[0]
             raise UnsupportedError(f"{type(scheduler).__name__} must take so many steps", value) from error

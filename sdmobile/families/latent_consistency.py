@@ -108,6 +108,7 @@ class LatentConsistency(StableDiffusion):
     models = (clip.MODEL, _MODEL, autoencoder.MODEL)
     components = (clip.TEXT_ENCODER, _UNET, autoencoder.DECODER, autoencoder.ENCODER)
     control_parts = ()  # a control network goes with a UNet without inputs of its own
+    distillable = False  # it is, to its own few steps
     guidances = (EMBEDDED,)
     default_steps = 4
     default_guidance_scale = 8.5

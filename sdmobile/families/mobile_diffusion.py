@@ -28,6 +28,7 @@ class MobileDiffusion(StableDiffusion):
     title = "MobileDiffusion"
     models = (clip.MODEL, mobile_unet.UNET, mobile_unet.VAE)
     control_parts = (mobile_control.CONTROLNET, mobile_control.PLUGIN)
+    distillable = False  # its UNet says it
     tag = "mobile-diffusion"
 
     def claims(self, index: Mapping[str, Any], configs: Mapping[str, Config]) -> bool:

@@ -20,7 +20,8 @@ from itertools import zip_longest
 from typing import Any
 
 from sdmobile.errors import CheckpointError, UnsupportedError
-from sdmobile.families.schedulers import DEFAULT, LCM, SCHEDULERS, few_steps, scheduler_from_config, step_settings
+from sdmobile.families.few_steps import few_steps, set_timesteps
+from sdmobile.families.schedulers import DEFAULT, LCM, SCHEDULERS, scheduler_from_config, step_settings
 
 DEFAULT_STEPS = 20
 STEP_COUNTS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 25, 30, 50)
@@ -215,7 +216,7 @@ def consistency_solver(config: Mapping[str, Any]) -> Solver:
     for steps in range(1, min(_FEW, most) + 1):
         scheduler = scheduler_from_config(config, LCM)
         try:
-            scheduler.set_timesteps(steps)
+            set_timesteps(scheduler, config, steps)
             rows = consistency_table(scheduler)
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             value = f"{LCM} in {steps} steps: {type(error).__name__}: {error}".splitlines()[0]
@@ -236,7 +237,7 @@ def _solver(config: Mapping[str, Any], name: str, class_name: str, settings: dic
     usual = DEFAULT_STEPS if few is None else few.steps
     tables: dict[str, list[dict[str, float]]] = {}
     scales: set[float] = set()
-    for steps in sorted(STEP_COUNTS, key=lambda steps: steps != usual):
+    for steps in sorted({*STEP_COUNTS, usual}, key=lambda steps: steps != usual):
         try:
             rows, start = _rows_and_start(scheduler_from_config(config, class_name, **settings), steps)
         except UnsupportedError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics.words import meant
@@ -49,7 +48,6 @@ LCM = "LCMScheduler"
 # the schedule was trained with the first step at timestep 1.
 _PIPELINE = {"clip_sample": False, "steps_offset": 1}
 _MOST_TIMESTEPS = 100_000
-_EULER = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
 
 
 def scheduler_from_config(config: Mapping[str, Any], name: str | None = None, **settings: Any) -> Any:
@@ -115,31 +113,6 @@ def check_schedule(config: Mapping[str, Any]) -> None:
 
 def _is_share(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0.0 <= value < 1.0
-
-
-@dataclass(frozen=True)
-class FewSteps:
-    """How a distilled checkpoint is sampled, and what tells that it is one."""
-
-    steps: int
-    guidance_scale: float
-    reason: str
-
-
-def few_steps(config: Mapping[str, Any]) -> FewSteps | None:
-    """Returns how a checkpoint that was distilled to few steps is sampled, by its scheduler; None for any other.
-
-    Source: model cards of LCM-LoRA (4 steps, guidance 1), TCD (4 steps, guidance 0) and SD-Turbo (1 step, guidance 0).
-    """
-    name = config.get("_class_name")
-    if name == LCM:
-        return FewSteps(4, 1.0, f"{LCM}: distilled for few steps without guidance")
-    if name == "TCDScheduler":
-        return FewSteps(4, 0.0, "TCDScheduler: distilled for few steps without guidance")
-    epsilon = config.get("prediction_type", "epsilon") == "epsilon" and not config.get("rescale_betas_zero_snr")
-    if name in _EULER and config.get("timestep_spacing") == "trailing" and epsilon:
-        return FewSteps(1, 0.0, f"{name} with trailing timesteps, as SD-Turbo has: made for few steps without guidance")
-    return None
 
 
 def step_settings(scheduler: Any, generator: Any = None) -> dict[str, Any]:

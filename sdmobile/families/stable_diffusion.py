@@ -68,6 +68,7 @@ class StableDiffusion(Family):
     guidances = (BATCH2, SEPARATE)
     default_steps = 20
     default_guidance_scale = 7.5
+    distillable = True
     tag = "stable-diffusion"
     guidance_rule = "With guidance scale s, the prediction is uncond + s·(text − uncond)"
     own_marks: ClassVar[tuple[str, ...]] = ()

@@ -117,10 +117,13 @@ class PipelineSpec:
         Raises:
             CheckpointError: the checkpoint has no tokenizer.
             UnsupportedError: no such guidance or resolution.
+            UsageError: it was distilled to few steps, as its name says, and nothing says how.
         """
         from sdmobile.checkpoints.tokenizers import require_tokenizer
         from sdmobile.reference.geometry import geometry_for
 
+        if checkpoint.undecided is not None:
+            raise checkpoint.undecided
         return cls(
             family=checkpoint.family,
             geometry=geometry_for(checkpoint, guidance, resolution),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile.checkpoints.changes import KINDS, UNCHANGED, Changes, nameless, options_of
 from sdmobile.errors import CheckpointError, SdmobileError, UnsupportedError, UsageError
+from sdmobile.families.few_steps import Distillation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +28,8 @@ def resolve_reference(
     Args:
         bundle: the opened bundle.
         reference: a checkpoint, or None for one that ships with sdmobile, if the bundle was exported from it.
-        changes: that were put on top of it; how many layers of its text encoder were left out, the bundle says.
+        changes: that were put on top of it; how many layers of its text encoder were left out, and
+            how it was distilled, the bundle says.
         control: folder of the control network, for a bundle with one.
 
     Raises:
@@ -42,7 +44,9 @@ def resolve_reference(
     try:
         given = bundle.source.get("given") or {}
         shipped = bundled_checkpoint(str(name)) if name in BUNDLED else None
-        asked = replace(changes, clip_skip=given.get("clip_skip"))
+        said = given.get("distilled")
+        distilled = None if said is None else Distillation.parse(said)
+        asked = replace(changes, clip_skip=given.get("clip_skip"), distilled=distilled)
         checkpoint = open_checkpoint(reference or shipped, prediction_type=given.get("prediction_type"), changes=asked)
         if control is not None:  # under the bundle's name for it: a copy of the folder may have another
             checkpoint = with_control(checkpoint, control, bundle.manifest["control"]["name"])

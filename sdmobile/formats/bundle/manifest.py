@@ -210,6 +210,7 @@ class GivenEntry(_Entry):
 
     prediction_type: Line | None = None
     clip_skip: Annotated[int, Field(ge=1, le=1024)] | None = None
+    distilled: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{1,16}(:[1-8])?$")] | None = None
 
 
 class LoraEntry(_Entry):
