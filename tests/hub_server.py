@@ -11,6 +11,7 @@ import hashlib
 import json
 import random
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ class Repository:
         token: that reads a private repository, or a gated one's files.
         commits: what a request for the list says the commit is, where it lies.
         etag: of every file, where it lies.
+        xet: files are offered the Hub's other way, too.
         endless: the file whose bytes do not end where the list says.
         bomb: the file that comes compressed, and is far longer than the list says.
     """
@@ -46,6 +48,7 @@ class Repository:
     token: str | None = None
     commits: str | None = None
     etag: str | None = None
+    xet: bool = False
     endless: str | None = None
     bomb: str | None = None
 
@@ -55,9 +58,28 @@ class Repository:
         return {**known, **self.revisions}.get(revision)
 
 
+@dataclass(frozen=True)
+class Fault:
+    """An answer in the place of the right one.
+
+    Args:
+        where: part of the addresses that get it.
+        status: of the answer.
+        body: of it.
+        headers: of it.
+        seconds: that it takes.
+    """
+
+    where: str
+    status: int = 200
+    body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()
+    seconds: float = 0.0
+
+
 @dataclass
 class Hub:
-    """The server's state: repositories by name, and every request that came."""
+    """The server's state: repositories by name, every request that came, and what goes wrong."""
 
     endpoint: str = ""
     repositories: dict[str, Repository] = field(default_factory=dict)
@@ -65,6 +87,7 @@ class Hub:
     large: dict[str, bytes] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     agents: set[str] = field(default_factory=set)
+    fault: Fault | None = None
 
     def add(self, name: str, files: Files, **more: Any) -> str:
         """Adds a repository with a main branch; returns its commit."""
@@ -139,6 +162,10 @@ class _Handler(BaseHTTPRequestHandler):
         address = urlsplit(self.path)
         self.hub.requests.append(f"{self.command} {unquote(address.path)} {self.headers.get('Range', '')}".strip())
         self.hub.agents.add(self.headers.get("User-Agent", ""))
+        if (fault := self.hub.fault) is not None and fault.where in address.path:
+            time.sleep(fault.seconds)
+            self._send(fault.status, fault.body, dict(fault.headers))
+            return
         try:
             data, headers = self._route(address.path, parse_qs(address.query), body)
             self._send(200, data, headers)
@@ -226,6 +253,10 @@ class _Handler(BaseHTTPRequestHandler):
         if path == repository.endless and self.command == "GET":
             data = data.ljust(_ENDLESS, b" ")
         headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit_of(files)}
+        if repository.xet:
+            route = f"{self.hub.endpoint}/api/models/{name}/xet-read-token/{revision}"
+            headers |= {"X-Xet-Hash": hashlib.sha256(data).hexdigest(), "X-Xet-Refresh-Route": route}
+            headers |= {"Link": f'<{route}>; rel="xet-auth"'}
         if path == repository.bomb and self.command == "GET":
             return random.Random(0).randbytes(2_000_000), {**headers, "Content-Encoding": "gzip"}
         return data, headers

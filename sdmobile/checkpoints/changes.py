@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.checkpoints.embeddings import EmbeddingFile
+from sdmobile.checkpoints.hub import name_of
 from sdmobile.checkpoints.lora import LoraFile
 from sdmobile.errors import UnsupportedError, UsageError
 from sdmobile.families.clip import without_last_layers
@@ -52,7 +53,7 @@ class Changes:
     def options(self) -> list[str]:
         """The options that ask for it, with the names of files."""
         given = [f"--lora {file}" for file in self.loras] + [f"--embedding {file}" for file in self.embeddings]
-        given += [] if self.vae is None else [f"--vae {self.vae.name}"]
+        given += [] if self.vae is None else [f"--vae {name_of(self.vae)}"]
         given += [] if self.clip_skip is None else [f"--clip-skip {self.clip_skip}"]
         return given + ([] if self.distilled is None else [f"--distilled {self.distilled}"])
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from sdmobile.checkpoints.bundled import bundled_path
 from sdmobile.checkpoints.folder import read_component
+from sdmobile.checkpoints.hub import origin_of
+from sdmobile.checkpoints.hub_parts import CONTROL, located
 from sdmobile.checkpoints.jsonfile import read_json
 from sdmobile.errors import CheckpointError
 from sdmobile.families.control import Control
@@ -27,14 +29,15 @@ def with_control(checkpoint: Checkpoint, folder: Path, name: str | None = None) 
 
     Args:
         checkpoint: the opened one.
-        folder: config.json with `_class_name`, and weights; or the name of one that ships with the package.
+        folder: config.json with `_class_name`, and weights; or the name of one that ships with the package, or is on
+            the Hub.
         name: of the network; None for the folder's.
 
     Raises:
         CheckpointError: the folder is not whole, or the network was made for another UNet.
         UnsupportedError: the family takes no network of the class.
     """
-    folder = bundled_path(folder)
+    folder = located(bundled_path(folder), CONTROL)
     if not (folder / "config.json").is_file():
         raise CheckpointError(
             "a control network is a folder with config.json and weights", folder, "Give a folder in Diffusers' format."
@@ -78,6 +81,8 @@ def _shown(maps: tuple[tuple[int, int], ...]) -> str:
 
 
 def _name(folder: Path) -> str:
-    """Returns a folder's name in the characters that a file of an app may have."""
-    plain = re.sub(r"[^A-Za-z0-9]+", "_", folder.resolve().name).strip("_")
+    """Returns a folder's name, or its repository's, in the characters that a file of an app may have."""
+    origin = origin_of(folder)
+    own = origin.name if origin is not None and folder.name == origin.commit else folder.resolve().name
+    plain = re.sub(r"[^A-Za-z0-9]+", "_", own).strip("_")
     return plain[:64].rstrip("_") or "control"

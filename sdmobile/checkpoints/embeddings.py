@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics.files import hash_file
+from sdmobile.checkpoints.hub import HubName, name_of
+from sdmobile.checkpoints.hub_parts import EMBEDDING, located
 from sdmobile.errors import CheckpointError, UsageError
 from sdmobile.families.clip import TOKEN_ROWS
 
@@ -48,21 +50,23 @@ class EmbeddingFile:
 
     @classmethod
     def parse(cls, text: str) -> EmbeddingFile:
-        """Reads `FILE` or `FILE:TOKEN`.
+        """Reads `FILE` or `FILE:TOKEN`; what has a name on the Hub is downloaded.
 
         Raises:
             UsageError: the token is empty.
+            CheckpointError: the Hub has no such embedding, or cannot be read.
         """
         file, colon, token = text.rpartition(":")
-        if not colon or Path(text).exists() or not file.lower().endswith(_SUFFIXES):
-            return cls(Path(text))
+        is_file = file.lower().endswith(_SUFFIXES) or HubName.parse(file) is not None
+        if not colon or Path(text).exists() or not is_file:
+            return cls(located(text, EMBEDDING))
         if not token:
             raise UsageError("the token of an embedding must not be empty", text, "Write FILE:TOKEN, or FILE alone")
-        return cls(Path(file), token)
+        return cls(located(file, EMBEDDING), token)
 
     def __str__(self) -> str:
         """Returns file name and token, as `--embedding` takes them."""
-        return self.path.name if self.token is None else f"{self.path.name}:{self.token}"
+        return name_of(self.path) + ("" if self.token is None else f":{self.token}")
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as a JSON object, for another process."""
@@ -93,7 +97,7 @@ class Embedding:
     @property
     def name(self) -> str:
         """For people."""
-        return self.file.path.name
+        return name_of(self.file.path)
 
     @cached_property
     def sha256(self) -> str:

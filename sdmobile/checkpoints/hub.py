@@ -112,6 +112,15 @@ def origin_of(path: Path) -> Origin | None:
     return None
 
 
+def name_of(path: Path) -> str:
+    """Returns what a file or a folder is called: on the Hub with its commit, as `HubName.parse` takes it."""
+    origin = origin_of(path)
+    if origin is None:
+        return path.name
+    inside = path.absolute().as_posix().partition(f"/snapshots/{origin.commit}")[2]
+    return f"{origin}{inside}"
+
+
 def is_commit(text: object) -> bool:
     """Whether a text is the hash of a commit, in full."""
     return isinstance(text, str) and _COMMIT.fullmatch(text) is not None

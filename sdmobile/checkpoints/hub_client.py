@@ -2,7 +2,8 @@
 
 The client of huggingface_hub names files of its cache by the ETag of a server's answer, and reads an answer to its end
 however long that is. Both are bounded here, where every answer passes: ETags are plain words, and no answer is longer
-than what is expected.
+than what is expected. Xet, the Hub's second way to move files, goes past this client (its own opens the connections and
+writes the files), so it is off: the Hub gives every file by plain HTTP, too.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ def guard_client(most: int = MOST_BYTES_OF_AN_ANSWER) -> None:
     Args:
         most: bytes of the longest file that is about to be downloaded.
     """
-    from huggingface_hub import get_session, set_client_factory
+    from huggingface_hub import constants, get_session, set_client_factory
 
+    constants.HF_HUB_DISABLE_XET = True  # what the variable of that name says, which may have been read by now
     usual = get_session()
     kind, asked = type(usual), list(usual.event_hooks["request"])
     bounded = _bounded(kind)

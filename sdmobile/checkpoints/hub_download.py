@@ -46,16 +46,18 @@ class Listing:
         folder: where they are in the cache, or come to be.
         sizes: bytes by path.
         online: whether they can be downloaded.
+        what: is looked for in it.
     """
 
     name: HubName
     folder: Path
     sizes: dict[str, int]
     online: bool = True
+    what: str = "a checkpoint"
 
     def lacks(self, what: str) -> SdmobileError | None:
         """Returns that something is not in the cache, None where the list is all that there is."""
-        return None if self.online else not_cached(self.name, what=what)
+        return None if self.online else not_cached(self.name, part=what, what=self.what)
 
 
 def downloaded(name: HubName) -> Path:
@@ -70,40 +72,45 @@ def downloaded(name: HubName) -> Path:
         UnsupportedError: an architecture that sdmobile does not export, before its weights are downloaded.
         ResourceError: the disk has no room for it.
     """
-    listing = _listing(name)
+    listing = listing_of(name)
     if name.file is None and INDEX in listing.sizes:
-        _fetch(listing, small_files(listing.sizes), first=True)
-        _fetch(listing, _weights(listing))
+        fetch(listing, small_files(listing.sizes), first=True)
+        fetch(listing, _weights(listing))
         return listing.folder
     file = single_file(name, listing.sizes)
     if listing.online and not (listing.folder / file).is_file():
         _check_header(listing, file)
-    _fetch(listing, [file, *beside(listing.sizes, file)], first=True)
+    fetch(listing, [file, *beside(listing.sizes, file)], first=True)
     return listing.folder / file
 
 
-def _listing(name: HubName) -> Listing:
-    """Returns what a repository holds; offline, what of it is in the cache."""
+def listing_of(name: HubName, what: str = "a checkpoint") -> Listing:
+    """Returns what a repository holds; offline, what of it is in the cache.
+
+    Args:
+        name: of the repository.
+        what: is looked for in it, for errors.
+    """
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    with hub_errors(name):
+    with hub_errors(name, what=what):
         try:
             info = hub_api().model_info(name.repository, revision=name.revision, files_metadata=True, timeout=_SECONDS)
         except OfflineModeIsEnabled:
-            return _cached(name)
+            return _cached(name, what)
         sizes = {
             item.rfilename: max(0, int(item.size or 0)) for item in info.siblings or () if _is_plain(item.rfilename)
         }
     if not is_commit(info.sha):
         raise CheckpointError("the Hub must say which commit it gives", f"{name}: {str(info.sha)[:80]!a}")
-    return Listing(name, _repository_folder(name) / "snapshots" / str(info.sha), sizes)
+    return Listing(name, _repository_folder(name) / "snapshots" / str(info.sha), sizes, what=what)
 
 
 def _repository_folder(name: HubName) -> Path:
     return hub_cache().expanduser().resolve() / f"models--{name.repository.replace('/', '--')}"
 
 
-def _cached(name: HubName) -> Listing:
+def _cached(name: HubName, what: str) -> Listing:
     from huggingface_hub import snapshot_download
 
     folder = Path(
@@ -112,7 +119,7 @@ def _cached(name: HubName) -> Listing:
         )
     )
     sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in folder.rglob("*") if file.is_file()}
-    return Listing(name, folder, sizes, online=False)
+    return Listing(name, folder, sizes, online=False, what=what)
 
 
 def _is_plain(path: object) -> bool:
@@ -142,14 +149,14 @@ def _weights(listing: Listing) -> list[str]:
 
 def _check_header(listing: Listing, file: str) -> None:
     """Refuses a single file of another architecture by the names of its tensors, of which only the header is read."""
-    with hub_errors(listing.name):
+    with hub_errors(listing.name, what=listing.what):
         header = hub_api().parse_safetensors_file_metadata(listing.name.repository, file, revision=listing.folder.name)
         shapes = {tensor: tuple(info.shape) for tensor, info in header.tensors.items()}
     family = next(family for family in FAMILIES if family.claims_file(shapes))
     family.check_file(list(shapes), Path(str(listing.name)) / ("" if listing.name.file else file))
 
 
-def _fetch(listing: Listing, paths: list[str], first: bool = False) -> None:
+def fetch(listing: Listing, paths: list[str], first: bool = False) -> None:
     """Downloads files of the list that are not in the cache.
 
     Args:
@@ -175,7 +182,7 @@ def _fetch(listing: Listing, paths: list[str], first: bool = False) -> None:
 
     quiet_without_terminal()
     guard_client(max(listing.sizes[path] for path in paths))
-    with hub_errors(listing.name):
+    with hub_errors(listing.name, what=listing.what):
         folder = snapshot_download(
             listing.name.repository,
             revision=listing.name.revision if first else listing.folder.name,

@@ -30,10 +30,15 @@ def small_files(names: Collection[str]) -> list[str]:
 
 
 def weight_file(names: Collection[str], model: str) -> str | None:
-    """Returns the file of a Diffusers folder that holds a model's weights, fp16 first, or the list of its shards."""
+    """Returns the file of a Diffusers folder that holds a model's weights, fp16 first, or the list of its shards.
+
+    Args:
+        names: of the repository's files.
+        model: its folder, "" for the top.
+    """
     here = [path.rpartition("/")[2] for path in names if path.rpartition("/")[0] == model and WEIGHTS in path]
     best = best_weights(here, half_first=True)
-    return None if best is None else f"{model}/{best[0]}"
+    return None if best is None else f"{model}/{best[0]}".lstrip("/")
 
 
 def no_weights(name: HubName, names: Collection[str], model: str) -> CheckpointError:
@@ -41,7 +46,7 @@ def no_weights(name: HubName, names: Collection[str], model: str) -> CheckpointE
     found = sorted(path for path in names if path.startswith(f"{model}/")) or ["nothing"]
     return CheckpointError(
         _ONLY,
-        f"{model} of {name} has {_listed(found)}",
+        f"{model} of {name} has {listed(found)}",
         "Convert it with `from_pretrained(…).save_pretrained(FOLDER)` of Diffusers, and give the folder.",
     )
 
@@ -56,7 +61,7 @@ def single_file(name: HubName, names: Collection[str]) -> str:
     if name.file is not None:
         if name.file not in weights:
             what = f"{name} is none" if name.file in names else f"{name.repository} has no {name.file}"
-            raise CheckpointError(_ONLY, what, f"Those that there are: {_listed(weights or ['none'])}")
+            raise CheckpointError(_ONLY, what, f"Those that there are: {listed(weights or ['none'])}")
         return name.file
     top = [path for path in weights if "/" not in path]
     if len(top) == 1 and not (
@@ -66,12 +71,12 @@ def single_file(name: HubName, names: Collection[str]) -> str:
     if len(top) > 1:
         raise CheckpointError(
             "a repository with several single-file checkpoints needs the name of one",
-            f"{name} has {_listed(top)}",
+            f"{name} has {listed(top)}",
             f"Write {name}/FILE.",
         )
     raise CheckpointError(
         f"a repository that is a checkpoint holds {INDEX}, or one {WEIGHTS} file with all components",
-        f"{name} has {_listed(sorted(path for path in names if '/' not in path) or ['nothing'])}",
+        f"{name} has {listed(sorted(path for path in names if '/' not in path) or ['nothing'])}",
         "Give one of a text-to-image pipeline.",
     )
 
@@ -86,6 +91,7 @@ def beside(names: Collection[str], file: str) -> Iterator[str]:
             yield path
 
 
-def _listed(paths: list[str]) -> str:
+def listed(paths: list[str]) -> str:
+    """Returns paths for people, the first of them."""
     more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
     return ", ".join(paths[:_SHOWN]) + more

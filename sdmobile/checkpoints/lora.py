@@ -22,6 +22,8 @@ from sdmobile.basics.files import hash_file
 from sdmobile.basics.untrusted import UntrustedError, parse_json
 from sdmobile.checkpoints.bundled import bundled_path
 from sdmobile.checkpoints.headers import read_header
+from sdmobile.checkpoints.hub import name_of, origin_of
+from sdmobile.checkpoints.hub_parts import LORA, located
 from sdmobile.checkpoints.lora_kinds import OTHERS, delta, is_whole, parts_by_module, rank_of
 from sdmobile.checkpoints.weights import normalise, read_tensor
 from sdmobile.errors import CheckpointError, UsageError
@@ -43,6 +45,12 @@ _UNUSED = "every key of a LoRA must belong to a layer of the checkpoint's UNet o
 _SHAPES = "the matrices of a LoRA must fit the weight that they change"
 
 
+def _path(text: str) -> Path:
+    """Returns where a LoRA lies, which may ship with the package or come from the Hub."""
+    shipped = bundled_path(Path(text))
+    return shipped if shipped.exists() else located(text, LORA)
+
+
 @dataclass(frozen=True)
 class LoraFile:
     """A LoRA as a user names it.
@@ -57,25 +65,26 @@ class LoraFile:
 
     @classmethod
     def parse(cls, text: str) -> LoraFile:
-        """Reads `FILE` or `FILE:scale`.
+        """Reads `FILE` or `FILE:scale`; what has a name on the Hub is downloaded.
 
         Raises:
             UsageError: the scale is no finite number.
+            CheckpointError: the Hub has no such LoRA, or cannot be read.
         """
         file, colon, scale = text.rpartition(":")
         if not colon or Path(text).exists():
-            return cls(bundled_path(Path(text)))
+            return cls(_path(text))
         try:
             number = float(scale)
         except ValueError:
             return cls(Path(text))  # a colon of the name; if there is no such file, opening it says so
         if not math.isfinite(number):
             raise UsageError("the scale of a LoRA must be a finite number", text, "Write FILE:0.8, or FILE alone for 1")
-        return cls(bundled_path(Path(file)), number)
+        return cls(_path(file), number)
 
     def __str__(self) -> str:
         """Returns the name and the exact scale, as `--lora` takes them."""
-        return f"{self.path.name}:{self.scale!r}".removesuffix(".0")
+        return f"{name_of(self.path)}:{self.scale!r}".removesuffix(".0")
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as a JSON object, for another process."""
@@ -119,7 +128,13 @@ class Lora:
     @property
     def name(self) -> str:
         """For people."""
-        return self.file.path.name
+        return name_of(self.file.path)
+
+    @property
+    def called(self) -> tuple[str, ...]:
+        """Names that may tell that it distils: of its file, and of its repository without the owner."""
+        path, origin = self.file.path, origin_of(self.file.path)
+        return (path.stem, *((origin.name,) if origin else ()))
 
     @cached_property
     def sha256(self) -> str:

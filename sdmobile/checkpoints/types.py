@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sdmobile.basics.files import hash_file, hash_json, hash_tree
 from sdmobile.checkpoints.headers import check_readable
-from sdmobile.checkpoints.hub import origin_of
+from sdmobile.checkpoints.hub import name_of, origin_of
 from sdmobile.checkpoints.jsonfile import MOST_BYTES
 from sdmobile.errors import CheckpointError, SdmobileError, UsageError
 from sdmobile.families.family import Facts
@@ -161,7 +161,7 @@ class Checkpoint(Facts):
         if self.vae_files:
             info = self.components[self.family.decoder.model]
             changes["vae"] = {
-                "name": info.path.name,
+                "name": name_of(info.path),
                 "class_name": info.class_name,
                 "sha256": self._vae_hash,
             }
@@ -213,7 +213,7 @@ class Checkpoint(Facts):
         """
         from sdmobile.families.few_steps import KINDS, few_steps, hinted
 
-        hint = hinted((*self.called, *(lora.file.path.stem for lora in self.loras)))
+        hint = hinted((*self.called, *(name for lora in self.loras for name in lora.called)))
         if hint is None or self.given.distilled is not None or not self.family.distillable:
             return None
         distilled, name = hint

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sdmobile.checkpoints.folder import read_component
+from sdmobile.checkpoints.hub import name_of
 from sdmobile.checkpoints.jsonfile import read_json
 from sdmobile.checkpoints.single_file import read_part, unused_tensors
 from sdmobile.checkpoints.weights import PICKLE_SUFFIXES, read_headers
@@ -45,7 +46,7 @@ def with_vae(parts: Parts, path: Path) -> Parts:
     if wanted != given:
         raise CheckpointError(f"{_CHANNELS}, {wanted}", f"{path} has {given}", "Give one for this kind of model.")
     files = (info.path / "config.json", *info.weight_files) if info.path.is_dir() else info.weight_files
-    note = f"{model.name}: {path.name} ({info.class_name}) takes the place of the checkpoint's own (--vae)"
+    note = f"{model.name}: {name_of(path)} ({info.class_name}) takes the place of the checkpoint's own (--vae)"
     return replace(
         parts,
         components={**parts.components, model.name: info},

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 CHECKPOINT = "Diffusers folder, .safetensors or .ckpt file, or owner/name[@revision] on the Hub."
 COMPONENTS = f"{', '.join(component_names()[:-1])} or {component_names()[-1]}"
 _STEPS = ", ".join(f"{family.default_steps} ({family.title})" for family in reversed(FAMILIES))
+
+
+def path(text: str) -> Path:
+    """Returns a path; one that is said to be here (./owner/name) is not taken for a name on the Hub."""
+    return Path(text).absolute() if text.startswith("./") else Path(text)
+
+
 Tokenizer = Annotated[
     Path | None,
     typer.Option(help="Folder of the tokenizer, for a checkpoint that has none; remembered for a single file."),
@@ -30,21 +37,25 @@ Lora = Annotated[
     list[str] | None,
     typer.Option(
         help="LoRA, LoCon, LoHa or LoKr to fuse into the checkpoint's weights (safetensors with Diffusers', kohya's or "
-        "LyCORIS' names); repeatable.",
+        "LyCORIS' names), here or on the Hub; repeatable.",
         metavar="FILE[:SCALE]",
     ),
 ]
 Embedding = Annotated[
     list[str] | None,
     typer.Option(
-        help="Learned word (textual inversion: safetensors, or .pt and .bin read without running them) for prompts; "
-        "repeatable.",
+        help="Learned word (textual inversion: safetensors, or .pt and .bin read without running them) for prompts, "
+        "here or on the Hub; repeatable.",
         metavar="FILE[:TOKEN]",
     ),
 ]
 Vae = Annotated[
     Path | None,
-    typer.Option(help="Autoencoder in the place of the checkpoint's: a Diffusers folder (TAESD too) or a single file."),
+    typer.Option(
+        parser=path,
+        help="Autoencoder in the place of the checkpoint's: a Diffusers folder (TAESD too) or a single file, here or "
+        "on the Hub.",
+    ),
 ]
 ClipSkip = Annotated[
     int | None,
@@ -60,12 +71,18 @@ Distilled = Annotated[
 ]
 ControlModel = Annotated[
     Path | None,
-    typer.Option(help="Folder of the control network that goes with a checkpoint, or with a bundle's reference."),
+    typer.Option(
+        parser=path,
+        help="Folder of the control network that goes with a checkpoint, or with a bundle's reference; here or on the "
+        "Hub.",
+    ),
 ]
 Size = Annotated[
     str | None,
     typer.Option(
-        "--resolution", help="Width and height of the picture in pixels; one number for both.", metavar="N|WxH"
+        "--resolution",
+        help="Width and height of the picture in pixels, of a checkpoint; one number for both.",
+        metavar="N|WxH",
     ),
 ]
 Steps = Annotated[
@@ -101,12 +118,13 @@ def changes_of(
     """Returns what is put on top of a checkpoint; raises UsageError where a scale, a token or a kind is none."""
     from sdmobile.checkpoints.changes import Changes
     from sdmobile.checkpoints.embeddings import EmbeddingFile
+    from sdmobile.checkpoints.hub_parts import VAE, located
     from sdmobile.checkpoints.lora import LoraFile
 
     files = tuple(LoraFile.parse(text) for text in loras or ())
     words = tuple(EmbeddingFile.parse(text) for text in embeddings or ())
     few = None if distilled is None else Distillation.parse(distilled)
-    return Changes(files, words, vae, clip_skip, few)
+    return Changes(files, words, None if vae is None else located(vae, VAE), clip_skip, few)
 
 
 def _debug(wanted: bool) -> None:

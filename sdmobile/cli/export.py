@@ -23,6 +23,7 @@ from sdmobile.cli.arguments import (
     Tokenizer,
     Vae,
     changes_of,
+    path,
     resolution_of,
 )
 from sdmobile.cli.output import is_quiet, remark, stderr_console, warning
@@ -39,8 +40,8 @@ _ISLANDS = (
 )
 _QUANTIZE = "Store the weights as a recipe says: a name of `sdmobile quantize recipes`, or a JSON file."
 _CONTROL = (
-    "Folder of a control network, a ControlNet or a plugin in Diffusers' format, to export with a UNet that takes what "
-    "it adds."
+    "Folder of a control network, a ControlNet or a plugin in Diffusers' format, here or on the Hub, to export with a "
+    "UNet that takes what it adds."
 )
 _OUTPUT = "Bundle folder; DIR/TARGET for each of several targets. Without it, NAME-TARGET here."
 _COMPONENTS = f"Export only these, separated by commas: {COMPONENTS}."
@@ -51,7 +52,9 @@ _GUIDANCE = (
 
 
 def export(
-    checkpoint: Annotated[Path | None, typer.Argument(help=f"{CHECKPOINT} Without it, the bundled shapes-64.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Argument(parser=path, help=f"{CHECKPOINT} Without it, the bundled shapes-64.")
+    ] = None,
     target: Annotated[str | None, typer.Option(help=targets.HELP, autocompletion=targets.complete)] = None,
     device: Annotated[str | None, typer.Option(help="Device profile; without it, the target's default.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help=_OUTPUT)] = None,
@@ -83,7 +86,7 @@ def export(
     embedding: Embedding = None,
     vae: Vae = None,
     clip_skip: ClipSkip = None,
-    control: Annotated[Path | None, typer.Option(help=_CONTROL)] = None,
+    control: Annotated[Path | None, typer.Option(parser=path, help=_CONTROL)] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done and needed; write nothing.")
     ] = False,

@@ -14,10 +14,13 @@ from sdmobile.cli.arguments import (
     Embedding,
     Lora,
     PredictionType,
+    Size,
     Steps,
     Tokenizer,
     Vae,
     changes_of,
+    path,
+    resolution_of,
 )
 
 if TYPE_CHECKING:
@@ -34,13 +37,14 @@ _RUNTIME = "auto, torch, evaluator, evaluator-fp16, coreml, litert or ort, as fa
 
 
 def generate(
-    bundle: Annotated[Path | None, typer.Argument(help=_BUNDLE, show_default=False)] = None,
+    bundle: Annotated[Path | None, typer.Argument(parser=path, help=_BUNDLE, show_default=False)] = None,
     *,
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="What to draw.", show_default=False)],
     negative: Annotated[str, typer.Option(help="What to stay away from.")] = "",
     image: Annotated[Path | None, typer.Option(help=_IMAGE)] = None,
     mask: Annotated[Path | None, typer.Option(help=_MASK)] = None,
     strength: Annotated[float | None, typer.Option(help=_STRENGTH)] = None,
+    resolution: Size = None,
     steps: Steps = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the initial noise.")] = 0,
     guidance: Annotated[float | None, typer.Option(help=_GUIDANCE)] = None,
@@ -58,7 +62,7 @@ def generate(
     clip_skip: ClipSkip = None,
     runtime: Annotated[str, typer.Option(help=_RUNTIME)] = "auto",
     reference: Annotated[
-        Path | None, typer.Option(help="The bundle's source checkpoint, for `--runtime torch`.")
+        Path | None, typer.Option(parser=path, help="The bundle's source checkpoint, for `--runtime torch`.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the runtime.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="PNG to write.")] = Path("picture.png"),
@@ -81,7 +85,15 @@ def generate(
     files, changes = EditFiles(image, mask, strength), changes_of(lora, embedding, vae, clip_skip, distilled)
     with step_progress() as progress:
         runner, spec, model_hash = open_source(
-            bundle, runtime, reference, threads, tokenizer, prediction_type, changes, control_model
+            bundle,
+            runtime,
+            reference,
+            threads,
+            tokenizer,
+            prediction_type,
+            changes,
+            control_model,
+            resolution_of(resolution),
         )
         scale = spec.guidance_scale if guidance is None else guidance
         if bundle is None or not is_bundle(bundle):  # a bundle's files decide how many rows there are

@@ -9,7 +9,7 @@ import typer
 
 from sdmobile.basics.words import nearest
 from sdmobile.cli import output
-from sdmobile.cli.arguments import ControlModel, Embedding, Lora, Vae, changes_of
+from sdmobile.cli.arguments import ControlModel, Embedding, Lora, Vae, changes_of, path
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,7 +28,8 @@ def gpu_check(
     ],
     way: Annotated[str, typer.Option(help=_WAY)] = "browser",
     reference: Annotated[
-        Path | None, typer.Option(help="Checkpoint the bundle was exported from; without it, the one sdmobile ships.")
+        Path | None,
+        typer.Option(parser=path, help="Checkpoint the bundle was exported from; without it, the one sdmobile ships."),
     ] = None,
     lora: Lora = None,
     embedding: Embedding = None,

@@ -18,6 +18,7 @@ from sdmobile.cli.arguments import (
     Tokenizer,
     Vae,
     changes_of,
+    path,
 )
 from sdmobile.cli.output import Output
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 def inspect(
     checkpoint: Annotated[
         Path | None,
-        typer.Argument(help=f"{CHECKPOINT} Without it, the bundled shapes-64."),
+        typer.Argument(parser=path, help=f"{CHECKPOINT} Without it, the bundled shapes-64."),
     ] = None,
     tokenizer: Tokenizer = None,
     prediction_type: PredictionType = None,

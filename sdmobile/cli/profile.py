@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdmobile.cli.arguments import Steps
+from sdmobile.cli.arguments import Steps, path
 from sdmobile.cli.output import Output, warning
 from sdmobile.errors import OutputError, UnsupportedError
 
@@ -30,7 +30,9 @@ _BENCHMARK = "LiteRT's benchmark_model for Android."
 
 
 def profile(
-    bundle: Annotated[Path | None, typer.Argument(help=_BUNDLE + " Without it, the bundled shapes-64.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Argument(parser=path, help=_BUNDLE + " Without it, the bundled shapes-64.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help=_DEVICE)] = None,
     unit: Annotated[str | None, typer.Option(help="Compute unit; without it, the device's first.")] = None,
     steps: Steps = None,
@@ -76,9 +78,9 @@ def profile(
 
 def _check_outputs(trace: Path | None, plot: Path | None) -> None:
     """Refuses, before anything is read, outputs that cannot be written."""
-    for name, path in (("--trace", trace), ("--plot", plot)):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise OutputError(f"the folder of {name} must exist", path.absolute().parent)
+    for name, file in (("--trace", trace), ("--plot", plot)):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise OutputError(f"the folder of {name} must exist", file.absolute().parent)
     if plot is not None and plot.suffix != ".svg":
         raise UnsupportedError("the plot is an SVG file", plot, "Name it FILE.svg; any browser shows it")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdmobile.basics.words import megabytes
-from sdmobile.cli.arguments import CommandGroup, Embedding, Lora, Vae, changes_of
+from sdmobile.cli.arguments import CommandGroup, Embedding, Lora, Vae, changes_of, path
 from sdmobile.cli.output import Output, warning
 from sdmobile.cli.quantize_search import analyze, curve, search
 
@@ -49,7 +49,7 @@ def apply(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new bundle.", show_default=False)],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
     deployment_target: Annotated[str | None, typer.Option(help=_TARGET)] = None,
-    reference: Annotated[Path | None, typer.Option(help=_REFERENCE, show_default=False)] = None,
+    reference: Annotated[Path | None, typer.Option(parser=path, help=_REFERENCE, show_default=False)] = None,
     lora: Lora = None,
     embedding: Embedding = None,
     vae: Vae = None,

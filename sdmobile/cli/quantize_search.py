@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdmobile.basics.words import megabytes
-from sdmobile.cli.arguments import CHECKPOINT, COMPONENTS
+from sdmobile.cli.arguments import CHECKPOINT, COMPONENTS, path
 from sdmobile.cli.output import Output
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sdmobile.quantize.sensitivity import Sensitivity
 
-Source = Annotated[Path | None, typer.Option("--checkpoint", help=f"{CHECKPOINT} Without it, shapes-64.")]
+Source = Annotated[Path | None, typer.Option("--checkpoint", parser=path, help=f"{CHECKPOINT} Without it, shapes-64.")]
 Sensitivities = Annotated[Path, typer.Argument(help="What `quantize analyze` wrote.", show_default=False)]
 Steps = Annotated[int, typer.Option(min=1, max=1000, help="Scheduler steps of the recorded pictures.")]
 Samples = Annotated[int, typer.Option(min=1, help="Most recorded calls of the component.")]
@@ -25,7 +25,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 
 
 def analyze(
-    checkpoint: Annotated[Path | None, typer.Argument(help=f"{CHECKPOINT} Without it, the bundled shapes-64.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Argument(parser=path, help=f"{CHECKPOINT} Without it, the bundled shapes-64.")
+    ] = None,
     component: Annotated[str | None, typer.Option(help=f"{COMPONENTS}; without it, the denoiser.")] = None,
     schemes: Annotated[
         str | None, typer.Option(help="What a layer may become, separated by commas, such as palette4,int8c,fp16.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdmobile.cli.arguments import CHECKPOINT, COMPONENTS, CommandGroup, Size, resolution_of
+from sdmobile.cli.arguments import CHECKPOINT, COMPONENTS, CommandGroup, Size, path, resolution_of
 from sdmobile.cli.output import Output
 from sdmobile.errors import OutputError, UnsupportedError
 
@@ -23,7 +23,9 @@ rewrites_app = typer.Typer(
     no_args_is_help=True,
 )
 
-Checkpoint = Annotated[Path | None, typer.Argument(help=f"{CHECKPOINT} Without it, the bundled shapes-64.")]
+Checkpoint = Annotated[
+    Path | None, typer.Argument(parser=path, help=f"{CHECKPOINT} Without it, the bundled shapes-64.")
+]
 Device = Annotated[str, typer.Option(help="Device profile, which selects the rules.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 PlainOps = Annotated[bool, typer.Option("--plain-ops", help="Use no composite operators.")]
@@ -120,9 +122,9 @@ def ablate_rules(
 
     options = RewriteOptions(plain_ops, tuple(without or ()), tuple(allow_approximate or ()))
     check_names(options)
-    for name, path in (("--output", output), ("--plot", plot)):
-        if path is not None and not path.absolute().parent.is_dir():  # before minutes of work
-            raise OutputError(f"the folder of {name} must exist", path.absolute().parent)
+    for name, file in (("--output", output), ("--plot", plot)):
+        if file is not None and not file.absolute().parent.is_dir():  # before minutes of work
+            raise OutputError(f"the folder of {name} must exist", file.absolute().parent)
     if plot is not None and (graph_only or plot.suffix != ".svg"):
         raise UnsupportedError("--plot names an SVG file and needs the exported files", plot, "Leave --graph-only out")
     with step_progress() as progress, temporary_folder("ablation") as scratch:

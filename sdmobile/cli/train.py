@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from sdmobile.basics.words import nearest
-from sdmobile.cli.arguments import ClipSkip, CommandGroup, Embedding, Lora, Vae, changes_of
+from sdmobile.cli.arguments import ClipSkip, CommandGroup, Embedding, Lora, Vae, changes_of, path
 from sdmobile.cli.output import remark
 from sdmobile.cli.progress import step_progress
 from sdmobile.errors import OutputError
@@ -124,7 +124,7 @@ def mobile(
 @train_app.command()
 def evaluate(
     source: Annotated[
-        Path | None, typer.Argument(help="Checkpoint or bundle; without it, the bundled checkpoint.")
+        Path | None, typer.Argument(parser=path, help="Checkpoint or bundle; without it, the bundled checkpoint.")
     ] = None,
     output: _Folder = Path("runs/evaluation"),
     prompts: _Prompts = 200,
@@ -167,7 +167,7 @@ def evaluate(
 
 @train_app.command()
 def evaluate_inpainting(
-    source: Annotated[Path, typer.Argument(help="Inpainting checkpoint or bundle.", show_default=False)],
+    source: Annotated[Path, typer.Argument(parser=path, help="Inpainting checkpoint or bundle.", show_default=False)],
     output: _Folder = Path("runs/evaluation"),
     prompts: _Prompts = 200,
     steps: _Steps = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdmobile.cli.arguments import COMPONENTS, ControlModel, Embedding, Lora, Steps, Vae, changes_of
+from sdmobile.cli.arguments import COMPONENTS, ControlModel, Embedding, Lora, Steps, Vae, changes_of, path
 
 if TYPE_CHECKING:
     from sdmobile.validate.check import Validation
@@ -60,7 +60,8 @@ class Format(str, Enum):
 def validate(
     bundle: Annotated[Path, typer.Argument(help="Folder that `sdmobile export` wrote.", show_default=False)],
     reference: Annotated[
-        Path | None, typer.Option(help="Checkpoint the bundle was exported from; without it, the one sdmobile ships.")
+        Path | None,
+        typer.Option(parser=path, help="Checkpoint the bundle was exported from; without it, the one sdmobile ships."),
     ] = None,
     lora: Lora = None,
     embedding: Embedding = None,

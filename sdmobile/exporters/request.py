@@ -100,7 +100,7 @@ class ExportPlan:
 
     def job(self, component: str, folder: Path) -> ExportJob:
         """Returns the order for one component's process."""
-        request = self.request
+        request, network = self.request, self.checkpoint.control_files
         return ExportJob(
             checkpoint=self.checkpoint.path,
             component=component,
@@ -115,7 +115,7 @@ class ExportPlan:
             tokenizer=request.tokenizer,
             prediction_type=request.prediction_type,
             changes=request.changes,
-            control=request.control,
+            control=network[0].parent if network else None,  # of the Hub, as it was found
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sdmobile.checkpoints.changes import UNCHANGED, Changes
 
 if TYPE_CHECKING:
+    from sdmobile.reference.geometry import Resolution
     from sdmobile.reference.pipeline import PipelineSpec
     from sdmobile.runtimes import Runner
 
@@ -21,6 +22,7 @@ def open_source(
     prediction_type: str | None = None,
     changes: Changes = UNCHANGED,
     control: Path | None = None,
+    resolution: Resolution | None = None,
 ) -> tuple[Runner, PipelineSpec, str]:
     """Opens a bundle or a checkpoint for sampling.
 
@@ -33,6 +35,7 @@ def open_source(
         prediction_type: what the denoiser predicts, for a checkpoint that does not say.
         changes: put on top of a checkpoint, the source's or the reference's.
         control: folder of a control network, for a checkpoint, and for torch where a bundle has one.
+        resolution: of the picture, for a checkpoint; None for its own.
 
     Returns:
         The runner, the pipeline and the content hash of the checkpoint.
@@ -52,6 +55,13 @@ def open_source(
         if tokenizer is not None or prediction_type is not None:
             raise UnsupportedError("--tokenizer and --prediction-type are for checkpoints; a bundle has both", source)
         bundle = open_bundle(source)
+        if resolution is not None:
+            sides = bundle.geometry
+            raise UnsupportedError(
+                "a bundle's files have one size, which was chosen at the export",
+                f"{source} draws {sides.image_width}x{sides.image_height} pixels",
+                "Leave --resolution out, or export again with it",
+            )
         if runtime == "torch":
             checkpoint = resolve_reference(bundle, reference, changes, control)
             spec = reference_pipeline(bundle, checkpoint)
@@ -70,5 +80,5 @@ def open_source(
     if runtime not in ("auto", "torch"):
         raise UnsupportedError("a checkpoint is run by torch", runtime, "Export it first: sdmobile export.")
     checkpoint = open_checkpoint(source, tokenizer, prediction_type, changes, control)
-    spec = PipelineSpec.from_checkpoint(checkpoint)
+    spec = PipelineSpec.from_checkpoint(checkpoint, resolution=resolution)
     return TorchRunner(checkpoint, spec.geometry), spec, checkpoint.content_hash

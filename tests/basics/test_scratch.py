@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from sdmobile.basics import renames
 from sdmobile.basics.files import write_whole
 from sdmobile.basics.scratch import MARK, put_in_place, scratch_beside, sweep, temporary_folder
+from sdmobile.cli.app import run
 from sdmobile.errors import EXIT_OUTPUT, EXIT_RESOURCES, OutputError, ResourceError
 from sdmobile.formats.bundle import writing
 from tests.fuzz.case import Outcome
@@ -336,6 +338,23 @@ def test_a_disk_that_is_read_only(mounted: Callable[[str], Path]) -> None:
         export(disk / "out", "new", overwrite=False)
     with pytest.raises(OutputError, match="Read-only"):
         write_whole(disk / "picture.png", b"new")
+
+
+def test_a_bundle_is_not_written_into_a_checkpoint(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(tiny_checkpoint, tmp_path / "copy"))
+    before = sorted(copy.rglob("*"))
+    for out in (copy / "out", copy / "unet" / "out", copy / "unet"):
+        with pytest.raises(OutputError, match=r"into a checkpoint: .* is in .*copy\. Choose another -o"):
+            writing.check_output(out, overwrite=True)
+    monkeypatch.chdir(copy)
+    asked = ["export", ".", "--target", "onnx"]  # whose bundle would be copy/copy-onnx
+    assert run(asked) == run([*asked, "-o", "out"]) == run([*asked, "-o", "../copy/vae/new"]) == 6
+    assert sorted(copy.rglob("*")) == before
+    with pytest.raises(OutputError, match="replaces bundles only"):
+        writing.check_output(copy, overwrite=True)
+    writing.check_output(tmp_path / "copy-onnx", overwrite=False)  # beside it
 
 
 def test_a_bundle_is_not_written_into_another(onnx_bundle: Path, tmp_path: Path) -> None:

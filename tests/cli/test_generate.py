@@ -17,6 +17,7 @@ from sdmobile.errors import CheckpointError, OutputError, UnsupportedError
 from sdmobile.reference.pipeline import PipelineSpec
 from sdmobile.reference.sampling import SampleRequest, sample
 from sdmobile.reference.torch_runner import TorchRunner
+from tests.checkpoints.pictures import diffusers_picture, pipeline_of
 
 
 def run(*arguments: object) -> Result:
@@ -65,6 +66,26 @@ def test_exported_files_make_the_picture_of_torch(onnx_bundle: Path, tiny_checkp
     assert texts["model_hash"] == manifest["source"]["content_hash"]
     assert run(onnx_bundle, *asked[:-1], 2, "-o", tmp_path / "other.png").exit_code == 0
     assert np.abs(pixels(tmp_path / "ort.png") - pixels(tmp_path / "other.png")).max() > 20
+
+
+def test_a_checkpoint_draws_in_the_size_that_is_asked_for_as_diffusers_does(
+    tiny_checkpoint: Path, onnx_bundle: Path, tmp_path: Path
+) -> None:
+    request = SampleRequest("a red circle", "blue", 2, 5, 4.0, "ddim")
+    asked = ["--prompt", request.prompt, "--negative", "blue", "--steps", 2, "--seed", 5, "--guidance", 4]
+    drawn = run(tiny_checkpoint, *asked, "--scheduler", "ddim", "--resolution", "48x32", "-o", tmp_path / "wide.png")
+    assert drawn.exit_code == 0, drawn.output
+    wide = pixels(tmp_path / "wide.png")
+    assert wide.shape == (32, 48, 3)
+    theirs = diffusers_picture(pipeline_of(tiny_checkpoint), request, size=(32, 48))
+    assert np.abs(wide - to_pixels(theirs)).max() <= 1
+    for wrong, told in (("48x33", "multiple of 2"), ("0", "positive"), ("wide", "WIDTHxHEIGHT")):
+        assert told in str(run(tiny_checkpoint, *asked, "--resolution", wrong, "-o", tmp_path / "x.png").exception)
+    for more in ([], ["--runtime", "torch", "--reference", tiny_checkpoint]):
+        refused = run(onnx_bundle, *asked, "--resolution", "48x32", "-o", tmp_path / "x.png", *more)
+        assert isinstance(refused.exception, UnsupportedError)
+        assert "draws 32x32 pixels. Leave --resolution out, or export again" in str(refused.exception)
+    assert not (tmp_path / "x.png").exists()
 
 
 def test_an_existing_picture_is_kept_unless_asked(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_CHECKPOINT = "model_index.json"
+"""Of a checkpoint's folder in Diffusers' format."""
 _MEASURED = ("seconds", "peak_rss_bytes")
 
 
@@ -41,13 +43,18 @@ def check_output(out: Path, overwrite: bool) -> None:
     """Checks that a bundle may be written to a folder; what a run that was killed left of it is put back first.
 
     Raises:
-        OutputError: it exists and `overwrite` is false, or it is not a bundle, or lies in one, or its parent cannot be
-            written.
+        OutputError: it exists and `overwrite` is false, or it is not a bundle, or lies in one or in a checkpoint, or
+            its parent cannot be written.
     """
     scratch.recover(out)
     around = next((one for one in scratch.real(out).absolute().parents if _is_whole(one)), None)
     if around is not None:  # whose files would no longer be those that it lists
         raise OutputError("a bundle must not be written into another one", f"{out} is in {around}", "Choose another -o")
+    inside = next((one for one in scratch.real(out).absolute().parents if (one / _CHECKPOINT).is_file()), None)
+    if inside is not None:  # which somebody else made, and other programs read
+        raise OutputError(
+            "a bundle must not be written into a checkpoint", f"{out} is in {inside}", "Choose another -o"
+        )
     if os.path.lexists(scratch.real(out)):
         if not overwrite:
             raise OutputError("the output folder must not exist", out, "Pass --overwrite or choose another --output")
