@@ -13,9 +13,9 @@ from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families import apple, autoencoder, clip_pooled, unet, unet_xl
 from sdmobile.families.clip_pooled import POOLED, WIDTH
 from sdmobile.families.component import Config, Shapes
-from sdmobile.families.distilled import FewStepStableDiffusion
-from sdmobile.families.family import Facts, Family
-from sdmobile.families.schedulers import STABLE_DIFFUSION, few_steps
+from sdmobile.families.distilled import DistilledToFewSteps
+from sdmobile.families.family import Facts
+from sdmobile.families.schedulers import STABLE_DIFFUSION
 from sdmobile.families.stable_diffusion import StableDiffusion
 
 if TYPE_CHECKING:
@@ -169,30 +169,16 @@ class StableDiffusionXL(StableDiffusion):
         }
 
 
-class FewStepStableDiffusionXL(StableDiffusionXL):
+class FewStepStableDiffusionXL(DistilledToFewSteps, StableDiffusionXL):
     """The same, distilled to few steps: Turbo, Lightning, LCM-LoRA; recognised by its scheduler."""
 
     name = "stable-diffusion-xl-few-steps"
     title = "Stable Diffusion XL, distilled to few steps"
-    guidances = FewStepStableDiffusion.guidances
-    default_steps = FewStepStableDiffusion.default_steps
-    default_guidance_scale = FewStepStableDiffusion.default_guidance_scale
+    base = StableDiffusionXL
     guidance_rule = (
         "Guidance was distilled into the UNet, whose prediction of the text's row is used as it is; its further inputs "
         "are described by `conditioning` in `metadata.json`"
     )
-    app_use: Mapping[str, str] = {}
-    app_scripts = Family.app_scripts
-
-    def claims(self, index: Mapping[str, Any], configs: Mapping[str, Config]) -> bool:
-        return False
-
-    def claims_file(self, shapes: Shapes) -> bool:
-        return False
-
-    def claims_sampling(self, family: Family, scheduler_config: Config, guidance_scale: float | None) -> bool:
-        guided = guidance_scale is not None and guidance_scale > 1
-        return type(family) is StableDiffusionXL and not guided and few_steps(scheduler_config) is not None
 
     def app_differences(self, target: str, facts: Facts) -> list[str]:
         if target != "ios":

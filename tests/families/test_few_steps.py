@@ -132,6 +132,33 @@ def _taken(document: dict[str, Any], row: dict[str, float], class_name: str) -> 
     return row["alpha"] if class_name.startswith("Euler") else 1.0
 
 
+@pytest.mark.parametrize("kind", ["dmd2:4", "lightning:1"])
+def test_xl_is_sampled_by_the_same_cards(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import diffusers
+
+    class_name, settings, timesteps = CARDS[kind]
+    folder = write_tiny("stable-diffusion-xl", tmp_path / "tiny")
+    checkpoint = _opened(folder, kind)
+    assert checkpoint.family.name == "stable-diffusion-xl-few-steps"
+    spec = PipelineSpec.from_checkpoint(checkpoint)
+    request = SampleRequest("a red circle", "", spec.steps, 7, spec.guidance_scale)
+    ours = sample(TorchRunner(checkpoint, spec.geometry), spec, request).latents
+    noise = NoiseStream(7, spec.latent_shape)
+    first = torch.from_numpy(noise.draw())
+    pipeline: Any = diffusers.StableDiffusionXLPipeline.from_pretrained(str(folder), torch_dtype=torch.float32)
+    pipeline.scheduler = getattr(diffusers, class_name).from_config(pipeline.scheduler.config, **settings)
+    given = {} if timesteps is None else {"timesteps": timesteps}
+    size = {"height": spec.geometry.image_height, "width": spec.geometry.image_width}
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "diffusers.schedulers.scheduling_lcm.randn_tensor", lambda *_, **__: torch.from_numpy(noise.draw())
+        )
+        theirs = diffusers_latents(pipeline, request, latents=first, **size, **given)
+    assert_same(ours, theirs)
+    named = _opened(Path(shutil.copytree(folder, tmp_path / "toon-xl-lightning")))
+    assert "--distilled lightning:4" in str(named.undecided)
+
+
 def test_published_steps_have_tables(folder: Path) -> None:
     for kind in ("lightning:4", "hyper:4", "dmd2:4", "turbo:1", "lcm:7"):
         config = _opened(folder, kind).scheduler_config
