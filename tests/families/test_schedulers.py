@@ -15,8 +15,9 @@ import torch
 
 from sdmobile.checkpoints import open_checkpoint
 from sdmobile.errors import CheckpointError, UnsupportedError, UsageError
+from sdmobile.families.few_steps import few_steps
 from sdmobile.families.sampler_tables import solvers_of
-from sdmobile.families.schedulers import SCHEDULERS, STABLE_DIFFUSION, few_steps, scheduler_from_config
+from sdmobile.families.schedulers import SCHEDULERS, STABLE_DIFFUSION, scheduler_from_config
 from sdmobile.reference.noise import NoiseStream
 from sdmobile.reference.pipeline import PipelineSpec
 from sdmobile.reference.sampling import SampleRequest, sample
