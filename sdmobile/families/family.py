@@ -388,10 +388,11 @@ class Family(ABC):
             generator: for schedulers that draw noise by torch.
             noise: draws the next values of the documented noise, [1, C, h, w]; a phone can draw them too.
         """
-        from sdmobile.families.schedulers import LCM, consistency_step, step_settings
+        from sdmobile.families.schedulers import ANCESTRAL, LCM, ancestral_step, consistency_step, step_settings
 
-        if type(scheduler).__name__ == LCM:
-            return consistency_step(scheduler, prediction, timestep, latent, noise)
+        drawing = {LCM: consistency_step, ANCESTRAL: ancestral_step}.get(type(scheduler).__name__)
+        if drawing is not None:
+            return drawing(scheduler, prediction, timestep, latent, noise)
         settings = step_settings(scheduler, generator)
         return scheduler.step(prediction, timestep, latent, **settings, return_dict=False)[0]
 

@@ -21,7 +21,15 @@ from typing import Any
 
 from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families.few_steps import few_steps, set_timesteps
-from sdmobile.families.schedulers import DEFAULT, LCM, SCHEDULERS, scheduler_from_config, step_settings
+from sdmobile.families.noisy_tables import alpha_sigma, ancestral_table, consistency_table, model_output, plain
+from sdmobile.families.schedulers import (
+    ANCESTRAL,
+    DEFAULT,
+    LCM,
+    SCHEDULERS,
+    scheduler_from_config,
+    step_settings,
+)
 
 DEFAULT_STEPS = 20
 STEP_COUNTS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 25, 30, 50)
@@ -37,6 +45,7 @@ _TABLED = (
     "DDIMScheduler",
     "DPMSolverMultistepScheduler",
     "DPMSolverSinglestepScheduler",
+    ANCESTRAL,
     "EulerDiscreteScheduler",
     "HeunDiscreteScheduler",
     "TCDScheduler",
@@ -117,7 +126,7 @@ def multistep_table(scheduler: Any, steps: int) -> list[dict[str, float]]:
         size = max(1.0, float((np.abs(terms) @ np.abs(solution)).max()))
         _require_linear(scheduler, float(np.abs(terms @ solution - result.ravel()).max()) / size, index)
         a, b, c, d = (value if abs(value) > _ZERO else 0.0 for value in [*solution.tolist(), 0.0, 0.0][:4])
-        row = {"timestep": _plain(timestep), "alpha": alpha, "sigma": sigma, "a": a, "b": b, "c": c}
+        row = {"timestep": plain(timestep), "alpha": alpha, "sigma": sigma, "a": a, "b": b, "c": c}
         rows.append(row if d == 0.0 else {**row, "d": d})
     return rows
 
@@ -139,12 +148,6 @@ def _require_linear(scheduler: Any, error: float, index: int) -> None:
         )
 
 
-def _plain(timestep: Any) -> float:
-    """Returns a timestep as an int where it is whole; some schedulers go between those of the training schedule."""
-    value = float(timestep)
-    return int(value) if value.is_integer() else value
-
-
 def _input_scale(scheduler: Any, timestep: Any) -> float:
     """Returns what the UNet's input is divided by the scheduler's latent."""
     import torch
@@ -160,46 +163,6 @@ def _signal_and_noise(scheduler: Any, timestep: Any, index: int) -> tuple[float,
     ratio = float(ratios[index])
     alpha = (1.0 + ratio * ratio) ** -0.5
     return alpha, ratio * alpha
-
-
-def alpha_sigma(scheduler: Any, timestep: int) -> tuple[float, float]:
-    """Returns α and σ of x = α·x₀ + σ·ε at a timestep of the training schedule."""
-    cumulative = float(scheduler.alphas_cumprod.double()[timestep])
-    return cumulative**0.5, (1.0 - cumulative) ** 0.5
-
-
-def model_output(prediction_type: str, sample: Any, clean: Any, alpha: float, sigma: float) -> Any:
-    """Returns the UNet output that implies the clean latent `clean` at `sample`."""
-    if prediction_type == "sample":
-        return clean
-    noise = (sample - alpha * clean) / sigma
-    return noise if prediction_type == "epsilon" else alpha * noise - sigma * clean
-
-
-def consistency_table(scheduler: Any) -> list[dict[str, float]]:
-    """Returns the linear update of every step of an LCMScheduler whose timesteps are set.
-
-    Args:
-        scheduler: of Diffusers; it is stepped to its end.
-
-    Returns:
-        One row per step: timestep, alpha and sigma (of x = α·x₀ + σ·ε), a, b and n of
-        x_next = a·x + b·D + n·z.
-    """
-    import torch
-
-    # f is linear in x and D, so its coefficients are its values at (1, 0) and (0, 1), taken in one elementwise step.
-    sample, clean = torch.eye(2, dtype=torch.float64)
-    rows = []
-    timesteps = [int(timestep) for timestep in scheduler.timesteps]
-    for timestep, following in zip_longest(timesteps, timesteps[1:]):
-        alpha, sigma = alpha_sigma(scheduler, timestep)
-        output = model_output(scheduler.config.prediction_type, sample, clean, alpha, sigma)
-        by_sample, by_clean = scheduler.step(output, timestep, sample, return_dict=False)[1].tolist()
-        signal, noise = (1.0, 0.0) if following is None else alpha_sigma(scheduler, following)
-        row = {"timestep": timestep, "alpha": alpha, "sigma": sigma}
-        rows.append({**row, "a": signal * by_sample, "b": signal * by_clean, "n": noise})
-    return rows
 
 
 def consistency_solver(config: Mapping[str, Any]) -> Solver:
@@ -228,10 +191,11 @@ def consistency_solver(config: Mapping[str, Any]) -> Solver:
 
 
 def _solver(config: Mapping[str, Any], name: str, class_name: str, settings: dict[str, Any]) -> Solver:
-    """Returns the tables of one deterministic solver, for all numbers of steps that it takes.
+    """Returns the tables of one solver, for all numbers of steps that it takes.
 
     Raises:
-        UnsupportedError: for the usual number it draws noise or is not linear; or its initial noise has several scales.
+        UnsupportedError: for the usual number it draws other noise or is not linear; or its initial noise has several
+            scales.
     """
     few = few_steps(config)
     usual = DEFAULT_STEPS if few is None else few.steps
@@ -249,19 +213,22 @@ def _solver(config: Mapping[str, Any], name: str, class_name: str, settings: dic
             scales.add(round(start, 6))
     if len(scales) != 1 or str(usual) not in tables:
         raise UnsupportedError("a table needs one scale of the initial noise", f"{class_name}: {sorted(scales)}")
-    update = _LONG_UPDATE if any("d" in row for rows in tables.values() for row in rows) else _UPDATE
+    columns = {column for rows in tables.values() for row in rows for column in row}
+    update = _NOISY_UPDATE if "n" in columns else _LONG_UPDATE if "d" in columns else _UPDATE
     in_order = dict(sorted(tables.items(), key=lambda table: int(table[0])))
     return Solver(name, class_name, settings, update, scales.pop(), in_order)
 
 
 def _rows_and_start(scheduler: Any, steps: int) -> tuple[list[dict[str, float]], float]:
     """Returns a table, and what the initial noise is multiplied by before the UNet takes it."""
+    class_name = type(scheduler).__name__
     try:
         scheduler.set_timesteps(steps)
         start = float(scheduler.init_noise_sigma) * _input_scale(scheduler, scheduler.timesteps[0])
-        return multistep_table(scheduler, steps), start
+        rows = ancestral_table(scheduler) if class_name == ANCESTRAL else multistep_table(scheduler, steps)
+        return rows, start
     except (ArithmeticError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        value = f"{type(scheduler).__name__} in {steps} steps: {type(error).__name__}: {error}".splitlines()[0]
+        value = f"{class_name} in {steps} steps: {type(error).__name__}: {error}".splitlines()[0]
         raise UnsupportedError("a table needs a scheduler that takes so many steps", value) from error
 
 
@@ -272,7 +239,7 @@ def _own_solver(config: Mapping[str, Any]) -> Solver:
         return consistency_solver(config)
     scheduler_from_config(config)  # refuses what is no scheduler at all
     if class_name not in _TABLED:
-        raise UnsupportedError("a table needs a deterministic scheduler of few steps of memory", class_name)
+        raise UnsupportedError("a table needs a scheduler that is linear, of few steps of memory", class_name)
     names = {cls: name for name, (cls, overrides) in SCHEDULERS.items() if not overrides}
     return _solver(config, names.get(class_name, class_name), class_name, {})
 

@@ -44,6 +44,7 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 DEFAULT = "PNDMScheduler"
 LCM = "LCMScheduler"
+ANCESTRAL = "EulerAncestralDiscreteScheduler"
 # StableDiffusionPipeline sets both, whatever the configuration says or lacks: latents are not bounded by [-1, 1], and
 # the schedule was trained with the first step at timestep 1.
 _PIPELINE = {"clip_sample": False, "steps_offset": 1}
@@ -145,6 +146,36 @@ def consistency_step(
         return denoised
     alpha = scheduler.alphas_cumprod[scheduler.timesteps[scheduler.step_index]]
     return alpha.sqrt() * denoised + (1.0 - alpha).sqrt() * torch.from_numpy(noise())
+
+
+def ancestral_sigmas(scheduler: Any, index: int) -> tuple[float, float, float, float]:
+    """Returns σ/α before and after a step of an ancestral scheduler, and what of the latter is kept and drawn anew.
+
+        ↑² = s_next²·(s² − s_next²)/s²,  ↓² = s_next² − ↑²
+
+    As Diffusers' EulerAncestralDiscreteScheduler has it, after k-diffusion's `get_ancestral_step`.
+    """
+    ratio, following = (float(scheduler.sigmas[place]) for place in (index, index + 1))
+    up = (following**2 * (ratio**2 - following**2) / ratio**2) ** 0.5
+    return ratio, following, (following**2 - up**2) ** 0.5, up
+
+
+def ancestral_step(
+    scheduler: Any, prediction: Tensor, timestep: Tensor, latent: Tensor, noise: Callable[[], NDArray[np.float32]]
+) -> Tensor:
+    """Returns the latent after one step of ancestral Euler, [1, C, h, w], with noise that a phone can draw too.
+
+        x_next = x + (x − D)/s·(↓ − s) + ↑·z                                               (`ancestral_sigmas`)
+
+    Diffusers' step gives D; its own noise is of torch's generator.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    denoised = scheduler.step(prediction, timestep, latent, generator=generator).pred_original_sample
+    ratio, _, down, up = ancestral_sigmas(scheduler, scheduler.step_index - 1)
+    moved = latent + (latent - denoised) / ratio * (down - ratio)
+    return moved if up == 0.0 else moved + up * torch.from_numpy(noise())
 
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")

@@ -189,7 +189,7 @@ class Sampler:
         unconditional = negative_row(self.spec, request, unconditional)
         further = {**family.conditioning(request.guidance_scale, self.spec.geometry), **self._controls.once()}
         rows = {**unconditional, **further}, {**conditional, **further}
-        # Ancestral schedulers draw noise while they step. It is seeded too, but by torch, not by the documented noise.
+        # Some schedulers draw noise while they step. Where no table has it, it is torch's, of the same seed.
         generator = torch.Generator().manual_seed(request.seed)
         for index, timestep in enumerate(timesteps):
             scaled = scheduler.scale_model_input(latent, timestep).numpy()

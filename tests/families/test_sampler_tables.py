@@ -10,7 +10,8 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler
 
 from sdmobile.errors import UnsupportedError
-from sdmobile.families.sampler_tables import multistep_table, scheduler_document
+from sdmobile.families.sampler_tables import multistep_table, scheduler_document, solvers_of
+from sdmobile.families.schedulers import scheduler_from_config
 
 BETAS = {"num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 
@@ -63,3 +64,39 @@ def test_the_document_holds_the_training_schedule() -> None:
     np.testing.assert_allclose(document["alphas_cumprod"], np.cumprod(1 - betas), rtol=1e-4)
     assert set(document["solvers"]) == {"dpm++", "ddim"}
     assert len(document["solvers"]["dpm++"]["steps"]["20"]) == 20
+
+
+ANCESTRAL = {**BETAS, "_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 20])
+@pytest.mark.parametrize("more", [{}, {"prediction_type": "v_prediction"}], ids=str)
+def test_ancestral_steps_are_tables_with_fresh_noise(
+    steps: int, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An app's loop with its own noise is Diffusers' loop with that noise in the place of torch's."""
+    config = {"prediction_type": "epsilon", **ANCESTRAL, **more}
+    solvers, note = solvers_of(config)
+    assert (solvers[0].name, note) == ("euler-a", None)
+    assert solvers[0].update == "x_next = a * x + b * D + n * z"
+    draw = np.random.RandomState(3)
+    fresh = draw.standard_normal((steps, 1, 1, 4, 4))
+    values = iter(fresh)
+    room = "diffusers.schedulers.scheduling_euler_ancestral_discrete.randn_tensor"
+    monkeypatch.setattr(room, lambda *_, **__: torch.from_numpy(next(values)))
+    scheduler = scheduler_from_config(config)
+    scheduler.set_timesteps(steps)
+    noise = draw.standard_normal((1, 1, 4, 4))
+    latent, x = torch.from_numpy(noise * float(scheduler.init_noise_sigma)), noise * solvers[0].init_noise_sigma
+    for row, timestep, z in zip(solvers[0].steps[str(steps)], scheduler.timesteps, fresh, strict=True):
+        assert row["timestep"] == float(timestep)
+        scaled = scheduler.scale_model_input(latent, timestep)
+        np.testing.assert_allclose(x, scaled.numpy(), rtol=1e-4, atol=1e-4)
+        output = np.tanh(1.3 * x) + float(timestep) / 1e4
+        clean = (x - row["sigma"] * output) / row["alpha"]
+        if config["prediction_type"] == "v_prediction":
+            clean = row["alpha"] * x - row["sigma"] * output
+        x = row["a"] * x + row["b"] * clean + row["n"] * z
+        latent = scheduler.step(torch.from_numpy(output), timestep, latent).prev_sample
+    np.testing.assert_allclose(x, latent.numpy(), rtol=2e-4, atol=2e-4)
+    assert solvers[0].steps[str(steps)][-1]["n"] == 0.0

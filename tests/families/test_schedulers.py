@@ -185,7 +185,6 @@ TABLED: list[tuple[dict[str, Any], str, bool]] = [
     ({"_class_name": "EulerDiscreteScheduler", "use_karras_sigmas": True}, "euler", False),
     ({**DPM, "algorithm_type": "sde-dpmsolver++"}, "dpm++", True),
     ({**DPM, "thresholding": True}, "dpm++", True),
-    ({"_class_name": "EulerAncestralDiscreteScheduler"}, "dpm++", True),
     ({"_class_name": "PNDMScheduler"}, "dpm++", True),
 ]
 
