@@ -39,7 +39,7 @@ def stable_diffusion(device: str = "galaxy-s23-ultra") -> Assessment:
     text, unet, decoder = (part.prediction for part in parts)
     image = end_to_end(text, unet, decoder, _STEPS, "batch2")
     found = budgets(parts, unit), savings(parts, unit)
-    return Assessment("Stable Diffusion 1.4", unit, parts, _STEPS, "batch2", image, None, None, *found)
+    return Assessment("Stable Diffusion 1.4", unit, parts, _STEPS, "batch2", image, 2, None, None, *found)
 
 
 def ablation_table(rows: Mapping[str, tuple[AblationRow, ...]]) -> str:

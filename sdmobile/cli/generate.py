@@ -29,7 +29,13 @@ if TYPE_CHECKING:
 
 _BUNDLE = "A bundle, or a checkpoint (then PyTorch runs it); without it, the checkpoint that sdmobile ships."
 _GUIDANCE = "Classifier-free guidance scale, at most 1 for none; without it, the checkpoint's recommended one or 7.5."
-_IMAGE = "Picture to start from: to repaint with an inpainting model, or to change by --strength with any other."
+_IMAGE_GUIDANCE = (
+    "How near to --image an InstructPix2Pix model stays, at least 1 (Diffusers' image_guidance_scale); without it, 1.5."
+)
+_IMAGE = (
+    "Picture to start from: to repaint with an inpainting model, to edit as --prompt instructs with InstructPix2Pix, "
+    "or to change by --strength with any other."
+)
 _MASK = "Picture that is white where --image is repainted, for inpainting models."
 _STRENGTH = "Share of the steps that are run on --image, above 0 to 1; without it, 1 for inpainting, else 0.8."
 _CONTROL = "Picture that controls, for a bundle with a control network, or for a checkpoint with --control-model."
@@ -48,6 +54,7 @@ def generate(
     steps: Steps = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the initial noise.")] = 0,
     guidance: Annotated[float | None, typer.Option(help=_GUIDANCE)] = None,
+    image_guidance: Annotated[float | None, typer.Option(help=_IMAGE_GUIDANCE)] = None,
     scheduler: Annotated[
         str | None, typer.Option(help="ddim, pndm, dpm++, euler, …; without it, the checkpoint's own.")
     ] = None,
@@ -99,15 +106,18 @@ def generate(
         if bundle is None or not is_bundle(bundle):  # a bundle's files decide how many rows there are
             spec = spec.guided_at(scale)
         spec.check_asked(guidance)
+        spec.check_image_asked(image_guidance, scale)
         steps = spec.steps if steps is None else steps
         edit = files.read(spec.family, spec.geometry, runner.components)
         condition = requested_condition(spec, control)
         progress(f"sampling with {runner.name}", 0, 1)
-        request = SampleRequest(prompt, negative, steps, seed, scale, scheduler, edit, condition)
+        request = SampleRequest(prompt, negative, steps, seed, scale, scheduler, edit, condition, image_guidance)
         result = sample(
             runner, spec, request, on_step=lambda done, total: progress(f"sampling with {runner.name}", done, total)
         )
     texts = picture_texts(request, spec, runner.name, model_hash) | files.texts(edit)
+    if (image_scale := spec.family.default_image_guidance_scale) is not None:
+        texts["image_guidance"] = f"{image_scale if image_guidance is None else image_guidance:g}"
     if control is not None:
         texts |= {"control": control.name, "control_hash": str(request.to_json()["control"])}
     if changes.options:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _BUNDLE = "A bundle, or a checkpoint, which is then exported for the device (from the cache where possible)."
 _DEVICE = "A name of `sdmobile devices list`, or a profile of your own: FILE.toml; without it, the bundle's device."
-_GUIDANCE = "batch2, separate (two calls per step) or none; without it, as the bundle was exported."
+_GUIDANCE = "batch2 (or batch3), separate (one call per row) or none; without it, as the bundle was exported."
 _TRACE = "Write the predicted timeline for Perfetto (ui.perfetto.dev) or Chrome."
 _PLOT = "Draw the kernels against the unit's roofline, as FILE.svg."
 _MEASURE = "Run the files too: on this machine, and with --benchmark-model on the phone that adb finds."

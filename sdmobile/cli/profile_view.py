@@ -88,8 +88,11 @@ def _image(result: Assessment) -> list[RenderableType]:
         interval = f"{short_time(image.low)} – {short_time(image.high)}"
         head = f"image, {result.steps} steps, guidance {result.guidance}: predicted {short_time(image.seconds)}"
         lines.append(Text(f"{head} ({interval}): {parts}", style="bold"))
-    if result.two_calls is not None and result.batch2 is not None:
-        ways = f"one call at batch 2 {short_time(result.batch2)}, two calls {short_time(result.two_calls)}"
+    if result.separate is not None and result.batched is not None:
+        calls = {2: "two", 3: "three"}.get(result.rows, str(result.rows))
+        ways = (
+            f"one call at batch {result.rows} {short_time(result.batched)}, {calls} calls {short_time(result.separate)}"
+        )
         lines.append(Text(f"guided step, predicted: {ways}"))
     return lines
 

@@ -18,6 +18,7 @@ from sdmobile.families.inpainting import (
     MobileDiffusionInpainting,
     StableDiffusionInpainting,
 )
+from sdmobile.families.instruct_pix2pix import InstructPix2Pix
 from sdmobile.families.latent_consistency import LatentConsistency
 from sdmobile.families.mobile_diffusion import FewStepMobileDiffusion, MobileDiffusion
 from sdmobile.families.stable_diffusion import StableDiffusion
@@ -32,6 +33,7 @@ FAMILIES: tuple[Family, ...] = (
     FewStepStableDiffusionXL(),
     StableDiffusionXL(),
     StableDiffusionInpainting(),
+    InstructPix2Pix(),
     FewStepStableDiffusion(),
     StableDiffusion(),
 )

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     Arrays = Mapping[str, NDArray[Any]]
     Run = Callable[[str, Arrays], Arrays]
     """Computes a component: its name and canonical inputs to its canonical outputs."""
+    Encode = Callable[[NDArray[Any]], NDArray[Any]]
+    """Computes the latent of a picture, [1, C, h, w] from [1, 3, H, W], not scaled."""
 
 Shapes = Mapping[str, "tuple[int, ...]"]
 Config = dict[str, Any]
@@ -136,12 +138,30 @@ class Component:
 
 
 @dataclass(frozen=True)
+class Row:
+    """What one prediction of a guided step is given beside the noisy latent.
+
+    Args:
+        name: in formulas.
+        prompt: the prompt; else the negative text.
+        picture: the channels of a picture, where the denoiser takes any; else zeros.
+    """
+
+    name: str
+    prompt: bool
+    picture: bool = True
+
+
+UNCONDITIONAL, TEXT = Row("uncond", prompt=False), Row("text", prompt=True)
+
+
+@dataclass(frozen=True)
 class Guidance:
-    """How a step of sampling is guided.
+    """How the rows of a guided step are computed.
 
     Args:
         name: what `--guidance` and the manifest call it.
-        rows: batch of one call of the denoiser.
+        rows: batch of one call of the denoiser: all of the family's rows, or one.
         calls: of the denoiser in one step.
         texts: encoded for one picture.
         sentence: says it in a model card.

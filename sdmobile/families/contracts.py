@@ -35,17 +35,18 @@ def contract_for(family: Family, target: str, component: str, geometry: Geometry
         raise UnsupportedError(f"the target must be one of {', '.join(TARGETS)}", target)
     part = family.component(component)
     names = part.files[target]
+    rows = family.rows_order if geometry.batch > 1 else "one row"
     return Contract(
         target,
         component,
         names.file,
         names.signature,
-        tuple(_spec(target, *pair, geometry) for pair in zip(names.inputs, part.inputs, strict=True)),
-        tuple(_spec(target, *pair, geometry) for pair in zip(names.outputs, part.outputs, strict=True)),
+        tuple(_spec(target, *pair, geometry, rows) for pair in zip(names.inputs, part.inputs, strict=True)),
+        tuple(_spec(target, *pair, geometry, rows) for pair in zip(names.outputs, part.outputs, strict=True)),
     )
 
 
-def _spec(target: str, name: str, value: Value, geometry: Geometry) -> TensorSpec:
+def _spec(target: str, name: str, value: Value, geometry: Geometry, rows: str) -> TensorSpec:
     """Returns the spec in the file's names and layout of one canonical array."""
     place = TARGETS.index(target)
     layout, shape = _LAYOUTS[value.kind][place], value.shape(geometry)
@@ -53,7 +54,6 @@ def _spec(target: str, name: str, value: Value, geometry: Geometry) -> TensorSpe
     if layout == "channels_1_tokens":
         lying = (lying[0], lying[1], 1, lying[2])
     dtype = _TOKEN_TYPES[place] if value.kind is Kind.TOKEN_IDS else "float32"
-    rows = "the unconditional row first" if geometry.batch == 2 else "one row"
     return TensorSpec(name, lying, dtype, value.description.format(rows=rows), value.name, layout)
 
 

@@ -15,6 +15,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_BLOCKS = 4  # of flat colour along each side of the picture that is made where none is given
+
+
+def coloured_blocks(seed: int, height: int, width: int) -> NDArray[np.float32]:
+    """Returns a picture of blocks of random colours, [1, 3, H, W] in [-1, 1], for sampling runs that are given none."""
+    import numpy as np
+
+    rows, columns = (np.arange(size) * _BLOCKS // size for size in (height, width))
+    blocks = np.random.default_rng([seed, height, width]).uniform(-1, 1, (1, 3, _BLOCKS, _BLOCKS))
+    return blocks[:, :, rows][..., columns].astype(np.float32)
+
+
 @dataclass(frozen=True, eq=False)
 class Edit:
     """A picture to start from. Equal ones have the same content.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sdmobile.basics.words import nearest
 from sdmobile.errors import UnsupportedError
 from sdmobile.families import apple
-from sdmobile.families.component import Component, Config, Guidance, Model, Role, Shapes
+from sdmobile.families.component import TEXT, UNCONDITIONAL, Component, Config, Guidance, Model, Role, Row, Shapes
 from sdmobile.families.control import Control, ControlPart, app_facts, components_of
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from sdmobile.families.component import Arrays, Run
+    from sdmobile.families.component import Arrays, Encode, Run
     from sdmobile.families.edit import Edit
     from sdmobile.formats.bundle.contracts import Geometry
 
@@ -73,14 +73,22 @@ class Family(ABC):
     """The classes of control networks that the family can take."""
     guidances: ClassVar[tuple[Guidance, ...]]
     """The first is the default."""
+    guidance_rows: ClassVar[tuple[Row, ...]] = (UNCONDITIONAL, TEXT)
+    """What a guided step predicts, in the order of a batch; one row has the prompt, which alone is left unguided."""
+    rows_order: ClassVar[str] = "the unconditional row first"
+    """Says the order in the descriptions of files."""
     default_steps: ClassVar[int]
     default_guidance_scale: ClassVar[float]
     second_pad: ClassVar[int | None] = None
     """Identifier that fills up texts for a second text encoder; for the first it is the tokenizer's `pad_token`."""
     word_tensors: ClassVar[Mapping[str, str]] = {}
     """By text encoder: the tensor of a learned word's file that holds its vectors, where there are two."""
+    default_image_guidance_scale: ClassVar[float | None] = None
+    """None where a picture does not guide."""
     takes_picture: ClassVar[bool] = False
-    """Whether the denoiser takes a picture and its mask beside the noise."""
+    """Whether the denoiser takes a picture beside the noise."""
+    takes_mask: ClassVar[bool] = False
+    """Whether it takes the picture's mask, too."""
     distillable: ClassVar[bool] = False
     """Whether a checkpoint may have been distilled to few steps without another network, so that the user says it."""
     tag: ClassVar[str]
@@ -304,29 +312,27 @@ class Family(ABC):
         """Returns the picture and mask of a sampling run that is given none; None where the denoiser takes none."""
         return None
 
-    def encode_image(self, image: NDArray[np.float32], scaling_factor: float, run: Run) -> NDArray[np.float32]:
-        """Returns the latent of a picture, [1, C, h, w]: the mean of its distribution, scaled; nothing is drawn.
+    def encode_image(self, image: NDArray[np.float32], run: Run) -> NDArray[np.float32]:
+        """Returns the latent of a picture, [1, C, h, w]: the mean of its distribution; nothing is drawn, nor scaled.
 
         Args:
             image: [1, 3, H, W] in [-1, 1].
-            scaling_factor: of latents.
             run: computes the image encoder.
         """
-        import numpy as np
-
         encoder = self.of_role(Role.IMAGE_ENCODER)[0]
         moments = run(encoder.name, {encoder.inputs[0].name: image})[encoder.outputs[0].name]
-        return (moments[:, : moments.shape[1] // 2] * np.float32(scaling_factor)).astype(np.float32)
+        return moments[:, : moments.shape[1] // 2]
 
     def beside_latent(
-        self, edit: Edit, geometry: Geometry, encode: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+        self, edit: Edit, geometry: Geometry, scaling_factor: float, encode: Encode
     ) -> NDArray[np.float32] | None:
         """Returns the channels that the denoiser takes after the noisy latent, the same in every step, [1, K, h, w].
 
         Args:
             edit: picture and mask.
             geometry: the sizes of the export.
-            encode: a picture [1, 3, H, W] to its scaled latent, see `encode_image`.
+            scaling_factor: of latents.
+            encode: see `encode_image`.
 
         Returns:
             None where it takes the noisy latent alone.
@@ -350,6 +356,21 @@ class Family(ABC):
     def guided(self, guidance_scale: float) -> bool:
         """Returns whether the unconditional row matters: not at a scale of at most 1, where ε is ε_text."""
         return guidance_scale > 1.0
+
+    def guide(
+        self, rows: Sequence[NDArray[np.float32]], scale: float, image_scale: float | None
+    ) -> NDArray[np.float32]:
+        """Returns the guided prediction, ε_uncond + s·(ε_text − ε_uncond), as [N, C, h, w].
+
+        Args:
+            rows: predictions of `guidance_rows`, in that order, [N, C, h, w] each.
+            scale: s.
+            image_scale: of families with a `default_image_guidance_scale`, None for it.
+        """
+        import numpy as np
+
+        without, with_text = rows
+        return without + np.float32(scale) * (with_text - without)
 
     def scheduler(self, config: Mapping[str, Any], name: str | None, steps: int) -> Any:
         """Returns a Diffusers scheduler with its timesteps set.

@@ -11,12 +11,12 @@ Diffusers' StableDiffusionInpaintPipeline, which draws from the distribution whe
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.families import apple, autoencoder, clip, unet
 from sdmobile.families.component import Config, Kind, Shapes, Value
-from sdmobile.families.edit import Edit
+from sdmobile.families.edit import Edit, coloured_blocks
 from sdmobile.families.family import Family
 from sdmobile.families.mobile_diffusion import FewStepMobileDiffusion, MobileDiffusion
 from sdmobile.families.stable_diffusion import StableDiffusion
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from sdmobile.families.component import Encode
     from sdmobile.families.family import Facts
     from sdmobile.formats.bundle.contracts import Geometry
 
 _IN, _OUT = f"{unet.PREFIX}input_blocks.0.0.weight", f"{unet.PREFIX}out.2.weight"
-_BLOCKS = 4  # of flat colour along each side of the picture that is made where none is given
 _SAMPLE = "Noisy latents, then the mask, then the latents of the masked picture, along the channels, {rows}"
 
 
@@ -60,7 +60,7 @@ class StableDiffusionInpainting(StableDiffusion):
     name = "stable-diffusion-inpainting"
     title = "Stable Diffusion inpainting"
     components = (clip.TEXT_ENCODER, _UNET, autoencoder.DECODER, autoencoder.ENCODER)
-    takes_picture = True
+    takes_picture = takes_mask = True
     task = "image-to-image"
     guidance_rule = (
         "`sample` is the noisy latents, the mask and the masked picture's latents, joined along the channels "
@@ -85,19 +85,17 @@ class StableDiffusionInpainting(StableDiffusion):
         import numpy as np
 
         height, width = geometry.image_height, geometry.image_width
-        rows, columns = (np.arange(size) * _BLOCKS // size for size in (height, width))
-        blocks = np.random.default_rng([seed, height, width]).uniform(-1, 1, (1, 3, _BLOCKS, _BLOCKS))
         mask = np.zeros((1, 1, height, width), np.float32)
         mask[..., height // 4 : height - height // 4, width // 4 : width - width // 4] = 1
-        return Edit(blocks[:, :, rows][..., columns].astype(np.float32), mask)
+        return Edit(coloured_blocks(seed, height, width), mask)
 
     def beside_latent(
-        self, edit: Edit, geometry: Geometry, encode: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+        self, edit: Edit, geometry: Geometry, scaling_factor: float, encode: Encode
     ) -> NDArray[np.float32] | None:
         import numpy as np
 
         mask = np.ones_like(edit.image[:, :1]) if edit.mask is None else edit.mask
-        masked = encode(edit.image * (mask < 0.5))
+        masked = encode(edit.image * (mask < 0.5)) * np.float32(scaling_factor)
         steps = (geometry.image_height // geometry.latent_height, geometry.image_width // geometry.latent_width)
         return np.concatenate([mask[..., :: steps[0], :: steps[1]], masked], axis=1).astype(np.float32)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sdmobile.basics.words import nearest
 from sdmobile.errors import UnsupportedError
 from sdmobile.families import family_of
-from sdmobile.families.component import BATCH2, EMBEDDED, SEPARATE, UNGUIDED, Guidance, Role
+from sdmobile.families.component import UNGUIDED, Guidance, Role
 from sdmobile.formats.graph import FileGraph, read_graph
 from sdmobile.prediction.assess_device import ChosenUnit, choose_unit, runs
 from sdmobile.prediction.assess_savings import Saving, savings
@@ -25,9 +25,6 @@ from sdmobile.prediction.pipeline_time import ImageTime, image_time
 if TYPE_CHECKING:
     from sdmobile.families.family import Family
     from sdmobile.formats.bundle.reading import Bundle, BundleComponent
-
-GUIDANCE: dict[str, Guidance] = {way.name: way for way in (BATCH2, SEPARATE, UNGUIDED, EMBEDDED)}
-"""Ways of guidance by their names on the command line."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +53,10 @@ class Assessment:
         device: the device and its unit.
         components: in pipeline order.
         steps: denoising steps of an image.
-        guidance: as in `GUIDANCE`.
+        guidance: name of one of the family's ways, or none.
         image: the whole image; None where a component of the pipeline is missing.
-        two_calls, batch2: seconds of one guided step in both ways, None where the files do not say.
+        rows: of a guided step.
+        separate, batched: seconds of a guided step by a call per row and by one call, None where the files do not say.
         budgets: need of memory when all is loaded at once, and one component at a time.
         savings: what the runtime's choices and the recipe save.
         notes: what could not be predicted and why.
@@ -70,8 +68,9 @@ class Assessment:
     steps: int
     guidance: str
     image: ImageTime | None
-    two_calls: float | None
-    batch2: float | None
+    rows: int
+    separate: float | None
+    batched: float | None
     budgets: tuple[BudgetCheck, ...]
     savings: tuple[Saving, ...]
     notes: tuple[str, ...] = field(default=())
@@ -100,7 +99,11 @@ class Assessment:
             "steps": self.steps,
             "guidance": self.guidance,
             "image": None if self.image is None else self.image.to_json(),
-            "guided_step": {"two_calls_seconds": self.two_calls, "batch2_seconds": self.batch2},
+            "guided_step": {
+                "rows": self.rows,
+                "separate_seconds": self.separate,
+                "batched_seconds": self.batched,
+            },
             "components": {part.name: part.to_json(count) for part in self.components},
             "file_bytes": sum(part.file_bytes for part in self.components),
             "memory": [check.to_json() for check in self.budgets],
@@ -130,29 +133,28 @@ def assess(bundle: Bundle, device: ChosenUnit, steps: int | None = None, guidanc
         bundle: its files must be those that the unit's runtime runs.
         device: the device and its unit.
         steps: denoising steps of an image, None for the usual number of the family.
-        guidance: as in `GUIDANCE`; None for the bundle's own.
+        guidance: one of the family's, or none; None for the bundle's own.
 
     Raises:
         UnsupportedError: unknown guidance, files for another runtime, or guidance that the files do not have.
     """
-    way = bundle.guidance if guidance is None else guidance
-    if way not in GUIDANCE:
-        raise UnsupportedError(f"guidance must be one of {', '.join(GUIDANCE)}", way, nearest(way, GUIDANCE))
+    family = family_of(bundle.manifest)
+    exported, way = family.guidance(bundle.guidance), _way(family, guidance or bundle.guidance)
     device.require(bundle.target)
     graphs = {name: _graphs(component) for name, component in bundle.components.items()}
-    family = family_of(bundle.manifest)
     steps = int(steps or bundle.pipeline.get("steps") or family.default_steps)
     denoiser = family.denoiser.name
     unet = graphs.get(denoiser, ())
-    single, double, notes = _both_batches(unet, bundle.guidance)
+    single, whole, notes = _both_batches(unet, exported)
     if unet:
-        graphs[denoiser] = _unet_for(way, single, double)
+        graphs[denoiser] = _unet_for(way, exported, single, whole)
     for part in family.of_role(Role.CONTROL):  # called beside the denoiser, with as many rows
         if files := graphs.get(part.name):
-            one, two, _ = _both_batches(files, bundle.guidance)
-            graphs[part.name] = _unet_for(way, one, two)
-            single, double = (*one, *single) if one and single else (), (*two, *double) if two and double else ()
-    calls = {part.name: family.calls_of(part, GUIDANCE[way], steps) for part in family.components}
+            one, every, _ = _both_batches(files, exported)
+            graphs[part.name] = _unet_for(way, exported, one, every)
+            single, whole = (*one, *single) if one and single else (), (*every, *whole) if every and whole else ()
+    calls = {part.name: family.calls_of(part, way, steps) for part in family.components}
+    rows = len(family.guidance_rows)
     parts = tuple(
         component_cost(name, files, device, calls.get(name, 0), _recipe(bundle.components[name]))
         for name, files in graphs.items()
@@ -163,10 +165,11 @@ def assess(bundle: Bundle, device: ChosenUnit, steps: int | None = None, guidanc
         device=device,
         components=parts,
         steps=steps,
-        guidance=way,
+        guidance=way.name,
         image=image,
-        two_calls=2 * predict_files(single, device)[1].seconds if single else None,
-        batch2=predict_files(double, device)[1].seconds if double else None,
+        rows=rows,
+        separate=rows * predict_files(single, device)[1].seconds if single else None,
+        batched=predict_files(whole, device)[1].seconds if whole else None,
         budgets=budgets(parts, device),
         savings=savings(parts, device),
         notes=(*notes, *missing),
@@ -217,28 +220,36 @@ def _recipe(component: BundleComponent) -> str | None:
     return None if compression is None else str(compression.get("recipe") or "compressed")
 
 
-def _both_batches(
-    unet: tuple[FileGraph, ...], exported: str
-) -> tuple[tuple[FileGraph, ...], tuple[FileGraph, ...], list[str]]:
-    """The UNet's files for one image and for two, as far as the exported ones tell."""
-    from sdmobile.formats.graph.graph import half_batch
+def _way(family: Family, name: str) -> Guidance:
+    ways = {way.name: way for way in (*family.guidances, UNGUIDED)}
+    if name not in ways:
+        raise UnsupportedError(f"guidance must be one of {', '.join(ways)}", name, nearest(name, ways))
+    return ways[name]
 
-    if exported != "batch2" or not unet:
+
+def _both_batches(
+    unet: tuple[FileGraph, ...], exported: Guidance
+) -> tuple[tuple[FileGraph, ...], tuple[FileGraph, ...], list[str]]:
+    """The UNet's files for one row of guidance and for all, as far as the exported ones tell."""
+    from sdmobile.formats.graph.graph import one_row
+
+    if exported.rows == 1 or not unet:
         return unet, (), []
     try:
-        return tuple(half_batch(graph) for graph in unet), unet, []
+        return tuple(one_row(graph, exported.rows) for graph in unet), unet, []
     except UnsupportedError as error:
         return (), unet, [f"no prediction of the UNet at batch 1: {error.message()}"]
 
 
-def _unet_for(way: str, single: tuple[FileGraph, ...], double: tuple[FileGraph, ...]) -> tuple[FileGraph, ...]:
-    files = double if way == "batch2" else single
+def _unet_for(
+    way: Guidance, exported: Guidance, single: tuple[FileGraph, ...], whole: tuple[FileGraph, ...]
+) -> tuple[FileGraph, ...]:
+    files = whole if way.rows > 1 else single
     if not files:
-        has = "batch2" if double else "separate"
         raise UnsupportedError(
             "the bundle's UNet must have the batch of the guidance that is asked for",
-            f"{way}; the bundle was exported for {has}",
-            f"Leave --guidance out, or export with --guidance {'batch2' if way == 'batch2' else 'separate'}",
+            f"{way.name}; the bundle was exported for {exported.name}",
+            f"Leave --guidance out, or export with --guidance {way.name if way.rows > 1 else 'separate'}",
         )
     return files
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdmobile.reference.noise import NoiseStream
-from sdmobile.reference.sampling import Sampler, negative_row, texts_of
+from sdmobile.reference.sampling import Given, Sampler, negative_row, texts_of
 from sdmobile.reference.start import schedule_of
 
 if TYPE_CHECKING:
@@ -39,20 +39,19 @@ def sample_batch(runner: TorchRunner, spec: PipelineSpec, requests: Sequence[Sam
     negatives = [
         negative_row(spec, *pair) for pair in zip(requests, (features[pair[0]] for pair in texts), strict=True)
     ]
-    rows = [
+    unconditional, conditional = (
         _stacked([{**row, **further} for row in each]) for each in (negatives, [features[pair[-1]] for pair in texts])
-    ]
+    )
     scheduler, timesteps = schedule_of(spec, first)
     streams = [NoiseStream(request.seed, spec.latent_shape) for request in requests]
     starts = [sampler.start(request) for request in requests]
     begun = [start.latent(scheduler, timesteps, noise) for start, noise in zip(starts, streams, strict=True)]
     latent, beside = torch.cat(begun), [start.beside for start in starts if start.beside is not None]
+    given = Given(unconditional, conditional, np.concatenate(beside) if beside else None)
     generator = torch.Generator().manual_seed(first.seed)
     for index, timestep in enumerate(timesteps):
         scaled = scheduler.scale_model_input(latent, timestep).numpy()
-        if beside:
-            scaled = np.concatenate([scaled, np.concatenate(beside)], axis=1)
-        prediction = sampler.predict(first.guidance_scale, scaled, float(timestep), (rows[0], rows[1]), index)
+        prediction = sampler.predict(first, scaled, float(timestep), given, index)
         latent = family.step(
             scheduler,
             torch.from_numpy(prediction),

@@ -65,11 +65,19 @@ class EditFiles:
             UsageError: a file cannot be read or does not fit, or the model needs what is not given.
             UnsupportedError: the model takes no mask, or its image encoder is missing.
         """
-        if family.takes_picture and (self.image is None or self.mask is None):
+        if family.takes_mask and (self.image is None or self.mask is None):
             raise UsageError(f"{family.title} needs a picture and a mask", "one is missing", "Give --image and --mask")
+        if family.takes_picture and self.image is None:
+            raise UsageError(f"{family.title} needs a picture to change", "none was given", "Give --image")
+        if family.takes_picture and not family.takes_mask and self.strength not in (None, 1):
+            raise UsageError(
+                f"{family.title} starts from noise alone: it has no strength",
+                f"{self.strength:g}",
+                "Leave it out; --image-guidance says how near to the picture it stays",
+            )
         if self.image is None:
             return None
-        if self.mask is not None and not family.takes_picture:
+        if self.mask is not None and not family.takes_mask:
             raise UnsupportedError(
                 "a mask is for inpainting models, whose UNet takes it",
                 family.title,

@@ -32,7 +32,7 @@ class PipelineSpec:
         family: how a prompt becomes arrays and how a step is taken.
         geometry: latent, image and context sizes.
         guidance: one of the family's: "batch2" calls the denoiser once a step with the unconditional row first,
-            "separate" once per row.
+            "separate" once per row of `Family.guidance_rows`.
         scaling_factor: the final latent is divided by it before decoding.
         scheduler_config: configuration of the Diffusers scheduler the checkpoint was trained for.
         tokenizer_dir: folder of the tokenizer.
@@ -76,6 +76,26 @@ class PipelineSpec:
         from sdmobile.checkpoints.tokenizers import tokenizer_from
 
         return tokenizer_from(self.tokenizer_dir, self.pad_token, self.added_tokens)
+
+    def check_image_asked(self, image_scale: float | None, scale: float) -> None:
+        """Raises UsageError where an image guidance scale that a user asks for would change nothing.
+
+        Args:
+            image_scale: None asks for none.
+            scale: of the texts' guidance.
+        """
+        if image_scale is None:
+            return
+        if self.family.default_image_guidance_scale is None:
+            raise UsageError(
+                "an image guidance scale is for models that a picture guides", self.family.title, "Leave it out."
+            )
+        if not self.family.guided(scale):
+            raise UsageError(
+                "without guidance (a scale of at most 1) there is no image guidance either",
+                f"{image_scale:g}",
+                "Leave it out, or take a --guidance above 1.",
+            )
 
     def check_asked(self, scale: float | None) -> None:
         """Raises UsageError where a guidance scale that a user asks for would change nothing; None asks for none."""

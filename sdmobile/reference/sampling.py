@@ -28,7 +28,7 @@ from sdmobile.reference.start import Start, schedule_of, start_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from sdmobile.families.component import Arrays
+    from sdmobile.families.component import Arrays, Row
     from sdmobile.families.edit import Edit
     from sdmobile.reference.pipeline import PipelineSpec
     from sdmobile.runtimes import Runner
@@ -44,6 +44,7 @@ class SampleRequest:
         steps: scheduler steps.
         seed: unsigned 32-bit seed of the initial noise.
         guidance_scale: s in ε = ε_uncond + s·(ε_text − ε_uncond); at most 1 means no guidance.
+        image_guidance_scale: of the picture, for families that it guides; None for their default.
         scheduler: short name, or None for the checkpoint's own.
         edit: the picture to start from; None to draw one, or for `Family.usual_edit` where a picture is needed.
         control: the picture that controls, [1, 3, H, W] in [0, 1], for a family with a control network; None for
@@ -58,10 +59,13 @@ class SampleRequest:
     scheduler: str | None = None
     edit: Edit | None = None
     control: NDArray[np.float32] | None = field(default=None, compare=False)
+    image_guidance_scale: float | None = None
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.guidance_scale):
             raise UsageError("the guidance scale must be a finite number", self.guidance_scale)
+        if (image := self.image_guidance_scale) is not None and not (math.isfinite(image) and image >= 1):
+            raise UsageError("the image guidance scale must be a number of at least 1", image)
         if self.steps < 1:
             raise UsageError("a picture takes at least one step", self.steps)
         if self.edit is not None:
@@ -114,6 +118,37 @@ class SampleResult:
     timesteps: list[float]
     image: NDArray[np.float32]
     seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the denoiser takes beside the noisy latent of N pictures, the same in every step.
+
+    Args:
+        unconditional, conditional: what the negative texts and the prompts give, N rows each.
+        beside: channels after the noisy latent, [N, K, h, w]; None for none.
+    """
+
+    unconditional: Arrays
+    conditional: Arrays
+    beside: NDArray[np.float32] | None
+
+    def of(
+        self, rows: Sequence[Row], latent: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]]]:
+        """Returns latents and further inputs of a call that computes some rows, one after the other.
+
+        Args:
+            rows: of guidance.
+            latent: noisy, [N, C, h, w].
+        """
+        texts = [self.conditional if row.prompt else self.unconditional for row in rows]
+        samples = [latent if self.beside is None else self._joined(latent, row) for row in rows]
+        return np.concatenate(samples), {name: np.concatenate([text[name] for text in texts]) for name in texts[0]}
+
+    def _joined(self, latent: NDArray[np.float32], row: Row) -> NDArray[np.float32]:
+        assert self.beside is not None
+        return np.concatenate([latent, self.beside if row.picture else np.zeros_like(self.beside)], axis=1)
 
 
 CallObserver = Callable[[ComponentCall], None]
@@ -188,14 +223,12 @@ class Sampler:
         self._controls = Controls(family, self.spec.geometry, request.control, self._call)
         unconditional = negative_row(self.spec, request, unconditional)
         further = {**family.conditioning(request.guidance_scale, self.spec.geometry), **self._controls.once()}
-        rows = {**unconditional, **further}, {**conditional, **further}
+        given = Given({**unconditional, **further}, {**conditional, **further}, start.beside)
         # Some schedulers draw noise while they step. Where no table has it, it is torch's, of the same seed.
         generator = torch.Generator().manual_seed(request.seed)
         for index, timestep in enumerate(timesteps):
             scaled = scheduler.scale_model_input(latent, timestep).numpy()
-            if start.beside is not None:
-                scaled = np.concatenate([scaled, start.beside], axis=1)
-            prediction = self.predict(request.guidance_scale, scaled, float(timestep), rows, index)
+            prediction = self.predict(request, scaled, float(timestep), given, index)
             latent = family.step(scheduler, torch.from_numpy(prediction), timestep, latent, generator, noise.draw)
             if self._on_step is not None:
                 self._on_step(index + 1, len(timesteps))
@@ -208,27 +241,28 @@ class Sampler:
         return self._call(decoder.name, {decoder.inputs[0].name: unscaled})[decoder.outputs[0].name]
 
     def predict(
-        self, scale: float, latent: NDArray[np.float32], timestep: float, rows: tuple[Arrays, Arrays], step: int
+        self, request: SampleRequest, latent: NDArray[np.float32], timestep: float, given: Given, step: int
     ) -> NDArray[np.float32]:
         """Returns the guided prediction [N, C, h, w], by as many calls of the denoiser as the guidance needs.
 
         Args:
-            scale: of the guidance.
-            latent: as the denoiser takes it, [N, C, h, w].
+            request: whose scales guide.
+            latent: noisy, as the denoiser takes it, [N, C, h, w].
             timestep: of the training schedule.
-            rows: what the negative text and the prompt give, N rows each.
+            given: what else it takes.
             step: index of the step.
         """
-        unconditional, conditional = rows
-        guided = self.spec.guidance.texts > 1 and self.spec.family.guided(scale)
-        if self.spec.guidance.rows == 2:
-            both = {name: np.concatenate([unconditional[name], conditional[name]]) for name in conditional}
-            prediction = self._denoise(np.concatenate([latent, latent]), timestep, both, step)
-            without, with_text = np.split(prediction, 2)
-        else:
-            with_text = self._denoise(latent, timestep, conditional, step)
-            without = self._denoise(latent, timestep, unconditional, step) if guided else with_text
-        return without + np.float32(scale) * (with_text - without) if guided else with_text
+        family, guidance = self.spec.family, self.spec.guidance
+        guided = guidance.texts > 1 and family.guided(request.guidance_scale)
+        alone = next(row for row in family.guidance_rows if row.prompt)
+        rows = family.guidance_rows if guided or guidance.rows > 1 else (alone,)
+        predictions: list[NDArray[np.float32]] = []
+        for call in [rows] if guidance.rows > 1 else [(row,) for row in rows]:
+            samples, conditioning = given.of(call, latent)
+            predictions += np.split(self._denoise(samples, timestep, conditioning, step), len(call))
+        if not guided:
+            return predictions[rows.index(alone)]
+        return family.guide(predictions, request.guidance_scale, request.image_guidance_scale)
 
     def _denoise(
         self, latent: NDArray[np.float32], timestep: float, conditioning: Arrays, step: int

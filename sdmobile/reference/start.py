@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -51,10 +52,13 @@ def start_of(spec: PipelineSpec, request: SampleRequest, run: Run) -> Start:
         return Start()
 
     def encode(image: NDArray[np.float32]) -> NDArray[np.float32]:
-        return family.encode_image(image, spec.scaling_factor, run)
+        return family.encode_image(image, run)
 
     from_noise = family.takes_picture and edit.strength == 1.0
-    return Start(None if from_noise else encode(edit.image), family.beside_latent(edit, spec.geometry, encode))
+    return Start(
+        None if from_noise else encode(edit.image) * np.float32(spec.scaling_factor),
+        family.beside_latent(edit, spec.geometry, spec.scaling_factor, encode),
+    )
 
 
 def schedule_of(spec: PipelineSpec, request: SampleRequest) -> tuple[Any, Tensor]:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 TEMPLATE = "report.html.j2"
 _GUIDANCE = {
     "batch2": "one UNet call of two rows",
-    "separate": "two UNet calls of one row",
+    "batch3": "one UNet call of three rows",
+    "separate": "one UNet call per row",
     "none": "none, one UNet call of one row",
     "embedded": "its scale is an input of the UNet",
 }

@@ -171,7 +171,7 @@ def drawer(
         raise UnsupportedError(
             "only what draws a picture from nothing is judged by prompts alone",
             spec.family.title,
-            "Run: sdmobile train evaluate-inpainting",
+            "Run: sdmobile train evaluate-inpainting" if spec.family.takes_mask else None,
         )
     require_size(spec, source)
     scale = spec.guidance_scale if guidance is None else guidance

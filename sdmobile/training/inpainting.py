@@ -57,7 +57,7 @@ def evaluate_inpainting(
 
     runner, spec, model_hash = open_source(source, runtime, changes=changes)
     require_size(spec, source)
-    if not spec.family.takes_picture:
+    if not spec.family.takes_mask:
         raise UnsupportedError("only an inpainting model can be judged by what it repaints", spec.family.title)
     scale = spec.guidance_scale if guidance is None else guidance
     steps = spec.steps if steps is None else steps

@@ -213,9 +213,11 @@ def test_other_widths_are_refused(name: str, channels: int, error: type[Exceptio
         checkpoint.family.facts(configs, checkpoint.scheduler_config, [])
 
 
-def test_only_inpainting_needs_a_picture_and_its_encoder() -> None:
+def test_only_what_changes_pictures_needs_one_and_its_encoder() -> None:
     for family in FAMILIES:
-        assert ("vae_encoder" in family.sampling) == family.takes_picture == ("inpainting" in family.name)
+        masked, instructed = "inpainting" in family.name, "pix2pix" in family.name
+        assert ("vae_encoder" in family.sampling) == family.takes_picture == (masked or instructed)
+        assert family.takes_mask == masked
         assert (family.usual_edit(0, Geometry(1, 4, 16, 16, 64, 64, 77, 8)) is not None) == family.takes_picture
 
 

@@ -11,7 +11,7 @@ from sdmobile.device_profiles import load_profile
 from sdmobile.errors import UnsupportedError
 from sdmobile.formats.bundle.reading import Bundle
 from sdmobile.formats.graph import FileGraph, Operation, Tensor
-from sdmobile.formats.graph.graph import half_batch
+from sdmobile.formats.graph.graph import one_row
 from sdmobile.prediction.assess import assess, bundle_memory
 from sdmobile.prediction.assess_device import ChosenUnit, choose_unit, predictable
 from sdmobile.prediction.assess_savings import savings, uncompressed
@@ -39,15 +39,15 @@ def test_the_image_is_that_of_the_calibration(sd15: Bundle, phone: ChosenUnit) -
     assert [part.calls for part in assessment.components] == [2, 20, 1, 0]
 
 
-def test_guidance_in_two_calls_takes_twice_the_half_batch(sd15: Bundle, phone: ChosenUnit) -> None:
+def test_guidance_in_two_calls_takes_twice_one_row(sd15: Bundle, phone: ChosenUnit) -> None:
     unet = next(component.path for component in sd15.components.values() if component.name == "unet")
     graph = sd15_graph(unet)
-    single = predict(kernels_of(half_batch(graph), phone.unit, phone.rules), phone.model).seconds
+    single = predict(kernels_of(one_row(graph), phone.unit, phone.rules), phone.model).seconds
     assessment = assess(sd15, phone, steps=10, guidance="separate")
     assert assessment.image is not None
     assert assessment.image.unet == pytest.approx(20 * single)
-    assert assessment.two_calls == pytest.approx(2 * single)
-    assert assessment.batch2 == pytest.approx(assess(sd15, phone).components[1].prediction.seconds)
+    assert assessment.separate == pytest.approx(2 * single)
+    assert assessment.batched == pytest.approx(assess(sd15, phone).components[1].prediction.seconds)
     none = assess(sd15, phone, steps=10, guidance="none")
     assert none.image is not None
     assert none.image.unet == pytest.approx(10 * single)

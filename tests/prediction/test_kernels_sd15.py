@@ -16,14 +16,14 @@ from sdmobile.device_profiles.runtime_rules.attention_kernels import KernelRules
 from sdmobile.device_profiles.runtime_rules.kernel import Kernel
 from sdmobile.device_profiles.runtime_rules.winograd import Gpu
 from sdmobile.errors import UnsupportedError
-from sdmobile.formats.graph.graph import half_batch
+from sdmobile.formats.graph.graph import one_row
 from sdmobile.prediction.kernels.google_gpu import ml_drift_kernels, tflite_gpu_kernels
 
 
 @cache
 def _kernels(component: str, batch: int = 1, gpu: Gpu = Gpu.ADRENO_7XX) -> tuple[Kernel, ...]:
     graph = stored_graph(f"sd15_512_{component}")
-    return ml_drift_kernels(half_batch(graph) if component == "unet" and batch == 1 else graph, gpu)
+    return ml_drift_kernels(one_row(graph) if component == "unet" and batch == 1 else graph, gpu)
 
 
 def _gmacs(kernels: list[Kernel] | tuple[Kernel, ...], field: str = "operator_macs") -> float:
@@ -40,7 +40,7 @@ def test_the_operators_have_the_macs_of_the_architecture(component: str, batch: 
 
 def test_half_a_batch_is_refused_where_there_is_none() -> None:
     with pytest.raises(UnsupportedError, match="even batch"):
-        half_batch(stored_graph("sd15_512_vae_decoder"))
+        one_row(stored_graph("sd15_512_vae_decoder"))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from sdmobile.device_profiles.costs_schema import Latency, Unit
 from sdmobile.device_profiles.fact import Fact
 from sdmobile.device_profiles.runtime_rules.kernel import CATEGORIES, Category, Kernel
 from sdmobile.errors import UnsupportedError
-from sdmobile.formats.graph.graph import half_batch
+from sdmobile.formats.graph.graph import one_row
 from sdmobile.prediction.kernels import kernels_of
 from sdmobile.prediction.latency import (
     FirstRun,
@@ -132,7 +132,7 @@ def test_two_calls_compute_more_than_one_of_both_images() -> None:
     graph = stored_graph("sd15_512_unet")
     unit = Unit(runtime="ml-drift", gpu="adreno7xx", peak_macs=_fact(1e12), dram_bandwidth=_fact(6e10))
     model = UnitModel("gpu", 1e12, Parameters(dict.fromkeys(CATEGORIES, 1.0), 1e18, 0.0, 0.0))
-    single, batch2 = (predict(kernels_of(known, unit), model).seconds for known in (half_batch(graph), graph))
+    single, batch2 = (predict(kernels_of(known, unit), model).seconds for known in (one_row(graph), graph))
     assert 2 * single - batch2 == pytest.approx(2 * 0.75 * (132.12 - 67.95) * 1e-3, abs=2e-5)
 
 

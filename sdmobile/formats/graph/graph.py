@@ -75,37 +75,38 @@ class FileGraph:
     file_bytes: int
 
 
-def half_batch(graph: FileGraph) -> FileGraph:
-    """Returns a graph with half as many rows in everything that is computed from an input of an even batch.
+def one_row(graph: FileGraph, rows: int = 2) -> FileGraph:
+    """Returns a graph with one of several rows in everything that is computed from an input of such a batch.
 
     It is for counting, not for running: shapes that operators hold as constants stay as they are.
 
     Args:
-        graph: of a component exported for guidance at batch 2.
+        graph: of a component exported for guidance in one call.
+        rows: of the guidance.
 
     Raises:
-        UnsupportedError: no input has an even batch, or an operation mixes images in a way that has no half.
+        UnsupportedError: no input has so many rows, or a multiple, or an operation mixes them.
     """
-    batched = {name for name in graph.inputs if _even(graph.tensors[name])}
+
+    def whole(tensor: Tensor) -> bool:
+        return bool(tensor.shape) and tensor.shape[0] % rows == 0
+
+    batched = {name for name in graph.inputs if whole(graph.tensors[name])}
     if not batched:
-        raise UnsupportedError("a graph to halve must have an input of an even batch", "none", "Export with batch 2")
+        raise UnsupportedError(f"a graph to divide must have an input of a batch of {rows}", "none")
     for operation in graph.operations:
         if not batched.intersection(operation.inputs):
             continue
         for name in operation.outputs:
-            if not _even(graph.tensors[name]):
+            if not whole(graph.tensors[name]):
                 shape = list(graph.tensors[name].shape)
                 raise UnsupportedError(
                     "the batch must be the first axis", f"{operation.kind} {operation.name} to {shape}"
                 )
             batched.add(name)
-    tensors = {name: _half(tensor) if name in batched else tensor for name, tensor in graph.tensors.items()}
-    return replace(graph, tensors=tensors)
+    divided = {name: _divided(graph.tensors[name], rows) for name in batched}
+    return replace(graph, tensors={**graph.tensors, **divided})
 
 
-def _even(tensor: Tensor) -> bool:
-    return bool(tensor.shape) and tensor.shape[0] % 2 == 0
-
-
-def _half(tensor: Tensor) -> Tensor:
-    return replace(tensor, shape=(tensor.shape[0] // 2, *tensor.shape[1:]))
+def _divided(tensor: Tensor, rows: int) -> Tensor:
+    return replace(tensor, shape=(tensor.shape[0] // rows, *tensor.shape[1:]))
