@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from sdmobile.basics.metrics import to_pixels
+from sdmobile.checkpoints.control import ControlFolder
 from sdmobile.checkpoints.shapes64.checker import compare
 from sdmobile.checkpoints.shapes64.held_out import held_out_scenes
 from sdmobile.checkpoints.shapes64.scenes import render, silhouette
@@ -49,7 +50,7 @@ def main(run: Path, output: Path) -> None:
     texts = [caption.text for caption in captions]
     rows: list[tuple[str, list[np.ndarray], bool]] = [("silhouette", conditions, False)]
     for adapter in ("silhouette", "silhouette-plugin"):
-        draw, _ = drawer(NAME, "torch", 1, None, control=NAME / "adapters" / adapter)
+        draw, _ = drawer(NAME, "torch", 1, None, controls=[ControlFolder(NAME / "adapters" / adapter)])
         rows.append((adapter, list(draw(texts, range(COUNT), conditions)), True))
     masked, drawn = repainted(run / "checkpoint-inpaint-adversarial")
     rows += [("masked", masked, False), ("repainted", drawn, True)]

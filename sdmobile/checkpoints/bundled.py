@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+
+from sdmobile.errors import UsageError
 
 BUNDLED = ("shapes-64", "shapes-64-mobile")
 """Names of the trained checkpoints; the first is every command's default."""
@@ -21,3 +24,30 @@ def bundled_path(path: Path) -> Path:
     """
     named = path.parts and path.parts[0] in BUNDLED and ".." not in path.parts
     return _DATA / path if named and not path.exists() else path
+
+
+def scaled_path(text: str, what: str) -> tuple[Path, float]:
+    """Reads `PATH` or `PATH:scale`; without one, the scale is 1.
+
+    Args:
+        text: as a user writes it.
+        what: is scaled, for the error.
+
+    Raises:
+        UsageError: the scale is no finite number.
+    """
+    path, colon, scale = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return _found(text), 1.0
+    try:
+        number = float(scale)
+    except ValueError:
+        return Path(text), 1.0  # a colon of the name; if there is no such file, opening it says so
+    if not math.isfinite(number):
+        raise UsageError(f"the scale of {what} must be a finite number", text, "Write PATH:0.8, or PATH alone for 1")
+    return _found(path), number
+
+
+def _found(text: str) -> Path:
+    """Returns a path; one that is said to be here (./owner/name) is not taken for a name on the Hub."""
+    return Path(text).absolute() if text.startswith("./") else bundled_path(Path(text))

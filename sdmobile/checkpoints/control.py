@@ -1,22 +1,23 @@
-"""A control network beside a checkpoint: a folder in Diffusers' format, of a class that the family takes."""
+"""Control networks beside a checkpoint: folders in Diffusers' format, of a class that the family takes."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from sdmobile.checkpoints.bundled import bundled_path
+from sdmobile.checkpoints.bundled import bundled_path, scaled_path
 from sdmobile.checkpoints.folder import read_component
 from sdmobile.checkpoints.hub import origin_of
 from sdmobile.checkpoints.hub_parts import CONTROL, located
 from sdmobile.checkpoints.jsonfile import read_json
-from sdmobile.errors import CheckpointError
-from sdmobile.families.control import Control
+from sdmobile.errors import CheckpointError, UsageError
+from sdmobile.families.apple import controlnet_name
+from sdmobile.families.control import MOST, Control, numbered
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from sdmobile.checkpoints.types import Checkpoint, ComponentInfo
     from sdmobile.families.control import ControlPart
 
@@ -24,35 +25,90 @@ _SAME = ("in_channels", "cross_attention_dim")
 _FITS = "the control network must have been made for the checkpoint's UNet"
 
 
-def with_control(checkpoint: Checkpoint, folder: Path, name: str | None = None) -> Checkpoint:
-    """Returns a checkpoint with a control network: one more model, and a family whose denoiser takes what it adds.
+@dataclass(frozen=True)
+class ControlFolder:
+    """A control network as a user names it.
 
     Args:
-        checkpoint: the opened one.
-        folder: config.json with `_class_name`, and weights; or the name of one that ships with the package, or is on
+        path: a folder in Diffusers' format, or the name of one that ships with the package or is on the Hub.
+        scale: factor on what it adds, Diffusers' `controlnet_conditioning_scale`.
+    """
+
+    path: Path
+    scale: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> ControlFolder:
+        """Reads `FOLDER` or `FOLDER:scale`.
+
+        Raises:
+            UsageError: the scale is no finite number.
+        """
+        return cls(*scaled_path(text, "a control network"))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the fields as a JSON object, for another process."""
+        return {"path": str(self.path), "scale": self.scale}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ControlFolder:
+        """Returns what `to_json` wrote."""
+        return cls(Path(data["path"]), float(data["scale"]))
+
+
+def with_controls(
+    checkpoint: Checkpoint, folders: Sequence[ControlFolder], names: Sequence[str] | None = None
+) -> Checkpoint:
+    """Returns a checkpoint with control networks: as many more models, and a family whose denoiser takes what they add.
+
+    Args:
+        checkpoint: the opened one, which has none.
+        folders: config.json with `_class_name`, and weights; or names of such that ship with the package, or are on
             the Hub.
-        name: of the network; None for the folder's.
+        names: of the networks; None for the folders'.
 
     Raises:
-        CheckpointError: the folder is not whole, or the network was made for another UNet.
-        UnsupportedError: the family takes no network of the class.
+        CheckpointError: a folder is not whole, or a network was made for another UNet.
+        UnsupportedError: the family takes no network of the class, or not these together.
+        UsageError: they are too many.
     """
-    folder = located(bundled_path(folder), CONTROL)
+    if len(folders) > MOST:
+        raise UsageError(f"at most {MOST} control networks go together", len(folders))
+    notes = list(checkpoint.notes)
+    components, controls, files = dict(checkpoint.components), [], []
+    for index, given in enumerate(folders):
+        part, info, more = _read(checkpoint, located(bundled_path(given.path), CONTROL), index)
+        name = names[index] if names else _free_name(info.path, controls)
+        controls.append(Control(part.kind, name, _checked_maps(checkpoint, part, info), given.scale))
+        components[numbered(part.model.name, index)] = info
+        notes += more
+        files.append((info.path / "config.json", *info.weight_files))
+    return replace(
+        checkpoint,
+        family=checkpoint.family.with_controls(controls),
+        components=components,
+        notes=tuple(notes),
+        control_files=tuple(files),
+    )
+
+
+def _read(checkpoint: Checkpoint, folder: Path, index: int) -> tuple[ControlPart, ComponentInfo, list[str]]:
+    """Returns what the family knows of a network's class, the network, and corrections of its configuration."""
     if not (folder / "config.json").is_file():
         raise CheckpointError(
             "a control network is a folder with config.json and weights", folder, "Give a folder in Diffusers' format."
         )
     class_name = read_json(folder / "config.json").get("_class_name")
     part = checkpoint.family.control_part(class_name)
-    info, notes = read_component(folder, part.model, str(class_name))
-    control = Control(part.kind, name or _name(folder), _checked_maps(checkpoint, part, info))
-    return replace(
-        checkpoint,
-        family=checkpoint.family.with_control(control, info.class_name),
-        components={**checkpoint.components, part.model.name: info},
-        notes=(*checkpoint.notes, *notes),
-        control_files=(folder / "config.json", *info.weight_files),
-    )
+    model = replace(part.model, name=numbered(part.model.name, index))
+    return part, *read_component(folder, model, str(class_name))
+
+
+def _free_name(folder: Path, taken: Sequence[Control]) -> str:
+    """Returns the name of a network by its folder, which no app takes for that of another before it."""
+    name, used = _name(folder), {controlnet_name(control.name) for control in taken}
+    tries = (name, *(f"{name[:60]}_{number}" for number in range(2, MOST + 2)))
+    return next(one for one in tries if controlnet_name(one) not in used)
 
 
 def _checked_maps(checkpoint: Checkpoint, part: ControlPart, info: ComponentInfo) -> tuple[tuple[int, int], ...]:

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sdmobile.basics.files import hash_file
 from sdmobile.basics.untrusted import UntrustedError, parse_json
-from sdmobile.checkpoints.bundled import bundled_path
+from sdmobile.checkpoints.bundled import scaled_path
 from sdmobile.checkpoints.headers import read_header
 from sdmobile.checkpoints.hub import name_of, origin_of
 from sdmobile.checkpoints.hub_parts import LORA, located
 from sdmobile.checkpoints.lora_kinds import OTHERS, delta, is_whole, parts_by_module, rank_of
 from sdmobile.checkpoints.weights import normalise, read_tensor
-from sdmobile.errors import CheckpointError, UsageError
+from sdmobile.errors import CheckpointError
 
 if TYPE_CHECKING:
     from sdmobile.checkpoints.headers import TensorInfo
@@ -43,12 +43,6 @@ _PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
 _PATTERN = set("*+?[](){}|\\$")
 _UNUSED = "every key of a LoRA must belong to a layer of the checkpoint's UNet or text encoder"
 _SHAPES = "the matrices of a LoRA must fit the weight that they change"
-
-
-def _path(text: str) -> Path:
-    """Returns where a LoRA lies, which may ship with the package or come from the Hub."""
-    shipped = bundled_path(Path(text))
-    return shipped if shipped.exists() else located(text, LORA)
 
 
 @dataclass(frozen=True)
@@ -71,16 +65,8 @@ class LoraFile:
             UsageError: the scale is no finite number.
             CheckpointError: the Hub has no such LoRA, or cannot be read.
         """
-        file, colon, scale = text.rpartition(":")
-        if not colon or Path(text).exists():
-            return cls(_path(text))
-        try:
-            number = float(scale)
-        except ValueError:
-            return cls(Path(text))  # a colon of the name; if there is no such file, opening it says so
-        if not math.isfinite(number):
-            raise UsageError("the scale of a LoRA must be a finite number", text, "Write FILE:0.8, or FILE alone for 1")
-        return cls(_path(file), number)
+        path, scale = scaled_path(text, "a LoRA")
+        return cls(path if path.exists() else located(path, LORA), scale)
 
     def __str__(self) -> str:
         """Returns the name and the exact scale, as `--lora` takes them."""

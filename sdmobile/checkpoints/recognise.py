@@ -15,6 +15,9 @@ from sdmobile.errors import CheckpointError, UsageError
 from sdmobile.families.schedulers import PREDICTION_TYPES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sdmobile.checkpoints.control import ControlFolder
     from sdmobile.checkpoints.types import Checkpoint
 
 _SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
@@ -25,7 +28,7 @@ def open_checkpoint(
     tokenizer_dir: Path | None = None,
     prediction_type: str | None = None,
     changes: Changes = UNCHANGED,
-    control: Path | None = None,
+    controls: Sequence[ControlFolder] = (),
 ) -> Checkpoint:
     """Recognises a checkpoint from its headers and configurations; no weights are read.
 
@@ -37,7 +40,7 @@ def open_checkpoint(
         prediction_type: what the denoiser predicts, for a checkpoint that does not say it.
         changes: what is put on top: LoRAs, learned words, another autoencoder, a text encoder cut short; and how it
             was distilled to few steps, if so.
-        control: folder of a control network in Diffusers' format, to go with it.
+        controls: control networks to go with it, whose outputs are summed.
 
     Raises:
         CheckpointError: missing, truncated or corrupt; or no repository of the Hub that can be read.
@@ -47,10 +50,10 @@ def open_checkpoint(
     if prediction_type not in (None, *PREDICTION_TYPES):
         meant = nearest(prediction_type, PREDICTION_TYPES)
         raise UsageError(f"the prediction type must be one of {', '.join(PREDICTION_TYPES)}", prediction_type, meant)
-    if control is not None:
-        from sdmobile.checkpoints.control import with_control
+    if controls:
+        from sdmobile.checkpoints.control import with_controls
 
-        return with_control(open_checkpoint(path, tokenizer_dir, prediction_type, changes), Path(control))
+        return with_controls(open_checkpoint(path, tokenizer_dir, prediction_type, changes), controls)
     given = Given(
         None if tokenizer_dir is None else Path(tokenizer_dir), prediction_type, changes.vae, changes.distilled
     )

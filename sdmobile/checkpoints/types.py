@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 from sdmobile.basics.files import hash_file, hash_json, hash_tree
@@ -94,7 +95,7 @@ class Checkpoint(Facts):
         embeddings: learned words that were added to tokenizer and text encoder, in order.
         vae_files: those of an autoencoder that took the place of the checkpoint's own.
         clip_skip: layers that were left out at the end of the text encoder.
-        control_files: those of the control network, in its own folder; with one, it is another checkpoint.
+        control_files: those of each control network, in its own folder; with one, it is another checkpoint.
     """
 
     family: Family
@@ -115,7 +116,7 @@ class Checkpoint(Facts):
     embeddings: tuple[Embedding, ...] = field(default=(), repr=False)
     vae_files: tuple[Path, ...] = field(default=(), repr=False)
     clip_skip: int | None = None
-    control_files: tuple[Path, ...] = field(default=(), repr=False)
+    control_files: tuple[tuple[Path, ...], ...] = field(default=(), repr=False)
 
     @property
     def origin(self) -> Origin | None:
@@ -134,12 +135,13 @@ class Checkpoint(Facts):
         """
         root = self.path if self.path.is_dir() else self.path.parent
         weights = {file for component in self.components.values() for file in component.weight_files}
-        for file in (*self.hashed_files, *self.vae_files, *self.control_files):
+        for file in (*self.hashed_files, *self.vae_files, *chain.from_iterable(self.control_files)):
             check_readable(file, None if file in weights else MOST_BYTES)
         try:
             own = hash_tree(root, self.hashed_files)
-            if self.control_files:
-                own = hash_json([own, hash_tree(self.control_files[0].parent, self.control_files)])
+            for files, control in zip(self.control_files, self.family.controls, strict=True):
+                scale = [] if control.scale == 1 else [control.scale]
+                own = hash_json([own, hash_tree(files[0].parent, files), *scale])
         except OSError as error:
             raise CheckpointError("every file of the checkpoint must be readable", error) from error
         if self.loras:

@@ -14,6 +14,7 @@ from sdmobile.families.few_steps import KINDS, Distillation
 
 if TYPE_CHECKING:
     from sdmobile.checkpoints.changes import Changes
+    from sdmobile.checkpoints.control import ControlFolder
 
 CHECKPOINT = "Diffusers folder, .safetensors or .ckpt file, or owner/name[@revision] on the Hub."
 COMPONENTS = f"{', '.join(component_names()[:-1])} or {component_names()[-1]}"
@@ -70,11 +71,19 @@ Distilled = Annotated[
     ),
 ]
 ControlModel = Annotated[
-    Path | None,
+    list[str] | None,
     typer.Option(
-        parser=path,
         help="Folder of the control network that goes with a checkpoint, or with a bundle's reference; here or on the "
-        "Hub.",
+        "Hub; repeatable.",
+        metavar="FOLDER[:SCALE]",
+    ),
+]
+Control = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Folder of a control network, a ControlNet or a plugin in Diffusers' format, here or on the Hub, to "
+        "export with a UNet that takes what it adds, times the scale; repeatable: what several add is summed.",
+        metavar="FOLDER[:SCALE]",
     ),
 ]
 Size = Annotated[
@@ -125,6 +134,13 @@ def changes_of(
     words = tuple(EmbeddingFile.parse(text) for text in embeddings or ())
     few = None if distilled is None else Distillation.parse(distilled)
     return Changes(files, words, None if vae is None else located(vae, VAE), clip_skip, few)
+
+
+def controls_of(folders: list[str] | None) -> tuple[ControlFolder, ...]:
+    """Returns the control networks that go with a checkpoint; raises UsageError where a scale is none."""
+    from sdmobile.checkpoints.control import ControlFolder
+
+    return tuple(ControlFolder.parse(text) for text in folders or ())
 
 
 def _debug(wanted: bool) -> None:

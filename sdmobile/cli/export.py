@@ -15,6 +15,7 @@ from sdmobile.cli.arguments import (
     CHECKPOINT,
     COMPONENTS,
     ClipSkip,
+    Control,
     Distilled,
     Embedding,
     Lora,
@@ -23,6 +24,7 @@ from sdmobile.cli.arguments import (
     Tokenizer,
     Vae,
     changes_of,
+    controls_of,
     path,
     resolution_of,
 )
@@ -39,10 +41,6 @@ _ISLANDS = (
     "time and memory of the sampling."
 )
 _QUANTIZE = "Store the weights as a recipe says: a name of `sdmobile quantize recipes`, or a JSON file."
-_CONTROL = (
-    "Folder of a control network, a ControlNet or a plugin in Diffusers' format, here or on the Hub, to export with a "
-    "UNet that takes what it adds."
-)
 _OUTPUT = "Bundle folder; DIR/TARGET for each of several targets. Without it, NAME-TARGET here."
 _COMPONENTS = f"Export only these, separated by commas: {COMPONENTS}."
 _GUIDANCE = (
@@ -86,7 +84,7 @@ def export(
     embedding: Embedding = None,
     vae: Vae = None,
     clip_skip: ClipSkip = None,
-    control: Annotated[Path | None, typer.Option(parser=path, help=_CONTROL)] = None,
+    control: Control = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done and needed; write nothing.")
     ] = False,
@@ -131,7 +129,7 @@ def export(
         tokenizer,
         prediction_type,
         changes_of(lora, embedding, vae, clip_skip, distilled),
-        control=control,
+        controls=controls_of(control),
     )
     requests = [replace(request, target=name, out_dir=out) for name, out in zip(wanted, outs, strict=True)]
     fresh = output is not None and not output.exists()

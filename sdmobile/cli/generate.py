@@ -19,6 +19,7 @@ from sdmobile.cli.arguments import (
     Tokenizer,
     Vae,
     changes_of,
+    controls_of,
     path,
     resolution_of,
 )
@@ -38,7 +39,10 @@ _IMAGE = (
 )
 _MASK = "Picture that is white where --image is repainted, for inpainting models."
 _STRENGTH = "Share of the steps that are run on --image, above 0 to 1; without it, 1 for inpainting, else 0.8."
-_CONTROL = "Picture that controls, for a bundle with a control network, or for a checkpoint with --control-model."
+_CONTROL = (
+    "Picture that controls, for a bundle with a control network, or for a checkpoint with --control-model; of several "
+    "networks each has its own, in their order."
+)
 _RUNTIME = "auto, torch, evaluator, evaluator-fp16, coreml, litert or ort, as far as the bundle's target has it."
 
 
@@ -58,7 +62,7 @@ def generate(
     scheduler: Annotated[
         str | None, typer.Option(help="ddim, pndm, dpm++, euler, …; without it, the checkpoint's own.")
     ] = None,
-    control: Annotated[Path | None, typer.Option(help=_CONTROL)] = None,
+    control: Annotated[list[Path] | None, typer.Option(help=_CONTROL, metavar="IMAGE")] = None,
     control_model: ControlModel = None,
     tokenizer: Tokenizer = None,
     prediction_type: PredictionType = None,
@@ -81,7 +85,7 @@ def generate(
     from sdmobile.cli.progress import step_progress
     from sdmobile.errors import OutputError
     from sdmobile.formats.bundle.reading import is_bundle
-    from sdmobile.reference.condition import requested_condition
+    from sdmobile.reference.condition import requested_conditions
     from sdmobile.reference.pictures import EditFiles
     from sdmobile.reference.sampling import SampleRequest, sample
     from sdmobile.reference.source import open_source
@@ -99,7 +103,7 @@ def generate(
             tokenizer,
             prediction_type,
             changes,
-            control_model,
+            controls_of(control_model),
             resolution_of(resolution),
         )
         scale = spec.guidance_scale if guidance is None else guidance
@@ -109,17 +113,18 @@ def generate(
         spec.check_image_asked(image_guidance, scale)
         steps = spec.steps if steps is None else steps
         edit = files.read(spec.family, spec.geometry, runner.components)
-        condition = requested_condition(spec, control)
+        conditions = requested_conditions(spec, control or ())
         progress(f"sampling with {runner.name}", 0, 1)
-        request = SampleRequest(prompt, negative, steps, seed, scale, scheduler, edit, condition, image_guidance)
+        request = SampleRequest(prompt, negative, steps, seed, scale, scheduler, edit, conditions, image_guidance)
         result = sample(
             runner, spec, request, on_step=lambda done, total: progress(f"sampling with {runner.name}", done, total)
         )
     texts = picture_texts(request, spec, runner.name, model_hash) | files.texts(edit)
     if (image_scale := spec.family.default_image_guidance_scale) is not None:
         texts["image_guidance"] = f"{image_scale if image_guidance is None else image_guidance:g}"
-    if control is not None:
-        texts |= {"control": control.name, "control_hash": str(request.to_json()["control"])}
+    if control:
+        hashes = request.to_json()["control"]
+        texts |= {"control": ", ".join(file.name for file in control), "control_hash": ", ".join(hashes)}
     if changes.options:
         texts["changes"] = " ".join(changes.options)
     picture = png_bytes(result.image, texts)

@@ -9,7 +9,7 @@ import typer
 
 from sdmobile.basics.words import nearest
 from sdmobile.cli import output
-from sdmobile.cli.arguments import ControlModel, Embedding, Lora, Vae, changes_of, path
+from sdmobile.cli.arguments import ControlModel, Embedding, Lora, Vae, changes_of, controls_of, path
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -62,9 +62,9 @@ def gpu_check(
             report = check_tflite(path, chosen, timeout, threshold_db, progress)
         else:
             bundle, names = _opened(path, components)
-            changes = changes_of(lora, embedding, vae)
+            changes, controls = changes_of(lora, embedding, vae), controls_of(control_model)
             if recording is None:
-                recorded = record_inputs(bundle, names, reference, steps, max_samples, progress, changes, control_model)
+                recorded = record_inputs(bundle, names, reference, steps, max_samples, progress, changes, controls)
             else:
                 recorded = limited(load_recording(recording), max_samples)
             report = check_bundle_gpu(bundle, recorded, chosen, timeout, threshold_db, names, progress)

@@ -11,6 +11,7 @@ from sdmobile.basics.words import megabytes
 from sdmobile.cli.arguments import (
     CHECKPOINT,
     ClipSkip,
+    Control,
     Distilled,
     Embedding,
     Lora,
@@ -18,6 +19,7 @@ from sdmobile.cli.arguments import (
     Tokenizer,
     Vae,
     changes_of,
+    controls_of,
     path,
 )
 from sdmobile.cli.output import Output
@@ -42,6 +44,7 @@ def inspect(
     embedding: Embedding = None,
     vae: Vae = None,
     clip_skip: ClipSkip = None,
+    control: Control = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False,
 ) -> None:
     """Say what a checkpoint is, read from its tensors, and whether each target can take it."""
@@ -50,14 +53,16 @@ def inspect(
     from sdmobile.exporters.request import ExportRequest
     from sdmobile.formats.bundle.contracts import TARGETS
 
-    changes = changes_of(lora, embedding, vae, clip_skip, distilled)
-    opened = open_checkpoint(checkpoint, tokenizer, prediction_type, changes)
+    changes, controls = changes_of(lora, embedding, vae, clip_skip, distilled), controls_of(control)
+    opened = open_checkpoint(checkpoint, tokenizer, prediction_type, changes, controls)
     verdicts = [preflight(opened, ExportRequest(checkpoint, target, Path(opened.name))) for target in TARGETS]
     output = Output(json)
     output.data(_as_json(opened, verdicts), *([] if json else _views(opened, verdicts)))
 
 
 def _as_json(checkpoint: Checkpoint, verdicts: list[PreflightReport]) -> dict[str, Any]:
+    from sdmobile.families.control import controls_to_json
+
     return {
         "path": str(checkpoint.path),
         "name": checkpoint.name,
@@ -91,6 +96,7 @@ def _as_json(checkpoint: Checkpoint, verdicts: list[PreflightReport]) -> dict[st
         "loras": [],
         **checkpoint.changes,
         "clip_skip": checkpoint.clip_skip,
+        "control": controls_to_json(checkpoint.family.controls),
         "notes": list(checkpoint.notes),
         "targets": {verdict.target: verdict.to_json() for verdict in verdicts},
     }
@@ -125,6 +131,7 @@ def _facts(checkpoint: Checkpoint) -> Table:
 
     scheduler = checkpoint.scheduler_config
     (height, width), (rows, columns) = checkpoint.latent_size, checkpoint.image_size
+    controls = ", ".join(f"{one.name} × {one.scale:g}" for one in checkpoint.family.controls)
     betas = f"{scheduler.get('beta_schedule')} {scheduler.get('beta_start')}…{scheduler.get('beta_end')}"
     facts = {
         "family": checkpoint.family.title,
@@ -133,6 +140,7 @@ def _facts(checkpoint: Checkpoint) -> Table:
         "context": f"{checkpoint.context_length} tokens × {checkpoint.context_dim}",
         "scheduler": f"{scheduler.get('_class_name', 'not named')}, betas {betas}",
         "prediction": checkpoint.prediction_type,
+        **({"controlled by": controls} if controls else {}),
         "tokenizer": str(checkpoint.tokenizer_dir or "none"),
         "license": checkpoint.license or "the checkpoint does not say",
         **({} if checkpoint.origin is None else {"on the Hub": str(checkpoint.origin)}),

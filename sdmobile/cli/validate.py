@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdmobile.cli.arguments import COMPONENTS, ControlModel, Embedding, Lora, Steps, Vae, changes_of, path
+from sdmobile.cli.arguments import (
+    COMPONENTS,
+    ControlModel,
+    Embedding,
+    Lora,
+    Steps,
+    Vae,
+    changes_of,
+    controls_of,
+    path,
+)
 
 if TYPE_CHECKING:
     from sdmobile.validate.check import Validation
@@ -118,7 +128,7 @@ def validate(
 
     options = ValidationOptions(
         reference=reference,
-        control=control_model,
+        controls=controls_of(control_model),
         prompts=DEFAULT_PROMPTS if prompts is None else read_prompts(prompts),
         steps=steps,
         seed=seed,

@@ -19,6 +19,7 @@ from sdmobile.exporters.cache import ComponentCache, component_key, compressed_k
 from sdmobile.exporters.phone_files import write_phone_files
 from sdmobile.exporters.process import run_component
 from sdmobile.exporters.request import ExportPlan, check_resources
+from sdmobile.families.control import controls_to_json
 from sdmobile.families.model_card import model_card
 from sdmobile.formats.bundle.reading import KIND, SCHEMA_VERSION
 from sdmobile.formats.bundle.writing import (
@@ -199,8 +200,8 @@ def _write_manifest(plan: ExportPlan, records: dict[str, Any], folder: Path) -> 
         "warnings": list(plan.warnings),
         "versions": library_versions(),
     }
-    if checkpoint.family.control is not None:
-        manifest["control"] = checkpoint.family.control.to_json()
+    if checkpoint.family.controls:
+        manifest["control"] = controls_to_json(checkpoint.family.controls)
     if plan.request.recipe is not None:
         manifest["recipe"] = plan.request.recipe.to_json()
     return seal(manifest, folder, model_card(manifest))

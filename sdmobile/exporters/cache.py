@@ -16,6 +16,7 @@ from sdmobile.basics.libraries import LIBRARIES
 from sdmobile.basics.scratch import put_in_place, scratch_beside
 from sdmobile.errors import OutputError
 from sdmobile.families.component import Role
+from sdmobile.families.control import controls_to_json
 
 if TYPE_CHECKING:
     from sdmobile.exporters.request import ExportPlan
@@ -49,7 +50,7 @@ def component_key(plan: ExportPlan, component: str) -> str:
         "name": plan.checkpoint.name,
         "prediction_type": plan.checkpoint.prediction_type,
         "component": component,
-        "control": None if family.control is None else family.control.to_json(),
+        "control": controls_to_json(family.controls),
         "target": request.target,
         "profile": profile_hash(plan.device),
         "runtime": load_profile(plan.device).runtime,  # decides what is warned of

@@ -88,7 +88,7 @@ def run_stages(job: ExportJob, announce: Announce) -> dict[str, Any]:
     with _explained(job, log):
         with log.stage("open"):
             checkpoint = open_checkpoint(
-                job.checkpoint, job.tokenizer, job.prediction_type, job.changes, control=job.control
+                job.checkpoint, job.tokenizer, job.prediction_type, job.changes, controls=job.controls
             )
             provenance = _provenance(checkpoint)  # reads and hashes all files of the checkpoint
         geometry = geometry_for(checkpoint, job.guidance, job.resolution)

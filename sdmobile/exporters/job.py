@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from sdmobile.checkpoints.changes import UNCHANGED, Changes
+from sdmobile.checkpoints.control import ControlFolder
 from sdmobile.reference.geometry import Resolution
 from sdmobile.rewrites.options import RewriteOptions
 
-_PATHS = ("checkpoint", "out_dir", "tokenizer", "control")
+_PATHS = ("checkpoint", "out_dir", "tokenizer")
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class ExportJob:
         tokenizer: folder of the tokenizer, for a checkpoint that has none.
         prediction_type: what the denoiser predicts, for a checkpoint that does not say.
         changes: what is put on top of it.
-        control: folder of a control network that goes with it.
+        controls: control networks that go with it.
     """
 
     checkpoint: Path
@@ -48,12 +49,13 @@ class ExportJob:
     tokenizer: Path | None = None
     prediction_type: str | None = None
     changes: Changes = UNCHANGED
-    control: Path | None = None
+    controls: tuple[ControlFolder, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as a JSON object."""
         paths = {name: None if getattr(self, name) is None else str(getattr(self, name)) for name in _PATHS}
-        return {**asdict(self), **paths, "changes": self.changes.to_json()}
+        controls = [folder.to_json() for folder in self.controls]
+        return {**asdict(self), **paths, "changes": self.changes.to_json(), "controls": controls}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ExportJob:
@@ -65,5 +67,6 @@ class ExportJob:
             "resolution": tuple(sides) if isinstance(sides, list) else sides,
             "changes": Changes.from_json(known["changes"]),
             "rewrites": RewriteOptions.from_json(known["rewrites"]),
+            "controls": tuple(map(ControlFolder.from_json, known["controls"])),
         }
         return cls(**{**known, **paths, **rebuilt})

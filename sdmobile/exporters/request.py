@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics.words import nearest
 from sdmobile.checkpoints.changes import UNCHANGED, Changes
+from sdmobile.checkpoints.control import ControlFolder
 from sdmobile.errors import ResourceError, UnsupportedError
 from sdmobile.exporters.chunk_contracts import check_chunks
 from sdmobile.exporters.estimates import PlannedComponent, disk_bytes, planned_components, profile_of
 from sdmobile.exporters.job import ExportJob
 from sdmobile.exporters.preflight import PreflightReport, existing, preflight
+from sdmobile.families.control import controls_to_json
 from sdmobile.formats.bundle.contracts import TARGETS
 from sdmobile.reference.geometry import Resolution, geometry_for
 from sdmobile.rewrites.options import RewriteOptions
@@ -46,7 +48,7 @@ class ExportRequest:
         tokenizer: folder of the tokenizer, for a checkpoint that has none.
         prediction_type: what the denoiser predicts, for a checkpoint that does not say.
         changes: what is put on top of the checkpoint.
-        control: folder of a control network that goes with it.
+        controls: control networks that go with it.
     """
 
     checkpoint: Path | None
@@ -64,7 +66,7 @@ class ExportRequest:
     tokenizer: Path | None = None
     prediction_type: str | None = None
     changes: Changes = UNCHANGED
-    control: Path | None = None
+    controls: tuple[ControlFolder, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,9 +100,17 @@ class ExportPlan:
         """Estimated disk space at the worst moment: everything kept, and the largest intermediate."""
         return disk_bytes(self.components)
 
+    @property
+    def _controls(self) -> tuple[ControlFolder, ...]:
+        """The control networks where they were found, so that a component's process asks no Hub again."""
+        from sdmobile.checkpoints.control import ControlFolder
+
+        networks = zip(self.checkpoint.control_files, self.checkpoint.family.controls, strict=True)
+        return tuple(ControlFolder(files[0].parent, control.scale) for files, control in networks)
+
     def job(self, component: str, folder: Path) -> ExportJob:
         """Returns the order for one component's process."""
-        request, network = self.request, self.checkpoint.control_files
+        request = self.request
         return ExportJob(
             checkpoint=self.checkpoint.path,
             component=component,
@@ -115,7 +125,7 @@ class ExportPlan:
             tokenizer=request.tokenizer,
             prediction_type=request.prediction_type,
             changes=request.changes,
-            control=network[0].parent if network else None,  # of the Hub, as it was found
+            controls=self._controls,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -134,7 +144,7 @@ class ExportPlan:
             "recipe": None if self.request.recipe is None else self.request.recipe.name,
             "output": str(self.request.out_dir),
             "geometry": self.geometry.to_json(),
-            "control": None if (control := self.checkpoint.family.control) is None else control.to_json(),
+            "control": controls_to_json(self.checkpoint.family.controls),
             "components": [asdict(component) for component in self.components],
             "warnings": list(self.report.warnings),
             "notes": list(self.report.notes),
@@ -180,7 +190,7 @@ def make_plan(request: ExportRequest, opened: Checkpoint | None = None) -> Expor
     check_names(request.rewrites)
     check_chunks(request.target, request.chunks)
     checkpoint = opened or open_checkpoint(
-        request.checkpoint, request.tokenizer, request.prediction_type, request.changes, control=request.control
+        request.checkpoint, request.tokenizer, request.prediction_type, request.changes, controls=request.controls
     )
     geometry = geometry_for(checkpoint, request.guidance, request.resolution)
     planned = planned_components(checkpoint, request)

@@ -10,7 +10,7 @@ from typing import Any
 
 from sdmobile.errors import UnsupportedError
 from sdmobile.families.component import Config
-from sdmobile.families.control import Control
+from sdmobile.families.control import controls_from_json
 from sdmobile.families.distilled import FewStepStableDiffusion
 from sdmobile.families.family import Family
 from sdmobile.families.inpainting import (
@@ -73,8 +73,7 @@ def family_of(manifest: Mapping[str, Any]) -> Family:
         UnsupportedError: there is no such family, or it has no component or way of guidance that the manifest names.
     """
     family = family_named(manifest.get("family") or StableDiffusion.name)
-    if manifest.get("control") is not None:
-        family = family.with_control(Control.from_json(manifest["control"]))
+    family = family.with_controls(controls_from_json(manifest.get("control")))
     for name in manifest.get("components", ()):
         family.component(name)
     if "guidance" in manifest:

@@ -116,48 +116,61 @@ def controlnet_package(name: str) -> str:
     return f"ControlNet_{name}.mlpackage"
 
 
-def takes_control(control: Control, guidances: Sequence[Guidance]) -> bool:
-    """Returns whether the package can call a family's control network: a ControlNet with both rows of guidance."""
-    return control.kind == "controlnet" and any(guidance.rows == 2 for guidance in guidances)
+def takes_control(controls: Sequence[Control], guidances: Sequence[Guidance]) -> bool:
+    """Returns whether the package can call a family's control networks: ControlNets with both rows of guidance.
+
+    It sums what several add (ControlNet.execute).
+    """
+    of_the_kind = all(control.kind == "controlnet" for control in controls)
+    return of_the_kind and any(guidance.rows == 2 for guidance in guidances)
 
 
 def controlled_scripts(
-    scripts: Mapping[str, tuple[str, str]], control: Control, guidances: Sequence[Guidance]
+    scripts: Mapping[str, tuple[str, str]], controls: Sequence[Control], guidances: Sequence[Guidance]
 ) -> Mapping[str, tuple[str, str]]:
-    """Returns an app's scripts for a family with a control network: a ControlNet is put where the package looks."""
+    """Returns an app's scripts for a family with control networks: ControlNets are put where the package looks."""
     if "ios" not in scripts:
         return scripts
     name, text = scripts["ios"]
-    if not takes_control(control, guidances):
+    if not takes_control(controls, guidances):
         return {**scripts, "ios": (name, text.replace(PIPELINE, ""))}
-    compiled = controlnet_package(control.name).replace(".mlpackage", ".mlmodelc")
-    place = f"Resources/controlnet/{controlnet_name(control.name)}.mlmodelc"
-    moved = (
-        f'if [ -e "Resources/{compiled}" ]; then\n    mkdir -p Resources/controlnet\n    rm -rf "{place}"\n'
-        f'    mv "Resources/{compiled}" "{place}"\nfi\ncp vocab.json'
-    )
-    text = text.replace("cp vocab.json", moved).replace("controlNet: []", _asked_for(control).replace('"', r"\""))
+    moved = "".join(map(_moved, controls)) + "cp vocab.json"
+    text = text.replace("cp vocab.json", moved).replace("controlNet: []", _asked_for(controls).replace('"', r"\""))
     return {**scripts, "ios": (name, text)}
 
 
-def controlled_use(use: Mapping[str, str], control: Control, guidances: Sequence[Guidance]) -> Mapping[str, str]:
-    """Returns the steps to use a bundle with a control network: none where the package cannot call it."""
-    if not takes_control(control, guidances):
+def _moved(control: Control) -> str:
+    """Returns the lines of the script that put a compiled ControlNet where the package looks."""
+    compiled = controlnet_package(control.name).replace(".mlpackage", ".mlmodelc")
+    place = f"Resources/controlnet/{controlnet_name(control.name)}.mlmodelc"
+    return (
+        f'if [ -e "Resources/{compiled}" ]; then\n    mkdir -p Resources/controlnet\n    rm -rf "{place}"\n'
+        f'    mv "Resources/{compiled}" "{place}"\nfi\n'
+    )
+
+
+def controlled_use(
+    use: Mapping[str, str], controls: Sequence[Control], guidances: Sequence[Guidance]
+) -> Mapping[str, str]:
+    """Returns the steps to use a bundle with control networks: none where the package cannot call them."""
+    if not takes_control(controls, guidances):
         return {target: text for target, text in use.items() if target != "ios"}
     if "ios" not in use:
         return use
-    picture = "   request.seed = 0\n   request.controlNetInputs = [picture]  // a CGImage of {size} pixels\n"
-    text = use["ios"].replace("controlNet: []", _asked_for(control)).replace("   request.seed = 0\n", picture)
+    pictures = ["picture", *(f"picture{number}" for number in range(2, len(controls) + 1))]
+    remark = "a CGImage of {size} pixels" if len(controls) == 1 else "CGImages of {size} pixels, one per name"
+    picture = f"   request.seed = 0\n   request.controlNetInputs = [{', '.join(pictures)}]  // {remark}\n"
+    text = use["ios"].replace("controlNet: []", _asked_for(controls)).replace("   request.seed = 0\n", picture)
     return {**use, "ios": text}
 
 
-def control_differences(control: Control | None, guidances: Sequence[Guidance]) -> list[str]:
-    """Returns where the package would run a family's control network otherwise, or not at all."""
-    if control is None:
+def control_differences(controls: Sequence[Control], guidances: Sequence[Guidance]) -> list[str]:
+    """Returns where the package would run a family's control networks otherwise, or not at all."""
+    if not controls:
         return []
-    if control.kind != "controlnet":
+    if controls[0].kind != "controlnet":
         return ["Apple's Swift package knows no control plugins: the app runs the files itself"]
-    if not takes_control(control, guidances):
+    if not takes_control(controls, guidances):
         return [
             "ControlNet.swift of Apple's Swift package passes timesteps of shape [2], which a control network of one "
             "row does not take: the app runs it itself, or changes that line"
@@ -165,5 +178,6 @@ def control_differences(control: Control | None, guidances: Sequence[Guidance]) 
     return []
 
 
-def _asked_for(control: Control) -> str:
-    return f'controlNet: ["{controlnet_name(control.name)}"]'
+def _asked_for(controls: Sequence[Control]) -> str:
+    names = ", ".join(f'"{controlnet_name(control.name)}"' for control in controls)
+    return f"controlNet: [{names}]"

@@ -37,7 +37,7 @@ class Tensor:
         remark: shape and meaning, for a comment of one line.
         variable: the code's name of an input that the app gives, or of an output that it takes; empty for what one
             file passes on to another.
-        source: the code's name of the call that returned it, where another file did.
+        sources: the code's names of the calls that returned it, where other files did; of several it is the sum.
         rows: how often it is repeated along the first axis, from that file to this one.
     """
 
@@ -46,7 +46,7 @@ class Tensor:
     dtype: str
     remark: str
     variable: str = ""
-    source: str = ""
+    sources: tuple[str, ...] = ()
     rows: int = 1
 
 
@@ -71,6 +71,10 @@ class Call:
     given: tuple[Tensor, ...]
 
 
+_Returned = tuple[tuple[str, ...], tuple[int, ...]]
+"""The calls whose outputs of one name make up an input, and the shape of each."""
+
+
 def files_of(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Returns the contracts of a component's files in order, of one or of the parts it was cut into.
 
@@ -89,7 +93,7 @@ def calls_of(manifest: Mapping[str, Any], family: Family) -> list[Call]:
     """
     names = _Names()
     calls: list[Call] = []
-    added: dict[str, tuple[str, tuple[int, ...]]] = {}  # by control networks: name to call and shape
+    added: dict[str, _Returned] = {}  # by control networks
     for component, record in manifest["components"].items():
         role, files = family.component(component).role, files_of(record)
         returned = dict(added) if role is Role.DENOISER else {}
@@ -98,7 +102,7 @@ def calls_of(manifest: Mapping[str, Any], family: Family) -> list[Call]:
             variable = names.fresh(f"{component}_{number}" if part else component)
             known = set(names.given)
             inputs = tuple(_input(spec, returned, names) for spec in contract["inputs"])
-            on = {spec["name"]: (variable, tuple(spec["shape"])) for spec in _passed_on(contract, role)}
+            on = {spec["name"]: ((variable,), tuple(spec["shape"])) for spec in _passed_on(contract, role)}
             outputs = tuple(
                 _tensor(spec, variable="" if spec["name"] in on else names.fresh(spec["name"]))
                 for spec in contract["outputs"]
@@ -107,8 +111,13 @@ def calls_of(manifest: Mapping[str, Any], family: Family) -> list[Call]:
             remark = f"{title(component)}{part}: {_WHEN[role]}"
             calls.append(Call(variable, remark, contract["file_name"], contract["signature"], inputs, outputs, given))
             returned |= on
-            added |= on if role in (Role.CONTROL, Role.PLUGIN) else {}
+            if role in (Role.CONTROL, Role.PLUGIN):
+                added |= {name: _joined(added.get(name), one) for name, one in on.items()}
     return calls
+
+
+def _joined(before: _Returned | None, one: _Returned) -> _Returned:
+    return one if before is None else ((*before[0], *one[0]), one[1])
 
 
 def _passed_on(contract: Mapping[str, Any], role: Role) -> Iterator[Mapping[str, Any]]:
@@ -117,12 +126,12 @@ def _passed_on(contract: Mapping[str, Any], role: Role) -> Iterator[Mapping[str,
     yield from (spec for spec in contract["outputs"] if every or spec["layout"] == OPAQUE)
 
 
-def _input(spec: Mapping[str, Any], returned: Mapping[str, tuple[str, tuple[int, ...]]], names: _Names) -> Tensor:
+def _input(spec: Mapping[str, Any], returned: Mapping[str, _Returned], names: _Names) -> Tensor:
     tensor = _tensor(spec)
     if tensor.name not in returned:
         return _tensor(spec, variable=names.of(tensor))
-    source, shape = returned[tensor.name]
-    return _tensor(spec, source=source, rows=max(1, tensor.shape[0] // shape[0]) if tensor.shape and shape else 1)
+    sources, shape = returned[tensor.name]
+    return _tensor(spec, sources=sources, rows=max(1, tensor.shape[0] // shape[0]) if tensor.shape and shape else 1)
 
 
 def _tensor(spec: Mapping[str, Any], **where: Any) -> Tensor:

@@ -57,7 +57,7 @@ class DistilledToFewSteps(Family):
         return [
             f"Apple's Swift package has no {sampler}: the app runs the files itself, by scheduler.json and "
             f"metadata.json{one}",
-            *apple.control_differences(self.control, self.guidances[:1]),
+            *apple.control_differences(self.controls, self.guidances[:1]),
         ]
 
 

@@ -55,7 +55,7 @@ fun CompiledModel.call(signature: String, inputs: Map<String, Any>, outputs: Lis
 fun write(buffer: TensorBuffer, values: Any) = when (values) {
 {writes}    else -> buffer.writeFloat(values as FloatArray)
 }
-
+{sum}
 fun picture(folder: File) {
 {calls}
 }
@@ -66,6 +66,13 @@ _KOTLIN_WRITES = {
     "bool": "    is BooleanArray -> buffer.writeBoolean(values)\n",
 }
 _KOTLIN_ARRAYS = {"float32": "FloatArray", "int32": "IntArray", "int64": "LongArray", "bool": "BooleanArray"}
+_KOTLIN_SUM = """
+/** Adds up what several control networks return under one name. */
+fun sum(vararg maps: Any): FloatArray {
+    val first = maps[0] as FloatArray
+    return FloatArray(first.size) { index -> maps.sumOf { (it as FloatArray)[index].toDouble() }.toFloat() }
+}
+"""
 _KOTLIN_READ = """\
 when (getOutputTensorType(name, signature).elementType) {
             TensorType.ElementType.INT -> buffer.readInt()
@@ -97,12 +104,21 @@ extension MLModel {
 func zeros(_ shape: Int...) -> MLMultiArray {
     MLMultiArray(MLShapedArray<Float32>(repeating: 0, shape: shape))
 }
-
+{sum}
 /// `folder` is what `compile.sh` makes, `Resources`.
 func picture(_ folder: URL) throws {
 {calls}
 }
 ```"""
+
+_SWIFT_SUM = """
+/// Adds up what several control networks return under one name.
+func sum(_ maps: MLMultiArray...) -> MLMultiArray {
+    let scalars = maps.map { MLShapedArray<Float32>(converting: $0).scalars }
+    let added = scalars[0].indices.map { index in scalars.reduce(0) { $0 + $1[index] } }
+    return MLMultiArray(MLShapedArray<Float32>(scalars: added, shape: maps[0].shape.map { $0.intValue }))
+}
+"""
 
 _PYTHON = """\
 ```python
@@ -126,6 +142,7 @@ def kotlin(calls: Sequence[Call]) -> str:
         "{import}": "" if plain else "import com.google.ai.edge.litert.TensorType\n",
         "{kind}": "FloatArray" if plain else "Any",
         "{read}": "buffer.readFloat()" if plain else _KOTLIN_READ,
+        "{sum}": _KOTLIN_SUM if _sums(calls) else "",
         "{writes}": "".join(line for kind, line in _KOTLIN_WRITES.items() if kind in kinds),
         "{calls}": "\n".join(line for call in calls for line in _kotlin_call(call)),
     }.items():
@@ -133,11 +150,16 @@ def kotlin(calls: Sequence[Call]) -> str:
     return text
 
 
+def _sums(calls: Sequence[Call]) -> bool:
+    return any(len(one.sources) > 1 for call in calls for one in call.inputs)
+
+
 def _kotlin_call(call: Call) -> list[str]:
     def value(one: Tensor) -> str:
         if one.variable:
             return _camel(one.variable)
-        found = f"{_camel(one.source)}.getValue({_kotlin_text(one.name)})"
+        outputs = [f"{_camel(source)}.getValue({_kotlin_text(one.name)})" for source in one.sources]
+        found = outputs[0] if len(outputs) == 1 else f"sum({', '.join(outputs)})"
         return found if one.rows == 1 else " + ".join([f"({found} as FloatArray)"] * one.rows)
 
     def array(one: Tensor) -> str:
@@ -163,14 +185,16 @@ def _in_lines(function: str, entries: Sequence[tuple[str, str]]) -> list[str]:
 
 def swift(calls: Sequence[Call]) -> str:
     """Returns Markdown with Swift for an iPhone's app: every compiled package by Core ML, with arrays of zeros."""
-    return _SWIFT.replace("{calls}", "\n".join(line for call in calls for line in _swift_call(call)))
+    text = _SWIFT.replace("{sum}", _SWIFT_SUM if _sums(calls) else "")
+    return text.replace("{calls}", "\n".join(line for call in calls for line in _swift_call(call)))
 
 
 def _swift_call(call: Call) -> list[str]:
     def value(one: Tensor) -> str:
         if one.variable:
             return _camel(one.variable)
-        found = f"{_camel(one.source)}[{json.dumps(one.name)}]!"
+        outputs = [f"{_camel(source)}[{json.dumps(one.name)}]!" for source in one.sources]
+        found = outputs[0] if len(outputs) == 1 else f"sum({', '.join(outputs)})"
         if one.rows == 1:
             return found
         return f"MLMultiArray(concatenating: [{', '.join([found] * one.rows)}], axis: 0, dataType: .float32)"
@@ -202,7 +226,7 @@ def _python_call(call: Call) -> str:
     def value(one: Tensor) -> str:
         if one.variable:
             return f"np.zeros({one.shape}, np.{one.dtype})"
-        found = f"{one.source}[{json.dumps(one.name)}]"
+        found = " + ".join(f"{source}[{json.dumps(one.name)}]" for source in one.sources)
         return found if one.rows == 1 else f"np.repeat({found}, {one.rows}, 0)"
 
     arguments = [json.dumps(call.file), *(f"{one.name}={value(one)}" for one in call.inputs)]

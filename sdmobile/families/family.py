@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,7 +11,7 @@ from sdmobile.basics.words import nearest
 from sdmobile.errors import UnsupportedError
 from sdmobile.families import apple
 from sdmobile.families.component import TEXT, UNCONDITIONAL, Component, Config, Guidance, Model, Role, Row, Shapes
-from sdmobile.families.control import Control, ControlPart, app_facts, components_of
+from sdmobile.families.control import Control, ControlPart, app_facts, controlled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,8 +66,8 @@ class Family(ABC):
     title: ClassVar[str]
     models: tuple[Model, ...]
     components: tuple[Component, ...]
-    control: Control | None = None
-    """The control network beside the family's own models: a family with one is made by `with_control`."""
+    controls: tuple[Control, ...] = ()
+    """The control networks beside the family's own models: a family with some is made by `with_controls`."""
     control_parts: ClassVar[tuple[ControlPart, ...]] = ()
     """The classes of control networks that the family can take."""
     guidances: ClassVar[tuple[Guidance, ...]]
@@ -198,27 +197,16 @@ class Family(ABC):
             raise UnsupportedError(f"{self.title} takes no control network", name, "Leave it out.")
         raise UnsupportedError(f"the control network of {self.title} must be one of {known}", name)
 
-    def with_control(self, control: Control, class_name: str | None = None) -> Family:
-        """Returns the family with a control network: one more component, and a denoiser that takes what it adds.
+    def with_controls(self, controls: Sequence[Control]) -> Family:
+        """Returns the family with control networks: as many more components, and a denoiser that takes what they add.
 
         Args:
-            control: the network.
-            class_name: of the network, where it is at hand.
+            controls: the networks; the family has none yet.
 
         Raises:
-            UnsupportedError: the family takes no such network.
+            UnsupportedError: the family takes no such network, or they do not go together.
         """
-        part, own = self.control_part(class_name or control.kind), self.denoiser
-        denoiser, network = components_of(control, own)
-        controlled = copy(self)
-        controlled.control = control
-        controlled.models = (*self.models, part.model)
-        controlled.components = tuple(
-            one for component in self.components for one in ((network, denoiser) if component is own else (component,))
-        )
-        controlled.app_use = apple.controlled_use(self.app_use, control, self.guidances)
-        controlled.app_scripts = apple.controlled_scripts(self.app_scripts, control, self.guidances)
-        return controlled
+        return controlled(self, controls) if controls else self
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -339,20 +327,6 @@ class Family(ABC):
         """
         return None
 
-    def example_condition(self, geometry: Geometry) -> NDArray[np.float32]:
-        """Returns a picture that controls, [1, 3, H, W] in [0, 1], where evidence is gathered and none is given.
-
-        A white disc on black, a quarter of the width in radius, in the middle.
-        """
-        import numpy as np
-
-        rows, columns = (
-            (np.arange(size) + 0.5 - size / 2) / geometry.image_width
-            for size in (geometry.image_height, geometry.image_width)
-        )
-        inside = np.hypot(*np.meshgrid(rows, columns, indexing="ij")) < 0.25
-        return np.repeat(inside.astype(np.float32)[None, None], 3, axis=1)
-
     def guided(self, guidance_scale: float) -> bool:
         """Returns whether the unconditional row matters: not at a scale of at most 1, where ε is ε_text."""
         return guidance_scale > 1.0
@@ -443,4 +417,4 @@ class Family(ABC):
 
     def app_facts(self, facts: Facts) -> dict[str, Any]:
         """Returns what an Android app must know beside tables, layouts and the files' inputs; goes to metadata.json."""
-        return {} if self.control is None else {"control": app_facts(self.control)}
+        return app_facts(self.controls)

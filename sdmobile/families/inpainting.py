@@ -106,7 +106,7 @@ class StableDiffusionInpainting(StableDiffusion):
             "Apple's Swift package gives the UNet noisy latents alone: the app runs the files itself, by "
             "scheduler.json and metadata.json"
         )
-        return [alone, *apple.control_differences(self.control, self.guidances)]
+        return [alone, *apple.control_differences(self.controls, self.guidances)]
 
     def app_facts(self, facts: Facts) -> dict[str, Any]:
         c = facts.latent_channels

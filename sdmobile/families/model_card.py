@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sdmobile.basics import words
 from sdmobile.families import apple, excerpts, family_of
 from sdmobile.families.calls import calls_of, files_of
+from sdmobile.families.component import Role
 
 if TYPE_CHECKING:
     from sdmobile.families.family import Family
@@ -149,14 +150,24 @@ def _words(manifest: Mapping[str, Any]) -> str:
 
 
 def _controlled(manifest: Mapping[str, Any]) -> str:
-    """Returns what a card says of a control network, nothing where there is none."""
-    control = manifest.get("control")
-    if control is None:
+    """Returns what a card says of control networks, nothing where there are none."""
+    family = family_of(manifest)
+    networks = [part for part in family.components if part.role in (Role.CONTROL, Role.PLUGIN)]
+    told = []
+    for part, control in zip(networks, family.controls, strict=True):
+        file = manifest["components"].get(part.name, {}).get("file")
+        where = f"`{file}`" if file else "a file that was not exported"
+        scaled = "" if control.scale == 1 else f", whose outputs are multiplied by {control.scale:g}"
+        told.append(f"`{control.name}` in {where}{scaled}")
+    if not told:
         return ""
-    name = next(part.name for part in family_of(manifest).components if part.model == control["kind"])
-    file = manifest["components"].get(name, {}).get("file")
-    where = f"`{file}`" if file else "a file that was not exported"
-    return f" A picture controls what is drawn, by the control network `{control['name']}` in {where}."
+    if len(told) == 1:
+        return f" A picture controls what is drawn, by the control network {told[0]}."
+    who = "Apple's package" if manifest["target"] in family.app_use else "The app"
+    return (
+        f" {len(told)} pictures control what is drawn, each by a control network of its own: {'; '.join(told)}. {who} "
+        "adds up their outputs of one name; the sums are the UNet's inputs of the same names."
+    )
 
 
 def _use(manifest: Mapping[str, Any]) -> str:

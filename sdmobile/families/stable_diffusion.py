@@ -214,7 +214,7 @@ class StableDiffusion(Family):
     def app_differences(self, target: str, facts: Facts) -> list[str]:
         if target != "ios":
             return []
-        differences = apple.control_differences(self.control, self.guidances)
+        differences = apple.control_differences(self.controls, self.guidances)
         if facts.prediction_type != "epsilon":
             differences.append(
                 f"the UNet predicts {facts.prediction_type}; the schedulers of Apple's Swift package read epsilon"

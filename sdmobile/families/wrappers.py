@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -141,8 +141,30 @@ class ControlledUNet(_Wrapper):
         return self.leave(self.component(latent, timestep, encoder_hidden_states, return_dict=False, **further)[0])
 
 
-class ControlNet(_Wrapper):
+class _Scaled(_Wrapper):
+    """A network whose outputs are multiplied by a number, which changes no file where it is 1.
+
+    `folded` has the factor that converters may put into the convolutions before it, see `TinyDecoder`; `last` is what
+    their names begin with.
+    """
+
+    last: tuple[str, ...]
+
+    def __init__(self, component: nn.Module, channels_last: bool, scale: float = 1.0) -> None:
+        super().__init__(component, channels_last)
+        self.scale = scale
+        names = [name for name, _ in component.named_parameters() if name.startswith(self.last)]
+        self.folded = {} if scale == 1 else {f"component.{name}": (scale, 0.0) for name in names}
+
+    def leave_all(self, outputs: Iterable[Tensor]) -> tuple[Tensor, ...]:
+        """Returns feature maps, scaled, in the file's layout."""
+        return tuple(self.leave(one if self.scale == 1 else one * self.scale) for one in outputs)
+
+
+class ControlNet(_Scaled):
     """What the UNet takes, and a picture -> a residual for every kept feature map and for the middle."""
+
+    last = ("controlnet_down_blocks.", "controlnet_mid_block.")
 
     def forward(
         self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, picture: Tensor
@@ -151,14 +173,16 @@ class ControlNet(_Wrapper):
             encoder_hidden_states = encoder_hidden_states.squeeze(2).transpose(1, 2)
         latent, condition = self.enter(sample), self.enter(picture)
         down, mid = self.component(latent, timestep, encoder_hidden_states, condition, return_dict=False)
-        return tuple(self.leave(one) for one in (*down, mid))
+        return self.leave_all((*down, mid))
 
 
-class ControlPlugin(_Wrapper):
+class ControlPlugin(_Scaled):
     """A picture -> a feature map for every level of the UNet."""
 
+    last = ("conv_out.",)
+
     def forward(self, picture: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.leave(one) for one in self.component(self.enter(picture)))
+        return self.leave_all(self.component(self.enter(picture)))
 
 
 class VaeDecoder(_Wrapper):

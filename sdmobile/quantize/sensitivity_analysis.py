@@ -81,7 +81,7 @@ def _is_denoiser(component: str) -> bool:
 
 def can_be_followed(family: Family) -> bool:
     """Returns whether a whole trajectory can be analysed: with both rows of guidance, and nothing beside the latent."""
-    return BATCH2 in family.guidances and not family.takes_picture and family.control is None
+    return BATCH2 in family.guidances and not family.takes_picture and not family.controls
 
 
 def usual_error(family: Family, component: str) -> str:

@@ -1,4 +1,4 @@
-"""The picture that controls, read from a file in the size of the pictures that are made."""
+"""The pictures that control, read from files in the size of the pictures that are made."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from sdmobile.errors import UsageError
 from sdmobile.reference.pictures import read_pixels
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy as np
@@ -17,27 +18,33 @@ if TYPE_CHECKING:
     from sdmobile.reference.pipeline import PipelineSpec
 
 
-def requested_condition(spec: PipelineSpec, file: Path | None) -> NDArray[np.float32] | None:
-    """Returns the picture that controls, where the pipeline has a control network.
+def requested_conditions(spec: PipelineSpec, files: Sequence[Path]) -> tuple[NDArray[np.float32], ...]:
+    """Returns the pictures that control, one for each control network of the pipeline.
 
     Args:
         spec: the pipeline.
-        file: the picture, None where none was given.
+        files: the pictures, in the order of the networks.
 
     Raises:
         UsageError: a picture without a control network, a network without a picture, or a file that is none.
     """
-    if spec.family.control is None and file is None:
-        return None
-    if file is None:
-        raise UsageError("a model with a control network needs a picture", "none was given", "Add --control IMAGE.")
-    if spec.family.control is None:
+    networks = spec.family.controls
+    if files and not networks:
         raise UsageError(
             "--control needs a control network",
             f"{spec.family.title} has none here",
             "Export with --control FOLDER, or give a checkpoint's network: --control-model FOLDER.",
         )
-    return read_condition(file, spec.geometry)
+    if networks and not files:
+        raise UsageError("a model with a control network needs a picture", "none was given", "Add --control IMAGE.")
+    if len(files) != len(networks):
+        names = ", ".join(control.name for control in networks)
+        raise UsageError(
+            f"each control network needs a picture of its own: {names}",
+            f"{len(files)} given",
+            "Give --control IMAGE once for each, in this order.",
+        )
+    return tuple(read_condition(file, spec.geometry) for file in files)
 
 
 def read_condition(file: Path, geometry: Geometry) -> NDArray[np.float32]:

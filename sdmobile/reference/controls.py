@@ -1,4 +1,9 @@
-"""What control networks add to a denoiser's inputs while one picture is sampled: at every call, or once."""
+"""What control networks add to a denoiser's inputs while one picture is sampled: at every call, or once.
+
+    r = Σ_k s_k·F_k(x_t, t, c, picture_k)          k of the networks, each with its own picture; s_k is in its file
+
+As Diffusers' MultiControlNetModel; the phone's app sums.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,8 @@ from sdmobile.errors import UsageError
 from sdmobile.families.component import Role
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from sdmobile.families.component import Arrays, Component
@@ -22,27 +29,33 @@ if TYPE_CHECKING:
 
 
 class Controls:
-    """The control networks of a family, with the picture that controls; without any, they add nothing.
+    """The control networks of a family, with the pictures that control; without any, they add nothing.
 
     Args:
-        family: which may have one.
+        family: which may have some.
         geometry: the sizes of the pipeline.
-        picture: [1, 3, H, W] in [0, 1]; None for the family's example.
+        pictures: of each network, [1, 3, H, W] in [0, 1]; empty for the family's examples.
         call: computes a component: its name, its inputs, and the step and timestep that it belongs to.
 
     Raises:
-        UsageError: a picture for a family without a control network.
+        UsageError: not a picture for each of the family's control networks.
     """
 
-    def __init__(self, family: Family, geometry: Geometry, picture: NDArray[np.float32] | None, call: Call) -> None:
-        if family.control is None and picture is not None:
+    def __init__(self, family: Family, geometry: Geometry, pictures: Sequence[NDArray[np.float32]], call: Call) -> None:
+        if pictures and not family.controls:
             raise UsageError("a picture that controls needs a model with a control network", family.title)
-        self._family, self._geometry, self._given, self._call = family, geometry, picture, call
+        if pictures and len(pictures) != len(family.controls):
+            raise UsageError(
+                f"each of {len(family.controls)} control networks needs a picture of its own", len(pictures)
+            )
+        self._family, self._geometry, self._given, self._call = family, geometry, pictures, call
 
     @cached_property
-    def _picture(self) -> NDArray[np.float32]:
-        """The picture that controls; one that nobody asks for is not made."""
-        return self._family.example_condition(self._geometry) if self._given is None else self._given
+    def _pictures(self) -> Sequence[NDArray[np.float32]]:
+        """The pictures that control; one that nobody asks for is not made."""
+        if self._given:
+            return self._given
+        return [_example(self._geometry, index) for index in range(len(self._family.controls))]
 
     def once(self) -> dict[str, NDArray[Any]]:
         """Returns what goes into every call of the denoiser, one row."""
@@ -54,12 +67,31 @@ class Controls:
 
     def _of_role(self, role: Role, inputs: Arrays, step: int | None, timestep: float | None) -> dict[str, NDArray[Any]]:
         added: dict[str, NDArray[Any]] = {}
-        for part in self._family.of_role(role):
-            added |= self._call(part.name, self._inputs(part, inputs), step, timestep)
+        parts = self._family.of_role(role)
+        for part, picture in zip(parts, self._pictures if parts else (), strict=True):
+            outputs = self._call(part.name, self._inputs(part, inputs, picture), step, timestep)
+            added = {name: added[name] + value if added else value for name, value in outputs.items()}
         return added
 
-    def _inputs(self, part: Component, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Returns a control network's inputs: those of the denoiser that it takes, and the picture in every row."""
-        *shared, picture = (value.name for value in part.inputs)
+    def _inputs(self, part: Component, inputs: Arrays, picture: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Returns a control network's inputs: those of the denoiser that it takes, and its picture in every row."""
+        *shared, condition = (value.name for value in part.inputs)
         rows = inputs[shared[0]].shape[0] if shared else 1
-        return {**{name: inputs[name] for name in shared}, picture: np.repeat(self._picture, rows, axis=0)}
+        return {**{name: inputs[name] for name in shared}, condition: np.repeat(picture, rows, axis=0)}
+
+
+def _example(geometry: Geometry, index: int) -> NDArray[np.float32]:
+    """Returns a picture that controls where none is given: a white disc on black in the middle, [1, 3, H, W].
+
+    Its radius is a quarter of the width, half of that for the next network, and so on.
+
+    Args:
+        geometry: its size.
+        index: of the control network.
+    """
+    rows, columns = (
+        (np.arange(size) + 0.5 - size / 2) / geometry.image_width
+        for size in (geometry.image_height, geometry.image_width)
+    )
+    inside = np.hypot(*np.meshgrid(rows, columns, indexing="ij")) < 0.5 ** (index + 2)
+    return np.repeat(inside.astype(np.float32)[None, None], 3, axis=1)

@@ -17,6 +17,7 @@ from sdmobile.basics.files import cache_folder, hash_file, write_json
 from sdmobile.basics.fingerprint import code_hash, library_closure
 from sdmobile.basics.scratch import put_in_place, scratch_beside
 from sdmobile.errors import CheckpointError, OutputError
+from sdmobile.families.control import controls_to_json
 from sdmobile.reference.recording import Recording, load_recording, save_arrays
 from sdmobile.reference.sampling import SampleResult
 
@@ -58,7 +59,7 @@ def recording_key(
         "source": source_hash,
         "geometry": spec.geometry.to_json(),
         "family": spec.family.name,
-        "control": None if spec.family.control is None else spec.family.control.to_json(),
+        "control": controls_to_json(spec.family.controls),
         "guidance": spec.guidance.name,
         "scaling_factor": spec.scaling_factor,
         "scheduler": dict(spec.scheduler_config),

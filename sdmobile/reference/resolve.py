@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile.checkpoints.changes import KINDS, UNCHANGED, Changes, nameless, options_of
 from sdmobile.errors import CheckpointError, SdmobileError, UnsupportedError, UsageError
+from sdmobile.families.control import controls_from_json
 from sdmobile.families.few_steps import Distillation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from sdmobile.checkpoints import Checkpoint
+    from sdmobile.checkpoints.control import ControlFolder
+    from sdmobile.families.control import Control
     from sdmobile.formats.bundle.reading import Bundle
     from sdmobile.reference.pipeline import PipelineSpec
 
@@ -21,7 +24,10 @@ _AGAIN = "Export the bundle again."
 
 
 def resolve_reference(
-    bundle: Bundle, reference: Path | None, changes: Changes = UNCHANGED, control: Path | None = None
+    bundle: Bundle,
+    reference: Path | None,
+    changes: Changes = UNCHANGED,
+    controls: Sequence[ControlFolder] = (),
 ) -> Checkpoint:
     """Opens the checkpoint that the bundle was exported from.
 
@@ -30,17 +36,18 @@ def resolve_reference(
         reference: a checkpoint, or None for one that ships with sdmobile, if the bundle was exported from it.
         changes: that were put on top of it; how many layers of its text encoder were left out, and
             how it was distilled, the bundle says.
-        control: folder of the control network, for a bundle with one.
+        controls: the control networks, for a bundle with some, in its order and with its scales.
 
     Raises:
         CheckpointError: the checkpoint's content hash is not the one in the manifest, or none was given and the shipped
             one is another.
     """
     from sdmobile.checkpoints import BUNDLED, bundled_checkpoint, open_checkpoint
-    from sdmobile.checkpoints.control import with_control
+    from sdmobile.checkpoints.control import with_controls
 
     name = bundle.source.get("name", "unknown")
-    _check_control(bundle, control)
+    stated = controls_from_json(bundle.manifest.get("control"))
+    _check_controls(stated, controls)
     try:
         given = bundle.source.get("given") or {}
         shipped = bundled_checkpoint(str(name)) if name in BUNDLED else None
@@ -48,17 +55,17 @@ def resolve_reference(
         distilled = None if said is None else Distillation.parse(said)
         asked = replace(changes, clip_skip=given.get("clip_skip"), distilled=distilled)
         checkpoint = open_checkpoint(reference or shipped, prediction_type=given.get("prediction_type"), changes=asked)
-        if control is not None:  # under the bundle's name for it: a copy of the folder may have another
-            checkpoint = with_control(checkpoint, control, bundle.manifest["control"]["name"])
+        # Under the bundle's names for them: a copy of a folder may have another.
+        checkpoint = with_controls(checkpoint, controls, [control.name for control in stated])
     except SdmobileError as error:
-        if reference is not None or changes.options or control is not None:
+        if reference is not None or changes.options or controls:
             raise
         raise _not_found(str(name), bundle) from error
     if checkpoint.content_hash == bundle.source_hash:
         return checkpoint
-    stated = {kind: bundle.source[kind] for kind in KINDS if bundle.source.get(kind)}
-    if nameless(stated) != nameless(checkpoint.changes):
-        raise _other_changes(stated, checkpoint.changes)
+    changed = {kind: bundle.source[kind] for kind in KINDS if bundle.source.get(kind)}
+    if nameless(changed) != nameless(checkpoint.changes):
+        raise _other_changes(changed, checkpoint.changes)
     if reference is None:
         raise _not_found(str(name), bundle)
     raise CheckpointError(
@@ -114,17 +121,26 @@ def _listed(value: Any) -> list[Mapping[str, Any]]:
     return [value] if isinstance(value, dict) else list(value or ())
 
 
-def _check_control(bundle: Bundle, control: Path | None) -> None:
-    """Raises UsageError unless a control network is given for exactly those bundles that have one."""
-    stated = bundle.manifest.get("control")
-    if stated is not None and control is None:
+def _check_controls(stated: Sequence[Control], given: Sequence[ControlFolder]) -> None:
+    """Raises UsageError unless control networks are given as a bundle has them: so many, with its scales."""
+    if given and not stated:
+        raise UsageError("--control-model is for bundles that were exported with --control", given[0].path)
+    wanted = [control.scale for control in stated]
+    if [folder.scale for folder in given] == wanted:
+        return
+    options = [f"--control-model {'FOLDER' if scale == 1 else f'FOLDER:{scale:g}'}" for scale in wanted]
+    if not given:
         raise UsageError(
             "the reference of a bundle with a control network needs that network too",
-            stated["name"],
-            "Give its folder: --control-model FOLDER.",
+            ", ".join(control.name for control in stated),
+            f"Give its folder: {' '.join(options)}.",
         )
-    if stated is None and control is not None:
-        raise UsageError("--control-model is for bundles that were exported with --control", control)
+    raise UsageError(
+        "the reference must have the bundle's control networks, in its order and with its scales: "
+        + ", ".join(f"{control.name} at {control.scale:g}" for control in stated),
+        ", ".join(f"{folder.path.name} at {folder.scale:g}" for folder in given),
+        f"Give {' '.join(options)}.",
+    )
 
 
 def _not_found(name: str, bundle: Bundle) -> CheckpointError:

@@ -47,8 +47,7 @@ class SampleRequest:
         image_guidance_scale: of the picture, for families that it guides; None for their default.
         scheduler: short name, or None for the checkpoint's own.
         edit: the picture to start from; None to draw one, or for `Family.usual_edit` where a picture is needed.
-        control: the picture that controls, [1, 3, H, W] in [0, 1], for a family with a control network; None for
-            the family's example.
+        control: the picture of each control network, [1, 3, H, W] in [0, 1]; empty for the family's examples.
     """
 
     prompt: str
@@ -58,7 +57,7 @@ class SampleRequest:
     guidance_scale: float = DEFAULT_GUIDANCE_SCALE
     scheduler: str | None = None
     edit: Edit | None = None
-    control: NDArray[np.float32] | None = field(default=None, compare=False)
+    control: tuple[NDArray[np.float32], ...] = field(default=(), compare=False)
     image_guidance_scale: float | None = None
 
     def __post_init__(self) -> None:
@@ -73,7 +72,7 @@ class SampleRequest:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as JSON values, a picture as the hash of its content."""
-        control = None if self.control is None else hashlib.sha256(self.control.tobytes()).hexdigest()
+        control = [hashlib.sha256(picture.tobytes()).hexdigest() for picture in self.control]
         return {**vars(self), "edit": None if self.edit is None else self.edit.key, "control": control}
 
 

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 from sdmobile.checkpoints.changes import UNCHANGED, Changes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sdmobile.checkpoints.control import ControlFolder
     from sdmobile.reference.geometry import Resolution
     from sdmobile.reference.pipeline import PipelineSpec
     from sdmobile.runtimes import Runner
@@ -21,7 +24,7 @@ def open_source(
     tokenizer: Path | None = None,
     prediction_type: str | None = None,
     changes: Changes = UNCHANGED,
-    control: Path | None = None,
+    controls: Sequence[ControlFolder] = (),
     resolution: Resolution | None = None,
 ) -> tuple[Runner, PipelineSpec, str]:
     """Opens a bundle or a checkpoint for sampling.
@@ -34,7 +37,7 @@ def open_source(
         tokenizer: folder of the tokenizer, for a checkpoint that has none.
         prediction_type: what the denoiser predicts, for a checkpoint that does not say.
         changes: put on top of a checkpoint, the source's or the reference's.
-        control: folder of a control network, for a checkpoint, and for torch where a bundle has one.
+        controls: control networks, for a checkpoint, and for torch where a bundle has some.
         resolution: of the picture, for a checkpoint; None for its own.
 
     Returns:
@@ -63,7 +66,7 @@ def open_source(
                 "Leave --resolution out, or export again with it",
             )
         if runtime == "torch":
-            checkpoint = resolve_reference(bundle, reference, changes, control)
+            checkpoint = resolve_reference(bundle, reference, changes, controls)
             spec = reference_pipeline(bundle, checkpoint)
             return TorchRunner(checkpoint, spec.geometry), spec, bundle.source_hash
         if changes.options:
@@ -72,13 +75,13 @@ def open_source(
                 " ".join(changes.options),
                 "Export with them, or add --runtime torch",
             )
-        if control is not None:
+        if controls:
             raise UnsupportedError(
-                "a control network goes with a checkpoint; a bundle has its own", control, "Leave it out"
+                "a control network goes with a checkpoint; a bundle has its own", controls[0].path, "Leave it out"
             )
         return bundle_runner(bundle, runtime, threads), PipelineSpec.from_bundle(bundle), bundle.source_hash
     if runtime not in ("auto", "torch"):
         raise UnsupportedError("a checkpoint is run by torch", runtime, "Export it first: sdmobile export.")
-    checkpoint = open_checkpoint(source, tokenizer, prediction_type, changes, control)
+    checkpoint = open_checkpoint(source, tokenizer, prediction_type, changes, controls)
     spec = PipelineSpec.from_checkpoint(checkpoint, resolution=resolution)
     return TorchRunner(checkpoint, spec.geometry), spec, checkpoint.content_hash

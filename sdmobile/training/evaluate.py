@@ -12,6 +12,7 @@ from sdmobile.checkpoints.shapes64.checker import compare, outline
 from sdmobile.checkpoints.shapes64.held_out import held_out_scenes
 from sdmobile.checkpoints.shapes64.scenes import IMAGE_SIZE, silhouette
 from sdmobile.errors import UnsupportedError
+from sdmobile.families.control import controls_to_json
 from sdmobile.training.quality import wilson_interval
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
+    from sdmobile.checkpoints.control import ControlFolder
     from sdmobile.checkpoints.shapes64.captions import Caption
     from sdmobile.reference.pipeline import PipelineSpec
 
@@ -144,7 +146,7 @@ def drawer(
     steps: int | None,
     guidance: float | None,
     changes: Changes = UNCHANGED,
-    control: Path | None = None,
+    controls: Sequence[ControlFolder] = (),
 ) -> tuple[Draw, dict[str, Any]]:
     """Returns a function that draws with a checkpoint (PyTorch) or with the files of a bundle, and its settings.
 
@@ -154,7 +156,7 @@ def drawer(
         steps: sampling steps; None for the checkpoint's own.
         guidance: classifier-free guidance scale; likewise.
         changes: put on top of a checkpoint.
-        control: folder of a control network, for a checkpoint; a bundle with one needs none.
+        controls: a control network, for a checkpoint; a bundle with one needs none.
 
     Raises:
         UnsupportedError: its pictures are not of the size that the checker reads, or it repaints pictures.
@@ -166,7 +168,7 @@ def drawer(
     from sdmobile.reference.source import open_source
     from sdmobile.reference.torch_runner import TorchRunner
 
-    runner, spec, model_hash = open_source(source, runtime, changes=changes, control=control)
+    runner, spec, model_hash = open_source(source, runtime, changes=changes, controls=controls)
     if spec.family.takes_picture:
         raise UnsupportedError(
             "only what draws a picture from nothing is judged by prompts alone",
@@ -184,16 +186,16 @@ def drawer(
         "model_hash": model_hash,
         **({"changes": changes.options} if changes.options else {}),
     }
-    if spec.family.control is not None:
-        settings["control"] = spec.family.control.to_json()
+    if spec.family.controls:
+        settings["control"] = controls_to_json(spec.family.controls)
 
     def draw(prompts: Sequence[str], seeds: Sequence[int], conditions: Sequence[np.ndarray] = ()) -> list[np.ndarray]:
-        pictures = [condition_of(pixels) for pixels in conditions] or [None] * len(prompts)
+        pictures = [(condition_of(pixels),) * len(spec.family.controls) for pixels in conditions] or [()] * len(prompts)
         requests = [
             SampleRequest(text, "", steps, seed, scale, control=picture)
             for text, seed, picture in zip(prompts, seeds, pictures, strict=True)
         ]
-        if isinstance(runner, TorchRunner) and spec.family.control is None:
+        if isinstance(runner, TorchRunner) and not spec.family.controls:
             return [to_pixels(image[None]) for image in sample_batch(runner, spec, requests)]
         return [to_pixels(sample(runner, spec, request).image) for request in requests]
 

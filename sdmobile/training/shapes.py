@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics.scratch import put_in_place, scratch_beside
 from sdmobile.checkpoints.changes import UNCHANGED, Changes
+from sdmobile.checkpoints.control import ControlFolder
 from sdmobile.errors import UnsupportedError
 from sdmobile.training.config import BETAS, TrainConfig
 
@@ -161,7 +162,8 @@ def evaluate(
     from sdmobile.checkpoints.shapes64.styles import hollowness
     from sdmobile.training.evaluate import drawer, measure_obedience, picture_grid
 
-    draw, settings = drawer(source, runtime, steps, guidance, changes, control)
+    controls = () if control is None else (ControlFolder(control),)
+    draw, settings = drawer(source, runtime, steps, guidance, changes, controls)
     controlled = "control" in settings
     if controlled and pictures:
         raise UnsupportedError("a set of pictures is compared without a control network", pictures, "Leave it out")

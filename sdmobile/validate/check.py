@@ -120,7 +120,7 @@ def _subject(bundle: Bundle, options: ValidationOptions, tell: Progress) -> _Sub
     from sdmobile.reference.resolve import reference_pipeline, resolve_reference
 
     wanted = _wanted(bundle, options.components)
-    checkpoint = resolve_reference(bundle, options.reference, options.changes, options.control)
+    checkpoint = resolve_reference(bundle, options.reference, options.changes, options.controls)
     spec = reference_pipeline(bundle, checkpoint)
     reason = _why_no_trajectory(bundle, spec.family, options)
     return _Subject(bundle, checkpoint, spec, options.settled(spec), wanted, reason, tell)

@@ -14,6 +14,7 @@ from sdmobile.validate.thresholds import Thresholds
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sdmobile.checkpoints.control import ControlFolder
     from sdmobile.reference.pipeline import PipelineSpec
     from sdmobile.validate.checks import Checker
 
@@ -24,7 +25,7 @@ class ValidationOptions:
 
     Args:
         reference: the source checkpoint, None for the one that ships with sdmobile.
-        control: folder of the control network of a bundle with one.
+        controls: the control networks of a bundle with some.
         prompts: sampled whole, each with its own seed.
         steps: scheduler steps, None for the usual number of the bundle's family.
         seed: seed of the first prompt; the next have the next seeds.
@@ -45,7 +46,7 @@ class ValidationOptions:
     """
 
     reference: Path | None = None
-    control: Path | None = None
+    controls: tuple[ControlFolder, ...] = ()
     prompts: tuple[str, ...] = DEFAULT_PROMPTS
     steps: int | None = None
     seed: int = 0

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from sdmobile.checkpoints import open_checkpoint
+from sdmobile.checkpoints.control import ControlFolder
 from sdmobile.errors import CheckpointError, ComponentError, MissingDependencyError, ResourceError, UnsupportedError
 from sdmobile.exporters import component as component_module
 from sdmobile.exporters.component import export_component
@@ -27,7 +28,7 @@ def job(checkpoint: Path, out: Path, target: str = "onnx", component: str = "vae
 
 def test_job_json_round_trip(tmp_path: Path) -> None:
     order = ExportJob(tmp_path / "model", "unet", "ios", "iphone", "separate", 768, tmp_path)
-    controlled = replace(order, control=tmp_path / "net")
+    controlled = replace(order, controls=(ControlFolder(tmp_path / "net", 0.5),))
     assert ExportJob.from_json(json.loads(json.dumps(controlled.to_json()))) == controlled
     assert ExportJob.from_json(json.loads(json.dumps(order.to_json()))) == order
 

@@ -30,9 +30,9 @@ class Interface:
 
 @dataclass(frozen=True)
 class Source:
-    """An input that another call returned: the call's variable, the output's name, how often it is repeated."""
+    """An input that other calls returned: their variables, the output's name, how often the sum is repeated."""
 
-    call: str
+    calls: tuple[str, ...]
     name: str
     rows: int
 
@@ -86,7 +86,13 @@ def read_swift(code: str) -> list[Called]:
 
 def _value(text: str, arrays: Mapping[str, Any], pattern: str) -> Any:
     found = re.findall(pattern, text)
-    return Source(*found[0], rows=len(found)) if found else arrays[text]
+    return _source(found, len(found)) if found else arrays[text]
+
+
+def _source(found: list[tuple[str, str]], mentioned: int) -> Source:
+    calls = tuple(dict.fromkeys(call for call, _ in found))
+    (name,) = {name for _, name in found}
+    return Source(calls, name, mentioned // len(calls))
 
 
 def read_python(code: str) -> list[Called]:
@@ -103,8 +109,8 @@ def _python_value(node: ast.expr) -> Any:
     if zeros := re.fullmatch(r"np\.zeros\((\(.*\)), np\.(\w+)\)", text):
         return zeros[2], ast.literal_eval(zeros[1])
     repeated = re.fullmatch(r"np\.repeat\((.*), (\d+), 0\)", text)
-    (found,) = re.findall(r"^(\w+)\['([^']+)'\]$", repeated[1] if repeated else text)
-    return Source(*found, rows=int(repeated[2]) if repeated else 1)
+    found = re.findall(r"(\w+)\['([^']+)'\]", text)
+    return _source(found, len(found) * (int(repeated[2]) if repeated else 1))
 
 
 READERS = {"ios": ("swift", read_swift), "android": ("kotlin", read_kotlin), "onnx": ("python", read_python)}
@@ -123,7 +129,7 @@ def check_calls(card: str, target: str, files: Mapping[str, Interface]) -> list[
         assert call.inputs.keys() == real.inputs.keys(), call.file
         for name, value in call.inputs.items():
             if isinstance(value, Source):
-                kind, shape = made[value.call][value.name]
+                ((kind, shape),) = {made[other][value.name] for other in value.calls}
                 value = kind, (value.rows * shape[0], *shape[1:])
             assert value == real.inputs[name], (call.file, name)
         assert set(call.outputs) <= real.outputs.keys()

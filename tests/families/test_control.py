@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from sdmobile.checkpoints import load_model, open_checkpoint
+from sdmobile.checkpoints.control import ControlFolder
 from sdmobile.cli.app import app
 from sdmobile.errors import CheckpointError, SdmobileError, UnsupportedError, UsageError
 from sdmobile.families import family_named, family_of
@@ -89,7 +90,7 @@ def refused(error: type[SdmobileError], *arguments: object) -> str:
 
 
 def _opened(folders: dict[str, Path], kind: str) -> Any:
-    return open_checkpoint(folders["checkpoint"], control=folders[kind])
+    return open_checkpoint(folders["checkpoint"], controls=[ControlFolder(folders[kind])])
 
 
 @pytest.mark.parametrize("guidance", ["batch2", "separate"])
@@ -98,7 +99,7 @@ def test_the_pipeline_is_the_loop_by_hand(folders: dict[str, Path], kind: str, g
     """A ControlNet is asked at every call of the UNet, a plugin once; both rows get the same picture."""
     checkpoint = _opened(folders, kind)
     spec = PipelineSpec.from_checkpoint(checkpoint, guidance)
-    request = SampleRequest("a red circle", "blue", 3, 4, 3.0, "ddim", control=PICTURE)
+    request = SampleRequest("a red circle", "blue", 3, 4, 3.0, "ddim", control=(PICTURE,))
     calls: list[ComponentCall] = []
     given = sample(TorchRunner(checkpoint), spec, request, calls.append)
 
@@ -134,7 +135,7 @@ def test_the_pipeline_is_the_loop_by_hand(folders: dict[str, Path], kind: str, g
 @pytest.mark.parametrize("target", ["ios", "android"])
 def test_interfaces_of_the_files(target: str) -> None:
     control = Control("controlnet", "sd-controlnet_canny", ((48, 1), (96, 2), (96, 2)))
-    family = family_named("mobile-diffusion").with_control(control)
+    family = family_named("mobile-diffusion").with_controls([control])
     unet, network = (contract_for(family, target, name, GEOMETRY) for name in ("unet", "controlnet"))
     residuals = [f"additional_residual_{index}" for index in range(3)]
     first = ["sample", "timestep", "encoder_hidden_states"]
@@ -149,7 +150,7 @@ def test_interfaces_of_the_files(target: str) -> None:
     files = ("ControlledUnet.mlpackage", "ControlNet_sd-controlnet_canny.mlpackage")
     assert (unet.file_name, network.file_name) == (files if ios else ("controlled_unet.tflite", "controlnet.tflite"))
 
-    plugin = family_named("mobile-diffusion").with_control(Control("plugin", "x", ((48, 1), (96, 2))))
+    plugin = family_named("mobile-diffusion").with_controls([Control("plugin", "x", ((48, 1), (96, 2)))])
     light = contract_for(plugin, target, "control_plugin", GEOMETRY)
     assert [spec.name for spec in light.inputs] == ["controlnet_cond"]
     assert [spec.shape[0] for spec in (*light.inputs, *light.outputs)] == [1, 1, 1]
@@ -160,7 +161,8 @@ def test_interfaces_of_the_files(target: str) -> None:
 
 def test_apples_package_finds_the_controlnet() -> None:
     """Names as torch2coreml.py makes them: Resources/controlnet/<Name>.mlmodelc, asked for by name."""
-    family = family_named("mobile-diffusion").with_control(Control("controlnet", "sd-controlnet_canny", ((8, 1),) * 2))
+    control = Control("controlnet", "sd-controlnet_canny", ((8, 1),) * 2)
+    family = family_named("mobile-diffusion").with_controls([control])
     script = family.app_scripts["ios"][1]
     assert (
         'mv "Resources/ControlNet_sd-controlnet_canny.mlmodelc" "Resources/controlnet/SdControlnetCanny.mlmodelc"'
@@ -169,11 +171,11 @@ def test_apples_package_finds_the_controlnet() -> None:
     assert r"controlNet: [\"SdControlnetCanny\"])" in script
     assert 'controlNet: ["SdControlnetCanny"]' in family.app_use["ios"]
     assert "controlNetInputs" in family.app_use["ios"]
-    assert family_named("mobile-diffusion").control is None
+    assert family_named("mobile-diffusion").controls == ()
     few = family_named("mobile-diffusion-few-steps")
     assert "ios" in few.app_use
     for kind in KINDS:  # the package passes two timesteps, and knows no plugins: the app runs the loop itself
-        alone = few.with_control(Control(kind, "x", ((8, 1),) * 2))
+        alone = few.with_controls([Control(kind, "x", ((8, 1),) * 2)])
         assert "ios" not in alone.app_use
         assert "StableDiffusionPipeline" not in alone.app_scripts["ios"][1]
     assert 'if [ -e "Resources/ControlNet_sd-controlnet_canny.mlmodelc" ]' in script  # it may not have been exported
@@ -217,11 +219,11 @@ def test_exported_files_compute_what_pytorch_does(
     checkpoint, bundle = _opened(folders, kind), open_bundle(exported(target, kind))
     spec = PipelineSpec.from_checkpoint(checkpoint)
     family = family_of(bundle.manifest)
-    assert family.control == checkpoint.family.control
+    assert family.controls == checkpoint.family.controls
     assert bundle.source_hash == checkpoint.content_hash
     reference, files = TorchRunner(checkpoint, spec.geometry), bundle_runner(bundle, "auto")
     calls: list[ComponentCall] = []
-    request = SampleRequest("a red circle", steps=2, guidance_scale=3.0, control=PICTURE)
+    request = SampleRequest("a red circle", steps=2, guidance_scale=3.0, control=(PICTURE,))
     sample(reference, spec, request, calls.append)
     for name in bundle.components:
         call = [one for one in calls if one.component == name][-1]
@@ -240,33 +242,34 @@ def test_what_the_gpu_is_asked_is_recorded_with_the_network(
     names = tuple(bundle.components)
     with pytest.raises(UsageError, match="--control-model"):
         record_inputs(bundle, names, folders["checkpoint"], 1, 1)
-    recording = record_inputs(bundle, names, folders["checkpoint"], 1, 1, control=folders["controlnet"])
+    networks = [ControlFolder(folders["controlnet"])]
+    recording = record_inputs(bundle, names, folders["checkpoint"], 1, 1, controls=networks)
     assert {name: len(samples) for name, samples in recording.samples.items()} == dict.fromkeys(names, 1)
 
 
 def test_adapters_that_do_not_fit_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     wide = write_control("plugin", tmp_path / "wide", block_out_channels=(16, 48))
     with pytest.raises(CheckpointError, match=r"made for the checkpoint's UNet.*48 at 1/2"):
-        open_checkpoint(folders["checkpoint"], control=wide)
+        open_checkpoint(folders["checkpoint"], controls=[ControlFolder(wide)])
     coarse = write_control("plugin", tmp_path / "coarse", conditioning_stride=4)
     with pytest.raises(CheckpointError, match=r"2 pixels.*one latent cell.*4"):
-        open_checkpoint(folders["checkpoint"], control=coarse)
+        open_checkpoint(folders["checkpoint"], controls=[ControlFolder(coarse)])
     text = write_control("controlnet", tmp_path / "text", cross_attention_dim=16)
     with pytest.raises(CheckpointError, match=r"cross_attention_dim is 16; the UNet's is 32"):
-        open_checkpoint(folders["checkpoint"], control=text)
+        open_checkpoint(folders["checkpoint"], controls=[ControlFolder(text)])
     with pytest.raises(CheckpointError, match=r"config\.json"):
-        open_checkpoint(folders["checkpoint"], control=tmp_path)
+        open_checkpoint(folders["checkpoint"], controls=[ControlFolder(tmp_path)])
     with pytest.raises(
         UnsupportedError, match=r"Stable Diffusion.*must be one of ControlNetModel.*MobileControlPlugin"
     ):
-        open_checkpoint(control=folders["plugin"])
+        open_checkpoint(controls=[ControlFolder(folders["plugin"])])
     lcm = write_tiny("latent-consistency", tmp_path / "lcm")
     with pytest.raises(UnsupportedError, match=r"Latent consistency takes no control network.*MobileControlPlugin"):
-        open_checkpoint(lcm, control=folders["plugin"])
+        open_checkpoint(lcm, controls=[ControlFolder(folders["plugin"])])
     config = json.loads((wide / "config.json").read_text())
     (wide / "config.json").write_text(json.dumps({**config, "_class_name": "ControlNetModel"}))
     with pytest.raises(UnsupportedError, match=r"MobileControlNetModel, MobileControlPlugin.*ControlNetModel"):
-        open_checkpoint(folders["checkpoint"], control=wide)
+        open_checkpoint(folders["checkpoint"], controls=[ControlFolder(wide)])
 
 
 def test_the_network_is_part_of_what_a_checkpoint_is(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -274,9 +277,9 @@ def test_the_network_is_part_of_what_a_checkpoint_is(folders: dict[str, Path], t
     hashes = {plain.content_hash, *(_opened(folders, kind).content_hash for kind in KINDS)}
     assert len(hashes) == 3
     copied = write_control("controlnet", tmp_path / "elsewhere")
-    assert open_checkpoint(folders["checkpoint"], control=copied).content_hash in hashes
-    assert _opened(folders, "controlnet").family.control.maps == controlnet_maps(UNET)
-    assert _opened(folders, "controlnet").family.control.name == "controlnet_small"
+    assert open_checkpoint(folders["checkpoint"], controls=[ControlFolder(copied)]).content_hash in hashes
+    assert _opened(folders, "controlnet").family.controls[0].maps == controlnet_maps(UNET)
+    assert _opened(folders, "controlnet").family.controls[0].name == "controlnet_small"
 
 
 def test_generate_with_a_picture(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -337,7 +340,7 @@ def test_a_bundle_with_control_needs_a_picture(
     # A copy of the network under another name is the same network.
     copy = shutil.copytree(folders["controlnet"], tmp_path / "another name")
     opened, reference = open_bundle(bundle), folders["checkpoint"]
-    checkpoint = resolve_reference(opened, reference, control=copy)
+    checkpoint = resolve_reference(opened, reference, controls=[ControlFolder(copy)])
     assert manifest_findings(opened, checkpoint, reference_pipeline(opened, checkpoint))[0] == []
     other = replace(opened, manifest={**opened.manifest, "control": {**opened.manifest["control"], "maps": [[1, 1]]}})
     found, _ = manifest_findings(other, checkpoint, reference_pipeline(opened, checkpoint))
@@ -366,13 +369,13 @@ def test_a_configuration_that_no_network_has_is_refused(
     for file in folder.glob("*.safetensors"):
         save_file({"x.weight": torch.zeros(2)}, file)
     with pytest.raises((CheckpointError, UnsupportedError)) as caught:
-        load_model(open_checkpoint(folders["checkpoint"], control=folder), kind)
+        load_model(open_checkpoint(folders["checkpoint"], controls=[ControlFolder(folder)]), kind)
     assert len(str(caught.value)) < 3000
 
 
 def test_inpainting_with_a_plugin_tells_of_both(folders: dict[str, Path], tmp_path: Path) -> None:
     repainting = write_tiny("mobile-diffusion-inpainting", tmp_path / "inpaint")
-    checkpoint = open_checkpoint(repainting, control=folders["plugin"])
+    checkpoint = open_checkpoint(repainting, controls=[ControlFolder(folders["plugin"])])
     assert {"inpainting", "control"} <= set(checkpoint.family.app_facts(checkpoint))
     assert any("no control plugins" in line for line in checkpoint.family.app_differences("ios", checkpoint))
 

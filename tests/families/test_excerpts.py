@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from sdmobile.families import FAMILIES, family_named
 from sdmobile.families.calls import files_of
 from sdmobile.families.component import Guidance
 from sdmobile.families.contracts import contract_for
-from sdmobile.families.control import KINDS, Control
+from sdmobile.families.control import KINDS, Control, controls_from_json, controls_to_json
 from sdmobile.families.family import Family
 from sdmobile.families.model_card import model_card
 from sdmobile.formats.bundle.contracts import OPAQUE, TARGETS, Contract, Geometry, TensorSpec
@@ -41,10 +41,9 @@ APPLE |= {"ControlledUnetChunk1", "ControlledUnetChunk2"}
 APPLE |= {"TextEncoder2"}  # StableDiffusionXL+Resources.swift
 
 
-def made_up(family: Family, target: str, guidance: Guidance, control: Control | None = None, parts: int = 1) -> Any:
+def made_up(family: Family, target: str, guidance: Guidance, controls: Sequence[Control] = (), parts: int = 1) -> Any:
     """A manifest as an export writes it, of files that were never made."""
-    if control is not None:
-        family = family.with_control(control)
+    family = family.with_controls(controls)
     geometry = Geometry(guidance.rows, 4, 16, 8, 64, 32, 77, 32, SIZES)
     records = {}
     for part in family.components:
@@ -53,7 +52,7 @@ def made_up(family: Family, target: str, guidance: Guidance, control: Control | 
         files = {"file": (chain or [contract])[0].file_name, "chain": [one.to_json() for one in chain]}
         records[part.name] = {"contract": contract.to_json(), **files}
     stated = {"family": family.name, "guidance": guidance.name, "geometry": geometry.to_json(), "components": records}
-    return {**manifest(target), **stated, **({"control": control.to_json()} if control else {})}
+    return {**manifest(target), **stated, **({"control": controls_to_json(controls)} if controls else {})}
 
 
 def cut(contract: Contract) -> list[Contract]:
@@ -83,10 +82,16 @@ def forms() -> Iterator[tuple[str, Any]]:
         for target in TARGETS:
             for guidance in family.guidances:
                 for parts in (1, 2):
-                    controls = [Control(part.kind, "x_y", ((8, 1), (8, 2))) for part in family.control_parts]
-                    for control in (None, *controls):
-                        name = f"{family.name}-{target}-{guidance.name}-{control.kind if control else ''}-{parts}"
-                        yield name, made_up(family, target, guidance, control, parts)
+                    for controls in ((), *(nets[:count] for nets in networks(family) for count in (1, 2))):
+                        kind = f"{controls[0].kind}{len(controls)}" if controls else ""
+                        name = f"{family.name}-{target}-{guidance.name}-{kind}-{parts}"
+                        yield name, made_up(family, target, guidance, controls, parts)
+
+
+def networks(family: Family) -> list[tuple[Control, ...]]:
+    """Returns two control networks of every kind that a family takes."""
+    maps = ((8, 1), (8, 2))
+    return [(Control(part.kind, "x_y", maps), Control(part.kind, "depth", maps, 0.5)) for part in family.control_parts]
 
 
 FORMS = dict(forms())
@@ -105,9 +110,10 @@ def test_every_name_and_shape_is_the_bundles_own(name: str) -> None:
         return
     models = re.findall(r"`([\w-]+)\.mlmodelc`", card)
     assert [f"{model}.mlpackage" for model in models] == list(files)
-    controlled = "control" in stated
-    assert set(models) - APPLE == ({"ControlNet_x_y"} if controlled else set())
-    assert ('controlNet: ["XY"]' in card) is controlled
+    count = len(controls_from_json(stated.get("control")))
+    assert sorted(set(models) - APPLE) == sorted(["ControlNet_x_y", "ControlNet_depth"][:count])
+    asked = ", ".join(('"XY"', '"Depth"')[:count])
+    assert f"controlNet: [{asked}]" in card
     assert "of 32 × 64 pixels" in card
 
 
@@ -115,7 +121,7 @@ def test_a_plugin_is_called_once_and_its_maps_go_to_both_rows() -> None:
     family = family_named("mobile-diffusion")
     control = Control("plugin", "x", ((8, 1), (8, 2)))
     for target in TARGETS:
-        stated = made_up(family, target, family.guidances[0], control)
+        stated = made_up(family, target, family.guidances[0], [control])
         calls = {
             call.file.split(".")[0].lower(): call for call in check_calls(model_card(stated), target, contracts(stated))
         }
@@ -123,6 +129,31 @@ def test_a_plugin_is_called_once_and_its_maps_go_to_both_rows() -> None:
         sources = [value for value in unet.inputs.values() if isinstance(value, Source)]
         assert [source.rows for source in sources] == [2, 2]
         assert {source.name for source in sources} == {f"{KINDS['plugin'].residual}_{n}" for n in (0, 1)}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_several_networks_return_is_summed(target: str) -> None:
+    """By name, for both rows of a plugin too; one network needs no sum."""
+    for name in ("stable-diffusion-inpainting", "stable-diffusion", "mobile-diffusion"):
+        family = family_named(name)
+        (*_, controls) = networks(family)
+        stated = made_up(family, target, family.guidances[0], controls)
+        card = model_card(stated)
+        if "import StableDiffusion" in card:
+            assert 'controlNet: ["XY", "Depth"]' in card
+            assert "controlNetInputs = [picture, picture2]" in card
+            continue
+        called = check_calls(card, target, contracts(stated))
+        unet = next(call for call in called if "unet" in call.file.lower())
+        sources = [value for value in unet.inputs.values() if isinstance(value, Source)]
+        assert len(sources) == 2
+        if target != "onnx":  # whose code has no variables: each network is given a picture of its own
+            assert set(re.findall(r"\[[\d, ]+\] Picture that controls by (\w+)", card)) == {"x_y", "depth"}
+        assert all(len(source.calls) == 2 for source in sources)
+        assert "multiplied by 0.5" in card
+        alone = model_card(made_up(family, target, family.guidances[0], controls[:1]))
+        assert "sum(" not in alone
+        assert "multiplied" not in alone
 
 
 def test_a_name_from_outside_stays_inside_its_quotes() -> None:
@@ -142,9 +173,8 @@ def test_a_name_from_outside_stays_inside_its_quotes() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "int32", "int64", "bool"])
 def test_a_card_is_written_of_whatever_a_manifest_may_state(target: str, dtype: str) -> None:
     """Types, scalars and sizes that no export writes, but that the manifest's schema lets through."""
-    stated = made_up(
-        family_named("mobile-diffusion"), target, FAMILIES[-1].guidances[0], Control("plugin", "x", ((8, 1),))
-    )
+    control = Control("plugin", "x", ((8, 1),))
+    stated = made_up(family_named("mobile-diffusion"), target, FAMILIES[-1].guidances[0], [control, control])
     for contract in (record["contract"] for record in stated["components"].values()):
         for spec, shape in zip([*contract["inputs"], *contract["outputs"]], ([], [3], [], [1, 2]), strict=False):
             spec |= {"dtype": dtype, "shape": shape, "layout": OPAQUE}

@@ -62,7 +62,7 @@ def test_latents_and_picture_are_those_of_diffusers(
     import diffusers
 
     checkpoint = open_checkpoint(folder)
-    request = SampleRequest("make it red", "blue", 4, 7, scale, scheduler, EDIT, None, image_scale)
+    request = SampleRequest("make it red", "blue", 4, 7, scale, scheduler, EDIT, (), image_scale)
     spec = PipelineSpec.from_checkpoint(checkpoint, guidance)
     ours = sample(TorchRunner(checkpoint, spec.geometry), spec, request)
     pipeline.scheduler = getattr(diffusers, scheduler).from_config(pipeline.scheduler.config, clip_sample=False)
@@ -98,7 +98,7 @@ def test_the_denoiser_sees_what_apps_are_told(folder: Path, guidance: str, calls
     spec = PipelineSpec.from_checkpoint(checkpoint, guidance)
     runner = TorchRunner(checkpoint, spec.geometry)
     seen: list[ComponentCall] = []
-    request = SampleRequest("make it red", "blue", 1, 1, 4.0, "ddim", EDIT, None, 2.5)
+    request = SampleRequest("make it red", "blue", 1, 1, 4.0, "ddim", EDIT, (), 2.5)
     result = sample(runner, spec, request, seen.append)
     assert [call.component for call in seen] == [*["text_encoder"] * 2, "vae_encoder", *["unet"] * calls, "vae_decoder"]
     assert sum(spec.family.calls_of(part, spec.guidance, 1) for part in spec.family.components) == len(seen)
@@ -196,6 +196,7 @@ def test_options_that_do_not_fit_are_refused(folder: Path, tiny_checkpoint: Path
     assert "at least 1" in said(folder, *image, "--image-guidance", "0.5")
     assert "take a --guidance above 1" in said(folder, *image, "--image-guidance", "2", "--guidance", "1")
     assert "Leave it out" in said(tiny_checkpoint, "--image-guidance", "2")
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "ControlNetModel"}))
     assert "takes no control network" in said(folder, *image, "--control-model", tmp_path)
 
 

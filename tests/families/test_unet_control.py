@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from sdmobile.checkpoints import open_checkpoint
+from sdmobile.checkpoints.control import ControlFolder
 from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.formats.bundle.reading import open_bundle
 from sdmobile.reference.noise import standard_normal
@@ -24,14 +25,14 @@ from tests.in_process import exports_in_this_process
 from tests.synthetic import write_checkpoint
 
 PICTURE = np.random.default_rng(5).random((1, 3, 32, 32), np.float32)
-REQUEST = SampleRequest("a red circle", "blue", 3, 4, 3.0, "ddim", control=PICTURE)
+REQUEST = SampleRequest("a red circle", "blue", 3, 4, 3.0, "ddim", control=(PICTURE,))
 
 
-def write_controlnet(checkpoint: Path, folder: Path, **changes: Any) -> Path:
+def write_controlnet(checkpoint: Path, folder: Path, seed: int = 3, **changes: Any) -> Path:
     """Writes a ControlNet of a checkpoint's UNet, none of whose convolutions is zero, with changes to its settings."""
     from diffusers import ControlNetModel, UNet2DConditionModel
 
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     unet: Any = UNet2DConditionModel.from_pretrained(checkpoint / "unet")
     net: Any = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 16))
     for parameter in net.parameters():
@@ -51,7 +52,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def _opened(folders: dict[str, Path]) -> Any:
-    return open_checkpoint(folders["checkpoint"], control=folders["control"])
+    return open_checkpoint(folders["checkpoint"], controls=[ControlFolder(folders["control"])])
 
 
 @pytest.mark.parametrize("guidance", ["batch2", "separate"])
@@ -116,7 +117,7 @@ def test_what_is_refused(
 ) -> None:
     network = write_controlnet(folders["checkpoint"], tmp_path / "other", **changes)
     with pytest.raises(error, match=words):
-        open_checkpoint(folders["checkpoint"], control=network)
+        open_checkpoint(folders["checkpoint"], controls=[ControlFolder(network)])
 
 
 @pytest.mark.parametrize("changes", [{"layers_per_block": 10**9}, {"block_out_channels": None}])
@@ -124,8 +125,8 @@ def test_tensors_say_what_the_settings_have_wrong(
     folders: dict[str, Path], tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     network = write_controlnet(folders["checkpoint"], tmp_path / "other", **changes)
-    opened: Any = open_checkpoint(folders["checkpoint"], control=network)
-    assert opened.family.control.maps == _opened(folders).family.control.maps
+    opened: Any = open_checkpoint(folders["checkpoint"], controls=[ControlFolder(network)])
+    assert opened.family.controls[0].maps == _opened(folders).family.controls[0].maps
 
 
 def test_a_network_of_another_unet_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -135,4 +136,4 @@ def test_a_network_of_another_unet_is_refused(folders: dict[str, Path], tmp_path
     net: Any = ControlNetModel.from_config({**config, "cross_attention_dim": 16})
     net.save_pretrained(tmp_path / "other")
     with pytest.raises(CheckpointError, match=r"cross_attention_dim is 16; the UNet's is 32"):
-        open_checkpoint(folders["checkpoint"], control=tmp_path / "other")
+        open_checkpoint(folders["checkpoint"], controls=[ControlFolder(tmp_path / "other")])

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from sdmobile.checkpoints import Changes, LoraFile, bundled_checkpoint, open_checkpoint
 from sdmobile.checkpoints.bundled import bundled_path
+from sdmobile.checkpoints.control import ControlFolder
 from sdmobile.checkpoints.shapes64.held_out import held_out_captions
 from sdmobile.checkpoints.shapes64.styles import hollowness
 from sdmobile.cli.app import app
@@ -47,8 +48,8 @@ def test_no_softmax_is_left() -> None:
 
 @pytest.mark.parametrize("adapter", ["silhouette", "silhouette-plugin"])
 def test_its_control_networks_fit_it(adapter: str) -> None:
-    checkpoint = open_checkpoint(NAME, control=NAME / "adapters" / adapter)
-    assert checkpoint.family.control is not None
+    checkpoint = open_checkpoint(NAME, controls=[ControlFolder(NAME / "adapters" / adapter)])
+    assert len(checkpoint.family.controls) == 1
     assert not checkpoint.misfits
 
 

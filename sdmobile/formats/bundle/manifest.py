@@ -279,7 +279,7 @@ class PipelineEntry(_Entry):
 
 
 class ControlEntry(_Entry):
-    """The control network beside the family's own models."""
+    """A control network beside the family's own models."""
 
     kind: Name
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
@@ -287,6 +287,7 @@ class ControlEntry(_Entry):
         list[Annotated[list[Annotated[int, Field(ge=1, le=1 << 16)]], Field(min_length=2, max_length=2)]],
         Field(min_length=1, max_length=64),
     ]
+    scale: float = 1.0
 
 
 class FileEntry(_Entry):
@@ -302,7 +303,7 @@ class ManifestEntry(_Entry):
     schema_version: Literal[1]
     kind: Literal["sdmobile-bundle"]
     family: Name | None = None
-    control: ControlEntry | None = None
+    control: ControlEntry | Annotated[list[ControlEntry], Field(min_length=2, max_length=8)] | None = None
     target: Literal["ios", "android", "onnx"]
     device: Device | None = None
     created: Line | None = None

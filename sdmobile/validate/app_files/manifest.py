@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile.checkpoints.changes import KINDS, nameless
 from sdmobile.families.contracts import contract_for
+from sdmobile.families.control import controls_to_json
 from sdmobile.validate.app_files.comparison import differences
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ def manifest_findings(bundle: Bundle, checkpoint: Checkpoint, spec: PipelineSpec
         "geometry": spec.geometry.to_json(),
         "pipeline": _pipeline(bundle.pipeline, checkpoint),
     }
-    if (control := checkpoint.family.control) is not None:
-        expected["control"] = control.to_json()
+    if checkpoint.family.controls:
+        expected["control"] = controls_to_json(checkpoint.family.controls)
     expected["source"] |= nameless(checkpoint.changes)  # under another file name it is no other
     if checkpoint.clip_skip is not None:
         expected["source"]["given"] = {"clip_skip": checkpoint.clip_skip}

@@ -16,6 +16,7 @@ from sdmobile.validate.gpu.verdict import GpuVerdict, Precision, Way
 from sdmobile.validate.thresholds import COMPONENT_DB
 
 if TYPE_CHECKING:
+    from sdmobile.checkpoints.control import ControlFolder
     from sdmobile.formats.bundle.reading import Bundle, BundleComponent
     from sdmobile.reference.recording import RecordedSample
 
@@ -192,7 +193,7 @@ def record_inputs(
     max_samples: int,
     progress: Progress | None = None,
     changes: Changes = UNCHANGED,
-    control: Path | None = None,
+    controls: Sequence[ControlFolder] = (),
 ) -> Recording:
     """Samples one picture with the bundle's checkpoint and keeps a few calls of each component.
 
@@ -204,7 +205,7 @@ def record_inputs(
         max_samples: most calls per component.
         progress: sees (what, done, all).
         changes: that were put on top of the checkpoint.
-        control: folder of the bundle's control network, if it has one.
+        controls: the bundle's control networks, if it has some.
 
     Raises:
         CheckpointError: the reference is missing or another checkpoint.
@@ -213,7 +214,7 @@ def record_inputs(
     from sdmobile.reference.sampling import SampleRequest
     from sdmobile.reference.torch_runner import TorchRunner
 
-    checkpoint = resolve_reference(bundle, reference, changes, control)
+    checkpoint = resolve_reference(bundle, reference, changes, controls)
     spec = reference_pipeline(bundle, checkpoint)
     runner = TorchRunner(checkpoint, spec.geometry)
     known = tuple(name for name in components if name in runner.components)
