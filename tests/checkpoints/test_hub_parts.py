@@ -14,6 +14,7 @@ from safetensors.torch import save, save_file
 from typer.testing import CliRunner
 
 from sdmobile.checkpoints import Changes, Checkpoint, LoraFile, open_checkpoint
+from sdmobile.checkpoints.control import ControlFolder
 from sdmobile.checkpoints.embeddings import EmbeddingFile
 from sdmobile.checkpoints.hub_parts import CONTROL, EMBEDDING, LORA, VAE, located
 from sdmobile.cli.app import app
@@ -121,18 +122,21 @@ def test_a_word_an_autoencoder_and_a_control_network(
         assert found.changes["vae"]["name"].startswith("someone/whole@")
     assert hub.downloads() == ["vae/config.json", "vae/diffusion_pytorch_model.safetensors"]
 
-    wanted = open_checkpoint(tiny_checkpoint, control=tmp_path / "net")
+    wanted = open_checkpoint(tiny_checkpoint, controls=[ControlFolder(tmp_path / "net")])
     for name, called in (("someone/sd-controlnet-canny", "sd_controlnet_canny"), ("someone/nets/canny", "canny")):
-        found = open_checkpoint(tiny_checkpoint, control=Path(name))
+        found = open_checkpoint(tiny_checkpoint, controls=[ControlFolder.parse(name)])
         _same(found, wanted)
-        assert found.family.control is not None
-        assert found.family.control.name == called
-    request = ExportRequest(tiny_checkpoint, "onnx", tmp_path / "out", control=Path("someone/sd-controlnet-canny"))
+        assert [control.name for control in found.family.controls] == [called]
+    controls = (ControlFolder.parse("someone/sd-controlnet-canny:0.5"),)
+    request = ExportRequest(tiny_checkpoint, "onnx", tmp_path / "out", controls=controls)
     job = make_plan(request).job("unet", tmp_path)  # a worker finds the same files, and asks nobody
     hub.requests.clear()
-    assert job.control is not None
-    assert job.control.is_relative_to(os.environ["HF_HUB_CACHE"])
-    _same(open_checkpoint(tiny_checkpoint, control=job.control), wanted)
+    assert [control.scale for control in job.controls] == [0.5]
+    assert job.controls[0].path.is_relative_to(os.environ["HF_HUB_CACHE"])
+    _same(open_checkpoint(tiny_checkpoint, controls=[ControlFolder(job.controls[0].path)]), wanted)
+    assert (
+        ControlFolder.parse("./someone/sd-controlnet-canny:0.5").path == Path("someone/sd-controlnet-canny").absolute()
+    )
     assert hub.requests == []
 
 

@@ -129,12 +129,12 @@ def test_the_denoiser_sees_what_apps_are_told(folder: Path, guidance: str, calls
     assert document["guidance"].startswith(facts["guidance"])
 
 
-def test_a_sampler_that_draws_noise_has_tables_in_its_place(folder: Path) -> None:
+def test_a_sampler_that_draws_noise_has_tables_with_a_column_for_it(folder: Path) -> None:
     """As the trained checkpoint asks for it."""
     schedule = {**open_checkpoint(folder).scheduler_config, "_class_name": "EulerAncestralDiscreteScheduler"}
     document = EDITING.scheduler_document(schedule, 0.18215)
-    assert (document["default_solver"], document["default_steps"]) == ("dpm++", 20)
-    assert document["note"].startswith("EulerAncestralDiscreteScheduler: scheduler.json has tables of dpm++")
+    assert (document["default_solver"], document["default_steps"]) == ("euler-a", 20)
+    assert document["update"] == "x_next = a * x + b * D + n * z"
 
 
 def test_both_phones_files_take_eight_channels_and_three_rows() -> None:
