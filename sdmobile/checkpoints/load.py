@@ -12,12 +12,13 @@ from sdmobile.errors import CheckpointError
 from sdmobile.families.clip import TOKEN_ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     import torch
     from torch import nn
 
     from sdmobile.checkpoints.headers import TensorInfo
+    from sdmobile.checkpoints.lora import LoraLayer
     from sdmobile.checkpoints.types import Checkpoint
 
 _SHOWN = 5
@@ -40,20 +41,59 @@ def load_model(checkpoint: Checkpoint, name: str) -> nn.Module:
         UnsupportedError: the configuration does not make a model.
     """
     module = checked_module(checkpoint, name)
-    loaded = {
-        key: _checked_float32(name, key, tensor)
-        for key, tensor in component_tensors(checkpoint, name)
-        if key in checkpoint.components[name].tensors
-    }
-    for key, change in _lora_changes(checkpoint, name):
-        loaded[key] += change
-        if not bool(loaded[key].isfinite().all()):
-            raise CheckpointError("weights must stay finite with a LoRA", f"{name}: {key}", "Take a smaller scale.")
-    if TOKEN_ROWS in loaded:
-        loaded[TOKEN_ROWS] = put_rows(loaded[TOKEN_ROWS], checkpoint.embeddings, name)
-    module.load_state_dict(loaded, strict=True, assign=True)
+    module.load_state_dict(dict(read_weights(checkpoint, name)), strict=True, assign=True)
     _fill_buffers(module)
     return module.eval().requires_grad_(False)
+
+
+def hollow_model(checkpoint: Checkpoint, name: str) -> nn.Module:
+    """Returns what `load_model` does, but for its stored weights: they are fake tensors, which take no memory.
+
+    A graph can be captured from it, and `read_weights` brings the weights where they are needed. What no file holds is
+    real.
+
+    Args:
+        checkpoint: from open_checkpoint.
+        name: of the family's model.
+
+    Raises:
+        CheckpointError, UnsupportedError: as `checked_module`.
+    """
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    module = checked_module(checkpoint, name)
+    with FakeTensorMode(allow_non_fake_inputs=True):  # beside real constants
+        weights = {key: torch.empty(one.shape, dtype=torch.float32) for key, one in module.state_dict().items()}
+    module.load_state_dict(weights, strict=True, assign=True)
+    _fill_buffers(module)
+    return module.eval().requires_grad_(False)
+
+
+def read_weights(
+    checkpoint: Checkpoint, name: str, wanted: Collection[str] | None = None
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yields a model's weights in float32 with what the checkpoint's LoRAs and embeddings change, one at a time.
+
+    Args:
+        checkpoint: from open_checkpoint.
+        name: of the family's model.
+        wanted: names of the weights in the module; None for all.
+
+    Raises:
+        CheckpointError: a weight is not finite, or a file is corrupt.
+    """
+    stored = checkpoint.components[name].tensors
+    changes = _lora_layers(checkpoint, name)
+    for key, tensor in component_tensors(checkpoint, name, wanted):
+        if key not in stored:
+            continue
+        value = _checked_float32(name, key, tensor)
+        for layer in changes.get(key, ()):
+            value += _lora_change(checkpoint, name, layer)
+            if not bool(value.isfinite().all()):
+                raise CheckpointError("weights must stay finite with a LoRA", f"{name}: {key}", "Take a smaller scale.")
+        yield key, put_rows(value, checkpoint.embeddings, name) if key == TOKEN_ROWS else value
 
 
 def checked_module(checkpoint: Checkpoint, name: str) -> nn.Module:
@@ -75,19 +115,26 @@ def check_values(checkpoint: Checkpoint, name: str) -> None:
     """Reads a model's weights once; raises CheckpointError where one is NaN or infinite, or a file is corrupt."""
     for key, tensor in component_tensors(checkpoint, name):
         _checked_float32(name, key, tensor)
-    for _ in _lora_changes(checkpoint, name):
-        pass
+    for layers in _lora_layers(checkpoint, name).values():
+        for layer in layers:
+            _lora_change(checkpoint, name, layer)
 
 
-def _lora_changes(checkpoint: Checkpoint, name: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yields what LoRAs add to the weights of a model, one weight after the other, in float32."""
+def _lora_layers(checkpoint: Checkpoint, name: str) -> dict[str, list[LoraLayer]]:
+    """Returns what LoRAs change in a model, by weight, in the order of the LoRAs."""
     tensors = checkpoint.components[name].tensors
-    for layer in (layer for lora in checkpoint.loras for layer in lora.layers if layer.model == name):
-        if layer.weight not in tensors:
-            continue  # of a layer that is left out
-        parts = {key: _checked_float32(name, info.stored, read_tensor(info)) for key, info in layer.parts.items()}
-        change = layer.factor * delta(parts, tensors[layer.weight].shape)
-        yield layer.weight, _checked_float32(name, f"the LoRA's change of {layer.weight}", change)
+    found: dict[str, list[LoraLayer]] = {}
+    for layer in (layer for lora in checkpoint.loras for layer in lora.layers):
+        if layer.model == name and layer.weight in tensors:  # else of a layer that is left out
+            found.setdefault(layer.weight, []).append(layer)
+    return found
+
+
+def _lora_change(checkpoint: Checkpoint, name: str, layer: LoraLayer) -> torch.Tensor:
+    """Returns what one layer of a LoRA adds to its weight, in float32."""
+    parts = {key: _checked_float32(name, info.stored, read_tensor(info)) for key, info in layer.parts.items()}
+    change = layer.factor * delta(parts, checkpoint.components[name].tensors[layer.weight].shape)
+    return _checked_float32(name, f"the LoRA's change of {layer.weight}", change)
 
 
 def _check_shapes(component: str, wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, TensorInfo]) -> None:

@@ -14,13 +14,14 @@ from sdmobile.checkpoints.pickles import load_pickle, read_pickle_header
 from sdmobile.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from io import BufferedReader
     from pathlib import Path
 
     import torch
 
-    from sdmobile.checkpoints.types import Checkpoint
+    from sdmobile.checkpoints.types import Checkpoint, ComponentInfo
+    from sdmobile.families.component import Model
 
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
 # File names of a component's weights: stem, variant, format; a shard index has its variant at the end.
@@ -175,26 +176,66 @@ def laid_out(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[:2] if ".attentions." in key and ".to_" in key and len(shape) == 4 else shape
 
 
-def component_tensors(checkpoint: Checkpoint, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+def component_tensors(
+    checkpoint: Checkpoint, name: str, wanted: Collection[str] | None = None
+) -> Iterator[tuple[str, torch.Tensor]]:
     """Yields a model's stored tensors under the names that its module uses.
+
+    Args:
+        checkpoint: from open_checkpoint.
+        name: of the family's model.
+        wanted: names of the tensors to read; None for all.
 
     Raises:
         CheckpointError: a file cannot be read.
     """
-    info = checkpoint.components[name]
-    files, prefix = info.weight_files, info.prefix
-    model = checkpoint.family.model(name)
-    if not info.path.is_dir():
-        stored = stored_tensors(files, lambda key: (prefix + key).startswith(model.prefixes))
-        renamed = model.convert({prefix + key: tensor for key, tensor in stored})
-        # Each tensor is let go as soon as it was used: the stored copy shrinks while the loaded one grows.
-        tensors = ((renewed, renamed.pop(renewed)) for renewed in list(renamed))
+    info, model = checkpoint.components[name], checkpoint.family.model(name)
+    if info.path.is_dir():
+        tensors = stored_tensors(
+            info.weight_files, lambda key: wanted is None or normalise(key, model.unused) in wanted
+        )
     else:
-        tensors = stored_tensors(files)
+        tensors = _converted(info, model, wanted)
     for own, tensor in tensors:
         key = normalise(own, model.unused)
-        if key is not None:
+        if key is not None and (wanted is None or key in wanted):
             yield key, tensor.reshape(laid_out(key, tuple(tensor.shape)))
+
+
+def _converted(info: ComponentInfo, model: Model, wanted: Collection[str] | None) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yields tensors of a file in the original layout; one at a time where those wanted are stored as they are."""
+    files, prefix = info.weight_files, info.prefix
+    if wanted is not None and (sources := _sources(info, model, wanted)) is not None:
+        for key, tensor in stored_tensors(files, sources.__contains__):
+            yield sources[key], tensor
+        return
+    stored = stored_tensors(files, lambda key: (prefix + key).startswith(model.prefixes))
+    renamed = model.convert({prefix + key: tensor for key, tensor in stored})
+    # Each tensor is let go as soon as it was used: the stored copy shrinks while the loaded one grows.
+    for renewed in list(renamed):
+        yield renewed, renamed.pop(renewed)
+
+
+def _sources(info: ComponentInfo, model: Model, wanted: Collection[str]) -> dict[str, str] | None:
+    """Returns, by the name in the file, the new name of each wanted tensor; None where one is stored in another form.
+
+    What the conversion hands on as it is, it also hands on as it is from tensors without values.
+    """
+    import torch
+
+    names = {info.prefix + key: one for key, one in read_headers(info.weight_files).tensors.items()}
+    empty = {
+        name: torch.empty(one.shape, device="meta") for name, one in names.items() if name.startswith(model.prefixes)
+    }
+    origins = {id(tensor): name.removeprefix(info.prefix) for name, tensor in empty.items()}
+    renamed = model.convert(dict(empty))
+    places = {
+        renewed: origins.get(id(tensor))
+        for renewed, tensor in renamed.items()
+        if normalise(renewed, model.unused) in wanted
+    }
+    sources = {place: new for new, place in places.items() if place is not None}
+    return sources if len(sources) == len(places) else None
 
 
 def stored_tensors(

@@ -73,7 +73,8 @@ def export(
         bool, typer.Option("--check-rewrites", help="Compare the graph before and after every rule on real inputs.")
     ] = False,
     chunks: Annotated[
-        int, typer.Option(min=1, help="Cut the UNet into so many files that run one after the other (ios: 2).")
+        int,
+        typer.Option(min=1, help="Cut the UNet into so many files, run one after the other (Apple's package: 2)."),
     ] = 1,
     float32_islands: Annotated[bool, typer.Option("--float32-islands", help=_ISLANDS)] = False,
     quantize: Annotated[str | None, typer.Option(help=_QUANTIZE)] = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sdmobile.errors import UnsupportedError
 from sdmobile.formats.bundle.contracts import OPAQUE, Contract, TensorSpec
+from sdmobile.formats.bundle.manifest import MOST_FILES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,20 +22,24 @@ SLACK = 1.25
 _APPLE_CHUNKS = 2
 
 
-def check_chunks(target: str, chunks: int) -> None:
-    """Checks that a target can take a UNet in so many parts.
+def check_chunks(chunks: int) -> None:
+    """Checks that a denoiser can be cut into so many parts.
 
     Raises:
-        UnsupportedError: less than one; or, for ios, another number than Apple's Swift package reads.
+        UnsupportedError: less than one, or more than a manifest lists.
     """
-    if chunks < 1:
-        raise UnsupportedError("a UNet is cut into one part or more", chunks)
-    if target == "ios" and chunks > _APPLE_CHUNKS:
-        raise UnsupportedError(
-            "Apple's StableDiffusion package reads a UNet in one file or in two, UnetChunk1 and UnetChunk2",
-            chunks,
-            "Use --chunks 2",
-        )
+    if not 1 <= chunks <= MOST_FILES:
+        raise UnsupportedError(f"a UNet is cut into 1 to {MOST_FILES} parts", chunks)
+
+
+def app_warnings(target: str, chunks: int) -> tuple[str, ...]:
+    """Returns what the usual app cannot do with so many parts."""
+    if target != "ios" or chunks <= _APPLE_CHUNKS:
+        return ()
+    return (
+        "Apple's StableDiffusion package reads a UNet in one file or in two, UnetChunk1 and UnetChunk2; "
+        f"{chunks} files are for code of your own that runs them one after the other (--chunks 2 is for the package)",
+    )
 
 
 def part_contracts(contract: Contract, program: ExportedProgram, parts: Sequence[Part]) -> tuple[Contract, ...]:

@@ -9,6 +9,7 @@ bytes that cross all of them, under the condition that no part has more than `SL
 from __future__ import annotations
 
 import operator
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -43,7 +44,7 @@ class Part:
         program: what it computes.
         inputs: names of original inputs and of crossing values that it takes, in order.
         outputs: names of crossing values or of the program's outputs that it returns, in order.
-        weight_bytes: bytes of the float32 weights that it holds.
+        weight_bytes: bytes of the float32 weights that it holds, also of those that are yet to come.
     """
 
     program: ExportedProgram
@@ -158,16 +159,24 @@ def choose_cuts(steps: Sequence[_Step], parts: int) -> tuple[int, ...]:
 def _extended(
     best: dict[int, tuple[int, tuple[int, ...]]], candidates: Sequence[_Step], limit: float
 ) -> dict[int, tuple[int, tuple[int, ...]]]:
-    """Returns, for each place of the next cut, the cheapest chain of cuts that ends there."""
+    """Returns, for each place of the next cut, the cheapest chain of cuts that ends there.
+
+    Weights grow from place to place, so that the chains that a cut can go on from lie in a window that moves along.
+    """
     longer: dict[int, tuple[int, tuple[int, ...]]] = {}
+    window: deque[int] = (
+        deque()
+    )  # places where chains end, the cheapest first; of later ones, those that may come to it
     for place, step in enumerate(candidates):
-        for last, (cost, chosen) in best.items():
-            held = step.weight_bytes - (candidates[last].weight_bytes if last >= 0 else 0)
-            if place <= last or held > limit:
-                continue
-            option = (cost + step.crossing_bytes, (*chosen, step.index))
-            if place not in longer or option < longer[place]:
-                longer[place] = option
+        if place - 1 in best:
+            while window and best[window[-1]] > best[place - 1]:
+                window.pop()
+            window.append(place - 1)
+        while window and step.weight_bytes - (candidates[window[0]].weight_bytes if window[0] >= 0 else 0) > limit:
+            window.popleft()
+        if window:
+            cost, chosen = best[window[0]]
+            longer[place] = (cost + step.crossing_bytes, (*chosen, step.index))
     return longer
 
 

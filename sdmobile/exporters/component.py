@@ -1,7 +1,8 @@
 """Exports one component of a checkpoint for one target.
 
-    open ─▶ load ─▶ scan ─▶ capture ─▶ rewrite ─▶ lower ─▶ (android) float16 weights ─▶ file and record
+    open ─▶ capture ─▶ rewrite ─▶ for each file: load and scan ─▶ lower ─▶ (android) float16 weights ─▶ file and record
 
+Capture and rewrite see the shapes of the weights alone; the weights of a file are read when it is made, and let go.
 Nothing is half-written: the file grows in a hidden folder beside its place and is moved when it is complete.
 """
 
@@ -21,6 +22,7 @@ from sdmobile.basics.files import has_room, hash_of, is_disk_full, reason_of, si
 from sdmobile.basics.metrics import json_number
 from sdmobile.errors import ComponentError, MissingDependencyError, ResourceError, SdmobileError, UnsupportedError
 from sdmobile.exporters.chunk_contracts import part_contracts
+from sdmobile.exporters.component_weights import ComponentWeights
 from sdmobile.exporters.job import ExportJob
 from sdmobile.exporters.lowering import LoweringOptions, LoweringRecord, Provenance
 from sdmobile.exporters.stages import StageLog
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
     from sdmobile.checkpoints import Checkpoint
     from sdmobile.device_profiles.model import DeviceProfile
+    from sdmobile.exporters.float16_range import Values
 
 Announce = Callable[[str, str, float, int], None]
 
@@ -173,31 +176,56 @@ def _device(job: ExportJob) -> DeviceProfile:
     return profile
 
 
-def _lowered(run: _Run, folder: Path) -> list[Path]:
-    """Writes the component's files, from weights to graph to file; what that took in memory is free on return."""
-    programs, run.chain = _parts(run, _graph(run))
-    calls = _recorded_calls(run, programs) if run.job.float32_islands else [()] * len(programs)
-    paths = []
+def _lowered(run: _Run, folder: Path) -> Iterator[Path]:
+    """Writes the component's files, each from its weights to the file; what one took in memory is free for the next."""
+    from sdmobile.basics.float16 import warnings_for
+    from sdmobile.reference.subject import hollow_component
+    from sdmobile.rewrites.folding import absent, fill
+
+    hollow, names = hollow_component(run.checkpoint, run.job.target, run.job.component)
+    weights = ComponentWeights(run.checkpoint, run.checkpoint.family.component(run.job.component).model, names)
+    parts, run.chain = _parts(run, _graph(run, hollow, weights))
+    values = _recorded_values(run) if run.job.float32_islands else []
     for number, contract in enumerate(run.chain, start=1):
+        label = "" if len(run.chain) == 1 else f" {number}"
+        part = parts.pop(0)
+        with run.log.stage("load" + label) as details:
+            # The witness keeps float32 weights.
+            program = fill(part, weights.read if run.job.target == "onnx" else weights.scanned)
+            losses = weights.new_losses()
+            details["fp16_losses"] = [loss.to_json() for loss in losses]
+            run.warnings += warnings_for(losses)
+        calls = _recorded_calls(run, program, contract, values, label) if values else ()
         path = folder / contract.file_name
-        with run.log.stage("lower" if len(run.chain) == 1 else f"lower {number}") as details:
-            options = replace(run.options, recorded_inputs=calls[number - 1])
-            record = lower_to_file(programs[0], contract, path, options)
+        with run.log.stage("lower" + label) as details:
+            record = lower_to_file(program, contract, path, replace(run.options, recorded_inputs=calls))
             details.update(record.to_json())
         run.warnings += record.warnings
-        _release(programs.pop(0), programs)
-        paths.append(path)
-    return paths
+        _release(program, absent(part) if parts else None)  # what the graph itself holds may be in later parts, too
+        del program
+        yield path
 
 
-def _recorded_calls(run: _Run, programs: list[ExportedProgram]) -> list[tuple[tuple[torch.Tensor, ...], ...]]:
-    """Returns, for each file, its inputs in a short sampling run; warns of overflow where a file cannot avoid it."""
-    from sdmobile.exporters.float16_range import chain_inputs, overflow_warnings
+def _recorded_values(run: _Run) -> Values:
+    """Returns the component's inputs in a short sampling run of the whole reference."""
+    from sdmobile.exporters.float16_range import values_of
 
-    with run.log.stage("float16 range"):
-        calls = chain_inputs(programs, run.contract, run.chain, _check_inputs(run))
+    with run.log.stage("sample"):
+        return values_of(run.contract, _check_inputs(run))
+
+
+def _recorded_calls(
+    run: _Run, program: ExportedProgram, contract: Contract, values: Values, label: str
+) -> tuple[tuple[torch.Tensor, ...], ...]:
+    """Returns a file's inputs in that run; warns of overflow where the file cannot avoid it."""
+    from sdmobile.exporters.float16_range import calls_of, overflow_warnings, pass_on
+
+    calls = calls_of(contract, values)
+    with run.log.stage("float16 range" + label):
         if run.job.target == "android":
-            run.warnings += [line for pair in zip(programs, calls, strict=True) for line in overflow_warnings(*pair)]
+            run.warnings += overflow_warnings(program, calls)
+        if contract is not run.chain[-1]:
+            pass_on(program, contract, values)
     return calls
 
 
@@ -221,74 +249,71 @@ def _parts(run: _Run, program: ExportedProgram) -> tuple[list[ExportedProgram], 
     return [part.program for part in parts], contracts
 
 
-def _release(program: ExportedProgram, later: list[ExportedProgram]) -> None:
-    """Gives the weights' memory back at once: converters keep references to parameters in caches of theirs."""
+def _release(program: ExportedProgram, names: frozenset[str] | None) -> None:
+    """Gives the memory of some tensors, or all, back at once: converters keep references in caches of theirs."""
     import torch
 
-    kept = {id(tensor) for other in later for tensor in (*other.state_dict.values(), *other.constants.values())}
-    for tensor in (*program.state_dict.values(), *program.constants.values()):
-        if isinstance(tensor, torch.Tensor) and id(tensor) not in kept:
+    for name, tensor in (*program.state_dict.items(), *program.constants.items()):
+        if isinstance(tensor, torch.Tensor) and (names is None or name in names):
             tensor.data = tensor.new_empty(0)
+    gc.collect()  # graphs hold their weights in reference cycles
 
 
-def _graph(run: _Run) -> ExportedProgram:
-    """Loads the weights and returns the rewritten graph over them."""
+def _graph(run: _Run, hollow: torch.nn.Module, weights: ComponentWeights) -> ExportedProgram:
+    """Returns the rewritten graph over weights that are yet to come."""
     from sdmobile.reference.capture import capture
-    from sdmobile.reference.subject import wrapped_component
 
-    with run.log.stage("load") as details:
-        module = wrapped_component(run.checkpoint, run.job.target, run.job.component)
-        run.parameters = details["parameters"] = sum(p.numel() for p in module.parameters())
-    if run.job.target != "onnx":  # the witness keeps float32 weights
-        _scale(run, module)
-        with run.log.stage("scan") as details:
-            details["fp16_losses"] = _scan(run, module)
+    module = _scaled(run, hollow, weights)
     with run.log.stage("capture") as details:
+        run.parameters = details["parameters"] = sum(p.numel() for p in module.parameters())
         program, details["removed"] = capture(module, run.contract)
         details["nodes"] = len(program.graph.nodes)
     with run.log.stage("rewrite") as details:
-        return _rewrite(run, program, details)
+        return _rewrite(run, program, weights, details)
 
 
-def _scale(run: _Run, module: torch.nn.Module) -> None:
-    """Keeps the component within float16's range by scales that norms take out again."""
+def _scaled(run: _Run, hollow: torch.nn.Module, weights: ComponentWeights) -> torch.nn.Module:
+    """Keeps a component within float16's range by scales that norms take out again: then it comes with its weights."""
     from sdmobile.exporters.float16_range import scale_streams
+    from sdmobile.reference.subject import wrapped_component
 
-    streams = run.checkpoint.family.component(run.job.component).streams(module)
-    if not streams.names or FLOAT16_SCALES in run.job.rewrites.without:
-        return
+    streams = run.checkpoint.family.component(run.job.component).streams(hollow)
+    if run.job.target == "onnx" or not streams.names or FLOAT16_SCALES in run.job.rewrites.without:
+        return hollow
     geometry = geometry_for(run.checkpoint, run.job.guidance, run.job.resolution)
     recorded = _check_inputs(run) if run.job.float32_islands else []
     with run.log.stage("float16 scales") as details:
+        module = wrapped_component(run.checkpoint, run.job.target, run.job.component)
         found = scale_streams(module, streams, run.checkpoint, run.contract, geometry, recorded)
         details["largest"] = json_number(found.largest)
-        if found.streams:
-            run.scales = {FLOAT16_SCALES: found.to_json()}
-        if found.refused is not None:
-            run.warnings.append(f"values beyond float16's range were not scaled: {found.refused}")
+    if found.refused is not None:
+        run.warnings.append(f"values beyond float16's range were not scaled: {found.refused}")
+    if not found.streams:
+        return hollow
+    run.scales = {FLOAT16_SCALES: found.to_json()}
+    for name, tensor in module.named_parameters():
+        weights.scan(name, tensor)
+    return module
 
 
-def _scan(run: _Run, module: torch.nn.Module) -> list[dict[str, Any]]:
-    """Returns the tensors that lose values in float16, and warns of overflow."""
-    from sdmobile.basics.float16 import scan, warnings_for
-
-    losses = scan((name.removeprefix("component."), tensor) for name, tensor in module.named_parameters())
-    run.warnings += warnings_for(losses)
-    return [loss.to_json() for loss in losses]
-
-
-def _rewrite(run: _Run, program: ExportedProgram, details: dict[str, Any]) -> ExportedProgram:
+def _rewrite(
+    run: _Run, program: ExportedProgram, weights: ComponentWeights, details: dict[str, Any]
+) -> ExportedProgram:
     """Applies the device's rules and keeps their records."""
     from sdmobile.rewrites.engine import rewrite
+    from sdmobile.rewrites.folding import fill
     from sdmobile.rewrites.naming import name_by_module
     from sdmobile.rewrites.registry import rules_for
     from sdmobile.rewrites.rule import Outcome
 
     options = run.job.rewrites
     rules = rules_for(run.profile, options)
-    rewritten = rewrite(program, rules, _check_inputs(run) if options.check else ())
+    rewritten = rewrite(program, rules)
     run.rewrites = [record.to_json() for record in rewritten.records]
-    run.rewrite_checks = [check.to_json() for check in rewritten.checks]
+    if options.check:
+        inputs = _check_inputs(run)
+        run.rewrite_checks = [check.to_json() for check in rewrite(fill(program, weights.read), rules, inputs).checks]
+        gc.collect()
     choosing = {rule.name for rule in rules if rule.selective}
     refused = [r for r in rewritten.records if r.outcome == Outcome.REFUSED and r.rule not in choosing]
     run.warnings += [f"{r.rule} refused {r.module}: {r.reason}" for r in refused]

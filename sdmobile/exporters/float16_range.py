@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sdmobile.reference.float16_scales import Float16Scales
 
 Calls = tuple[tuple["Tensor", ...], ...]
+Values = list[dict[str, "Tensor"]]
 
 
 def scale_streams(
@@ -48,36 +49,28 @@ def scale_streams(
     return find_scales(module, streams, [*((one,) for one in drawn), *recorded], words)
 
 
-def chain_inputs(
-    programs: Sequence[ExportedProgram],
-    whole: Contract,
-    chain: Sequence[Contract],
-    recorded: Sequence[tuple[Tensor, ...]],
-) -> list[Calls]:
-    """Returns the inputs of every file of a chain, one entry per recorded call.
+def values_of(contract: Contract, recorded: Sequence[tuple[Tensor, ...]]) -> Values:
+    """Returns the recorded inputs of a component by name, one mapping per call."""
+    names = [spec.name for spec in contract.inputs]
+    return [dict(zip(names, call, strict=True)) for call in recorded]
+
+
+def calls_of(contract: Contract, values: Values) -> Calls:
+    """Returns the inputs of one file of a chain, one entry per call.
 
     Args:
-        programs: the files' programs, which run one after the other.
-        whole: interface of the component.
-        chain: interfaces of the files; a value that one passes on to the next has one name in both.
-        recorded: inputs of the component.
+        contract: the file's interface.
+        values: by name, what the calls of the component and the files before it gave.
     """
-    import torch
+    return tuple(tuple(known[spec.name] for spec in contract.inputs) for known in values)
 
-    names = [spec.name for spec in whole.inputs]
-    values = [dict(zip(names, call, strict=True)) for call in recorded]
-    found: list[Calls] = []
-    for index, (program, contract) in enumerate(zip(programs, chain, strict=True)):
-        calls = tuple(tuple(known[spec.name] for spec in contract.inputs) for known in values)
-        found.append(calls)
-        if index + 1 < len(programs):
-            module = program.module(check_guards=False)
-            for known, call in zip(values, calls, strict=True):
-                with torch.no_grad():
-                    outputs = module(*call)
-                outputs = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
-                known.update(zip((spec.name for spec in contract.outputs), outputs, strict=True))
-    return found
+
+def pass_on(program: ExportedProgram, contract: Contract, values: Values) -> None:
+    """Adds to the values what a file of a chain makes of them; one that it passes on has one name in both files."""
+    from sdmobile.rewrites.program import run
+
+    for known, call in zip(values, calls_of(contract, values), strict=True):
+        known.update(zip((spec.name for spec in contract.outputs), run(program, call), strict=True))
 
 
 def overflow_warnings(program: ExportedProgram, calls: Calls) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import MissingDependencyError, SdmobileError, UnsupportedError
+from sdmobile.exporters.chunk_contracts import app_warnings
 from sdmobile.families.component import Role
 
 if TYPE_CHECKING:
@@ -210,7 +211,10 @@ def _sampler(checkpoint: Checkpoint, request: ExportRequest) -> Iterator[tuple[L
 
 
 def _app(checkpoint: Checkpoint, request: ExportRequest) -> Iterator[tuple[Level, str]]:
-    yield from ((Level.WARNING, line) for line in checkpoint.family.app_differences(request.target, checkpoint))
+    """What the usual app has built in, and how many files of a denoiser it reads."""
+    differences = checkpoint.family.app_differences(request.target, checkpoint)
+    parts = app_warnings(request.target, request.chunks)
+    yield from ((Level.WARNING, line) for line in (*differences, *parts))
 
 
 def _sizes(checkpoint: Checkpoint, request: ExportRequest) -> Iterator[tuple[Level, str]]:

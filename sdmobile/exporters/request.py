@@ -188,7 +188,7 @@ def make_plan(request: ExportRequest, opened: Checkpoint | None = None) -> Expor
         )
     profile = profile_of(request)
     check_names(request.rewrites)
-    check_chunks(request.target, request.chunks)
+    check_chunks(request.chunks)
     checkpoint = opened or open_checkpoint(
         request.checkpoint, request.tokenizer, request.prediction_type, request.changes, controls=request.controls
     )

@@ -72,6 +72,22 @@ def captured(checkpoint: Checkpoint, contract: Contract, record: Mapping[str, An
     return capture(wrapped_component(checkpoint, contract.target, contract.component, record), contract)[0]
 
 
+def hollow_component(checkpoint: Checkpoint, target: str, component: str) -> tuple[nn.Module, dict[str, str]]:
+    """Returns what `wrapped_component` does without its weights, for which fake tensors stand, and where they are.
+
+    Returns:
+        The module, and by the name of each weight in it that in the component's model, for `read_weights`.
+    """
+    from sdmobile.checkpoints.load import hollow_model
+
+    part = checkpoint.family.component(component)
+    model = hollow_model(checkpoint, part.model)
+    names = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items()}
+    module = wrap(target, part, model)
+    held = module.state_dict(keep_vars=True)
+    return module, {name: names[id(tensor)] for name, tensor in held.items() if id(tensor) in names}
+
+
 def wrapped_component(
     checkpoint: Checkpoint, target: str, component: str, record: Mapping[str, Any] | None = None
 ) -> nn.Module:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import tree_map
 
 from sdmobile.errors import ParityError
-from sdmobile.rewrites.operators import evaluate
+from sdmobile.rewrites.folding import fold
 from sdmobile.rewrites.program import Draft, fresh_value, run
 from sdmobile.rewrites.rule import Exactness, Outcome, RewriteRecord, Rule, source_module
 
@@ -189,37 +189,6 @@ class Owners:
         if new.target in _PRODUCTS and not isinstance(new.args[1], Node) and inputs[0] in self._layers:
             return self._layers.setdefault(new, self._layers[inputs[0]])
         return self._root
-
-
-def fold(draft: Draft, nodes: Iterable[Node], name: str) -> int:
-    """Replaces those of `nodes` that depend on weights alone by constants, and returns how many constants came in.
-
-    Args:
-        draft: the program under change.
-        nodes: candidates; others are left as they are, so that structure and weights stay separable.
-        name: prefix of the constants' names, which go on with the name of the weight that they come from.
-    """
-    weights, constant = draft.weights(), set()
-    candidates = set(nodes)
-    for node in draft.graph.nodes:
-        inputs_constant = all(n in weights or n in constant for n in node.all_input_nodes)
-        if node in candidates and inputs_constant and isinstance(node.meta["val"], torch.Tensor):
-            constant.add(node)
-    kept = [node for node in constant if any(user not in constant for user in node.users)]
-    for node in sorted(kept, key=lambda n: n.name):
-        origin = _origins(node, weights)
-        label = "_".join([name, *(draft.weight_name(n) or n.name for n in origin[:1])]).replace(".", "_")
-        with torch.no_grad():  # intermediate values live as long as one evaluation
-            value = evaluate(node, dict(weights)).clone().contiguous()
-        draft.replace(node, draft.add_constant(label, value))
-    return len(kept)
-
-
-def _origins(node: Node, weights: dict[Node, Tensor]) -> list[Node]:
-    """Returns the weights that a constant node is computed from, the first operand's first."""
-    if node in weights:
-        return [node]
-    return [origin for inner in node.all_input_nodes for origin in _origins(inner, weights)]
 
 
 Inputs = Sequence[tuple["Tensor", ...]]

@@ -13,6 +13,8 @@ from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -54,6 +56,17 @@ class Draft:
         """Returns the name in the checkpoint of a placeholder's tensor; None for an input."""
         specs = (s for s in self.signature.input_specs if s.kind in _WEIGHTS and s.arg.name == node.name)
         return next((s.target.removeprefix("component.") for s in specs if s.target), None)
+
+    def target(self, node: Node) -> str:
+        """Returns the name in the program of the tensor behind a placeholder."""
+        return next(str(spec.target) for spec in self.signature.input_specs if spec.arg.name == node.name)
+
+    def give(self, tensors: Mapping[str, Tensor]) -> None:
+        """Puts tensors in the place of those of the same names; a parameter stays one."""
+        for name, tensor in tensors.items():
+            held = self._state if name in self._state else self._constants
+            is_parameter = isinstance(held[name], torch.nn.Parameter)
+            held[name] = torch.nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor
 
     def _tensor(self, target: str) -> Tensor:
         return self._state[target] if target in self._state else self._constants[target]

@@ -8,14 +8,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sdmobile.checkpoints import load_model, load_tokenizer, open_checkpoint
+from sdmobile.checkpoints import load_model, load_tokenizer, open_checkpoint, weights
 from sdmobile.checkpoints.bpe import write_clip_tokenizer
+from sdmobile.checkpoints.load import read_weights
 from sdmobile.checkpoints.modules import empty_module
 from sdmobile.errors import CheckpointError, UnsupportedError
 from tests.checkpoints.ldm_layout import clip_to_ldm, clip_to_open_clip, unet_to_ldm, vae_to_ldm
 from tests.families import SD
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from torch import nn
@@ -97,6 +99,33 @@ def test_components_compute_the_same(single: tuple[str, Path, dict[str, nn.Modul
         reference: Any = modules["vae"]
         assert torch.equal(vae.decode(latent).sample, reference.decode(latent).sample)
         assert torch.equal(vae.encode(image).latent_dist.parameters, reference.encode(image).latent_dist.parameters)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+def test_some_weights_are_read_without_the_others(
+    single: tuple[str, Path, dict[str, nn.Module]], suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, path, _ = single
+    checkpoint = open_checkpoint(path.with_suffix(suffix))
+    read: list[str] = []
+    original = weights.stored_tensors
+
+    def spy(*arguments: Any) -> Iterator[tuple[str, torch.Tensor]]:
+        for key, tensor in original(*arguments):
+            read.append(key)
+            yield key, tensor
+
+    monkeypatch.setattr(weights, "stored_tensors", spy)
+    for name, info in checkpoint.components.items():
+        whole = load_model(checkpoint, name).state_dict()
+        wanted = sorted(info.tensors)[::3]
+        read.clear()
+        found = dict(read_weights(checkpoint, name, wanted))
+        assert sorted(found) == wanted
+        assert all(torch.equal(tensor, whole[key]) for key, tensor in found.items())
+        # OpenCLIP has queries, keys and values in one tensor, the VAE matrices as convolutions: there all are read.
+        renamed = name == "unet" or (name == "text_encoder" and kind == "sd1")
+        assert len(read) == len(wanted) if renamed else len(read) >= len(wanted)
 
 
 def test_facts_match_the_source(single: tuple[str, Path, dict[str, nn.Module]]) -> None:

@@ -14,7 +14,7 @@ from sdmobile.exporters.chunks import split
 from sdmobile.exporters.component import export_component
 from sdmobile.exporters.coreml.islands import LIMIT, find_islands
 from sdmobile.exporters.coreml.lower import lower
-from sdmobile.exporters.float16_range import chain_inputs
+from sdmobile.exporters.float16_range import calls_of, pass_on, values_of
 from sdmobile.exporters.job import ExportJob
 from sdmobile.exporters.lowering import LoweringOptions, Provenance
 from sdmobile.reference.component_inputs import as_tensors, recorded_samples
@@ -145,7 +145,10 @@ def test_every_file_of_a_chain_gets_its_own_inputs(tiny_checkpoint: Path) -> Non
     chain = part_contracts(subject.contract, program, parts)
     samples = recorded_samples(subject.checkpoint, "unet", subject.geometry)
     recorded = [as_tensors(subject.contract, sample) for sample in samples]
-    first, second = chain_inputs([part.program for part in parts], subject.contract, chain, recorded)
+    values = values_of(subject.contract, recorded)
+    first = calls_of(chain[0], values)
+    pass_on(parts[0].program, chain[0], values)
+    second = calls_of(chain[1], values)
     assert len(first) == len(second) == len(recorded)
     for sample, inputs in zip(samples, second, strict=True):
         with torch.no_grad():

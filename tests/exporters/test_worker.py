@@ -25,7 +25,7 @@ def test_stdout_is_json_lines_though_the_converter_prints(tiny_checkpoint: Path,
     job = ExportJob(tiny_checkpoint, "text_encoder", "android", None, "batch2", None, tmp_path / "out")
     code, lines, result = work(job, tmp_path)
     assert code == EXIT_OK
-    stages = ["open", "load", "scan", "capture", "rewrite", "lower", "float16"]
+    stages = ["open", "capture", "rewrite", "load", "lower", "float16"]
     assert [(line["stage"], line["event"]) for line in lines] == [(s, e) for s in stages for e in ("start", "end")]
     assert all(line["peak_rss_bytes"] > 0 and line["seconds"] >= 0 for line in lines)
     record = json.loads(result.read_text())

@@ -17,6 +17,8 @@ NO_CLIPPING = float("-inf")
 """Diffusers' default of `lambda_min_clipped`, which earlier manifests hold as `-Infinity`."""
 _MAX_ELEMENTS = 2**30
 _MAX_FILES = 4096
+MOST_FILES = 32
+"""Files that one component may be cut into."""
 _SUFFIXES = {"ios": (".mlpackage",), "android": (".tflite",), "onnx": (".onnx", ".onnx.data")}
 
 
@@ -176,7 +178,7 @@ class ComponentEntry(_Entry):
     file: FileName
     files: Annotated[list[FileName], Field(min_length=1, max_length=64)] | None = None
     contract: ContractEntry
-    chain: Annotated[list[ContractEntry], Field(max_length=32)] = []
+    chain: Annotated[list[ContractEntry], Field(max_length=MOST_FILES)] = []
     parameters: Count | None = None
     stages: list[StageEntry] = []
     rewrites: list[RewriteEntry] = []

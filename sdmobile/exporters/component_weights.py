@@ -1,0 +1,61 @@
+"""Reads the weights of a component when its files are made, and looks for values that float16 loses."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sdmobile.basics.float16 import TensorLoss
+    from sdmobile.checkpoints import Checkpoint
+
+
+@dataclass
+class ComponentWeights:
+    """The weights of one component, by their names in its program.
+
+    Args:
+        checkpoint: that holds them.
+        model: the component's model.
+        names: in the model, by those in the program.
+    """
+
+    checkpoint: Checkpoint
+    model: str
+    names: Mapping[str, str]
+    _scanned: set[str] = field(default_factory=set)
+    _losses: list[TensorLoss] = field(default_factory=list)
+
+    def read(self, wanted: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+        """Yields weights in float32, one at a time.
+
+        Args:
+            wanted: names in the program; those that are none of the model's weights do not come.
+        """
+        from sdmobile.checkpoints.load import read_weights
+
+        places = {self.names[name]: name for name in wanted if name in self.names}
+        for name, tensor in read_weights(self.checkpoint, self.model, places.keys()):
+            yield places[name], tensor
+
+    def scanned(self, wanted: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+        """Does what `read` does, and scans each weight when it comes first."""
+        for name, tensor in self.read(wanted):
+            self.scan(name, tensor)
+            yield name, tensor
+
+    def scan(self, name: str, tensor: Tensor) -> None:
+        """Notes what values of a weight float16 loses."""
+        from sdmobile.basics.float16 import scan
+
+        if name not in self._scanned:
+            self._scanned.add(name)
+            self._losses += scan([(name.removeprefix("component."), tensor)])
+
+    def new_losses(self) -> list[TensorLoss]:
+        """Returns what was noted since the last call."""
+        losses, self._losses = self._losses, []
+        return losses
