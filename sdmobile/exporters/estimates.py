@@ -36,9 +36,9 @@ _KEPT = {"ios": 2.05, "android": 2.05, "onnx": 4.05}
 _SMALL_FILES = 8_000_000
 # Winograd's transformed weights stand beside the captured ones: 13.0 GiB measured for the SD1.5-shaped UNet.
 _WINOGRAD_MEMORY = 0.4
-# What the part before has left behind, of its float32 bytes: its converter's memory does not all go back at once. Of a
-# UNet of SDXL's size in 8 parts for ios the largest process was 4.6 GiB; 4.4 without this, 5.1 with it.
-_LEFT_BEHIND = 0.5
+# What the parts before have left behind, of a part's float32 bytes: what converters took does not all go back at once.
+# Of a UNet of SDXL's size in 8 parts the largest process was 4.6 GiB for ios, and 8.9 GiB for android.
+_LEFT_BEHIND = {"ios": 0.2, "android": 1.7, "onnx": 0.2}
 
 
 # Copies of a component's inputs and outputs that are alive while its graph is captured: example, traced value, result.
@@ -132,7 +132,7 @@ def _planned(
     """
     parameters = checkpoint.components[checkpoint.family.component(contract.component).model].parameters
     base, factor = _MEMORY[contract.target]
-    factor += (_WINOGRAD_MEMORY if winograd else 0.0) + (_LEFT_BEHIND if largest < 1 else 0.0)
+    factor += (_WINOGRAD_MEMORY if winograd else 0.0) + (_LEFT_BEHIND[contract.target] if largest < 1 else 0.0)
     converted = factor * largest * parameters
     arrays = 4 * sum(prod(spec.shape) for spec in (*contract.inputs, *contract.outputs))
     kept = _KEPT[contract.target]

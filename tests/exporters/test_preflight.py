@@ -132,7 +132,8 @@ def test_a_component_in_parts_takes_what_its_largest_part_takes(tiny_checkpoint:
     assert {name for name in whole if whole[name] != halves[name]} == {"unet"}  # the one that is cut
     unet, cut = whole["unet"], halves["unet"]
     factor = {"ios": 2.2, "android": 3.3}[target]  # of docs/benchmarks.md; a part holds 1.25 times its half at most
-    saved = (factor - (factor + 0.5) * 1.25 / 2) * 4 * unet.parameters  # half a part is left behind by the one before
+    left = {"ios": 0.2, "android": 1.7}[target]  # behind by the parts before
+    saved = (factor - (factor + left) * 1.25 / 2) * 4 * unet.parameters
     assert unet.memory_bytes - cut.memory_bytes == pytest.approx(saved, abs=2)
     assert unet.kept_bytes == cut.kept_bytes < cut.disk_bytes < unet.disk_bytes
 
@@ -147,7 +148,7 @@ def test_what_runs_the_whole_reference_takes_its_weights_however_many_parts(
 
     unet = open_checkpoint(tiny_checkpoint).components["unet"].parameters
     held = 2 if "rewrites" in options else 1  # constants that rules fold stand beside the weights they are checked with
-    assert memory(20, **options) - memory(20) == pytest.approx(4 * unet * (held - 2.7 * 1.25 / 20), abs=2)
+    assert memory(20, **options) - memory(20) == pytest.approx(4 * unet * (held - 2.4 * 1.25 / 20), abs=2)
     assert memory(1, **options) == memory(1)  # the converter takes more
 
 
