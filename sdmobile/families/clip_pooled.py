@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.errors import CheckpointError
 from sdmobile.families import clip
 from sdmobile.families.component import Component, Config, FileNames, Kind, Shapes, Value
 
@@ -44,9 +45,18 @@ def with_second_padding(token_ids: Any) -> Any:
 
 
 def end_token(config: Config) -> int:
-    """Returns the identifier of the token whose row is pooled."""
-    stated = int(config["eos_token_id"])
-    return min(int(config["vocab_size"]), clip.STANDARD_VOCABULARY) - 1 if stated == _LARGEST else stated
+    """Returns the identifier of the token whose row is pooled.
+
+    Raises:
+        CheckpointError: it is none of the vocabulary.
+    """
+    rows = int(config["vocab_size"])
+    last = min(rows, clip.STANDARD_VOCABULARY) - 1
+    stated = config.get("eos_token_id", last)
+    if type(stated) is not int or not 0 <= stated < rows:
+        rule = f"eos_token_id of a text encoder must be an identifier of its vocabulary, 0 to {rows - 1}"
+        raise CheckpointError(rule, stated)
+    return last if stated == _LARGEST else stated
 
 
 def pooled_width(config: Config, projected: bool) -> int:

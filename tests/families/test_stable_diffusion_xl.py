@@ -211,7 +211,10 @@ def test_the_second_encoder_fills_up_with_its_own_token() -> None:
     ids = np.asarray([[8, 5, 9, 9, 9], [8, 5, 4, 4, 9]])
     assert with_second_padding(ids).tolist() == [[8, 5, 9, 0, 0], [8, 5, 4, 4, 9]]
     assert end_token({"eos_token_id": 2, "vocab_size": 50_000}) == 49407
-    assert end_token({"eos_token_id": 2, "vocab_size": 600}) == 599
+    assert end_token({"eos_token_id": 2, "vocab_size": 600}) == end_token({"vocab_size": 600}) == 599
+    for stated in (-1, 600, "x", None):
+        with pytest.raises(CheckpointError, match="an identifier of its vocabulary, 0 to 599"):
+            end_token({"eos_token_id": stated, "vocab_size": 600})
 
 
 def test_an_app_is_told_how_the_inputs_are_made(folder: Path, tmp_path: Path) -> None:
