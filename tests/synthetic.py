@@ -5,6 +5,7 @@ Parity of random weights proves the arithmetic of an export, not the quality of 
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 import zlib
@@ -86,7 +87,8 @@ def write_checkpoint(
             config |= {"vocab_size": tokens, "bos_token_id": tokens - 2, "eos_token_id": tokens - 1, "pad_token_id": 1}
         module = empty_module(family.model(component), config)
         count = sum(parameter.numel() for parameter in module.parameters())
-        if (wanted := _COUNTS.get(preset, {}).get(component, count)) != count:
+        known = {} if component in changes else _COUNTS.get(preset, {})
+        if (wanted := known.get(component, count)) != count:
             raise AssertionError(f"{component} has {count} parameters, {preset} has {wanted}")
         _write_component(folder / component, config, module, WEIGHT_FILES[component], seed)
     further = XL if "text_encoder_2" in configs else {}
@@ -95,6 +97,23 @@ def write_checkpoint(
     _write_json(folder / "model_index.json", {**_MODEL_INDEX, **further.get("index", {}), **changes.get("index", {})})
     if further:
         _write_second_tokenizer(folder)
+    return folder
+
+
+def write_control_network(folder: Path, checkpoint: Path, seed: int = 0) -> Path:
+    """Writes a ControlNet with random float16 weights for the UNet of a checkpoint; none of its convolutions is zero."""
+    import torch
+    from diffusers import ControlNetModel
+
+    stated = json.loads((checkpoint / "unet" / "config.json").read_text("utf-8"))
+    own = inspect.signature(ControlNetModel.__init__).parameters
+    config = {key: value for key, value in stated.items() if key in own}
+    levels = len(json.loads((checkpoint / "vae" / "config.json").read_text("utf-8"))["block_out_channels"])
+    config["conditioning_embedding_out_channels"] = [16, 32, 96, 256][:levels]
+    with torch.device("meta"):
+        module: Any = ControlNetModel.from_config(config)
+    full = {**module.config, "_class_name": "ControlNetModel"}
+    _write_component(folder, full, module, WEIGHT_FILES["unet"], seed)
     return folder
 
 
