@@ -1,6 +1,6 @@
 """Exports and checks full-size checkpoints of further kinds, with random weights: inpainting, ControlNet, XL.
 
-    python -m benchmarks.full_size_kinds WORK [--kinds inpainting,controlnet,xl] [--targets ios,android]
+    python -m benchmarks.full_size_kinds WORK [--kinds inpainting,controlnet,xl] [--targets ios,android] [--checked-only]
 
 Writes a Markdown table to standard output: seconds and memory of the largest process of each command, and the least PSNR
 of each component against float32 PyTorch. XL is exported at 1024 × 1024 pixels, and once more at 256 × 256 to be
@@ -70,7 +70,7 @@ KINDS = {
         "sdxl",
         "stable-diffusion-xl",
         ("text_encoder", "text_encoder_2", "unet"),
-        {"ios": ("--chunks", "2"), "android": ("--chunks", "4")},
+        {"ios": ("--chunks", "4"), "android": ("--chunks", "8")},
         {},
         checked_at="256x256",
     ),
@@ -132,16 +132,24 @@ def checkpoint_of(name: str, work: Path) -> Path:
     return folder
 
 
-def measure(name: str, target: str, work: Path) -> None:
-    """Exports and checks one kind for one target, and prints the rows of the table."""
+def measure(name: str, target: str, work: Path, own_size: bool = True) -> None:
+    """Exports and checks one kind for one target, and prints the rows of the table.
+
+    Args:
+        name: of the kind.
+        target: of the files.
+        work: folder for checkpoints and bundles.
+        own_size: whether a kind that is checked at another size is exported at its own, too.
+    """
     kind, checkpoint = KINDS[name], checkpoint_of(name, work)
     components = ("--components", ",".join(kind.components))
     control = ("--control", work / "control") if kind.controlled else ()
     out = work / f"{name}-{target}"
     options = ("--target", target, *components, *control, *kind.options[target], "--no-cache", "--overwrite")
-    exported = timed("export", checkpoint, *options, "--output", out)
+    size = () if own_size or kind.checked_at is None else ("--resolution", kind.checked_at)
+    exported = timed("export", checkpoint, *options, *size, "--output", out)
     sizes = {name: part["bytes"] for name, part in json.loads((out / "manifest.json").read_text())["components"].items()}
-    if kind.checked_at is not None:
+    if kind.checked_at is not None and not size:
         timed("export", checkpoint, *options, "--resolution", kind.checked_at, "--output", out)
     prompts = work / "prompts.txt"
     prompts.write_text(PROMPT + "\n", "utf-8")
@@ -165,13 +173,14 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--targets", default="ios,android")
+    parser.add_argument("--checked-only", action="store_true", help="export XL at the size alone at which it is checked")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("OMP_NUM_THREADS", "2")
     print("| kind | target | component | MB | parity |\n|---|---|---|---|---|", flush=True)
     for name in arguments.kinds.split(","):
         for target in arguments.targets.split(","):
-            measure(name, target, arguments.work)
+            measure(name, target, arguments.work, not arguments.checked_only)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def test_the_operators_have_the_macs_of_the_architecture(component: str, batch: 
 
 
 def test_half_a_batch_is_refused_where_there_is_none() -> None:
-    with pytest.raises(UnsupportedError, match="even batch"):
+    with pytest.raises(UnsupportedError, match="a batch of 2"):
         one_row(stored_graph("sd15_512_vae_decoder"))
 
 
