@@ -1,9 +1,10 @@
 """Exports and checks full-size checkpoints of further kinds, with random weights: inpainting, ControlNet, XL.
 
-    python -m benchmarks.full_size_kinds WORK [--kinds inpainting,controlnet,xl] [--targets ios,android] [--checked-only]
+    python -m benchmarks.full_size_kinds WORK [--kinds inpainting,controlnet,xl] [--targets ios,android]
+        [--checked-only]
 
-Writes a Markdown table to standard output: seconds and memory of the largest process of each command, and the least PSNR
-of each component against float32 PyTorch. XL is exported at 1024 × 1024 pixels, and once more at 256 × 256 to be
+Writes a Markdown table to standard output: seconds and memory of the largest process of each command, and the least
+PSNR of each component against float32 PyTorch. XL is exported at 1024 × 1024 pixels, and once more at 256 × 256 to be
 checked, because PyTorch takes minutes for one call at its own size.
 """
 
@@ -148,7 +149,9 @@ def measure(name: str, target: str, work: Path, own_size: bool = True) -> None:
     options = ("--target", target, *components, *control, *kind.options[target], "--no-cache", "--overwrite")
     size = () if own_size or kind.checked_at is None else ("--resolution", kind.checked_at)
     exported = timed("export", checkpoint, *options, *size, "--output", out)
-    sizes = {name: part["bytes"] for name, part in json.loads((out / "manifest.json").read_text())["components"].items()}
+    sizes = {
+        name: part["bytes"] for name, part in json.loads((out / "manifest.json").read_text())["components"].items()
+    }
     if kind.checked_at is not None and not size:
         timed("export", checkpoint, *options, "--resolution", kind.checked_at, "--output", out)
     prompts = work / "prompts.txt"
@@ -173,7 +176,9 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--targets", default="ios,android")
-    parser.add_argument("--checked-only", action="store_true", help="export XL at the size alone at which it is checked")
+    parser.add_argument(
+        "--checked-only", action="store_true", help="export XL at the size alone at which it is checked"
+    )
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("OMP_NUM_THREADS", "2")

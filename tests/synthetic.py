@@ -101,7 +101,7 @@ def write_checkpoint(
 
 
 def write_control_network(folder: Path, checkpoint: Path, seed: int = 0) -> Path:
-    """Writes a ControlNet with random float16 weights for the UNet of a checkpoint; none of its convolutions is zero."""
+    """Writes a ControlNet with random float16 weights for a checkpoint's UNet; none of its convolutions is zero."""
     import torch
     from diffusers import ControlNetModel
 
