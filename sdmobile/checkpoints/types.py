@@ -12,7 +12,7 @@ from sdmobile.checkpoints.headers import check_readable
 from sdmobile.checkpoints.hub import name_of, origin_of
 from sdmobile.checkpoints.jsonfile import MOST_BYTES
 from sdmobile.errors import CheckpointError, SdmobileError, UsageError
-from sdmobile.families.family import Facts
+from sdmobile.families.facts import Facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -213,14 +213,14 @@ class Checkpoint(Facts):
         The name, or that of a LoRA, says that it was distilled to few steps, and neither scheduler, model card nor user
         says how: taken for an ordinary one, it draws wrong pictures.
         """
-        from sdmobile.families.few_steps import KINDS, few_steps, hinted
+        from sdmobile.families.few_steps import KINDS, hinted, says_how
 
         hint = hinted((*self.called, *(name for lora in self.loras for name in lora.called)))
         if hint is None or self.given.distilled is not None or not self.family.distillable:
             return None
         distilled, name = hint
-        if distilled.kind != "lightning" and few_steps(self.scheduler_config) is not None:
-            return None  # Lightning has SD-Turbo's scheduler, which does not say the number of steps
+        if says_how(self.scheduler_config, distilled):
+            return None
         title = KINDS[distilled.kind].title if distilled.kind else "few steps"
         return UsageError(
             "a checkpoint that was distilled to few steps needs its own sampler, which no scheduler or model card says",

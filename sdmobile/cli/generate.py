@@ -31,11 +31,12 @@ if TYPE_CHECKING:
 _BUNDLE = "A bundle, or a checkpoint (then PyTorch runs it); without it, the checkpoint that sdmobile ships."
 _GUIDANCE = "Classifier-free guidance scale, at most 1 for none; without it, the checkpoint's recommended one or 7.5."
 _IMAGE_GUIDANCE = (
-    "How near to --image an InstructPix2Pix model stays, at least 1 (Diffusers' image_guidance_scale); without it, 1.5."
+    "How near to --image a model stays that edits as --prompt instructs, at least 1 (Diffusers' image_guidance_scale); "
+    "without it, the model's usual one."
 )
 _IMAGE = (
-    "Picture to start from: to repaint with an inpainting model, to edit as --prompt instructs with InstructPix2Pix, "
-    "or to change by --strength with any other."
+    "Picture to start from: to repaint with an inpainting model, to edit with one that --prompt instructs, or to "
+    "change by --strength with any other."
 )
 _MASK = "Picture that is white where --image is repainted, for inpainting models."
 _STRENGTH = "Share of the steps that are run on --image, above 0 to 1; without it, 1 for inpainting, else 0.8."

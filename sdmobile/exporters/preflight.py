@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from importlib.util import find_spec
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -228,7 +229,10 @@ def _sizes(checkpoint: Checkpoint, request: ExportRequest) -> Iterator[tuple[Lev
         size = _HALF * checkpoint.components[name].parameters
         if limit is not None and size > limit and not _is_cut(checkpoint, name, request):
             raise UnsupportedError(
-                f"a .tflite file has at most {limit / 1e9:.2f} GB", f"{name} takes {size / 1e9:.2f} GB in float16"
+                f"a .tflite file has at most {limit / 1e9:.2f} GB",
+                f"{name} takes {size / 1e9:.2f} GB in float16",
+                # One more than would do if all were of one size.
+                f"Cut it: --chunks {ceil(size / limit) + 1}." if name == checkpoint.family.denoiser.model else None,
             )
     yield from ()
 
@@ -248,8 +252,15 @@ def _memory(checkpoint: Checkpoint, request: ExportRequest) -> Iterator[tuple[Le
         yield (
             Level.WARNING,
             f"{largest.name} needs about {largest.memory_bytes / 2**30:.1f} GiB of memory to export, "
-            f"{available / 2**30:.1f} GiB is free now: the export stops there without --ignore-limits",
+            f"{available / 2**30:.1f} GiB is free now: the export stops there without --ignore-limits"
+            f"{_smaller(checkpoint, largest.name)}",
         )
+
+
+def _smaller(checkpoint: Checkpoint, component: str) -> str:
+    """Returns what makes a component need less memory, as the end of a sentence."""
+    cut = component == checkpoint.family.denoiser.name
+    return ", or with more --chunks, of which one is in memory at a time" if cut else ""
 
 
 def _disk(checkpoint: Checkpoint, request: ExportRequest) -> Iterator[tuple[Level, str]]:

@@ -20,7 +20,7 @@ from sdmobile.families.few_steps import few_steps
 from sdmobile.families.stable_diffusion import StableDiffusion
 
 if TYPE_CHECKING:
-    from sdmobile.families.family import Facts
+    from sdmobile.families.facts import Facts
 
 
 class DistilledToFewSteps(Family):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sdmobile.basics.words import nearest
@@ -23,36 +22,8 @@ if TYPE_CHECKING:
 
     from sdmobile.families.component import Arrays, Encode, Run
     from sdmobile.families.edit import Edit
+    from sdmobile.families.facts import Facts
     from sdmobile.formats.bundle.contracts import Geometry
-
-
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What a family reads off a checkpoint's configurations.
-
-    Args:
-        scheduler_config: configuration of the Diffusers scheduler that the checkpoint was trained for.
-        latent_channels: C of a latent [C, h, w].
-        latent_size: h and w that the checkpoint was trained on, in latent cells.
-        vae_scale_factor: pixels per latent cell along one axis.
-        scaling_factor: latents are multiplied by it after encoding and divided by it before decoding.
-        context_length: tokens per prompt.
-        context_dim: features per token.
-        prediction_type: what the denoiser predicts: "epsilon", "v_prediction" or "sample".
-        sizes: further sizes of the family's inputs, by name.
-        zeros_where_empty: the unconditional row of an empty negative text is zeros, not what text encoders make of it.
-    """
-
-    scheduler_config: dict[str, Any]
-    latent_channels: int
-    latent_size: tuple[int, int]
-    vae_scale_factor: int
-    scaling_factor: float
-    context_length: int
-    context_dim: int
-    prediction_type: str
-    sizes: tuple[tuple[str, int], ...] = ()
-    zeros_where_empty: bool = False
 
 
 class Family(ABC):

@@ -217,6 +217,14 @@ def hinted(names: Iterable[str]) -> tuple[Distillation, str] | None:
     return None
 
 
+def says_how(config: Mapping[str, Any], distilled: Distillation) -> bool:
+    """Returns whether a scheduler says how a checkpoint is sampled that is called so.
+
+    Lightning's is SD-Turbo's, which does not say the number of steps.
+    """
+    return distilled.kind != "lightning" and few_steps(config) is not None
+
+
 def completed(
     said: Distillation | None, names: Iterable[str], config: Mapping[str, Any], steps: int | None
 ) -> Distillation | None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sdmobile.families.component import Encode
-    from sdmobile.families.family import Facts
+    from sdmobile.families.facts import Facts
     from sdmobile.formats.bundle.contracts import Geometry
 
 _IN, _OUT = f"{unet.PREFIX}input_blocks.0.0.weight", f"{unet.PREFIX}out.2.weight"

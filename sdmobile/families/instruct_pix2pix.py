@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sdmobile.families.component import Encode
-    from sdmobile.families.family import Facts
+    from sdmobile.families.facts import Facts
     from sdmobile.formats.bundle.contracts import Geometry
 
 _PIPELINE = "StableDiffusionInstructPix2PixPipeline"

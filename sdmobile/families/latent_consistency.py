@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families import autoencoder, clip, unet
 from sdmobile.families.component import EMBEDDED, Config, FileNames, Kind, Shapes, Value
-from sdmobile.families.family import Facts, Family
+from sdmobile.families.facts import Facts
+from sdmobile.families.family import Family
 from sdmobile.families.sampler_tables import consistency_solver, solver_entries, training_schedule
 from sdmobile.families.schedulers import LCM
 from sdmobile.families.stable_diffusion import StableDiffusion

@@ -16,7 +16,7 @@ from sdmobile.families.schedulers import finite_positive
 from sdmobile.families.stable_diffusion import StableDiffusion
 
 if TYPE_CHECKING:
-    from sdmobile.families.family import Facts
+    from sdmobile.families.facts import Facts
 
 _DISTILLED = "distilled_guidance_scale"
 

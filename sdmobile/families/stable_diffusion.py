@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families import apple, autoencoder, clip, unet, unet_control
 from sdmobile.families.component import BATCH2, SEPARATE, Config, Shapes
-from sdmobile.families.family import Facts, Family
+from sdmobile.families.facts import Facts
+from sdmobile.families.family import Family
 from sdmobile.families.schedulers import STABLE_DIFFUSION, check_schedule, prediction_type
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from sdmobile.families import apple, autoencoder, clip_pooled, unet, unet_xl
 from sdmobile.families.clip_pooled import POOLED, WIDTH
 from sdmobile.families.component import Config, Shapes
 from sdmobile.families.distilled import DistilledToFewSteps
-from sdmobile.families.family import Facts
+from sdmobile.families.facts import Facts
 from sdmobile.families.schedulers import STABLE_DIFFUSION
 from sdmobile.families.stable_diffusion import StableDiffusion
 

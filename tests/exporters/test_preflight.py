@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sdmobile.checkpoints import open_checkpoint
+from sdmobile.device_profiles.model import DeviceProfile
 from sdmobile.errors import CheckpointError, SdmobileError, UnsupportedError
 from sdmobile.exporters.estimates import PlannedComponent
 from sdmobile.exporters.preflight import Check, Level, PreflightReport, preflight
@@ -178,3 +179,11 @@ def test_no_damage_ends_as_a_fault_of_ours(copy: Path, seed: int) -> None:
     damage(Random(seed), copy)
     with contextlib.suppress(CheckpointError, UnsupportedError):
         judged(copy)
+
+
+def test_a_denoiser_too_large_for_one_file_is_to_be_cut(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = open_checkpoint(tiny_checkpoint).components["unet"].parameters
+    monkeypatch.setattr(DeviceProfile, "max_file_bytes", int(0.9 * parameters))
+    report = judged(tiny_checkpoint)
+    assert [text for text in report.problems if "unet takes" in text and text.endswith("Cut it: --chunks 4.")], report
+    assert not any("unet takes" in text for text in judged(tiny_checkpoint, chunks=4).problems)
