@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import UsageError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 BUNDLED = ("shapes-64", "shapes-64-mobile")
 """Names of the trained checkpoints; the first is every command's default."""
@@ -24,6 +30,28 @@ def bundled_path(path: Path) -> Path:
     """
     named = path.parts and path.parts[0] in BUNDLED and ".." not in path.parts
     return _DATA / path if named and not path.exists() else path
+
+
+@dataclass(frozen=True)
+class ScaledPath:
+    """A file or folder as a user names it, and how much of what it adds.
+
+    Args:
+        path: of the file or folder.
+        scale: factor on what it adds.
+    """
+
+    path: Path
+    scale: float = 1.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the fields as a JSON object, for another process."""
+        return {"path": str(self.path), "scale": self.scale}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Returns what `to_json` wrote."""
+        return cls(Path(data["path"]), float(data["scale"]))
 
 
 def scaled_path(text: str, what: str) -> tuple[Path, float]:

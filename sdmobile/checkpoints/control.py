@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sdmobile.checkpoints.bundled import bundled_path, scaled_path
+from sdmobile.checkpoints.bundled import ScaledPath, bundled_path, scaled_path
 from sdmobile.checkpoints.folder import read_component
 from sdmobile.checkpoints.hub import origin_of
 from sdmobile.checkpoints.hub_parts import CONTROL, located
@@ -26,16 +26,11 @@ _FITS = "the control network must have been made for the checkpoint's UNet"
 
 
 @dataclass(frozen=True)
-class ControlFolder:
-    """A control network as a user names it.
+class ControlFolder(ScaledPath):
+    """A control network as a user names it: a folder in Diffusers' format, and Diffusers' conditioning scale.
 
-    Args:
-        path: a folder in Diffusers' format, or the name of one that ships with the package or is on the Hub.
-        scale: factor on what it adds, Diffusers' `controlnet_conditioning_scale`.
+    The folder may be the name of one that ships with the package or is on the Hub.
     """
-
-    path: Path
-    scale: float = 1.0
 
     @classmethod
     def parse(cls, text: str) -> ControlFolder:
@@ -45,15 +40,6 @@ class ControlFolder:
             UsageError: the scale is no finite number.
         """
         return cls(*scaled_path(text, "a control network"))
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the fields as a JSON object, for another process."""
-        return {"path": str(self.path), "scale": self.scale}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> ControlFolder:
-        """Returns what `to_json` wrote."""
-        return cls(Path(data["path"]), float(data["scale"]))
 
 
 def with_controls(

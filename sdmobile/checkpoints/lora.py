@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sdmobile.basics.files import hash_file
 from sdmobile.basics.untrusted import UntrustedError, parse_json
-from sdmobile.checkpoints.bundled import scaled_path
+from sdmobile.checkpoints.bundled import ScaledPath, scaled_path
 from sdmobile.checkpoints.headers import read_header
 from sdmobile.checkpoints.hub import name_of, origin_of
 from sdmobile.checkpoints.hub_parts import LORA, located
@@ -46,16 +46,8 @@ _SHAPES = "the matrices of a LoRA must fit the weight that they change"
 
 
 @dataclass(frozen=True)
-class LoraFile:
-    """A LoRA as a user names it.
-
-    Args:
-        path: a safetensors file.
-        scale: factor on the change.
-    """
-
-    path: Path
-    scale: float = 1.0
+class LoraFile(ScaledPath):
+    """A LoRA as a user names it: a safetensors file, and a factor on the change."""
 
     @classmethod
     def parse(cls, text: str) -> LoraFile:
@@ -71,15 +63,6 @@ class LoraFile:
     def __str__(self) -> str:
         """Returns the name and the exact scale, as `--lora` takes them."""
         return f"{name_of(self.path)}:{self.scale!r}".removesuffix(".0")
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the fields as a JSON object, for another process."""
-        return {"path": str(self.path), "scale": self.scale}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> LoraFile:
-        """Returns what `to_json` wrote."""
-        return cls(Path(data["path"]), float(data["scale"]))
 
 
 @dataclass(frozen=True)
