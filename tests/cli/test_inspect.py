@@ -94,7 +94,9 @@ def test_a_component_above_two_gigabytes_is_refused_for_android(checkpoint: Chec
     large = dataclasses.replace(checkpoint, components={**checkpoint.components, "unet": unet})
     verdict = judge(large, "android")
     assert not verdict.possible
-    assert verdict.problems == ("a .tflite file has at most 2.15 GB: unet takes 2.20 GB in float16",)
+    assert verdict.problems == (
+        "a .tflite file has at most 2.15 GB: unet takes 2.20 GB in float16. Cut it: --chunks 3.",
+    )
     assert judge(large, "ios").possible
 
 
