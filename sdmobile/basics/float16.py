@@ -6,7 +6,10 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
 # IEEE 754-2019, binary16, round half to even: the largest finite value is 65504 and 65520 is the first that rounds to
@@ -18,6 +21,7 @@ SMALLEST = 2.0**-24
 # The least ε of a norm that divides by the largest deviation first: (6·√ε)², what is left of it where a group has no
 # deviations, must not vanish.
 LEAST_EPSILON = 2.0**-29
+_BLOCK = 1 << 16  # values whose magnitudes stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -43,19 +47,41 @@ class TensorLoss:
         return asdict(self)
 
 
-def scan(weights: Iterable[tuple[str, Tensor]]) -> list[TensorLoss]:
-    """Returns the tensors that lose values in float16, in the order given; integer tensors are passed over."""
+def scan(weights: Iterable[tuple[str, Tensor | NDArray[Any]]]) -> list[TensorLoss]:
+    """Returns the tensors that lose values in float16, in the order given; integer tensors are passed over.
+
+    Args:
+        weights: names, and tensors of PyTorch or arrays of NumPy.
+    """
     losses = []
-    for name, tensor in weights:
-        if not tensor.is_floating_point() or tensor.numel() == 0:
+    for name, weight in weights:
+        values = _floats(weight)
+        if values is None or values.size == 0:
             continue
-        magnitude = tensor.detach().abs()
-        largest = float(magnitude.max())
-        overflow = int((magnitude >= ROUNDS_TO_INFINITY).sum()) if largest >= ROUNDS_TO_INFINITY else 0
-        flushed = int(((magnitude <= ROUNDS_TO_ZERO) & (magnitude > 0)).sum())
+        largest, overflow, flushed = 0.0, 0, 0
+        for start in range(0, values.size, _BLOCK):
+            magnitude = np.abs(values[start : start + _BLOCK])
+            here = float(magnitude.max())
+            if here >= ROUNDS_TO_INFINITY:
+                overflow += int(np.count_nonzero(magnitude >= ROUNDS_TO_INFINITY))
+            flushed += int(np.count_nonzero(magnitude <= ROUNDS_TO_ZERO) - np.count_nonzero(magnitude == 0))
+            largest = max(largest, here)
         if overflow or flushed:
-            losses.append(TensorLoss(name, tensor.numel(), overflow, flushed, largest))
+            losses.append(TensorLoss(name, values.size, overflow, flushed, largest))
     return losses
+
+
+def _floats(weight: Tensor | NDArray[Any]) -> NDArray[np.floating] | None:
+    """Returns the values in one row, in float32 or wider; None for integers."""
+    if isinstance(weight, np.ndarray):
+        values = weight if weight.dtype.kind == "f" else None
+    else:
+        # NumPy has no bfloat16.
+        exact = weight.detach().float() if weight.dtype.itemsize < 4 else weight.detach()
+        values = exact.numpy() if weight.is_floating_point() else None
+    if values is None:
+        return None
+    return values.reshape(-1).astype(np.promote_types(values.dtype, np.float32), copy=False)
 
 
 def warnings_for(losses: list[TensorLoss]) -> list[str]:

@@ -11,13 +11,18 @@ everywhere in CLIP's texts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sdmobile.basics.files import hash_file
+from sdmobile.checkpoints.arrays import read_array
+from sdmobile.checkpoints.headers import TensorInfo, read_header
 from sdmobile.checkpoints.hub import HubName, name_of
 from sdmobile.checkpoints.hub_parts import EMBEDDING, located
 from sdmobile.errors import CheckpointError, UsageError
@@ -25,6 +30,7 @@ from sdmobile.families.clip import TOKEN_ROWS
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
     from sdmobile.checkpoints.types import Checkpoint, ComponentInfo
 
@@ -114,8 +120,8 @@ class Embedding:
         rows = f"{count} vectors, rows {self.first_row} to {last}" if count > 1 else f"row {self.first_row}"
         return f"embedding: {self.name} is the word {self.tokens[0]} ({rows} of the token embedding)"
 
-    def vectors(self, model: str) -> torch.Tensor:
-        """Returns the vectors [n, d] for a text encoder, in float32."""
+    def vectors(self, model: str) -> NDArray[np.float32]:
+        """Returns the vectors [n, d] for a text encoder."""
         return _read(self.file.path, self.tensors)[1][self.tensors.get(model, model)]
 
     def to_json(self) -> dict[str, Any]:
@@ -178,19 +184,6 @@ def with_rows(text_encoder: ComponentInfo, embedding: Embedding) -> ComponentInf
     )
 
 
-def put_rows(weight: torch.Tensor, embeddings: tuple[Embedding, ...], model: str) -> torch.Tensor:
-    """Returns the token embedding [rows, d] of a text encoder with the vectors of learned words in their rows."""
-    import torch
-
-    if not embeddings:
-        return weight
-    end = max(one.first_row + len(one.tokens) for one in embeddings)
-    longer = torch.cat([weight, weight.new_zeros(max(0, end - len(weight)), weight.shape[1])])
-    for one in embeddings:
-        longer[one.first_row : one.first_row + len(one.tokens)] = one.vectors(model)
-    return longer
-
-
 def _checked_token(token: str, path: Path) -> str:
     odd = not token.isprintable() or any(c.isspace() or c in "`|" for c in token)
     if odd or not 0 < len(token) <= _MOST_CHARACTERS:
@@ -202,30 +195,30 @@ def _checked_token(token: str, path: Path) -> str:
     return token
 
 
-def _read(path: Path, names: Mapping[str, str]) -> tuple[str, dict[str, torch.Tensor]]:
-    """Returns the token and the vectors [n, d] of a file in float32, by tensor; of the only one by "text_encoder"."""
-    import torch
-
-    own, tensors = _tensors(path, names)
-    for name, tensor in tensors.items():
-        if tensor.ndim not in (1, 2) or not tensor.is_floating_point() or not 1 <= tensor.numel() <= 1 << 24:
-            raise CheckpointError(_RULE, f"{path}: {tensor.dtype} {list(tensor.shape)}".replace("torch.", ""))
-        tensors[name] = vectors = tensor.detach().to(torch.float32).reshape(-1, tensor.shape[-1])
+def _read(path: Path, names: Mapping[str, str]) -> tuple[str, dict[str, NDArray[np.float32]]]:
+    """Returns the token and the vectors [n, d] of a file, by tensor; of the only one by "text_encoder"."""
+    own, stored = _stored(path, names)
+    found: dict[str, NDArray[np.float32]] = {}
+    for name, one in stored.items():
+        is_info = isinstance(one, TensorInfo)
+        shape, dtype = tuple(one.shape), str(one.dtype).removeprefix("torch.")
+        is_float = one.is_float if is_info else one.is_floating_point()
+        if len(shape) not in (1, 2) or not is_float or not 1 <= math.prod(shape) <= 1 << 24:
+            raise CheckpointError(_RULE, f"{path}: {dtype} {list(shape)}")
+        values = read_array(one) if is_info else one.detach().float().numpy()
+        found[name] = vectors = values.reshape(-1, shape[-1])
         if len(vectors) > _MOST_VECTORS:
             raise CheckpointError(f"an embedding has at most {_MOST_VECTORS} vectors", f"{path}: {len(vectors)}")
-        if not bool(vectors.isfinite().all()):
+        if not np.isfinite(vectors).all():
             raise CheckpointError("the vectors of an embedding must be finite", path)
-    return path.stem if own in _NAMELESS else own, tensors
+    return path.stem if own in _NAMELESS else own, found
 
 
-def _tensors(path: Path, names: Mapping[str, str]) -> tuple[str, dict[str, torch.Tensor]]:
-    """Returns the token of a file and the tensors that it must hold."""
+def _stored(path: Path, names: Mapping[str, str]) -> tuple[str, Mapping[str, TensorInfo | torch.Tensor]]:
+    """Returns the token of a file and the tensors that it must hold; those of a safetensors file are not read."""
     if not names:
-        own, tensor = _one_tensor(path)
-        return own, {_ONLY: tensor}
-    from sdmobile.checkpoints.headers import read_header
-    from sdmobile.checkpoints.weights import read_tensor
-
+        own, one = _one_stored(path)
+        return own, {_ONLY: one}
     wanted = set(names.values())
     rule = f"an embedding for two text encoders is a .safetensors file with {' and '.join(sorted(wanted))}"
     if path.suffix.lower() != ".safetensors":
@@ -233,23 +226,21 @@ def _tensors(path: Path, names: Mapping[str, str]) -> tuple[str, dict[str, torch
     header = read_header(path)[0]
     if set(header) != wanted:
         raise CheckpointError(rule, f"{path} has {', '.join(sorted(header)[:4]) or 'nothing'}")
-    return path.stem, {name: read_tensor(info) for name, info in header.items()}
+    return path.stem, header
 
 
-def _one_tensor(path: Path) -> tuple[str, torch.Tensor]:
+def _one_stored(path: Path) -> tuple[str, TensorInfo | torch.Tensor]:
     """Returns the tensor of a file under its name; pickles are read without running anything."""
-    import torch
-
-    from sdmobile.checkpoints.headers import read_header
-    from sdmobile.checkpoints.pickles import load_state
-    from sdmobile.checkpoints.weights import read_tensor
-
     if path.suffix.lower() not in _SUFFIXES:
         raise CheckpointError(f"an embedding must be a file in {', '.join(_SUFFIXES)}", path)
     if path.suffix.lower() == ".safetensors":
         header = read_header(path)[0]
         name = _only(path, list(header))
-        return name, read_tensor(header[name])
+        return name, header[name]
+    import torch
+
+    from sdmobile.checkpoints.pickles import load_state
+
     state = load_state(path)[0]
     stated: dict[Any, Any] = state if isinstance(state, dict) else {}
     params = stated.get("string_to_param", stated)

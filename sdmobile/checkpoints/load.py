@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sdmobile.checkpoints.embeddings import put_rows
-from sdmobile.checkpoints.lora_kinds import delta
+from sdmobile.checkpoints.arrays import model_arrays
 from sdmobile.checkpoints.modules import empty_module
-from sdmobile.checkpoints.weights import component_tensors, read_tensor
 from sdmobile.errors import CheckpointError
-from sdmobile.families.clip import TOKEN_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -18,7 +15,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sdmobile.checkpoints.headers import TensorInfo
-    from sdmobile.checkpoints.lora import LoraLayer
     from sdmobile.checkpoints.types import Checkpoint
 
 _SHOWN = 5
@@ -83,17 +79,10 @@ def read_weights(
     Raises:
         CheckpointError: a weight is not finite, or a file is corrupt.
     """
-    stored = checkpoint.components[name].tensors
-    changes = _lora_layers(checkpoint, name)
-    for key, tensor in component_tensors(checkpoint, name, wanted):
-        if key not in stored:
-            continue
-        value = _checked_float32(name, key, tensor)
-        for layer in changes.get(key, ()):
-            value += _lora_change(checkpoint, name, layer)
-            if not bool(value.isfinite().all()):
-                raise CheckpointError("weights must stay finite with a LoRA", f"{name}: {key}", "Take a smaller scale.")
-        yield key, put_rows(value, checkpoint.embeddings, name) if key == TOKEN_ROWS else value
+    import torch
+
+    for key, value in model_arrays(checkpoint, name, wanted):
+        yield key, torch.from_numpy(value)
 
 
 def checked_module(checkpoint: Checkpoint, name: str) -> nn.Module:
@@ -111,32 +100,6 @@ def checked_module(checkpoint: Checkpoint, name: str) -> nn.Module:
     return module
 
 
-def check_values(checkpoint: Checkpoint, name: str) -> None:
-    """Reads a model's weights once; raises CheckpointError where one is NaN or infinite, or a file is corrupt."""
-    for key, tensor in component_tensors(checkpoint, name):
-        _checked_float32(name, key, tensor)
-    for layers in _lora_layers(checkpoint, name).values():
-        for layer in layers:
-            _lora_change(checkpoint, name, layer)
-
-
-def _lora_layers(checkpoint: Checkpoint, name: str) -> dict[str, list[LoraLayer]]:
-    """Returns what LoRAs change in a model, by weight, in the order of the LoRAs."""
-    tensors = checkpoint.components[name].tensors
-    found: dict[str, list[LoraLayer]] = {}
-    for layer in (layer for lora in checkpoint.loras for layer in lora.layers):
-        if layer.model == name and layer.weight in tensors:  # else of a layer that is left out
-            found.setdefault(layer.weight, []).append(layer)
-    return found
-
-
-def _lora_change(checkpoint: Checkpoint, name: str, layer: LoraLayer) -> torch.Tensor:
-    """Returns what one layer of a LoRA adds to its weight, in float32."""
-    parts = {key: _checked_float32(name, info.stored, read_tensor(info)) for key, info in layer.parts.items()}
-    change = layer.factor * delta(parts, checkpoint.components[name].tensors[layer.weight].shape)
-    return _checked_float32(name, f"the LoRA's change of {layer.weight}", change)
-
-
 def _check_shapes(component: str, wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, TensorInfo]) -> None:
     for key, info in stored.items():
         if key not in wanted:
@@ -152,22 +115,6 @@ def _check_shapes(component: str, wanted: Mapping[str, tuple[int, ...]], stored:
                 f"{component}: {key} is {info.dtype}",
                 "Undo the quantisation first, or use another copy of the checkpoint.",
             )
-
-
-def _checked_float32(component: str, name: str, tensor: torch.Tensor) -> torch.Tensor:
-    import torch
-
-    value = tensor.to(dtype=torch.float32).contiguous()
-    # The sum is finite only if all are (or is infinite by overflow, which the exact count then clears).
-    if not torch.isfinite(value.sum()):
-        bad = int((~torch.isfinite(value)).sum())
-        if bad:
-            raise CheckpointError(
-                "every weight must be finite",
-                f"{component}: {bad} of {value.numel()} values of {name} are NaN or infinite",
-                "Use another copy of the checkpoint, or one that was saved in float32.",
-            )
-    return value
 
 
 def _check_complete(component: str, missing: set[str], unknown: list[str]) -> None:

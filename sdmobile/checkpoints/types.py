@@ -193,7 +193,7 @@ class Checkpoint(Facts):
     @cached_property
     def unreadable(self) -> dict[str, SdmobileError]:
         """Models with a weight that is NaN or infinite, or cannot be read; those that misfit are left out."""
-        from sdmobile.checkpoints.load import check_values
+        from sdmobile.checkpoints.arrays import check_values
 
         return self._failures(check_values, tuple(name for name in self.components if name not in self.misfits))
 

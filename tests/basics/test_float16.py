@@ -36,5 +36,23 @@ def test_the_edge_of_the_range(value: float, overflow: int) -> None:
     assert len(warnings_for(losses)) == overflow
 
 
+@given(npst.arrays(np.float32, st.integers(1, 20), elements=magnitudes), st.sampled_from(["float64", "float16"]))
+@settings(max_examples=100, deadline=None)
+def test_arrays_and_tensors_are_scanned_alike(values: np.ndarray, other: str) -> None:
+    with np.errstate(over="ignore"):
+        kinds = (values, values.astype(other), values.reshape(1, -1)[:, ::2])
+    for array in kinds:
+        assert scan([("w", array)]) == scan([("w", torch.from_numpy(array.copy()))])
+    assert scan([("w", values)]) == scan([("w", values.astype(np.float64))])
+
+
+def test_what_is_long_is_scanned_whole() -> None:
+    values = np.ones(200_001, np.float32)
+    values[[0, 70_000, -1]] = 1e5, 1e-9, 2e5
+    (loss,) = scan([("w", values)])
+    assert (loss.elements, loss.overflow, loss.flushed, loss.max_abs) == (200_001, 2, 1, 200_000.0)
+
+
 def test_integer_and_empty_tensors_are_passed_over() -> None:
     assert scan([("ids", torch.tensor([1 << 20])), ("empty", torch.empty(0))]) == []
+    assert scan([("ids", np.array([1 << 20])), ("empty", np.empty(0))]) == []

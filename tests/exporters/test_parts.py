@@ -137,7 +137,7 @@ def test_only_the_weights_of_a_part_are_read(
     folder: Path, tmp_path: Path, watched: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[list[str]] = []
-    original = load.component_tensors
+    original = load.model_arrays
 
     def spy(checkpoint: Any, name: str, wanted: Any = None) -> Any:
         read.append([])
@@ -145,7 +145,7 @@ def test_only_the_weights_of_a_part_are_read(
             read[-1].append(key)
             yield key, tensor
 
-    monkeypatch.setattr(load, "component_tensors", spy)
+    monkeypatch.setattr(load, "model_arrays", spy)
     record = export_component(job(folder, "ios", tmp_path, 3))
     sizes = {name: info.elements for name, info in open_checkpoint(folder).components["unet"].tensors.items()}
     names = [name for part in read[-3:] for name in part]
