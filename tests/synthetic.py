@@ -100,6 +100,11 @@ def write_checkpoint(
     return folder
 
 
+def preset(name: Preset) -> Mapping[str, Mapping[str, Any]]:
+    """Returns the configurations of a preset's models."""
+    return _PRESETS[name]
+
+
 def write_control_network(folder: Path, checkpoint: Path, seed: int = 0) -> Path:
     """Writes a ControlNet with random float16 weights for a checkpoint's UNet; none of its convolutions is zero."""
     import torch

@@ -175,12 +175,13 @@ def with_rows(text_encoder: ComponentInfo, embedding: Embedding) -> ComponentInf
     """Returns what a text encoder is with the rows of a learned word; some may be spare rows of the stored matrix."""
     stored = text_encoder.tensors[TOKEN_ROWS]
     rows = max(stored.shape[0], embedding.first_row + len(embedding.tokens))
-    more = (rows - stored.shape[0]) * stored.shape[1]
+    added = rows - stored.shape[0]
+    longer = replace(stored, shape=(rows, stored.shape[1]), added=stored.added + added)
     return replace(
         text_encoder,
         config={**text_encoder.config, "vocab_size": rows},
-        tensors={**text_encoder.tensors, TOKEN_ROWS: replace(stored, shape=(rows, stored.shape[1]))},
-        parameters=text_encoder.parameters + more,
+        tensors={**text_encoder.tensors, TOKEN_ROWS: longer},
+        parameters=text_encoder.parameters + added * stored.shape[1],
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -35,15 +35,17 @@ _RULE = "a safetensors file must be complete and well-formed"
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Shape and type of one stored tensor, the file that holds it and where in it.
+    """Shape and type of one stored tensor or of some rows of it, the file that holds it and where in it.
 
     Args:
         shape: its axes.
         dtype: as torch and NumPy name it.
         file: that holds it.
-        offset: bytes from the file's start, in safetensors.
+        offset: bytes from the file's start, in safetensors; from the tensor's own start in a pickle.
         stored: its name in the file.
         scale: of a weight that is stored divided by it.
+        transposed: whether the file has the axes the other way round.
+        added: rows at its end that no file holds: learned words get them.
     """
 
     shape: tuple[int, ...]
@@ -52,6 +54,8 @@ class TensorInfo:
     offset: int = 0
     stored: str = ""
     scale: TensorInfo | None = None
+    transposed: bool = False
+    added: int = 0
 
     @property
     def elements(self) -> int:
@@ -62,6 +66,22 @@ class TensorInfo:
     def bytes(self) -> int:
         """Size on disk."""
         return self.elements * _ITEM_SIZE.get(self.dtype, 0)
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """Axes as they lie in the file."""
+        shape = (self.shape[0] - self.added, *self.shape[1:]) if self.added else self.shape
+        return shape[::-1] if self.transposed else shape
+
+    def rows(self, first: int, last: int) -> TensorInfo:
+        """Returns rows of it, up to but not including the last; fewer where it has fewer."""
+        first, last = min(first, self.shape[0]), min(last, self.shape[0])
+        row = prod(self.shape[1:]) * _ITEM_SIZE.get(self.dtype, 0)
+        scale = self.scale
+        if scale is not None and scale.elements > 1:  # one per row
+            scale = scale.rows(first, last)
+        shape = (max(0, last - first), *self.shape[1:])
+        return replace(self, shape=shape, offset=self.offset + first * row, scale=scale)
 
     @property
     def is_float(self) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.checkpoints.assemble import Parts, assemble, component_info
 from sdmobile.checkpoints.facts import shapes_of
-from sdmobile.checkpoints.headers import TensorInfo, check_readable
+from sdmobile.checkpoints.headers import check_readable
 from sdmobile.checkpoints.hub import origin_of
 from sdmobile.checkpoints.jsonfile import read_json
 from sdmobile.checkpoints.weights import Headers, laid_out, normalise, read_headers
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    import torch
-
+    from sdmobile.checkpoints.headers import TensorInfo
     from sdmobile.checkpoints.types import Checkpoint, ComponentInfo, Given
     from sdmobile.families.component import Model
     from sdmobile.families.family import Family
+    from sdmobile.families.original_names import Source
 
-Tensors = dict[str, TensorInfo]
+Tensors = dict[str, "TensorInfo"]
 _RULE = "the tensor names must be those of the original layout"
 _SHOWN = 5
 _EMA = "model_ema."
@@ -138,31 +139,32 @@ def read_part(path: Path, model: Model, tensors: Tensors) -> tuple[ComponentInfo
         UnsupportedError: names that are not those of the layout.
     """
     stored = {name: info for name, info in tensors.items() if name.startswith(model.prefixes)}
-    names = list(stored)
     try:
-        renamed = model.convert({name: _tag(index, stored[name]) for index, name in enumerate(names)})
-    except (KeyError, IndexError, ValueError, AttributeError, ArithmeticError, TypeError, RuntimeError) as error:
+        found = {name: _taken(stored, source) for name, source in model.sources(shapes_of(stored)).items()}
+    except LookupError as error:
         value = f"{path}: {model.name}: {type(error).__name__} {error}"
         raise UnsupportedError(_RULE, value) from error
     weights: Tensors = {}
     used: set[str] = set()
-    for name, value in renamed.items():
-        if not value.numel():
+    for name, (source, one) in found.items():
+        if not one.elements:
             continue
-        source = names[int(value.flatten()[0])]
         used.add(source)
         if (key := normalise(name, model.unused)) is not None:
-            weights[key] = TensorInfo(laid_out(key, tuple(value.shape)), stored[source].dtype, path, stored=source)
+            weights[key] = replace(one, shape=laid_out(key, one.shape))
     config = model.base_config(shapes_of(weights), list(tensors))
     info, notes = component_info(model, path, model.classes[0], config, weights, (path,))
     return info, notes, used
 
 
-def _tag(index: int, info: TensorInfo) -> torch.Tensor:
-    """Returns a tensor of a stored one's shape that takes no memory and carries its number through all renaming."""
-    import torch
-
-    return torch.tensor(index, dtype=torch.int16).expand(info.shape)
+def _taken(stored: Tensors, source: Source) -> tuple[str, TensorInfo]:
+    """Returns the name of the tensor that a weight comes from, and what of it the weight is."""
+    info = stored[source.name]
+    if source.rows is not None:
+        info = info.rows(*source.rows)
+    if source.transposed:
+        info = replace(info, shape=info.shape[::-1], transposed=True)
+    return source.name, info
 
 
 def unused_tensors(path: Path, models: Sequence[Model], stored: list[str], used: set[str]) -> list[str]:

@@ -57,7 +57,6 @@ class ComponentInfo:
         bytes: size of its tensors on disk.
         weight_files: the files that hold them.
         tensors: what is stored, under the names that its module uses.
-        prefix: what the names in a single file lack of those in the original layout.
     """
 
     name: str
@@ -69,7 +68,6 @@ class ComponentInfo:
     bytes: int
     weight_files: tuple[Path, ...] = ()
     tensors: Mapping[str, TensorInfo] = field(default_factory=dict, repr=False)
-    prefix: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

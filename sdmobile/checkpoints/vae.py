@@ -81,4 +81,4 @@ def _from_file(path: Path, model: Model) -> tuple[ComponentInfo, list[str]]:
     info, corrections, used = read_part(path, model, tensors)
     notes = [f"{model.name}: {note}" for note in headers.notes]
     notes += unused_tensors(path, (model,), list(tensors), used)
-    return replace(info, prefix=prefix), [*notes, *corrections]
+    return info, [*notes, *corrections]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 from sdmobile.checkpoints.dialects import multiplied, name_notes, plain_names, refuse_adapters, with_scales
@@ -14,14 +15,12 @@ from sdmobile.checkpoints.pickles import load_pickle, read_pickle_header
 from sdmobile.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-    from io import BufferedReader
+    from collections.abc import Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
     import torch
 
-    from sdmobile.checkpoints.types import Checkpoint, ComponentInfo
-    from sdmobile.families.component import Model
+    from sdmobile.checkpoints.types import Checkpoint
 
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
 # File names of a component's weights: stem, variant, format; a shard index has its variant at the end.
@@ -173,7 +172,8 @@ def normalise(name: str, unused: tuple[str, ...] = ()) -> str | None:
 
 def laid_out(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Returns the shape that a module has for a stored one; the old VAE has matrices as 1×1 convolutions."""
-    return shape[:2] if ".attentions." in key and ".to_" in key and len(shape) == 4 else shape
+    matrix = ".attentions." in key and ".to_" in key and len(shape) in (3, 4) and set(shape[2:]) == {1}
+    return shape[:2] if matrix else shape
 
 
 def component_tensors(
@@ -189,79 +189,34 @@ def component_tensors(
     Raises:
         CheckpointError: a file cannot be read.
     """
-    info, model = checkpoint.components[name], checkpoint.family.model(name)
-    if info.path.is_dir():
-        tensors = stored_tensors(
-            info.weight_files, lambda key: wanted is None or normalise(key, model.unused) in wanted
-        )
-    else:
-        tensors = _converted(info, model, wanted)
-    for own, tensor in tensors:
-        key = normalise(own, model.unused)
-        if key is not None and (wanted is None or key in wanted):
-            yield key, tensor.reshape(laid_out(key, tuple(tensor.shape)))
+    tensors = checkpoint.components[name].tensors
+    yield from read_tensors({key: one for key, one in tensors.items() if wanted is None or key in wanted})
 
 
-def _converted(info: ComponentInfo, model: Model, wanted: Collection[str] | None) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yields tensors of a file in the original layout; one at a time where those wanted are stored as they are."""
-    files, prefix = info.weight_files, info.prefix
-    if wanted is not None and (sources := _sources(info, model, wanted)) is not None:
-        for key, tensor in stored_tensors(files, sources.__contains__):
-            yield sources[key], tensor
-        return
-    stored = stored_tensors(files, lambda key: (prefix + key).startswith(model.prefixes))
-    renamed = model.convert({prefix + key: tensor for key, tensor in stored})
-    # Each tensor is let go as soon as it was used: the stored copy shrinks while the loaded one grows.
-    for renewed in list(renamed):
-        yield renewed, renamed.pop(renewed)
+def read_tensors(tensors: Mapping[str, TensorInfo]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yields name and tensor of each, in the order of the files; of safetensors one at a time.
 
-
-def _sources(info: ComponentInfo, model: Model, wanted: Collection[str]) -> dict[str, str] | None:
-    """Returns, by the name in the file, the new name of each wanted tensor; None where one is stored in another form.
-
-    What the conversion hands on as it is, it also hands on as it is from tensors without values.
+    Mapping a file would be as fast, but its pages count as memory of the process.
     """
-    import torch
-
-    names = {info.prefix + key: one for key, one in read_headers(info.weight_files).tensors.items()}
-    empty = {
-        name: torch.empty(one.shape, device="meta") for name, one in names.items() if name.startswith(model.prefixes)
-    }
-    origins = {id(tensor): name.removeprefix(info.prefix) for name, tensor in empty.items()}
-    renamed = model.convert(dict(empty))
-    places = {
-        renewed: origins.get(id(tensor))
-        for renewed, tensor in renamed.items()
-        if normalise(renewed, model.unused) in wanted
-    }
-    sources = {place: new for new, place in places.items() if place is not None}
-    return sources if len(sources) == len(places) else None
-
-
-def stored_tensors(
-    files: tuple[Path, ...], wanted: Callable[[str], bool] = lambda name: True
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yields plain name and tensor of each stored tensor that is wanted, reading one at a time from safetensors.
-
-    Mapping the file would be as fast, but its pages count as memory of the process.
-    """
-    headers = read_headers(files)
-    for path in files:
-        here = {name: info for name, info in headers.tensors.items() if info.file == path and wanted(name)}
+    for path in dict.fromkeys(info.file for info in tensors.values()):
+        here = sorted(((key, one) for key, one in tensors.items() if one.file == path), key=lambda item: item[1].offset)
         if path.suffix.lower() in PICKLE_SUFFIXES:
             values = load_pickle(path)[0]
-            for name, info in here.items():
-                # Copied, because the file is mapped.
-                scale = None if info.scale is None else values[info.scale.stored]
-                yield name, multiplied(values[info.stored].clone(), scale)
+            for key, info in here:
+                scale = None if info.scale is None else _of_pickle(values, info.scale)
+                yield key, multiplied(_of_pickle(values, info), scale)
             continue
-        with path.open("rb") as stream:
-            for name, info in sorted(here.items(), key=lambda item: item[1].offset):
-                yield name, multiplied(_read_tensor(stream, info), _read_scale(info))
+        for key, info in here:
+            yield key, multiplied(read_tensor(info), None if info.scale is None else read_tensor(info.scale))
 
 
-def _read_scale(info: TensorInfo) -> torch.Tensor | None:
-    return None if info.scale is None else read_tensor(info.scale)
+def _of_pickle(values: Mapping[str, torch.Tensor], info: TensorInfo) -> torch.Tensor:
+    """Returns a tensor, or rows of it, copied, because the file is mapped."""
+    flat = values[info.stored].reshape(-1)
+    first = info.offset // flat.element_size()
+    shape = info.stored_shape
+    value = flat[first : first + prod(shape)].clone().reshape(shape)
+    return value.T.contiguous() if info.transposed else value
 
 
 def read_tensor(info: TensorInfo) -> torch.Tensor:
@@ -270,21 +225,17 @@ def read_tensor(info: TensorInfo) -> torch.Tensor:
     Raises:
         CheckpointError: the file changed since its header was read, or cannot be read.
     """
-    try:
-        with info.file.open("rb") as stream:
-            return _read_tensor(stream, info)
-    except OSError as error:
-        raise CheckpointError("every file of the checkpoint must be readable", error) from error
-
-
-def _read_tensor(stream: BufferedReader, info: TensorInfo) -> torch.Tensor:
     import torch
 
-    dtype = getattr(torch, info.dtype)
-    if not info.elements:
-        return torch.empty(info.shape, dtype=dtype)
-    buffer = bytearray(info.bytes)
-    stream.seek(info.offset)
-    if stream.readinto(buffer) != info.bytes:
+    dtype, shape = getattr(torch, info.dtype), info.stored_shape
+    buffer = bytearray(prod(shape) * dtype.itemsize)
+    try:
+        with info.file.open("rb") as stream:
+            stream.seek(info.offset)
+            read = stream.readinto(buffer)
+    except OSError as error:
+        raise CheckpointError("every file of the checkpoint must be readable", error) from error
+    if read != len(buffer):
         raise CheckpointError("a weight file must not change while it is read", info.file)
-    return torch.frombuffer(buffer, dtype=dtype).reshape(info.shape)
+    value = torch.frombuffer(buffer, dtype=dtype).reshape(shape) if buffer else torch.empty(shape, dtype=dtype)
+    return value.T.contiguous() if info.transposed else value

@@ -9,29 +9,17 @@ from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families import tiny_autoencoder
 from sdmobile.families.autoencoder_streams import streams_of
 from sdmobile.families.component import Component, Config, FileNames, Kind, Model, Role, Shapes, Value
+from sdmobile.families.original_names import Source, autoencoder_sources
 from sdmobile.families.schedulers import finite_positive
 from sdmobile.families.shapes import count_blocks
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     from sdmobile.formats.bundle.contracts import Geometry
 
 PREFIX = "first_stage_model."
 _LOSS = PREFIX + "loss."
-# Diffusers' names, of today and of earlier, for the attention that the original layout calls attn_1.
-_ATTENTION = (
-    ("to_q", "q"),
-    ("to_k", "k"),
-    ("to_v", "v"),
-    ("to_out.0", "proj_out"),
-    ("query", "q"),
-    ("key", "k"),
-    ("value", "v"),
-    ("proj_attn", "proj_out"),
-    ("group_norm", "norm"),
-)
 SCALING_FACTOR = 0.18215
 """Diffusers' default, which older checkpoints rely on."""
 
@@ -79,21 +67,8 @@ def _check(class_name: str, config: Config) -> None:
             )
 
 
-def _convert(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    from diffusers.loaders import single_file_utils as diffusers_ldm
-
-    levels = [None] * count_blocks(tensors, PREFIX + "encoder.down.")
-    known = {_ldm_attention(name): value for name, value in tensors.items() if not name.startswith(_LOSS)}
-    return diffusers_ldm.convert_ldm_vae_checkpoint(known, {"down_block_types": levels, "up_block_types": levels})
-
-
-def _ldm_attention(name: str) -> str:
-    """Returns the original layout's name of an attention tensor that a converter left under Diffusers' name."""
-    if ".attn_1." not in name:
-        return name
-    for new, old in _ATTENTION:
-        name = name.replace(f".attn_1.{new}.", f".attn_1.{old}.")
-    return name
+def _sources(shapes: Shapes) -> Mapping[str, Source]:
+    return autoencoder_sources((name for name in shapes if not name.startswith(_LOSS)), PREFIX)
 
 
 def _spare(names: Sequence[str]) -> Mapping[str, str]:
@@ -111,7 +86,7 @@ MODEL = Model(
     derive=_derive,
     check=_check,
     prefixes=(PREFIX,),
-    convert=_convert,
+    sources=_sources,
     base_config=_base_config,
     spare=_spare,
 )

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import UnsupportedError, UsageError
 from sdmobile.families.component import Component, Config, FileNames, Kind, Model, Role, Shapes, Value
+from sdmobile.families.original_names import Source, clip_sources, open_clip_sources
 from sdmobile.families.shapes import count_blocks
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 CLIP = "cond_stage_model.transformer."
@@ -104,16 +103,15 @@ def _derive(shapes: Shapes) -> Config:
     return facts
 
 
-def _convert(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    from diffusers.loaders import single_file_utils as diffusers_ldm
-
-    if not is_open_clip(list(tensors)):
-        return diffusers_ldm.convert_ldm_clip_checkpoint(tensors)
-    spare = _spare(list(tensors))
-    used = {name: value for name, value in tensors.items() if name not in spare}
-    width = tensors[OPEN_CLIP + "token_embedding.weight"].shape[-1]
-    model: Any = SimpleNamespace(config=SimpleNamespace(hidden_size=width))
-    return diffusers_ldm.convert_open_clip_checkpoint(model, used, prefix=OPEN_CLIP)
+def _sources(shapes: Shapes) -> Mapping[str, Source]:
+    names = list(shapes)
+    if not is_open_clip(names):
+        return clip_sources(names, CLIP)
+    spare = _spare(names)
+    # Of the published encoder's last block nothing is used, though there be more.
+    last = f"{OPEN_CLIP}transformer.resblocks.{OPEN_CLIP_BLOCKS - 1}."
+    own = (name for name in names if name.startswith(OPEN_CLIP) and name not in spare and not name.startswith(last))
+    return open_clip_sources({name: shapes[name] for name in own}, OPEN_CLIP)
 
 
 def _spare(names: Sequence[str]) -> Mapping[str, str]:
@@ -148,7 +146,7 @@ MODEL = Model(
     derive=_derive,
     check=_check,
     prefixes=(CLIP, OPEN_CLIP),
-    convert=_convert,
+    sources=_sources,
     base_config=_base_config,
     spare=_spare,
     unused=("text_projection.",),

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import CheckpointError
 from sdmobile.families import clip
 from sdmobile.families.component import Component, Config, FileNames, Kind, Shapes, Value
+from sdmobile.families.original_names import Source, clip_sources, open_clip_sources
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     from sdmobile.families.component import Arrays, Run
@@ -98,12 +97,12 @@ def _derive_projected(shapes: Shapes) -> Config:
     return {**clip.MODEL.derive(shapes), **({"projection_dim": stored[0]} if len(stored) == 2 else {})}
 
 
-def _convert_second(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    from diffusers.loaders import single_file_utils as diffusers_ldm
+def _sources(shapes: Shapes) -> Mapping[str, Source]:
+    return clip_sources(shapes, FIRST)
 
-    width = tensors[f"{SECOND}token_embedding.weight"].shape[-1]
-    model: Any = SimpleNamespace(config=SimpleNamespace(hidden_size=width))
-    return diffusers_ldm.convert_open_clip_checkpoint(model, tensors, prefix=SECOND)
+
+def _sources_second(shapes: Shapes) -> Mapping[str, Source]:
+    return open_clip_sources(shapes, SECOND)
 
 
 def _spare(names: Sequence[str]) -> Mapping[str, str]:
@@ -115,7 +114,7 @@ def _base_config_second(shapes: Shapes, names: Sequence[str]) -> Config:
     return {**clip.MODEL.base_config(shapes, names), "hidden_act": "gelu"}
 
 
-MODEL = dataclasses.replace(clip.MODEL, classes=("CLIPTextModel",), build=_build, prefixes=(FIRST,))
+MODEL = dataclasses.replace(clip.MODEL, classes=("CLIPTextModel",), build=_build, prefixes=(FIRST,), sources=_sources)
 MODEL_2 = dataclasses.replace(
     clip.MODEL,
     name="text_encoder_2",
@@ -123,7 +122,7 @@ MODEL_2 = dataclasses.replace(
     build=_build_projected,
     derive=_derive_projected,
     prefixes=(SECOND,),
-    convert=_convert_second,
+    sources=_sources_second,
     base_config=_base_config_second,
     spare=_spare,
     unused=(),

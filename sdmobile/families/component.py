@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from sdmobile.families.original_names import Source
     from sdmobile.formats.bundle.contracts import Geometry
 
     Arrays = Mapping[str, NDArray[Any]]
@@ -40,7 +41,8 @@ class Model:
         derive: configuration keys that the shapes of its tensors determine; what is missing determines nothing.
         check: raises UnsupportedError where class name and configuration ask for what is not supported.
         prefixes: what the names of its tensors begin with in a single file of the original layout.
-        convert: renames the tensors of a single file, which may be on the meta device, to Diffusers' names.
+        sources: where each weight by Diffusers' name lies in a single file, by the shapes of the tensors under the
+            prefixes; raises a LookupError for names that are not those of the layout.
         base_config: what the layout of a single file implies beyond shapes, from shapes by Diffusers' names and from
             the names that are stored.
         spare: tensors of a single file under the model's prefixes that are no part of it, each with the reason.
@@ -53,7 +55,7 @@ class Model:
     derive: Callable[[Shapes], Config]
     check: Callable[[str, Config], None]
     prefixes: tuple[str, ...]
-    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+    sources: Callable[[Shapes], Mapping[str, Source]]
     base_config: Callable[[Shapes, Sequence[str]], Config]
     spare: Callable[[Sequence[str]], Mapping[str, str]] = lambda names: {}
     unused: tuple[str, ...] = ()

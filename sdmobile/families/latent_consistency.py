@@ -18,13 +18,13 @@ from sdmobile.families import autoencoder, clip, unet
 from sdmobile.families.component import EMBEDDED, Config, FileNames, Kind, Shapes, Value
 from sdmobile.families.facts import Facts
 from sdmobile.families.family import Family
+from sdmobile.families.original_names import Source
 from sdmobile.families.sampler_tables import consistency_solver, solver_entries, training_schedule
 from sdmobile.families.schedulers import LCM
 from sdmobile.families.stable_diffusion import StableDiffusion
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
@@ -62,10 +62,11 @@ def _derive(shapes: Shapes) -> Config:
     return facts
 
 
-def _convert(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Renames the tensors of a single file; Diffusers' own renaming does not know the guidance embedding."""
-    renamed = unet.convert({name: tensor for name, tensor in tensors.items() if name != _STORED})
-    return {**renamed, "time_embedding.cond_proj.weight": tensors[_STORED]}
+def _sources(shapes: Shapes) -> Mapping[str, Source]:
+    """Returns those of the UNet, and that of the guidance embedding, which Diffusers' own renaming does not know."""
+    if _STORED not in shapes:
+        raise KeyError(_STORED)
+    return {**unet.MODEL.sources(shapes), "time_embedding.cond_proj.weight": Source(_STORED)}
 
 
 def _wrap(module: nn.Module, channels_last: bool) -> nn.Module:
@@ -83,7 +84,7 @@ _MODEL = dataclasses.replace(
     unet.MODEL,
     derive=_derive,
     check=lambda class_name, config: unet.check(class_name, config, taken=(_WIDTH,)),
-    convert=_convert,
+    sources=_sources,
 )
 _UNET = dataclasses.replace(
     unet.UNET,

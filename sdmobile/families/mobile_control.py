@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sdmobile.families.component import Config, Model, Shapes
 from sdmobile.families.control import ControlPart
-from sdmobile.families.mobile_unet import check_relu, convert, derive_way_down, no_base_config
+from sdmobile.families.mobile_unet import check_relu, derive_way_down, no_base_config, no_sources
 from sdmobile.families.shapes import count_blocks
 from sdmobile.families.unet_control import WIDTHS, controlnet_maps, controlnet_stride, per_level
 
@@ -53,7 +53,7 @@ def _nothing(class_name: str, config: Config) -> None:
 
 
 def _model(name: str, class_name: str, **own: Any) -> Model:
-    return Model(name=name, classes=(class_name,), prefixes=(), convert=convert, base_config=no_base_config, **own)
+    return Model(name=name, classes=(class_name,), prefixes=(), sources=no_sources, base_config=no_base_config, **own)
 
 
 CONTROLNET = ControlPart(

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, cast
 from sdmobile.errors import UnsupportedError
 from sdmobile.families import autoencoder, unet
 from sdmobile.families.component import Config, Model, Shapes
+from sdmobile.families.original_names import Source
 from sdmobile.families.shapes import channels, count_blocks
 from sdmobile.models import NORMALISERS
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 UNET_CLASS = "MobileUNet2DConditionModel"
 VAE_CLASS = "MobileAutoencoderKL"
@@ -94,9 +95,9 @@ def _derive_vae(shapes: Shapes) -> Config:
     return facts
 
 
-def convert(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Raises UnsupportedError: there are no single files to rename tensors of."""
-    raise UnsupportedError("MobileDiffusion has no layout in one file", f"{len(tensors)} tensors", "Give its folder")
+def no_sources(shapes: Shapes) -> Mapping[str, Source]:
+    """Raises UnsupportedError: there are no single files to find weights in."""
+    raise UnsupportedError("MobileDiffusion has no layout in one file", f"{len(shapes)} tensors", "Give its folder")
 
 
 def no_base_config(shapes: Shapes, names: Sequence[str]) -> Config:
@@ -111,9 +112,9 @@ UNET = Model(
     derive=_derive_unet,
     check=check_relu,
     prefixes=unet.MODEL.prefixes,
-    convert=convert,
+    sources=no_sources,
     base_config=no_base_config,
 )
 VAE = dataclasses.replace(
-    autoencoder.MODEL, classes=(VAE_CLASS,), build=_build_vae, derive=_derive_vae, convert=convert
+    autoencoder.MODEL, classes=(VAE_CLASS,), build=_build_vae, derive=_derive_vae, sources=no_sources
 )

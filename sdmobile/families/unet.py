@@ -10,11 +10,11 @@ from sdmobile.errors import UnsupportedError
 from sdmobile.families.autoencoder import latent_shape
 from sdmobile.families.clip import HEAD_CHANNELS
 from sdmobile.families.component import Component, Config, FileNames, Kind, Model, Role, Shapes, Value
+from sdmobile.families.original_names import Source, unet_sources
 from sdmobile.families.relu_attention import KEY, declared_normaliser, use_relu_attention
 from sdmobile.families.shapes import channels, count_blocks
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 PREFIX = "model.diffusion_model."
@@ -84,13 +84,8 @@ def check(class_name: str, config: Config, taken: Collection[str] = ()) -> None:
             )
 
 
-def convert(tensors: dict[str, torch.Tensor], more: Config | None = None) -> dict[str, torch.Tensor]:
-    """Renames the tensors of a single file to Diffusers' names; `more` are keys that say what it has besides."""
-    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
-
-    blocks = count_blocks(tensors, PREFIX + "input_blocks.")
-    downs = (index for index in range(1, blocks) if f"{PREFIX}input_blocks.{index}.0.op.weight" in tensors)
-    return convert_ldm_unet_checkpoint(tensors, {"layers_per_block": next(downs, blocks) - 1, **(more or {})})
+def _sources(shapes: Shapes) -> Mapping[str, Source]:
+    return unet_sources(shapes, PREFIX)
 
 
 def _base_config(shapes: Shapes, names: Sequence[str]) -> Config:
@@ -107,7 +102,7 @@ MODEL = Model(
     derive=derive,
     check=check,
     prefixes=(PREFIX,),
-    convert=convert,
+    sources=_sources,
     base_config=_base_config,
 )
 

@@ -94,7 +94,7 @@ CONTROLNET = ControlPart(
         build=_build,
         derive=_derive,
         check=_check,
-        convert=lambda tensors: tensors,
+        sources=lambda shapes: {},
         base_config=lambda shapes, names: {},
     ),
     maps=controlnet_maps,

@@ -16,10 +16,10 @@ from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families import unet
 from sdmobile.families.clip_pooled import POOLED
 from sdmobile.families.component import Config, FileNames, Kind, Shapes, Value
+from sdmobile.families.original_names import Source, unet_sources
 from sdmobile.families.shapes import count_blocks
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 ADDED = "addition_embed_type"
@@ -29,6 +29,7 @@ IDS = 6
 _KIND, _SINUSOID, _INPUT = "text_time", "addition_time_embed_dim", "projection_class_embeddings_input_dim"
 _DEPTHS = "transformer_layers_per_block"
 _STORED = "add_embedding.linear_1.weight"
+_ENDS = {"label_emb.0.0": "add_embedding.linear_1", "label_emb.0.2": "add_embedding.linear_2"}
 
 
 def is_xl(config: Config) -> bool:
@@ -83,8 +84,8 @@ def _check(class_name: str, config: Config) -> None:
         )
 
 
-def _convert(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return unet.convert(tensors, {ADDED: _KIND})
+def _sources(shapes: Shapes) -> Mapping[str, Source]:
+    return unet_sources(shapes, unet.PREFIX, _ENDS)
 
 
 def _base_config(shapes: Shapes, names: Sequence[str]) -> Config:
@@ -103,7 +104,7 @@ def _reference(module: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     return module(*arguments, added_cond_kwargs=added, return_dict=False)[0]
 
 
-MODEL = dataclasses.replace(unet.MODEL, derive=_derive, check=_check, convert=_convert, base_config=_base_config)
+MODEL = dataclasses.replace(unet.MODEL, derive=_derive, check=_check, sources=_sources, base_config=_base_config)
 UNET = dataclasses.replace(
     unet.UNET,
     summary="Denoiser: noisy latents, timestep, text features, sizes and pooled text to a prediction",

@@ -34,6 +34,17 @@ def unet_to_ldm(state: Tensors, layers: int) -> Tensors:
     return {"model.diffusion_model." + _unet_name(name, layers, attending): value for name, value in state.items()}
 
 
+def xl_unet_to_ldm(state: Tensors, layers: int) -> Tensors:
+    """Returns a UNet's tensors as in Stable Diffusion XL, with its second embedding."""
+    numbers = {"add_embedding.linear_1": 0, "add_embedding.linear_2": 2}
+    added = {name: value for name, value in state.items() if name.startswith("add_embedding.")}
+    result = unet_to_ldm({name: value for name, value in state.items() if name not in added}, layers)
+    for name, value in added.items():
+        layer, _, kind = name.rpartition(".")
+        result[f"model.diffusion_model.label_emb.0.{numbers[layer]}.{kind}"] = value
+    return result
+
+
 def _unet_name(name: str, layers: int, attending: set[int]) -> str:
     for new, old in _ENDS.items():
         if name.startswith(new + "."):
@@ -83,6 +94,15 @@ def _vae_name(name: str, levels: int) -> str:
 def clip_to_ldm(state: Tensors) -> Tensors:
     """Returns a CLIP text encoder's tensors as in Stable Diffusion 1.x."""
     return {"cond_stage_model.transformer.text_model." + name: value for name, value in state.items()}
+
+
+def second_clip_to_ldm(state: Tensors, layers: int) -> Tensors:
+    """Returns a CLIP text encoder's tensors, its projection's too, as the second of Stable Diffusion XL."""
+    prefix, more = "conditioner.embedders.1.model.", f"resblocks.{layers}."
+    whole = clip_to_open_clip(state, layers)
+    result = {name.replace("cond_stage_model.model.", prefix): value for name, value in whole.items()}
+    result[f"{prefix}text_projection"] = state["text_projection.weight"].T
+    return {name: value for name, value in result.items() if more not in name}
 
 
 def clip_to_open_clip(state: Tensors, layers: int) -> Tensors:

@@ -24,7 +24,7 @@ from sdmobile.reference.noise import NoiseStream
 from sdmobile.reference.pipeline import PipelineSpec
 from sdmobile.reference.sampling import SampleRequest, sample
 from sdmobile.reference.torch_runner import TorchRunner
-from tests.checkpoints.ldm_layout import clip_to_open_clip, unet_to_ldm, vae_to_ldm
+from tests.checkpoints.ldm_layout import second_clip_to_ldm, vae_to_ldm, xl_unet_to_ldm
 from tests.families.diffusers_latents import assert_same, diffusers_latents
 from tests.families.tiny import stable_diffusion_xl as tiny
 from tests.families.tiny.stable_diffusion_xl_few_steps import SCHEDULER as TURBO
@@ -127,20 +127,9 @@ def single_file(folder: Path, path: Path, metadata: dict[str, str] | None = None
         {key.removeprefix("text_model."): value for key, value in weights[name].items()}
         for name in ("text_encoder", "text_encoder_2")
     )
-    unet = {name: value for name, value in weights["unet"].items() if not name.startswith("add_embedding.")}
-    tensors = unet_to_ldm(unet, layers=1) | vae_to_ldm(weights["vae"], levels=2)
-    for layer, number in (("linear_1", 0), ("linear_2", 2)):
-        for kind in ("weight", "bias"):
-            value = weights["unet"][f"add_embedding.{layer}.{kind}"]
-            tensors[f"model.diffusion_model.label_emb.0.{number}.{kind}"] = value
+    tensors = xl_unet_to_ldm(weights["unet"], layers=1) | vae_to_ldm(weights["vae"], levels=2)
     tensors |= {f"conditioner.embedders.0.transformer.text_model.{name}": value for name, value in first.items()}
-    layers = "conditioner.embedders.1.model."
-    open_clip = {
-        name.replace("cond_stage_model.model.", layers): value
-        for name, value in clip_to_open_clip(second, layers=2).items()
-        if "resblocks.2." not in name
-    }
-    tensors |= open_clip | {f"{layers}text_projection": second["text_projection.weight"].T}
+    tensors |= second_clip_to_ldm(second, layers=2)
     save_file({name: value.contiguous().clone() for name, value in tensors.items()}, path, metadata)
     shutil.copytree(folder / "tokenizer", path.parent / "tokenizer", dirs_exist_ok=True)
     return path
