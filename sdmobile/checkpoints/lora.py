@@ -3,8 +3,8 @@
     W ← W + scale·(alpha/r)·B A        A [r, in], B [out, r]; of a convolution, A [r, in, kh, kw] and B [out, r, 1, 1]
 
 Hu et al., "LoRA", arXiv 2106.09685; alpha/√r where the file says that its scale is stabilised (Kalajdzievski, arXiv
-2312.03732). Names are those that Diffusers writes, of today and of earlier, and kohya's and LyCORIS', renamed by
-Diffusers; `lora_kinds` has what takes the place of B A. Only headers and single numbers are read here.
+2312.03732). `lora_names` has the names that are known, `lora_kinds` what takes the place of B A. Only headers and
+single numbers are read here.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics.files import hash_file
 from sdmobile.basics.untrusted import UntrustedError, parse_json
@@ -24,7 +23,8 @@ from sdmobile.checkpoints.bundled import ScaledPath, scaled_path
 from sdmobile.checkpoints.headers import read_header
 from sdmobile.checkpoints.hub import name_of, origin_of
 from sdmobile.checkpoints.hub_parts import LORA, located
-from sdmobile.checkpoints.lora_kinds import OTHERS, delta, is_whole, parts_by_module, rank_of
+from sdmobile.checkpoints.lora_kinds import OTHERS, fits, is_whole, rank_of
+from sdmobile.checkpoints.lora_names import places
 from sdmobile.checkpoints.weights import normalise, read_tensor
 from sdmobile.errors import CheckpointError
 
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from sdmobile.checkpoints.headers import TensorInfo
     from sdmobile.checkpoints.types import ComponentInfo
 
-_UNET, _TEXT = "unet", "text_encoder"
-_A, _B = ".lora_A.weight", ".lora_B.weight"
 _ALPHA = ".alpha"
 _KOHYA = "lora_"
 _METADATA = "lora_adapter_metadata"
@@ -144,34 +142,19 @@ def open_lora(file: LoraFile, components: Mapping[str, ComponentInfo]) -> Lora:
                 "a LoRA must be stored as floating-point numbers", f"{file.path}: {name}: {info.dtype}"
             )
     _refuse_other_kinds(tensors, file.path)
-    beside = {module: parts for module, parts in parts_by_module(tensors).items() if module.startswith(_KOHYA)}
-    stored = {name for parts in beside.values() for name in parts.values()}
-    plain = [name for name in tensors if not name.endswith(_ALPHA) and name not in stored]
-    # Other kinds get their layer's name as a LoRA's matrices do, which the renaming knows.
-    named = [f"{module}.lora_{way}.weight" for module in beside for way in ("down", "up")]
-    names = _peft_names(list(dict.fromkeys([*plain, *named])), file.path, components)
     stated = _adapter_metadata(metadata, file.path)
     layers: dict[tuple[str, str], LoraLayer] = {}
     used: set[str] = set()
-    for (model, key), down in names.items():
-        if not key.endswith(_A) or (up := names.get((model, key.removesuffix(_A) + _B))) is None:
+    for (model, module, base), sources in _changes(tensors, components).items():
+        weight = normalise(f"{module}.weight") or ""
+        changed = components[model].tensors.get(weight) if model in components else None
+        if changed is None or (model, weight) in layers or not is_whole(sources):
             continue
-        module = key.removesuffix(_A)
-        weight = normalise(f"{module}.weight")
-        changed = components[model].tensors.get(weight or "") if model in components else None
-        if weight is None or changed is None or (model, weight) in layers:
-            continue
-        base = down.partition(".")[0]
-        sources = {part: name for part, name in (("lora_down", down), ("lora_up", up)) if name in tensors}
-        sources |= beside.get(base, {})
         parts = {part: tensors[name] for part, name in sources.items()}
-        if not is_whole(parts):
-            continue
         rank = _checked_rank(file.path, changed, parts)
-        alpha_name = base + _ALPHA
-        if down.startswith(_KOHYA) and alpha_name in tensors:
-            alpha = _number(tensors[alpha_name], file.path) / rank if rank else 1.0
-            used.add(alpha_name)
+        if base.startswith(_KOHYA) and base + _ALPHA in tensors:
+            alpha = _number(tensors[base + _ALPHA], file.path) / rank if rank else 1.0
+            used.add(base + _ALPHA)
         else:
             alpha = _stated_share(stated, model, module, rank, file.path) if rank else 1.0
         layers[model, weight] = LoraLayer(model, weight, parts, file.scale * alpha)
@@ -182,50 +165,14 @@ def open_lora(file: LoraFile, components: Mapping[str, ComponentInfo]) -> Lora:
     return Lora(file, tuple(layers.values()))
 
 
-def _peft_names(stored: list[str], path: Path, components: Mapping[str, ComponentInfo]) -> dict[tuple[str, str], str]:
-    """Returns the stored name of each tensor by model and PEFT's name.
-
-    Diffusers' converters rename without looking at the tensors, so the names themselves go through them.
-    """
-    from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin
-
-    config = components[_UNET].config if _UNET in components else {}
-    # Only for kohya's names after the original layout, whose blocks are counted by it.
-    counting = SimpleNamespace(layers_per_block=config.get("layers_per_block", 2))
-    try:
-        named: Any = {name: name for name in stored}
-        renamed = StableDiffusionLoraLoaderMixin.lora_state_dict(named, unet_config=counting)[0]
-        by_model: dict[str, dict[str, str]] = {}
-        for key, name in cast("dict[str, str]", renamed).items():
-            model, rest = _owner(key)
-            by_model.setdefault(model, {})[rest] = name
-        return {(model, key): name for model, keys in by_model.items() for key, name in _to_peft(model, keys).items()}
-    except (KeyError, IndexError, ValueError, AttributeError, ArithmeticError, TypeError, RuntimeError) as error:
-        text = " ".join(f"{path}: {type(error).__name__}: {error}".split())[:400]
-        raise CheckpointError("the names of a LoRA must be Diffusers' or kohya's", text) from error
-
-
-def _owner(key: str) -> tuple[str, str]:
-    """Returns the model that a key belongs to, and the key without the model's name; most files have it."""
-    model, _, rest = key.partition(".")
-    if model in (_UNET, _TEXT) or model.startswith(f"{_TEXT}_"):
-        return model, rest
-    return (_TEXT if model in ("text_model", "encoder") else _UNET), key
-
-
-def _to_peft(model: str, keys: dict[str, str]) -> dict[str, str]:
-    if all(key.endswith((_A, _B)) for key in keys):
-        return keys
-    from diffusers.utils.state_dict_utils import (
-        StateDictType,
-        convert_state_dict_to_peft,
-        convert_unet_state_dict_to_peft,
-    )
-
-    if model == _UNET:
-        return convert_unet_state_dict_to_peft(keys)
-    # The oldest names, among which are the later ones; left to guess, Diffusers relies on an output projection.
-    return convert_state_dict_to_peft(keys, original_type=StateDictType.DIFFUSERS_OLD)
+def _changes(
+    names: Iterable[str], components: Mapping[str, ComponentInfo]
+) -> dict[tuple[str, str, str], dict[str, str]]:
+    """Returns the stored name of each part, by model, module and what the names of one change begin with."""
+    found: dict[tuple[str, str, str], dict[str, str]] = {}
+    for name, place in places(names, components).items():
+        found.setdefault((place.model, place.module, place.base), {})[place.part] = name
+    return found
 
 
 def _refuse_other_kinds(names: Iterable[str], path: Path) -> None:
@@ -238,15 +185,16 @@ def _refuse_other_kinds(names: Iterable[str], path: Path) -> None:
 
 def _checked_rank(path: Path, weight: TensorInfo, parts: Mapping[str, TensorInfo]) -> int | None:
     """Returns r of a LoRA whose parts fit a weight [out, …] of a matrix or a convolution; None for a kind without."""
-    rank = rank_of({part: info.shape for part, info in parts.items()})
-    fits = len(weight.shape) >= 2 and (rank is None or 1 <= rank <= _MOST_RANK)
-    if not fits or not (
-        _is_pair_for(weight, parts) if len(parts) == 2 and "lora_up" in parts else _fits(weight, parts)
+    shapes = {part: info.shape for part, info in parts.items()}
+    rank = rank_of(shapes)
+    ranked = len(weight.shape) >= 2 and (rank is None or 1 <= rank <= _MOST_RANK)
+    if not ranked or not (
+        _is_pair_for(weight, parts) if len(parts) == 2 and "lora_up" in parts else fits(shapes, weight.shape)
     ):
-        shapes = ", ".join(f"{info.stored} is {list(info.shape)}" for info in parts.values())
+        shown = ", ".join(f"{info.stored} is {list(info.shape)}" for info in parts.values())
         raise CheckpointError(
             _SHAPES,
-            f"{path}: {shapes}, the weight {list(weight.shape)}",
+            f"{path}: {shown}, the weight {list(weight.shape)}",
             "Give a LoRA that was made for this model.",
         )
     return rank
@@ -259,17 +207,6 @@ def _is_pair_for(weight: TensorInfo, parts: Mapping[str, TensorInfo]) -> bool:
     flat = len(down.shape) == len(up.shape) == 2 and down.shape[1:] == (math.prod(rest),)
     whole = len(weight.shape) == len(down.shape) == len(up.shape) and down.shape[1:] == rest
     return (flat or whole) and up.shape[:2] == (*out, *rank) and up.elements == math.prod((*out, *rank))
-
-
-def _fits(weight: TensorInfo, parts: Mapping[str, TensorInfo]) -> bool:
-    """Whether the change that parts make has the shape of a weight, worked out without values."""
-    import torch
-
-    try:
-        change = delta({part: torch.empty(info.shape, device="meta") for part, info in parts.items()}, weight.shape)
-    except (ValueError, RuntimeError, IndexError):
-        return False
-    return tuple(change.shape) == weight.shape
 
 
 def _number(info: TensorInfo, path: Path) -> float:

@@ -12,10 +12,16 @@ middle, W[p, q, k, l] = Σ M[i, j, k, l] up[i, p] down[j, q].
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import prod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float32]
+
+Shape = tuple[int, ...]
 
 _DOWN, _UP, _MID = "lora_down", "lora_up", "lora_mid"
 _LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
@@ -32,6 +38,8 @@ _KINDS: tuple[tuple[frozenset[str], frozenset[str]], ...] = (
         for second in (("lokr_w2",), ("lokr_w2_a", "lokr_w2_b"), ("lokr_w2_a", "lokr_w2_b", "lokr_t2"))
     ),
 )
+PARTS = frozenset((_DOWN, _UP, _MID, *_LOHA, *_LOHA_MIDDLES, *_LOKR))
+"""Every part of some kind."""
 # Whose first axis is the rank, the first that is there; a LoKr of two whole factors has none, and no scale by it.
 _RANKED = (_DOWN, "hada_w1_b", "lokr_w1_b", "lokr_w2_b")
 OTHERS = {
@@ -42,21 +50,6 @@ OTHERS = {
     "boft_R": "BOFT, which rotates weights",
 }
 """What only kinds that are not taken store, and why they are not."""
-
-
-def parts_by_module(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Returns, for each module of LyCORIS' names, its parts beside A and B, with their stored names.
-
-    Args:
-        names: stored, such as `lora_unet_mid_block_resnets_0_conv1.hada_w1_a`.
-    """
-    beside = {*_LOHA, *_LOHA_MIDDLES, *_LOKR}
-    found: dict[str, dict[str, str]] = {}
-    for name in names:
-        module, _, part = name.partition(".")
-        if part in beside or part == f"{_MID}.weight":
-            found.setdefault(module, {})[part.removesuffix(".weight")] = name
-    return found
 
 
 def is_whole(parts: Iterable[str]) -> bool:
@@ -71,50 +64,89 @@ def rank_of(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
     return None if shape is None else (shape[0] if shape else 0)
 
 
-def delta(parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
+def fits(shapes: Mapping[str, Shape], weight: Shape) -> bool:
+    """Whether the change that parts of one kind make is that of a weight [o, …]; nothing is computed.
+
+    Args:
+        shapes: of the parts, by LyCORIS' names.
+        weight: the weight's.
+    """
+    try:
+        change = _change_shape(shapes)
+    except ValueError:
+        return False
+    return change[:1] == weight[:1] and prod(change) == prod(weight)
+
+
+def _change_shape(shapes: Mapping[str, Shape]) -> Shape:
+    if _DOWN in shapes:
+        up, down = _flat(shapes[_UP]), _flat(shapes[_DOWN])
+        return _middle_shape(shapes[_MID], up[::-1], down) if _MID in shapes else _product_shape(up, down)
+    if _LOHA[0] in shapes:
+        factors = {_factor_shape(shapes, f"hada_w{number}", f"hada_t{number}") for number in (1, 2)}
+        if len(factors) > 1:
+            raise ValueError(f"the factors are {factors}")
+        return factors.pop()
+    first, second = _factor_shape(shapes, "lokr_w1", "lokr_t1"), _factor_shape(shapes, "lokr_w2", "lokr_t2")
+    if len(first) != 2 or len(second) < 2:
+        raise ValueError(f"the factors have {len(first)} and {len(second)} axes")
+    return (first[0] * second[0], first[1] * second[1], *second[2:])
+
+
+def _flat(shape: Shape) -> Shape:
+    if len(shape) < 2:
+        raise ValueError(f"a matrix or a convolution has two axes at least, not {shape}")
+    return (shape[0], prod(shape[1:]))
+
+
+def _factor_shape(shapes: Mapping[str, Shape], factor: str, middle: str) -> Shape:
+    if factor in shapes:
+        return shapes[factor]
+    a, b = shapes[f"{factor}_a"], shapes[f"{factor}_b"]
+    return _middle_shape(shapes[middle], a, b) if middle in shapes else _product_shape(a, b)
+
+
+def _product_shape(a: Shape, b: Shape) -> Shape:
+    if len(a) != 2 or len(b) != 2 or a[1] != b[0]:
+        raise ValueError(f"{a} and {b} have no product")
+    return (a[0], b[1])
+
+
+def _middle_shape(middle: Shape, up: Shape, down: Shape) -> Shape:
+    if len(middle) != 4 or len(up) != 2 or len(down) != 2 or middle[:2] != (up[0], down[0]):
+        raise ValueError(f"{middle} does not lie between {up} and {down}")
+    return (up[1], down[1], *middle[2:])
+
+
+def delta(parts: Mapping[str, Array], shape: Shape) -> Array:
     """Returns the change of a weight [o, …] before its factor.
 
     Args:
-        parts: by LyCORIS' names, which make up one kind; tensors of the meta device tell whether they fit.
+        parts: by LyCORIS' names, which make up one kind and fit the weight.
         shape: of the weight.
-
-    Raises:
-        ValueError, RuntimeError: they do not fit each other, or the weight.
     """
-    import torch
+    import numpy as np
 
     if _DOWN in parts:
-        down, up = parts[_DOWN], parts[_UP].flatten(1)
-        change = _with_middle(parts[_MID], up.T, down.flatten(1)) if _MID in parts else up @ down.flatten(1)
+        up, down = (parts[name].reshape(len(parts[name]), -1) for name in (_UP, _DOWN))
+        change = _with_middle(parts[_MID], up.T, down) if _MID in parts else up @ down
     elif _LOHA[0] in parts:
-        factors = [_loha_factor(parts, number) for number in (1, 2)]
-        if factors[0].shape != factors[1].shape:
-            raise ValueError(f"the factors are {list(factors[0].shape)} and {list(factors[1].shape)}")
-        change = factors[0] * factors[1]
+        change = _factor(parts, "hada_w1", "hada_t1") * _factor(parts, "hada_w2", "hada_t2")
     else:
-        first, second = _lokr_factor(parts, 1), _lokr_factor(parts, 2)
-        if first.ndim != 2 or second.ndim < 2:
-            raise ValueError(f"the factors have {first.ndim} and {second.ndim} axes")
-        change = torch.kron(first.reshape(*first.shape, *[1] * (second.ndim - 2)), second.contiguous())
-    if not shape or change.shape[:1] != shape[:1] or change.numel() != torch.Size(shape).numel():
-        raise ValueError(f"the change is {list(change.shape)}")
+        first, second = _factor(parts, "lokr_w1", "lokr_t1"), _factor(parts, "lokr_w2", "lokr_t2")
+        change = np.kron(first.reshape(*first.shape, *[1] * (second.ndim - 2)), second)
     return change.reshape(shape)
 
 
-def _loha_factor(parts: Mapping[str, Tensor], number: int) -> Tensor:
-    a, b = parts[f"hada_w{number}_a"], parts[f"hada_w{number}_b"]
-    return _with_middle(parts[f"hada_t{number}"], a, b) if f"hada_t{number}" in parts else a @ b
+def _factor(parts: Mapping[str, Array], factor: str, middle: str) -> Array:
+    if factor in parts:
+        return parts[factor]
+    a, b = parts[f"{factor}_a"], parts[f"{factor}_b"]
+    return _with_middle(parts[middle], a, b) if middle in parts else a @ b
 
 
-def _lokr_factor(parts: Mapping[str, Tensor], number: int) -> Tensor:
-    if (whole := parts.get(f"lokr_w{number}")) is not None:
-        return whole
-    a, b, middle = parts[f"lokr_w{number}_a"], parts[f"lokr_w{number}_b"], parts.get(f"lokr_t{number}")
-    return a @ b if middle is None else _with_middle(middle, a, b)
-
-
-def _with_middle(middle: Tensor, up: Tensor, down: Tensor) -> Tensor:
+def _with_middle(middle: Array, up: Array, down: Array) -> Array:
     """Returns [o, i, kh, kw] of a middle [r, r, kh, kw] between up [r, o] and down [r, i]."""
-    import torch
+    import numpy as np
 
-    return torch.einsum("ijkl,ip,jq->pqkl", middle, up, down)
+    return np.einsum("ijkl,ip,jq->pqkl", middle, up, down, optimize=True)

@@ -141,7 +141,7 @@ def read_part(path: Path, model: Model, tensors: Tensors) -> tuple[ComponentInfo
     stored = {name: info for name, info in tensors.items() if name.startswith(model.prefixes)}
     try:
         found = {name: _taken(stored, source) for name, source in model.sources(shapes_of(stored)).items()}
-    except LookupError as error:
+    except (LookupError, ValueError) as error:
         value = f"{path}: {model.name}: {type(error).__name__} {error}"
         raise UnsupportedError(_RULE, value) from error
     weights: Tensors = {}

@@ -42,7 +42,7 @@ class Model:
         check: raises UnsupportedError where class name and configuration ask for what is not supported.
         prefixes: what the names of its tensors begin with in a single file of the original layout.
         sources: where each weight by Diffusers' name lies in a single file, by the shapes of the tensors under the
-            prefixes; raises a LookupError for names that are not those of the layout.
+            prefixes; raises LookupError or ValueError for names that are not those of the layout.
         base_config: what the layout of a single file implies beyond shapes, from shapes by Diffusers' names and from
             the names that are stored.
         spare: tensors of a single file under the model's prefixes that are no part of it, each with the reason.

@@ -51,6 +51,8 @@ _UNET_ENDS = {
     "out.0": "conv_norm_out",
     "out.2": "conv_out",
 }
+ADDED_ENDS = {"label_emb.0.0": "add_embedding.linear_1", "label_emb.0.2": "add_embedding.linear_2"}
+"""Of a UNet that takes a pooled text and numbers beside the timestep."""
 _RESNET = {
     "in_layers.0": "norm1",
     "in_layers.2": "conv1",
@@ -89,22 +91,25 @@ def unet_sources(names: Iterable[str], prefix: str, ends: Mapping[str, str] | No
 
     Raises:
         KeyError: a tensor that must be there is missing.
+        ValueError: an index of thousands of digits.
     """
     own = [name.removeprefix(prefix) for name in names]
     known = set(own)
     for layer in ends or {}:
         _require(known, layer)
-    blocks = count_blocks(own, "input_blocks.")
-    downs = (index for index in range(1, blocks) if f"input_blocks.{index}.0.op.weight" in known)
-    layers = next(downs, blocks) - 1
+    downs = [int(match[1]) for name in own if (match := re.fullmatch(r"input_blocks\.(\d+)\.0\.op\.weight", name))]
+    layers = min([down for down in downs if down > 0] or [count_blocks(own, "input_blocks.")]) - 1
+    if layers < 0:
+        raise KeyError("input_blocks.0.0.weight")
     counts = {way: _distinct(own, way) for way in ("input_blocks", "middle_block", "output_blocks")}
     table = {**_UNET_ENDS, **(ends or {})}
-    places = ((name, _end(name, table) or _unet_place(name, layers, counts)) for name in _whole(own))
+    counted = (name for name in _whole(own) if _is_counted(name, counts))
+    places = ((name, _end(name, table) or _unet_place(name, layers)) for name in counted)
     return {place: Source(prefix + name) for name, place in places if place is not None}
 
 
 def _whole(names: list[str]) -> list[str]:
-    """Returns the names without those of resamplings that have no weight; raises KeyError for upsamplings by half."""
+    """Returns the names without resamplings that have no weight; raises KeyError for an upsampling without bias."""
     known = set(names)
     for name in names:
         if re.fullmatch(_UPSAMPLING, name.removesuffix(".weight")):
@@ -119,6 +124,32 @@ def _require(known: set[str], layer: str) -> None:
             raise KeyError(f"{layer}.{value}")
 
 
+def underscored_module(name: str, layers: int) -> str:
+    """Returns the name of a UNet's module by that of its layer in the original layout, both with underscores for dots.
+
+    Args:
+        name: such as `input_blocks_1_1_proj_in`; any other is returned as it is.
+        layers: blocks of each level.
+    """
+    ends = {old.replace(".", "_"): new for old, new in {**_UNET_ENDS, **ADDED_ENDS}.items()}
+    if name in ends:
+        return ends[name].replace(".", "_")
+    match = re.fullmatch(r"(middle_block_\d{1,3}|(?:in|out)put_blocks_\d{1,3}_\d)_(.+)", name)
+    if match is None:
+        return name
+    layer = next((old for old in _RESNET if old.replace(".", "_") == match[2]), match[2])
+    block = re.sub(r"_(?=\d)", ".", match[1])
+    place = _unet_place(f"{block}.{layer}.weight", layers)
+    return name if place is None else place.removesuffix(".weight").replace(".", "_")
+
+
+def _is_counted(name: str, counts: Mapping[str, int]) -> bool:
+    """Whether a tensor lies in none of the blocks, or in one of as many as there are."""
+    way, _, rest = name.partition(".")
+    number = rest.partition(".")[0]
+    return way not in counts or (number.isdecimal() and int(number) < counts[way])
+
+
 def _distinct(names: Iterable[str], way: str) -> int:
     return len({name.split(".")[1] for name in names if name.startswith(f"{way}.")})
 
@@ -129,12 +160,11 @@ def _end(name: str, table: Mapping[str, str]) -> str | None:
     return f"{table[layer]}.{value}" if layer in table and value in _VALUES else None
 
 
-def _unet_place(name: str, layers: int, counts: Mapping[str, int]) -> str | None:
-    way, _, rest = name.partition(".")
-    number, _, rest = rest.partition(".")
-    if way not in counts or not number.isdecimal() or int(number) >= counts[way]:
+def _unet_place(name: str, layers: int) -> str | None:
+    match = re.fullmatch(r"(input_blocks|middle_block|output_blocks)\.(\d+)\.(.+)", name)
+    if match is None:
         return None
-    block = int(number)
+    way, block, rest = match[1], int(match[2]), match[3]
     if way == "middle_block":
         return f"mid_block.{'attentions' if block % 2 else 'resnets'}.{max(block - 1, 0)}.{_layer(rest, _RESNET)}"
     slot, _, rest = rest.partition(".")

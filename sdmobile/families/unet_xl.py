@@ -16,7 +16,7 @@ from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families import unet
 from sdmobile.families.clip_pooled import POOLED
 from sdmobile.families.component import Config, FileNames, Kind, Shapes, Value
-from sdmobile.families.original_names import Source, unet_sources
+from sdmobile.families.original_names import ADDED_ENDS, Source, unet_sources
 from sdmobile.families.shapes import count_blocks
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ IDS = 6
 _KIND, _SINUSOID, _INPUT = "text_time", "addition_time_embed_dim", "projection_class_embeddings_input_dim"
 _DEPTHS = "transformer_layers_per_block"
 _STORED = "add_embedding.linear_1.weight"
-_ENDS = {"label_emb.0.0": "add_embedding.linear_1", "label_emb.0.2": "add_embedding.linear_2"}
 
 
 def is_xl(config: Config) -> bool:
@@ -85,7 +84,7 @@ def _check(class_name: str, config: Config) -> None:
 
 
 def _sources(shapes: Shapes) -> Mapping[str, Source]:
-    return unet_sources(shapes, unet.PREFIX, _ENDS)
+    return unet_sources(shapes, unet.PREFIX, ADDED_ENDS)
 
 
 def _base_config(shapes: Shapes, names: Sequence[str]) -> Config:
