@@ -141,7 +141,7 @@ def open_embedding(file: EmbeddingFile, checkpoint: Checkpoint, text_encoders: S
         CheckpointError: damaged, not finite, of another width, or the token is in the vocabulary already; or the
             checkpoint has no tokenizer.
     """
-    from sdmobile.checkpoints.tokenizers import load_tokenizer
+    from sdmobile.checkpoints.tokenizers import check_vocabulary, read_vocabulary, require_tokenizer
 
     names = checkpoint.family.word_tensors
     own, found = _read(file.path, names)
@@ -160,15 +160,14 @@ def open_embedding(file: EmbeddingFile, checkpoint: Checkpoint, text_encoders: S
         raise CheckpointError("an embedding must have as many vectors for each text encoder", f"{file.path}: {count}")
     token = _checked_token(file.token or own, file.path).lower()  # as the tokenizer reads a prompt
     tokens = (token, *(f"{token}_{index}" for index in range(1, count.pop())))
-    tokenizer = load_tokenizer(checkpoint)
-    known = tokenizer.get_vocab()
+    folder = require_tokenizer(checkpoint)
+    vocabulary = read_vocabulary(folder, checkpoint.pad_token, checkpoint.added_tokens)
+    check_vocabulary(vocabulary, rows, folder)
+    known = vocabulary.all
     if taken := [name for name in (*tokens, f"{token}_1") if name in known]:
         rule = "the token of an embedding must not be in the vocabulary yet"
         raise CheckpointError(rule, f"{file.path}: {taken[0]}", "Choose another: --embedding FILE:TOKEN.")
-    first = len(tokenizer)
-    if first > rows:
-        raise CheckpointError("every token must have a row in the text encoder's embedding", f"{first} of {rows} rows")
-    return Embedding(file, tokens, first, names)
+    return Embedding(file, tokens, len(known), names)
 
 
 def with_rows(text_encoder: ComponentInfo, embedding: Embedding) -> ComponentInfo:

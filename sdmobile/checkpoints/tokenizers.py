@@ -8,71 +8,45 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
-from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.checkpoints.headers import check_readable
 from sdmobile.checkpoints.jsonfile import MOST_BYTES, read_json
+from sdmobile.checkpoints.vocabulary import (
+    ADDED,
+    CONFIG,
+    SPECIAL,
+    WHOLE,
+    Vocabulary,
+    context_length,
+    expansions_of,
+    plain_vocabulary,
+)
 from sdmobile.errors import CheckpointError, UnsupportedError, UsageError
 from sdmobile.families.clip import TOKENIZER_FILES as FILES
 from sdmobile.families.clip import WHERE_TO_FIND
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from sdmobile.checkpoints.types import Checkpoint
 
-_WHOLE = "tokenizer.json"
 # Files that say which token pads; where none is, CLIPTokenizer assumes the one that ends a text.
-_STATING = ("tokenizer_config.json", "special_tokens_map.json", _WHOLE)
+_STATING = (CONFIG, SPECIAL, WHOLE)
 _MOST_TOKENS = 1_000_000
 _TEXTS = ("a photo of a cat", "")
 _SOURCES = f"Put a folder `tokenizer` beside the checkpoint, or give one: --tokenizer DIR. {WHERE_TO_FIND}"
 
 
-@dataclass(frozen=True)
-class Vocabulary:
-    """What a tokenizer knows, whatever files it was read from.
-
-    Args:
-        tokens: identifiers of the vocabulary.
-        merges: pairs in the order of their priority.
-        added: identifiers of tokens that are looked for before anything is split, such as learned words.
-        bos_token, eos_token, pad_token: that begin, end and fill up a text.
-    """
-
-    tokens: Mapping[str, int]
-    merges: tuple[tuple[str, str], ...]
-    added: Mapping[str, int]
-    bos_token: str
-    eos_token: str
-    pad_token: str
-
-    @property
-    def expansions(self) -> dict[str, list[str]]:
-        """What takes the place of learned words of several vectors; see `expansions_of`."""
-        return expansions_of(self.added)
-
-    @property
-    def all(self) -> dict[str, int]:
-        """Every token, added ones included, by identifier."""
-        return dict(sorted({**self.tokens, **self.added}.items(), key=lambda item: (item[1], item[0])))
-
-    def identifier(self, token: str) -> int:
-        """Returns the identifier of a token of the vocabulary."""
-        return self.all[token]
-
-
 def is_tokenizer(folder: Path) -> bool:
     """Whether a folder holds a tokenizer in one of the known forms."""
-    return (folder / _WHOLE).is_file() or all((folder / name).is_file() for name in FILES)
+    return (folder / WHOLE).is_file() or all((folder / name).is_file() for name in FILES)
 
 
 def tokenizer_files(folder: Path) -> tuple[Path, ...]:
     """Returns the files of a folder that decide what its tokenizer does."""
-    names = (*FILES, *_STATING, "added_tokens.json")
+    names = (*FILES, *_STATING, ADDED)
     return tuple(folder / name for name in names if (folder / name).is_file())
 
 
@@ -110,15 +84,7 @@ def tokenizer_from(folder: Path, pad_token: str | None = None, added_tokens: Seq
     Raises:
         CheckpointError: a file is missing or damaged.
     """
-    if not is_tokenizer(folder):
-        missing = [name for name in FILES if not (folder / name).is_file()]
-        raise CheckpointError(
-            f"a tokenizer is a folder with {' and '.join(FILES)}, or with {_WHOLE}", f"{folder} lacks {missing}"
-        )
-    for path in tokenizer_files(folder):
-        check_readable(path, MOST_BYTES)
-        if path.suffix == ".json":
-            _check_identifiers(path, read_json(path))
+    _check_files(folder)
     from transformers import CLIPTokenizer
 
     stated = any((folder / name).is_file() for name in _STATING)
@@ -135,6 +101,19 @@ def tokenizer_from(folder: Path, pad_token: str | None = None, added_tokens: Seq
     return tokenizer
 
 
+def _check_files(folder: Path) -> None:
+    """Raises CheckpointError unless a folder holds a tokenizer whose files are JSON and of bounded size."""
+    if not is_tokenizer(folder):
+        missing = [name for name in FILES if not (folder / name).is_file()]
+        raise CheckpointError(
+            f"a tokenizer is a folder with {' and '.join(FILES)}, or with {WHOLE}", f"{folder} lacks {missing}"
+        )
+    for path in tokenizer_files(folder):
+        check_readable(path, MOST_BYTES)
+        if path.suffix == ".json":
+            _check_identifiers(path, read_json(path))
+
+
 def _check_identifiers(path: Path, document: Any) -> None:
     """Raises CheckpointError for an identifier that no vocabulary reaches.
 
@@ -143,7 +122,7 @@ def _check_identifiers(path: Path, document: Any) -> None:
     numbers: list[Any] = []
     if path.name in (FILES[0], "added_tokens.json") and isinstance(document, dict):
         numbers = list(document.values())
-    elif path.name == _WHOLE and isinstance(document, dict):
+    elif path.name == WHOLE and isinstance(document, dict):
         model, added = document.get("model"), document.get("added_tokens")
         vocabulary = model.get("vocab") if isinstance(model, dict) else None
         numbers = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
@@ -164,7 +143,9 @@ def _explained(folder: Path, error: BaseException) -> BaseException:
 
 def read_vocabulary(folder: Path, pad_token: str | None = None, added_tokens: Sequence[str] = ()) -> Vocabulary:
     """Returns what the tokenizer of a folder knows; arguments and errors as `tokenizer_from`."""
-    return _vocabulary(tokenizer_from(folder, pad_token, added_tokens))
+    _check_files(folder)
+    plain = plain_vocabulary(folder, pad_token, added_tokens)
+    return _vocabulary(tokenizer_from(folder, pad_token, added_tokens)) if plain is None else plain
 
 
 def _vocabulary(tokenizer: Any) -> Vocabulary:
@@ -179,6 +160,8 @@ def _vocabulary(tokenizer: Any) -> Vocabulary:
         bos_token=str(tokenizer.bos_token),
         eos_token=str(tokenizer.eos_token),
         pad_token=str(tokenizer.pad_token),
+        unk_token=str(tokenizer.unk_token),
+        length=context_length(tokenizer.model_max_length),
     )
 
 
@@ -231,16 +214,15 @@ def write_vocabulary(
         source: the checkpoint's tokenizer.
         pad_token, added_tokens: as in `tokenizer_from`.
     """
-    tokenizer = tokenizer_from(source, pad_token, added_tokens)
-    vocabulary = _vocabulary(tokenizer)
+    vocabulary = read_vocabulary(source, pad_token, added_tokens)
     folder.mkdir(parents=True, exist_ok=True)
     lines = ["#version: 0.2", *(f"{left} {right}" for left, right in vocabulary.merges)]
     config = {
         "tokenizer_class": "CLIPTokenizer",
-        "model_max_length": _length(tokenizer),
+        "model_max_length": vocabulary.length,
         "do_lower_case": True,
         "add_prefix_space": False,
-        **{key: str(getattr(tokenizer, key)) for key in ("bos_token", "eos_token", "unk_token", "pad_token")},
+        **{key: getattr(vocabulary, key) for key in ("bos_token", "eos_token", "unk_token", "pad_token")},
     }
     texts = {
         "vocab.json": json.dumps(vocabulary.all, ensure_ascii=False),
@@ -252,15 +234,6 @@ def write_vocabulary(
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     return vocabulary
-
-
-def expansions_of(added: Collection[str]) -> dict[str, list[str]]:
-    """Returns what takes the place of each learned word of several vectors in a text: token, token_1, token_2, …"""
-    return {
-        token: [token, *takewhile(added.__contains__, (f"{token}_{index}" for index in count(1)))]
-        for token in added
-        if f"{token}_1" in added
-    }
 
 
 def written_out(text: str, tokenizer: Any) -> str:
@@ -277,17 +250,9 @@ def written_out(text: str, tokenizer: Any) -> str:
     return pattern.sub(lambda match: expansions.get(match[0].lower(), match[0]), text)
 
 
-def _length(tokenizer: Any) -> int:
-    """Returns how many tokens a text may have, 77 where a tokenizer has no bound."""
-    from sdmobile.checkpoints.bpe import CONTEXT_LENGTH
-
-    length = int(tokenizer.model_max_length)
-    return length if length < 1_000_000 else CONTEXT_LENGTH
-
-
 def given_tokenizer(folder: Path) -> Path:
     """Returns the folder that a user gave; raises UsageError where it holds no tokenizer."""
     for place in (folder, folder / "tokenizer"):
         if is_tokenizer(place):
             return place
-    raise UsageError(f"--tokenizer must be a folder with {' and '.join(FILES)}, or with {_WHOLE}", folder)
+    raise UsageError(f"--tokenizer must be a folder with {' and '.join(FILES)}, or with {WHOLE}", folder)
