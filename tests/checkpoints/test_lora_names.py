@@ -120,3 +120,9 @@ def test_names_of_no_form_and_of_both_layouts(sd15: Components) -> None:
     assert places([own, up], sd15).keys() == {own}
     assert not places([own, "unet.conv_in.lora_A.bias"], sd15)
     assert not places(["lora_unet_conv_in.diff", "lora_unet_conv_in.lora_up.bias"], sd15)
+
+
+def test_layers_whose_names_diffusers_does_not_undo(sdxl: Components) -> None:
+    names = {"te2_text_projection": "text_projection", "unet_add_embedding_linear_2": "add_embedding.linear_2"}
+    found = places([f"lora_{name}.lora_up.weight" for name in names], sdxl)
+    assert [one.module for one in found.values()] == list(names.values())
