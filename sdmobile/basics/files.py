@@ -144,10 +144,14 @@ def size_of(paths: list[Path]) -> int:
 def hash_of(paths: list[Path]) -> str:
     """Returns one SHA-256 over names and contents: of the bytes alone if there is one file."""
     files = [(file, path.parent) for path in paths for file in files_of(path)]
-    if len(files) == 1:
-        return hash_file(files[0][0])
-    lines = "".join(f"{hash_file(file)}  {file.relative_to(base).as_posix()}\n" for file, base in files)
-    return hashlib.sha256(lines.encode()).hexdigest()
+    return joined_hash([(file.relative_to(base).as_posix(), hash_file(file)) for file, base in files])
+
+
+def joined_hash(digests: list[tuple[str, str]]) -> str:
+    """Returns what `hash_of` does, from the names and the SHA-256 of the files."""
+    if len(digests) == 1:
+        return digests[0][1]
+    return hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in digests).encode()).hexdigest()
 
 
 def hash_file(path: Path) -> str:

@@ -23,6 +23,7 @@ from sdmobile.cli.profile import profile
 from sdmobile.cli.push import push
 from sdmobile.cli.quantize import quantize_app
 from sdmobile.cli.rewrites import rewrites_app
+from sdmobile.cli.structures import structures_app
 from sdmobile.cli.train import train_app
 from sdmobile.cli.usage import told_usage
 from sdmobile.cli.validate import validate
@@ -50,6 +51,7 @@ app.command()(push)
 app.add_typer(devices_app, name="devices")
 app.add_typer(quantize_app, name="quantize")
 app.add_typer(rewrites_app, name="rewrites")
+app.add_typer(structures_app, name="structures")
 app.add_typer(train_app, name="train")
 app.command()(doctor)
 

@@ -94,6 +94,10 @@ def export(
         Path | None, typer.Option(help="Where finished components are kept; without it, the user's cache folder.")
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither reuse nor keep finished components.")] = False,
+    no_structure: Annotated[
+        bool,
+        typer.Option("--no-structure", help="Go the long way, also where a stored structure fits; keep none."),
+    ] = False,
     ignore_limits: Annotated[
         bool, typer.Option("--ignore-limits", help="Go on although memory or disk space looks too small.")
     ] = False,
@@ -131,6 +135,7 @@ def export(
         prediction_type,
         changes_of(lora, embedding, vae, clip_skip, distilled),
         controls=controls_of(control),
+        structures=not no_structure,
     )
     requests = [replace(request, target=name, out_dir=out) for name, out in zip(wanted, outs, strict=True)]
     fresh = output is not None and not output.exists()
@@ -187,7 +192,9 @@ def _show_plan(plan: ExportPlan) -> None:
     few = "" if plan.checkpoint.given.distilled is None else f", {plan.checkpoint.usual_steps} steps"
     console.print(f"{plan.checkpoint.name} -> {plan.request.target} ({plan.device}), {plan.guidance} guidance{few}")
     for part in plan.components:
-        estimate = f"about {part.memory_bytes / 2**30:.1f} GiB of memory, {part.kept_bytes / 1e6:.1f} MB file"
+        streamed = plan.is_streamed(part.name)
+        way = "streamed" if streamed else f"about {part.memory_bytes / 2**30:.1f} GiB of memory"
+        estimate = f"{way}, {part.kept_bytes / 1e6:.1f} MB file"
         console.print(f"  {part.name:13} {part.parameters / 1e6:8.2f} M parameters   {estimate}")
     for line in plan.report.notes:
         console.print(f"  note: {line}")

@@ -5,6 +5,7 @@ plan ─▶ check folder and resources ─▶ per component: cache or own proces
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 import time
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from sdmobile.checkpoints import Checkpoint
 
     Watch = Callable[[str, dict[str, Any]], None]
+
+_log = logging.getLogger("sdmobile.export")
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,9 @@ def _finished(
         folder = work / name
         folder.mkdir()
         record = cache.take(key, folder)
+        if record is None and (record := _streamed(plan, name, folder, watch)) is not None:
+            parts[name] = Part(folder, record)
+            continue
         if record is None:
             record = run_component(plan.job(name, folder), work, lambda e, n=name: watch(n, e))
             cache.store(key, folder, record)
@@ -112,6 +118,26 @@ def _finished(
             watch(name, {"event": "reused"})
         parts[name] = Part(folder, record)
     return parts, tuple(reused)
+
+
+def _streamed(plan: ExportPlan, name: str, folder: Path, watch: Watch) -> dict[str, Any] | None:
+    """Streams a component's weights into its structure; returns None where there is none, or it does not hold."""
+    from sdmobile.exporters.structures.component import stream_component
+    from sdmobile.exporters.structures.guard import OrdinaryWeightsError
+
+    fit = plan.structures.get(name)
+    if fit is None or fit.structure is None:
+        return None
+    watch(name, {"stage": "stream", "event": "start", "seconds": 0.0, "peak_rss_bytes": 0})
+    try:
+        record = stream_component(fit.structure, plan.checkpoint, folder)
+    except OrdinaryWeightsError as error:
+        _log.warning("note: %s is exported the long way: %s", name, error)
+        for item in folder.iterdir():
+            shutil.rmtree(item) if item.is_dir() else item.unlink()
+        return None
+    watch(name, {**record["stages"][0], "stage": "stream", "event": "end"})
+    return record
 
 
 def _compressed(

@@ -17,15 +17,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdmobile import __version__
 from sdmobile.basics.files import has_room, hash_of, is_disk_full, reason_of, size_of
 from sdmobile.basics.metrics import json_number
 from sdmobile.errors import ComponentError, MissingDependencyError, ResourceError, SdmobileError, UnsupportedError
 from sdmobile.exporters.chunk_contracts import part_contracts
 from sdmobile.exporters.component_weights import ComponentWeights
 from sdmobile.exporters.job import ExportJob
-from sdmobile.exporters.lowering import LoweringOptions, LoweringRecord, Provenance
+from sdmobile.exporters.lowering import LoweringOptions, LoweringRecord, provenance_of
 from sdmobile.exporters.stages import StageLog
+from sdmobile.exporters.structures.graph_hash import graph_hash
+from sdmobile.exporters.structures.keys import facts_of
+from sdmobile.exporters.structures.probe import PROBE_SEED
+from sdmobile.exporters.structures.structure import write_structure
 from sdmobile.families.contracts import contract_for
 from sdmobile.formats.bundle.contracts import Contract
 from sdmobile.reference.geometry import geometry_for
@@ -58,6 +61,9 @@ class _Run:
     recorded: list[tuple[torch.Tensor, ...]] | None = None
     rewrite_checks: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    form_warnings: list[str] = field(default_factory=list)  # those of them that do not depend on weights
+    lowered: list[dict[str, Any]] = field(default_factory=list)
+    graph: str = ""  # hash of the rewritten graph
     scales: dict[str, Any] = field(default_factory=dict)
 
 
@@ -93,7 +99,7 @@ def run_stages(job: ExportJob, announce: Announce) -> dict[str, Any]:
             checkpoint = open_checkpoint(
                 job.checkpoint, job.tokenizer, job.prediction_type, job.changes, controls=job.controls
             )
-            provenance = _provenance(checkpoint)  # reads and hashes all files of the checkpoint
+            provenance = provenance_of(checkpoint)  # reads and hashes all files of the checkpoint
         geometry = geometry_for(checkpoint, job.guidance, job.resolution)
         contract = contract_for(checkpoint.family, job.target, job.component, geometry)
         device = _device(job)
@@ -104,10 +110,14 @@ def run_stages(job: ExportJob, announce: Announce) -> dict[str, Any]:
         job.out_dir.mkdir(parents=True, exist_ok=True)
         prefix = f".{contract.file_name}-"
         with tempfile.TemporaryDirectory(prefix=prefix, dir=job.out_dir) as scratch, _room_for(job, log):
-            for path in _lowered(run, Path(scratch)):
-                if job.target == "android":
-                    _cast_to_float16(run, path)
-            files = [_move(item, job.out_dir) for item in sorted(Path(scratch).iterdir())]
+            made, probe = Path(scratch) / "made", Path(scratch) / "probe"
+            made.mkdir()
+            probe.mkdir()
+            _write_files(run, made, probe)
+            names = sorted(item.name for item in made.iterdir())
+            if job.structure is not None and not run.scales:
+                _keep_structure(run, names, made, probe, job.structure)
+            files = [_move(made / name, job.out_dir) for name in names]
     return _record(run, files)
 
 
@@ -154,18 +164,6 @@ def _room_for(job: ExportJob, log: StageLog) -> Iterator[None]:
         raise
 
 
-def _provenance(checkpoint: Checkpoint) -> Provenance:
-    """Returns what the file will say about the checkpoint."""
-    return Provenance(
-        checkpoint.name,
-        checkpoint.content_hash,
-        checkpoint.license,
-        checkpoint.scaling_factor,
-        checkpoint.prediction_type,
-        __version__,
-    )
-
-
 def _device(job: ExportJob) -> DeviceProfile:
     """Returns the profile of the device that the job names, or of the target's default device."""
     from sdmobile.device_profiles import default_profile, load_profile
@@ -176,34 +174,97 @@ def _device(job: ExportJob) -> DeviceProfile:
     return profile
 
 
-def _lowered(run: _Run, folder: Path) -> Iterator[Path]:
-    """Writes the component's files, each from its weights to the file; what one took in memory is free for the next."""
-    from sdmobile.basics.float16 import warnings_for
+def _write_files(run: _Run, folder: Path, probe: Path) -> None:
+    """Writes the component's files, each from its weights to the file; what one took in memory is free for the next.
+
+    Args:
+        run: the job.
+        folder: of the files.
+        probe: gets the same files of random weights, where a structure is wanted.
+    """
     from sdmobile.reference.subject import hollow_component
     from sdmobile.rewrites.folding import absent, fill
 
     hollow, names = hollow_component(run.checkpoint, run.job.target, run.job.component)
-    weights = ComponentWeights(run.checkpoint, run.checkpoint.family.component(run.job.component).model, names)
+    model = run.checkpoint.family.component(run.job.component).model
+    weights = ComponentWeights(run.checkpoint, model, names, run.job.probe)
     parts, run.chain = _parts(run, _graph(run, hollow, weights))
     values = _recorded_values(run) if run.job.float32_islands else []
+    probed = run.job.structure is not None and not run.scales
+    if probed:
+        run.graph = graph_hash(parts)
     for number, contract in enumerate(run.chain, start=1):
         label = "" if len(run.chain) == 1 else f" {number}"
         part = parts.pop(0)
         with run.log.stage("load" + label) as details:
             # The witness keeps float32 weights.
             program = fill(part, weights.read if run.job.target == "onnx" else weights.scanned)
-            losses = weights.new_losses()
-            details["fp16_losses"] = [loss.to_json() for loss in losses]
-            run.warnings += warnings_for(losses)
+            details["fp16_losses"] = _losses(run, weights)
         calls = _recorded_calls(run, program, contract, values, label) if values else ()
-        path = folder / contract.file_name
         with run.log.stage("lower" + label) as details:
-            record = lower_to_file(program, contract, path, replace(run.options, recorded_inputs=calls))
+            record = _lower(run, program, contract, folder / contract.file_name, calls)
             details.update(record.to_json())
+        run.lowered.append(record.to_json())
         run.warnings += record.warnings
-        _release(program, absent(part) if parts else None)  # what the graph itself holds may be in later parts, too
+        run.form_warnings += record.warnings
+        # What the graph itself holds may be in later parts, too.
+        _release(program, absent(part) if parts or probed else None)
         del program
-        yield path
+        if run.job.target == "android":
+            _cast_to_float16(run, folder / contract.file_name)
+        if probed:
+            with run.log.stage("probe" + label):
+                program = fill(part, replace(weights, probe=PROBE_SEED).read)
+                _lower(run, program, contract, probe / contract.file_name, ())
+                _release(program, absent(part) if parts else None)
+                del program
+            if run.job.target == "android":
+                _cast_to_float16(run, probe / contract.file_name)
+
+
+def _lower(
+    run: _Run, program: ExportedProgram, contract: Contract, path: Path, calls: tuple[tuple[torch.Tensor, ...], ...]
+) -> LoweringRecord:
+    return lower_to_file(program, contract, path, replace(run.options, recorded_inputs=calls))
+
+
+def _losses(run: _Run, weights: ComponentWeights) -> list[dict[str, Any]]:
+    """Returns what float16 loses of the weights that were read last; warns of what it cannot hold."""
+    from sdmobile.basics.float16 import warnings_for
+
+    losses = weights.new_losses()
+    run.warnings += warnings_for(losses)
+    return [loss.to_json() for loss in losses]
+
+
+def _keep_structure(run: _Run, names: list[str], made: Path, probe: Path, place: Path) -> None:
+    """Learns the structure of the finished files from those of random weights, and keeps it."""
+    from sdmobile.exporters.structures.making import make_structure
+
+    with run.log.stage("structure") as details:
+        model, device = run.checkpoint.family.component(run.job.component).model, _device(run.job).name
+        facts = facts_of(run.checkpoint, run.contract, device, run.job.rewrites, run.job.chunks)
+        form = _form(run, names)
+        structure = make_structure(
+            facts, run.checkpoint, device, model, form, names, made, probe, run.job.probe, run.graph
+        )
+        details["bytes"] = write_structure(structure, place)
+
+
+def _form(run: _Run, names: list[str]) -> dict[str, Any]:
+    """Returns what the manifest keeps about the component, whatever its weights."""
+    return {
+        "component": run.job.component,
+        "file": run.chain[0].file_name,
+        "files": names,
+        "contract": run.contract.to_json(),
+        "chain": [contract.to_json() for contract in run.chain] if len(run.chain) > 1 else [],
+        "parameters": run.parameters,
+        "rewrites": run.rewrites,
+        "rewrite_checks": [],
+        "warnings": run.form_warnings,
+        "lowered": run.lowered,
+    }
 
 
 def _recorded_values(run: _Run) -> Values:
@@ -278,7 +339,8 @@ def _scaled(run: _Run, hollow: torch.nn.Module, weights: ComponentWeights) -> to
     from sdmobile.reference.subject import wrapped_component
 
     streams = run.checkpoint.family.component(run.job.component).streams(hollow)
-    if run.job.target == "onnx" or not streams.names or FLOAT16_SCALES in run.job.rewrites.without:
+    unscaled = run.job.probe is not None or FLOAT16_SCALES in run.job.rewrites.without
+    if run.job.target == "onnx" or not streams.names or unscaled:
         return hollow
     geometry = geometry_for(run.checkpoint, run.job.guidance, run.job.resolution)
     recorded = _check_inputs(run) if run.job.float32_islands else []
@@ -316,7 +378,9 @@ def _rewrite(
         gc.collect()
     choosing = {rule.name for rule in rules if rule.selective}
     refused = [r for r in rewritten.records if r.outcome == Outcome.REFUSED and r.rule not in choosing]
-    run.warnings += [f"{r.rule} refused {r.module}: {r.reason}" for r in refused]
+    lines = [f"{r.rule} refused {r.module}: {r.reason}" for r in refused]
+    run.warnings += lines
+    run.form_warnings += lines
     for outcome in Outcome:
         details[outcome.value] = sum(record.outcome == outcome for record in rewritten.records)
     details["nodes"] = len(rewritten.program.graph.nodes)
@@ -367,14 +431,8 @@ def _move(path: Path, folder: Path) -> Path:
 def _record(run: _Run, files: list[Path]) -> dict[str, Any]:
     """Returns everything that the manifest keeps about the component."""
     return {
-        "component": run.job.component,
-        "file": run.chain[0].file_name,
-        "files": [path.name for path in files],
-        "contract": run.contract.to_json(),
-        "chain": [contract.to_json() for contract in run.chain] if len(run.chain) > 1 else [],
-        "parameters": run.parameters,
+        **{key: value for key, value in _form(run, [path.name for path in files]).items() if key != "lowered"},
         "stages": [record.to_json() for record in run.log.records],
-        "rewrites": run.rewrites,
         "rewrite_checks": run.rewrite_checks,
         "warnings": run.warnings,
         **run.scales,

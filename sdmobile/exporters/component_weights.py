@@ -21,11 +21,13 @@ class ComponentWeights:
         checkpoint: that holds them.
         model: the component's model.
         names: in the model, by those in the program.
+        probe: seed of random weights that take the place of the checkpoint's own.
     """
 
     checkpoint: Checkpoint
     model: str
     names: Mapping[str, str]
+    probe: int | None = None
     _scanned: set[str] = field(default_factory=set)
     _losses: list[TensorLoss] = field(default_factory=list)
 
@@ -35,11 +37,24 @@ class ComponentWeights:
         Args:
             wanted: names in the program; those that are none of the model's weights do not come.
         """
+        places = {self.names[name]: name for name in wanted if name in self.names}
+        for name, tensor in self._stored(places.keys()):
+            yield places[name], tensor
+
+    def _stored(self, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+        """Yields weights by their names in the model."""
         from sdmobile.checkpoints.load import read_weights
 
-        places = {self.names[name]: name for name in wanted if name in self.names}
-        for name, tensor in read_weights(self.checkpoint, self.model, places.keys()):
-            yield places[name], tensor
+        if self.probe is None:
+            yield from read_weights(self.checkpoint, self.model, names)
+            return
+        import torch
+
+        from sdmobile.exporters.structures.probe import probe_array
+
+        for name, info in self.checkpoint.components[self.model].tensors.items():
+            if name in names:
+                yield name, torch.from_numpy(probe_array(self.probe, name, info.shape))
 
     def scanned(self, wanted: Collection[str]) -> Iterator[tuple[str, Tensor]]:
         """Does what `read` does, and scans each weight when it comes first."""

@@ -12,7 +12,7 @@ from sdmobile.checkpoints.control import ControlFolder
 from sdmobile.reference.geometry import Resolution
 from sdmobile.rewrites.options import RewriteOptions
 
-_PATHS = ("checkpoint", "out_dir", "tokenizer")
+_PATHS = ("checkpoint", "out_dir", "tokenizer", "structure")
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class ExportJob:
         prediction_type: what the denoiser predicts, for a checkpoint that does not say.
         changes: what is put on top of it.
         controls: control networks that go with it.
+        probe: seed of random weights that take the place of the checkpoint's own.
+        structure: where to keep the structure of the files, None to make none.
     """
 
     checkpoint: Path
@@ -50,6 +52,8 @@ class ExportJob:
     prediction_type: str | None = None
     changes: Changes = UNCHANGED
     controls: tuple[ControlFolder, ...] = ()
+    probe: int | None = None
+    structure: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as a JSON object."""

@@ -6,10 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdmobile import __version__
+from sdmobile.formats.bundle.writing import created
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-GIB = 1 << 30
+    from sdmobile.checkpoints import Checkpoint
+
+CONVERSION_DATE = "com.github.apple.coremltools.conversion_date"
 
 
 @dataclass(frozen=True)
@@ -85,3 +90,35 @@ class LoweringRecord:
         """Returns the record without the path as a JSON object."""
         total = sum(self.operators.values())
         return {"operators": dict(sorted(self.operators.items())), "operator_count": total, **self.details}
+
+
+def described(provenance: Provenance, summary: str) -> dict[str, str]:
+    """Returns the texts of a Core ML model by the names of its specification.
+
+    Args:
+        provenance: where the weights come from.
+        summary: what the component is, in one sentence.
+    """
+    return {
+        "shortDescription": f"{summary}. From {provenance.name}.",
+        "versionString": provenance.version,
+        "author": f"{provenance.name}; converted by sdmobile",
+        "license": provenance.license or "unknown; see the source of the checkpoint",
+    }
+
+
+def conversion_date() -> str:
+    """Returns the day that a file says it was made on: today, or that of SOURCE_DATE_EPOCH."""
+    return created()[:10]
+
+
+def provenance_of(checkpoint: Checkpoint) -> Provenance:
+    """Returns what a file says about its checkpoint; reads and hashes all of the checkpoint's files."""
+    return Provenance(
+        checkpoint.name,
+        checkpoint.content_hash,
+        checkpoint.license,
+        checkpoint.scaling_factor,
+        checkpoint.prediction_type,
+        __version__,
+    )

@@ -21,11 +21,16 @@ from sdmobile.reference.geometry import Resolution, geometry_for
 from sdmobile.rewrites.options import RewriteOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sdmobile.checkpoints import Checkpoint
+    from sdmobile.exporters.structures.find import Fit
     from sdmobile.formats.bundle.contracts import Geometry
     from sdmobile.quantize.recipes import Recipe
+
+
+STREAMING_BYTES = 1 << 30
+"""Bound on the memory of an export that streams every component."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class ExportRequest:
         prediction_type: what the denoiser predicts, for a checkpoint that does not say.
         changes: what is put on top of the checkpoint.
         controls: control networks that go with it.
+        structures: stream weights into a stored structure where one fits, and keep one where none does.
     """
 
     checkpoint: Path | None
@@ -67,6 +73,7 @@ class ExportRequest:
     prediction_type: str | None = None
     changes: Changes = UNCHANGED
     controls: tuple[ControlFolder, ...] = ()
+    structures: bool = True
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,7 @@ class ExportPlan:
     geometry: Geometry
     components: tuple[PlannedComponent, ...]
     report: PreflightReport
+    structures: Mapping[str, Fit] = field(default_factory=dict)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -90,10 +98,16 @@ class ExportPlan:
         """The way of guidance, settled."""
         return self.checkpoint.family.guidance(self.request.guidance).name
 
+    def is_streamed(self, component: str) -> bool:
+        """Returns whether a component's weights are streamed into a structure."""
+        fit = self.structures.get(component)
+        return fit is not None and fit.structure is not None
+
     @property
     def memory_bytes(self) -> int:
         """Estimated peak of the largest component's process; components run one after another."""
-        return max(component.memory_bytes for component in self.components)
+        processes = [c.memory_bytes for c in self.components if not self.is_streamed(c.name)]
+        return max(processes, default=STREAMING_BYTES)
 
     @property
     def disk_bytes(self) -> int:
@@ -126,7 +140,13 @@ class ExportPlan:
             prediction_type=request.prediction_type,
             changes=request.changes,
             controls=self._controls,
+            structure=self._place_of(component),
         )
+
+    def _place_of(self, component: str) -> Path | None:
+        """Returns where the structure of a component is to be kept, None where there is one or none can be."""
+        fit = self.structures.get(component)
+        return fit.path if fit is not None and fit.wanted else None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the plan as JSON values; sizes are estimates."""
@@ -180,6 +200,7 @@ def make_plan(request: ExportRequest, opened: Checkpoint | None = None) -> Expor
     """
     from sdmobile.checkpoints import open_checkpoint
     from sdmobile.device_profiles import device_key
+    from sdmobile.exporters.structures.find import find_structures
     from sdmobile.rewrites.registry import check_names
 
     if request.target not in TARGETS:
@@ -196,9 +217,11 @@ def make_plan(request: ExportRequest, opened: Checkpoint | None = None) -> Expor
     planned = planned_components(checkpoint, request)
     device = profile.name if request.device is None else device_key(request.device)
     _check_recipe(request, device, tuple(component.name for component in planned))
+    names = tuple(component.name for component in planned)
+    structures = find_structures(checkpoint, request, device, geometry, names) if request.structures else {}
     report = preflight(checkpoint, request)
     report.require()
-    return ExportPlan(request, checkpoint, device, geometry, planned, report)
+    return ExportPlan(request, checkpoint, device, geometry, planned, report, structures)
 
 
 def _check_recipe(request: ExportRequest, device: str, components: tuple[str, ...]) -> None:
@@ -223,7 +246,7 @@ def check_resources(plan: ExportPlan, cached: frozenset[str] = frozenset()) -> N
     """
     import psutil
 
-    waiting = [component for component in plan.components if component.name not in cached]
+    waiting = [c for c in plan.components if c.name not in cached and not plan.is_streamed(c.name)]
     available = psutil.virtual_memory().available
     if waiting:
         largest = max(waiting, key=lambda component: component.memory_bytes)

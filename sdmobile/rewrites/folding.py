@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 Read = Callable[[Collection[str]], Iterator[tuple[str, "Tensor"]]]
 """Yields, one at a time, name and tensor of the weights of some names."""
-_EXPRESSION = "expression"  # key of a placeholder's metadata
+EXPRESSION = "expression"
+"""Key of a placeholder's metadata that holds how its constant is computed."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def fold(draft: Draft, nodes: Iterable[Node], name: str) -> int:
             value = evaluate(node, dict(weights)).clone().contiguous()
         folded = draft.add_constant(label, value)
         if is_absent(value):
-            folded.meta[_EXPRESSION] = _expression(node, weights, draft)
+            folded.meta[EXPRESSION] = _expression(node, weights, draft)
         draft.replace(node, folded)
     return len(kept)
 
@@ -116,8 +117,8 @@ def _expression(root: Node, weights: dict[Node, Tensor], draft: Draft) -> Expres
 
 
 def _operand(source: Node, tensor: Tensor, draft: Draft) -> str | Tensor | Expression:
-    if _EXPRESSION in source.meta:
-        return source.meta[_EXPRESSION]
+    if EXPRESSION in source.meta:
+        return source.meta[EXPRESSION]
     return draft.target(source) if is_absent(tensor) else tensor
 
 
@@ -152,7 +153,7 @@ def fill(program: ExportedProgram, read: Read) -> ExportedProgram:
     draft = Draft(program)
     waiting: dict[str, Expression] = {}
     for node in draft.weights():
-        expression = node.meta.pop(_EXPRESSION, None)
+        expression = node.meta.pop(EXPRESSION, None)
         if expression is not None:
             waiting[draft.target(node)] = expression
     plain = missing - waiting.keys()

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import UnsupportedError
 from sdmobile.exporters.coreml.islands import find_islands
-from sdmobile.exporters.lowering import LoweringOptions, LoweringRecord
+from sdmobile.exporters.lowering import (
+    CONVERSION_DATE,
+    LoweringOptions,
+    LoweringRecord,
+    conversion_date,
+    described,
+)
 from sdmobile.formats.mlprogram.write import settle
 from sdmobile.rewrites.naming import name_by_module
 
@@ -66,16 +72,15 @@ def lower(program: ExportedProgram, contract: Contract, out: Path, options: Lowe
 
 def describe(model: Any, contract: Contract, options: LoweringOptions) -> None:
     """Fills author, licence, version, descriptions and sdmobile's own keys of a coremltools model."""
-    provenance = options.provenance
-    model.author = f"{provenance.name}; converted by sdmobile"
-    model.license = provenance.license or "unknown; see the source of the checkpoint"
-    model.version = provenance.version
-    model.short_description = f"{options.summary}. From {provenance.name}."
+    texts = described(options.provenance, options.summary)
+    model.author, model.license = texts["author"], texts["license"]
+    model.version, model.short_description = texts["versionString"], texts["shortDescription"]
     for spec in contract.inputs:
         model.input_description[spec.name] = spec.description
     for spec in contract.outputs:
         model.output_description[spec.name] = spec.description
-    model.user_defined_metadata.update(provenance.entries(contract.component))
+    own = {**options.provenance.entries(contract.component), CONVERSION_DATE: conversion_date()}
+    model.user_defined_metadata.update(own)
 
 
 def deployment_target(name: str) -> Any:

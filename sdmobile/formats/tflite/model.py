@@ -50,6 +50,7 @@ class Tensor:
         sparse: whether the values are stored sparsely.
         data: bytes of a constant; a view of the file.
         buffer: number of the buffer in the file; tensors may share one.
+        start: where the bytes of a constant begin in the file.
     """
 
     index: int
@@ -61,6 +62,7 @@ class Tensor:
     sparse: bool = False
     data: memoryview | None = None
     buffer: int = 0
+    start: int = 0
 
     @property
     def rank(self) -> int:

@@ -128,6 +128,7 @@ class _Reader:
             sparse=stored.Sparsity() is not None,
             data=None if place is None else self._buffer[place[0] : place[0] + place[1]],
             buffer=stored.Buffer(),
+            start=0 if place is None else place[0],
         )
 
     def _quantization(self, stored: Any) -> Quantization | None:

@@ -1,0 +1,1 @@
+"""Structures: exported files without their weights, and where each stored tensor comes from."""
