@@ -245,10 +245,15 @@ def _keep_structure(run: _Run, names: list[str], made: Path, probe: Path, place:
         model, device = run.checkpoint.family.component(run.job.component).model, _device(run.job).name
         facts = facts_of(run.checkpoint, run.contract, device, run.job.rewrites, run.job.chunks)
         form = _form(run, names)
-        structure = make_structure(
-            facts, run.checkpoint, device, model, form, names, made, probe, run.job.probe, run.graph
-        )
-        details["bytes"] = write_structure(structure, place)
+        try:
+            structure = make_structure(
+                facts, run.checkpoint, device, model, form, names, made, probe, run.job.probe, run.graph
+            )
+            details["bytes"] = write_structure(structure, place)
+        except (SdmobileError, OSError) as error:
+            if run.job.probe is not None:
+                raise
+            details["refused"] = str(error)  # the files themselves are as they should be
 
 
 def _form(run: _Run, names: list[str]) -> dict[str, Any]:

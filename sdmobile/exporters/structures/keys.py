@@ -117,7 +117,7 @@ def facts_of(
 
     part = checkpoint.family.component(contract.component)
     info = checkpoint.components[part.model]
-    return {
+    facts = {
         "interface": f"{part.wrap.__module__}.{part.wrap.__qualname__}",
         "component": contract.component,
         "class": info.class_name,
@@ -128,6 +128,7 @@ def facts_of(
         "chunks": chunks if part is checkpoint.family.denoiser else 1,
         "tensors": {name: list(one.shape) for name, one in sorted(info.tensors.items())},
     }
+    return json.loads(json.dumps(facts))  # as they are read back
 
 
 def file_stem(facts: Mapping[str, Any]) -> str:
