@@ -188,6 +188,7 @@ class ComponentEntry(_Entry):
     sha256: Sha256 | None = None
     compression: CompressionEntry | None = None
     float16_scales: ScalesEntry | None = None
+    structure: FileName | None = None
 
     @property
     def named_files(self) -> list[str]:
