@@ -8,16 +8,14 @@ Where a convolution changes the width or the resolution of s (`conv_shortcut`, s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import zip_longest
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.families.autoencoder_steps import Step, steps_of
 from sdmobile.families.streams import Streams
 
 if TYPE_CHECKING:
     from torch import nn
-
-_HALVES = {"encoder": ("down_blocks", "mid_block"), "decoder": ("mid_block", "up_blocks")}
 
 _WITHOUT_TIME = ("default", "group")  # Diffusers' encoder and decoder: where there is no timestep, nothing but norm2
 
@@ -27,99 +25,61 @@ def streams_of(module: nn.Module) -> Streams:
 
     There are none where a block is of a kind that is not known: nothing is said of a network that is another.
     """
-    for name, order in _HALVES.items():
-        half: Any = getattr(module, name, None)
-        if half is not None and _is_norm(getattr(half, "conv_norm_out", None)):
-            try:
-                return _Walk(name, half, order).streams
-            except _UnknownError:
-                return Streams()
-    return Streams()
+    half = "encoder" if hasattr(module, "encoder") else "decoder"
+    steps = steps_of(half, [name for name, _ in module.named_parameters()])
+    known = all(_is_known(step, module.get_submodule(step.path)) for step in steps)
+    return streams_along(steps) if known else Streams()
 
 
-class _UnknownError(Exception):
-    """A block of which it is not known whether it leaves a stream's scale alone."""
+def streams_along(steps: Sequence[Step]) -> Streams:
+    """Returns the streams of a half of those steps."""
+    layers: dict[str, tuple[str | None, str]] = {}
+    norms: dict[str, str] = {}
+    stream = ""
+
+    def begin(path: str, reads: str | None) -> str:
+        layers[path] = (reads, path)
+        return path
+
+    for kind, path, shortcut in ((step.kind, step.path, step.shortcut) for step in steps):
+        if kind == "enter":
+            stream = begin(f"{path}.conv_in", None)
+        elif kind == "residual":
+            norms[f"{path}.norm1"] = stream
+            norms[f"{path}.norm2"] = begin(f"{path}.conv1", None)
+            stream = begin(f"{path}.conv_shortcut", stream) if shortcut else stream
+            layers[f"{path}.conv2"] = (None, stream)
+        elif kind == "attention":
+            norms[f"{path}.group_norm"] = stream
+            layers[f"{path}.to_out.0"] = (None, stream)
+        elif kind == "leave":
+            norms[f"{path}.conv_norm_out"] = stream
+        else:
+            stream = begin(f"{path}.conv", stream)
+    return Streams(layers, norms)
 
 
-class _Walk:
-    """Follows the residual sum through one half."""
-
-    def __init__(self, name: str, half: Any, order: Sequence[str]) -> None:
-        self._layers: dict[str, tuple[str | None, str]] = {}
-        self._norms: dict[str, str] = {}
-        self._stream: str | None = None
-        self._begin(f"{name}.conv_in")
-        for part in order:
-            for path, block in _blocks(f"{name}.{part}", getattr(half, part)):
-                self._block(path, block)
-        self._read(f"{name}.conv_norm_out", half.conv_norm_out)
-        self.streams = Streams(self._layers, self._norms)
-
-    def _begin(self, path: str) -> None:
-        self._layers[path] = (self._stream, path)
-        self._stream = path
-
-    def _write(self, path: str) -> None:
-        assert self._stream is not None
-        self._layers[path] = (None, self._stream)
-
-    def _read(self, path: str, norm: Any) -> None:
-        if not _is_norm(norm) or self._stream is None:
-            raise _UnknownError
-        self._norms[path] = self._stream
-
-    def _block(self, path: str, block: Any) -> None:
-        resnets, attentions = getattr(block, "resnets", ()), getattr(block, "attentions", None) or ()
-        if not resnets and any(True for _ in block.parameters()):
-            raise _UnknownError
-        for index, (resnet, attention) in enumerate(zip_longest(resnets, attentions)):
-            self._resnet(f"{path}.resnets.{index}", resnet)
-            if attention is not None:
-                self._attention(f"{path}.attentions.{index}", attention)
-        for kind in ("downsamplers", "upsamplers"):
-            for index, sampler in enumerate(getattr(block, kind, None) or ()):
-                self._sampler(f"{path}.{kind}.{index}", sampler)
-
-    def _resnet(self, path: str, resnet: Any) -> None:
-        plain = type(resnet).__name__ == "ResnetBlock2D" and resnet.time_emb_proj is None
-        if not plain or resnet.time_embedding_norm not in _WITHOUT_TIME or resnet.upsample or resnet.downsample:
-            raise _UnknownError
-        self._read(f"{path}.norm1", resnet.norm1)
-        if not _is_norm(resnet.norm2):
-            raise _UnknownError
-        self._layers[f"{path}.conv1"] = (None, f"{path}.conv1")
-        self._norms[f"{path}.norm2"] = f"{path}.conv1"
-        if resnet.conv_shortcut is not None:
-            self._begin(f"{path}.conv_shortcut")
-        self._write(f"{path}.conv2")
-
-    def _attention(self, path: str, attention: Any) -> None:
-        plain = type(attention).__name__ == "Attention" and attention.residual_connection
-        if not plain or attention.spatial_norm is not None:
-            raise _UnknownError
-        self._read(f"{path}.group_norm", attention.group_norm)
-        self._write(f"{path}.to_out.0")
-
-    def _sampler(self, path: str, sampler: Any) -> None:
-        from torch import nn
-
-        known = type(sampler).__name__ in ("Downsample2D", "Upsample2D") and sampler.norm is None
-        if not known or not isinstance(sampler.conv, nn.Conv2d):
-            raise _UnknownError
-        self._begin(f"{path}.conv")
+def _is_known(step: Step, module: Any) -> bool:
+    """Returns whether a module computes the step that its weights' names tell, and leaves a stream's scale alone."""
+    if step.kind == "residual":
+        plain = module.time_emb_proj is None and module.time_embedding_norm in _WITHOUT_TIME
+        kept = not module.upsample and not module.downsample and module.output_scale_factor == 1.0
+        return plain and kept and _are_norms(module.norm1, module.norm2) and _are_silu(module.nonlinearity)
+    if step.kind == "attention":
+        plain = module.residual_connection and module.rescale_output_factor == 1.0 and module.heads == 1
+        return plain and module.spatial_norm is None and _are_norms(module.group_norm)
+    if step.kind in ("down", "up"):
+        return type(module).__name__ in ("Downsample2D", "Upsample2D") and module.norm is None
+    return step.kind == "enter" or (_are_norms(module.conv_norm_out) and _are_silu(module.conv_act))
 
 
-def _blocks(path: str, part: Any) -> Iterator[tuple[str, Any]]:
-    """Yields the blocks of a list of blocks, or the one that it is."""
+def _are_norms(*modules: Any) -> bool:
     from torch import nn
 
-    if isinstance(part, nn.ModuleList):
-        yield from ((f"{path}.{index}", block) for index, block in enumerate(part))
-    elif part is not None:
-        yield path, part
+    return all(isinstance(module, nn.GroupNorm) for module in modules)
 
 
-def _is_norm(module: Any) -> bool:
+def _are_silu(*modules: Any) -> bool:
     from torch import nn
 
-    return isinstance(module, nn.GroupNorm)
+    return all(isinstance(module, nn.SiLU) for module in modules)
