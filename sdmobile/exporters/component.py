@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -343,19 +344,20 @@ def _scaled(run: _Run, hollow: torch.nn.Module, weights: ComponentWeights) -> to
     from sdmobile.exporters.float16_range import scale_streams
     from sdmobile.reference.subject import wrapped_component
 
-    streams = run.checkpoint.family.component(run.job.component).streams(hollow)
+    checkpoint, component = run.checkpoint, run.job.component
+    streams = checkpoint.family.component(component).streams(hollow)
     unscaled = run.job.probe is not None or FLOAT16_SCALES in run.job.rewrites.without
     if run.job.target == "onnx" or not streams.names or unscaled:
         return hollow
-    geometry = geometry_for(run.checkpoint, run.job.guidance, run.job.resolution)
+    geometry = geometry_for(checkpoint, run.job.guidance, run.job.resolution)
     recorded = _check_inputs(run) if run.job.float32_islands else []
     with run.log.stage("float16 scales") as details:
-        module = wrapped_component(run.checkpoint, run.job.target, run.job.component)
-        found = scale_streams(module, streams, run.checkpoint, run.contract, geometry, recorded)
+        load = partial(wrapped_component, checkpoint, run.job.target, component)
+        found, module = scale_streams(load, streams, checkpoint, run.contract, geometry, recorded)
         details["largest"] = json_number(found.largest)
     if found.refused is not None:
         run.warnings.append(f"values beyond float16's range were not scaled: {found.refused}")
-    if not found.streams:
+    if module is None:
         return hollow
     run.scales = {FLOAT16_SCALES: found.to_json()}
     for name, tensor in module.named_parameters():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sdmobile.formats.bundle.contracts import PERMUTATIONS
@@ -21,32 +21,48 @@ Values = list[dict[str, "Tensor"]]
 
 
 def scale_streams(
-    module: nn.Module,
+    load: Callable[[], nn.Module],
     streams: Streams,
     checkpoint: Checkpoint,
     contract: Contract,
     geometry: Geometry,
     recorded: Sequence[tuple[Tensor, ...]],
-) -> Float16Scales:
-    """Scales a loaded component where its values come near float16's range.
+) -> tuple[Float16Scales, nn.Module | None]:
+    """Scales a component where its values come near float16's range; it is loaded only where they may.
 
     Args:
-        module: the component behind its file's interface; changed in place.
+        load: gives the component behind its file's interface.
         streams: of it.
         checkpoint: that it comes from.
         contract: of the file.
         geometry: the sizes of the export.
         recorded: further inputs to measure on, from a sampling run.
+
+    Returns:
+        What was found, and the scaled component; None where nothing was scaled.
     """
     import torch
 
-    from sdmobile.reference.drawn_pictures import drawn_inputs
-    from sdmobile.reference.float16_scales import find_scales
+    from sdmobile.families.streams import observe
+    from sdmobile.reference.drawn_pictures import drawn_input
+    from sdmobile.reference.drawn_scales import DRAWN, SMALL, stream_peaks
+    from sdmobile.reference.float16_scales import apply_scales, scales_for
 
+    component = contract.component
+    peaks, words = stream_peaks(checkpoint, (component,), geometry).get(component, {}), DRAWN
+    module = load() if recorded else None
+    if module is not None:
+        further, _ = observe(module, streams, recorded)
+        peaks = {stream: max(peak, further[stream]) for stream, peak in peaks.items()}
+        words = f"{words} and {len(recorded)} calls of a sampling run"
+    scales = scales_for(peaks, words)
+    if not scales.streams:
+        return scales, None
+    module = module or load()
     order = PERMUTATIONS[contract.inputs[0].layout]
-    drawn = [torch.from_numpy(array).permute(order) for array in drawn_inputs(checkpoint, contract.component, geometry)]
-    words = f"{len(drawn)} drawn pictures" + (f" and {len(recorded)} calls of a sampling run" if recorded else "")
-    return find_scales(module, streams, [*((one,) for one in drawn), *recorded], words)
+    drawn = torch.from_numpy(drawn_input(checkpoint, component, geometry, SMALL)).permute(order)
+    found = apply_scales(module, streams, scales, [(drawn,), *recorded])
+    return found, module if found.streams else None
 
 
 def values_of(contract: Contract, recorded: Sequence[tuple[Tensor, ...]]) -> Values:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     Before = Callable[[Array], Array]
     """Computes what a layer reads from rows of a feature map, (N, rows, W, C)."""
 
-_NARROW = 16  # fewer channels are not worth a transform
+_NARROW = 16  # fewer channels are not worth a transform of the map,
+_FEW = 512  # and fewer pixels none of the weight
 _TILES = 256  # computed at once: few enough for a core's cache, enough for matrix products
 _PIXELS = 2048
 _ROWS = 8
@@ -59,7 +60,7 @@ def convolve(x: Array, weight: Array, bias: Array, stride: int = 1, before: Befo
     """
     if weight.shape[2:] == (1, 1):
         return linear(x if before is None else before(x), weight[:, :, 0, 0], bias)
-    if stride == 1 and min(weight.shape[:2]) >= _NARROW:
+    if stride == 1 and min(weight.shape[:2]) >= _NARROW and math.prod(x.shape[:3]) > _FEW:
         return _by_tiles(x, weight, bias, before)
     return _by_windows(x, weight, bias, stride, before)
 
@@ -122,7 +123,7 @@ def largest_magnitude(x: Array) -> float:
 
 
 def _moments(x: Array, groups: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns mean and variance of each channel's group, (N, C): a row's sum in float32, what they add up to in float64."""
+    """Returns mean and variance of each channel's group, (N, C); sums of rows in float32, further ones in float64."""
     count, height, width, channels = x.shape
 
     def over_groups(rows: Array) -> NDArray[np.float64]:
@@ -152,7 +153,7 @@ def _by_windows(x: Array, weight: Array, bias: Array, stride: int, before: Befor
     """Computes a 3×3 convolution as one product of all windows of some rows with its weight."""
     count, height, width, channels = x.shape
     high, wide, edge = height // stride, width // stride, 2 - stride
-    kernel = weight.transpose(2, 3, 1, 0).reshape(9 * channels, -1)
+    kernel = weight.transpose(0, 2, 3, 1).reshape(len(bias), 9 * channels)
     rows = max(1, _PIXELS // (count * wide))
     out = np.empty((count, high, wide, len(bias)), np.float32)
     for top in range(0, high, rows):
@@ -160,7 +161,7 @@ def _by_windows(x: Array, weight: Array, bias: Array, stride: int, before: Befor
         block = _block(x, stride * top - edge, edge, (stride * here + 2, stride * wide + 2), before)
         places = [(i, j) for i in range(3) for j in range(3)]
         windows = [block[:, i : i + stride * here : stride, j : j + stride * wide : stride] for i, j in places]
-        out[:, top : top + here] = linear(np.concatenate(windows, axis=3), kernel.T, bias)
+        out[:, top : top + here] = linear(np.concatenate(windows, axis=3), kernel, bias)
     return out
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from sdmobile.errors import CheckpointError, UnsupportedError
@@ -16,6 +16,7 @@ from sdmobile.families.shapes import count_blocks
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from sdmobile.families.streams import ArrayNetwork
     from sdmobile.formats.bundle.contracts import Geometry
 
 PREFIX = "first_stage_model."
@@ -154,6 +155,15 @@ def _encode(module: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     return encoded.latent_dist.parameters if hasattr(encoded, "latent_dist") else tiny_autoencoder.moments(encoded[0])
 
 
+def _arrays(half: str) -> Callable[[Config, Collection[str]], ArrayNetwork | None]:
+    def network(config: Config, names: Collection[str]) -> ArrayNetwork | None:
+        from sdmobile.families.autoencoder_arrays import array_network  # with NumPy, when it is needed
+
+        return array_network(half, config, names)
+
+    return network
+
+
 _IMAGE = Value("image", Kind.PIXELS, _image_shape, "Image, RGB in [-1, 1]")
 
 DECODER = Component(
@@ -173,6 +183,7 @@ DECODER = Component(
     wrap=_wrap_decoder,
     reference=_decode,
     streams=streams_of,
+    arrays=_arrays("decoder"),
 )
 
 ENCODER = Component(
@@ -197,4 +208,5 @@ ENCODER = Component(
     wrap=_wrap_encoder,
     reference=_encode,
     streams=streams_of,
+    arrays=_arrays("encoder"),
 )

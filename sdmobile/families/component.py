@@ -6,12 +6,12 @@ cut from one model: the two halves of an autoencoder are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.families.streams import Streams
+from sdmobile.families.streams import ArrayNetwork, Streams
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -125,6 +125,8 @@ class Component:
         reference: runs the model as its library does, unwrapped, on canonical inputs; a tuple where there are several
             outputs.
         streams: quantities of a wrapped model whose scale is free; see `families.streams`.
+        arrays: what observes those streams without PyTorch, from the model's configuration and the names of its
+            weights; None where it has no streams.
     """
 
     name: str
@@ -137,6 +139,7 @@ class Component:
     wrap: Callable[[nn.Module, bool], nn.Module]
     reference: Callable[[Any, Mapping[str, Tensor]], Tensor | tuple[Tensor, ...]]
     streams: Callable[[nn.Module], Streams] = lambda module: Streams()
+    arrays: Callable[[Config, Collection[str]], ArrayNetwork | None] = lambda config, names: None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Scales that keep the streams of a component within float16's range, on a phone that computes in float16.
 
-    run the float32 component on inputs ─▶ largest value of each stream ─▶ 2⁻ᵏ for those that come near 65504
-      ─▶ rescale weights, biases and epsilons ─▶ run again: the same output
+    largest value of each stream ─▶ 2⁻ᵏ for those that come near 65504 ─▶ rescale weights, biases and epsilons
+      ─▶ run before and after: the same output
 
 The streams are the family's (`families.streams`). All of them stay below an eighth of the largest float16 number, as
 another picture may drive them up further. The file holds the scaled weights, and its record the k of each stream, from
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics.float16 import MAX_FINITE
 from sdmobile.errors import UnsupportedError
-from sdmobile.families.streams import observe, rescale
+from sdmobile.families.streams import rescale
 from sdmobile.rewrites.options import FLOAT16_SCALES
 
 if TYPE_CHECKING:
@@ -90,35 +90,45 @@ def rescale_as(module: nn.Module, streams: Streams, exponents: Mapping[str, int]
         rescale(module, streams, exponents)
 
 
-def find_scales(
-    module: nn.Module, streams: Streams, calls: Sequence[tuple[Tensor, ...]], measured_on: str
+def scales_for(peaks: Mapping[str, float], measured_on: str) -> Float16Scales:
+    """Returns the scales that keep all streams within float16's range.
+
+    Args:
+        peaks: the largest magnitude in each stream.
+        measured_on: the inputs, in words.
+    """
+    scales = tuple(
+        StreamScale(stream, largest, exponent)
+        for stream, largest in peaks.items()
+        if (exponent := exponent_for(largest)) > 0
+    )
+    return Float16Scales(scales, max(peaks.values(), default=0.0), measured_on)
+
+
+def apply_scales(
+    module: nn.Module, streams: Streams, scales: Float16Scales, calls: Sequence[tuple[Tensor, ...]]
 ) -> Float16Scales:
-    """Measures a component, scales it in place where its values come near float16's range, and compares the outputs.
+    """Scales a component in place and compares its outputs; where they are others, it is left as it was.
 
     Args:
         module: a wrapped component in float32.
         streams: of it.
+        scales: from `scales_for`.
         calls: inputs, in the file's layout.
-        measured_on: what they are.
+
+    Returns:
+        The scales, or none and why.
     """
-    found, outputs = observe(module, streams, calls)
-    scales = tuple(
-        StreamScale(stream, largest, exponent)
-        for stream, largest in found.items()
-        if (exponent := exponent_for(largest)) > 0
-    )
-    largest = max(found.values(), default=0.0)
-    if not scales:
-        return Float16Scales((), largest, measured_on)
-    exponents = {scale.stream: scale.exponent for scale in scales}
-    rescale(module, streams, exponents)
-    _, scaled = observe(module, streams, calls)
-    difference = max(_difference(before, after) for before, after in zip(outputs, scaled, strict=True))
+    if not scales.streams:
+        return scales
+    before = _outputs(module, calls)
+    rescale(module, streams, scales.exponents)
+    difference = max(_difference(*pair) for pair in zip(before, _outputs(module, calls), strict=True))
     if difference <= SAME:
-        return Float16Scales(scales, largest, measured_on)
-    rescale(module, streams, {stream: -exponent for stream, exponent in exponents.items()})
+        return scales
+    rescale(module, streams, {stream: -exponent for stream, exponent in scales.exponents.items()})
     refused = f"the scaled network differs by {difference:.3g} of the largest value"
-    return Float16Scales((), largest, measured_on, refused)
+    return Float16Scales((), scales.largest, scales.measured_on, refused)
 
 
 def exponent_for(largest: float) -> int:
@@ -127,6 +137,13 @@ def exponent_for(largest: float) -> int:
         return 0
     exponent = math.ceil(math.log2(largest / LIMIT))
     return exponent if exponent <= MOST else 0
+
+
+def _outputs(module: nn.Module, calls: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
+    import torch
+
+    with torch.no_grad():
+        return [module(*inputs) for inputs in calls]
 
 
 def _difference(before: Tensor, after: Tensor) -> float:

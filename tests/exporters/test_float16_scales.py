@@ -17,10 +17,10 @@ from sdmobile.errors import UnsupportedError
 from sdmobile.exporters.float16_range import scale_streams
 from sdmobile.families.autoencoder import DECODER as PART
 from sdmobile.families.contracts import contract_for
-from sdmobile.families.streams import Streams
+from sdmobile.families.streams import Streams, observe
 from sdmobile.formats.bundle.manifest import ComponentEntry
 from sdmobile.formats.bundle.reading import BundleComponent
-from sdmobile.reference.float16_scales import LIMIT, MOST, exponent_for, exponents_of, find_scales
+from sdmobile.reference.float16_scales import LIMIT, MOST, apply_scales, exponent_for, exponents_of, scales_for
 from sdmobile.reference.geometry import geometry_for
 from sdmobile.reference.subject import wrapped_component
 from sdmobile.rewrites.options import FLOAT16_SCALES
@@ -121,7 +121,8 @@ def test_nothing_changes_where_nothing_overflows(checkpoint: Checkpoint, compone
     before = {name: value.clone() for name, value in module.named_parameters()}
     streams = SD.component(component).streams(module)
     contract = contract_for(SD, target, component, geometry)
-    found = scale_streams(module, streams, checkpoint, contract, geometry, ())
+    found, scaled = scale_streams(lambda: module, streams, checkpoint, contract, geometry, ())
+    assert scaled is None
     assert found.streams == ()
     assert 0 < found.largest < LIMIT
     assert all(torch.equal(value, before[name]) for name, value in module.named_parameters())
@@ -133,7 +134,8 @@ def test_a_wrong_idea_of_the_network_scales_nothing(planted: Path) -> None:
     right = PART.streams(module)
     before = {name: value.clone() for name, value in module.named_parameters()}
     layers = {path: pair for path, pair in right.layers.items() if not path.endswith("conv2")}
-    found = find_scales(module, Streams(layers, right.norms), [(torch.randn(1, 4, 4, 4),)], "noise")
+    wrong, calls = Streams(layers, right.norms), [(torch.randn(1, 4, 4, 4),)]
+    found = apply_scales(module, wrong, scales_for(observe(module, wrong, calls)[0], "noise"), calls)
     assert found.streams == ()
     assert "differs" in (found.refused or "")
     assert all(torch.equal(value, before[name]) for name, value in module.named_parameters())

@@ -16,7 +16,7 @@ from sdmobile.exporters.job import ExportJob
 from sdmobile.families.streams import rescale
 from sdmobile.formats.bundle.contracts import Contract
 from sdmobile.formats.bundle.reading import BundleComponent
-from sdmobile.reference.drawn_pictures import drawn_inputs
+from sdmobile.reference.drawn_pictures import drawn_input
 from sdmobile.reference.geometry import geometry_for
 from sdmobile.reference.subject import wrapped_component
 from sdmobile.rewrites.options import RewriteOptions
@@ -70,7 +70,7 @@ def exported_decoder(checkpoint: Path, target: str, out: Path, without: tuple[st
 def drawn_case(checkpoint: Path, contract: Contract) -> tuple[dict[str, Any], np.ndarray]:
     """Returns inputs of the decoder's file, and what the checkpoint as it is makes of them in float32, NCHW."""
     opened = open_checkpoint(checkpoint)
-    latent = drawn_inputs(opened, DECODER, geometry_for(opened, None, None))[0]
+    latent = drawn_input(opened, DECODER, geometry_for(opened, None, None), 256)
     module = wrapped_component(opened, "onnx", DECODER)
     with torch.no_grad():
         expected = module(torch.from_numpy(latent)).numpy()
