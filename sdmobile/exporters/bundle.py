@@ -103,11 +103,13 @@ def _finished(
     """Returns every component in a folder of this export's own, and which of them came from the cache."""
     parts: dict[str, Part] = {}
     reused: list[str] = []
+    streamed = [name for name, key in keys.items() if plan.is_streamed(name) and not cache.has(key)]
+    scaled = _scaled(plan, streamed)
     for name, key in keys.items():
         folder = work / name
         folder.mkdir()
         record = cache.take(key, folder)
-        if record is None and (record := _streamed(plan, name, folder, watch)) is not None:
+        if record is None and name not in scaled and (record := _streamed(plan, name, folder, watch)) is not None:
             parts[name] = Part(folder, record)
             continue
         if record is None:
@@ -118,6 +120,20 @@ def _finished(
             watch(name, {"event": "reused"})
         parts[name] = Part(folder, record)
     return parts, tuple(reused)
+
+
+def _scaled(plan: ExportPlan, components: list[str]) -> frozenset[str]:
+    """Returns those components whose values come near float16's range: their graphs get scales, the long way."""
+    from sdmobile.reference.drawn_scales import drawn_scales
+    from sdmobile.rewrites.options import FLOAT16_SCALES
+
+    if FLOAT16_SCALES in plan.request.rewrites.without:
+        return frozenset()
+    found = drawn_scales(plan.checkpoint, components, plan.geometry)
+    scaled = frozenset(name for name, scales in found.items() if scales.streams)
+    for name in scaled:
+        _log.warning("note: %s is exported the long way: its values come near the largest float16 number", name)
+    return scaled
 
 
 def _streamed(plan: ExportPlan, name: str, folder: Path, watch: Watch) -> dict[str, Any] | None:

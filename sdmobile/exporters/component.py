@@ -115,6 +115,8 @@ def run_stages(job: ExportJob, announce: Announce) -> dict[str, Any]:
             made.mkdir()
             probe.mkdir()
             _write_files(run, made, probe)
+            if job.graph_only:
+                return {"graph": run.graph}
             names = sorted(item.name for item in made.iterdir())
             if job.structure is not None and not run.scales:
                 _keep_structure(run, names, made, probe, job.structure)
@@ -192,8 +194,10 @@ def _write_files(run: _Run, folder: Path, probe: Path) -> None:
     parts, run.chain = _parts(run, _graph(run, hollow, weights))
     values = _recorded_values(run) if run.job.float32_islands else []
     probed = run.job.structure is not None and not run.scales
-    if probed:
+    if probed or run.job.graph_only:
         run.graph = graph_hash(parts)
+    if run.job.graph_only:
+        return
     for number, contract in enumerate(run.chain, start=1):
         label = "" if len(run.chain) == 1 else f" {number}"
         part = parts.pop(0)

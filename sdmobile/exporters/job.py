@@ -36,6 +36,7 @@ class ExportJob:
         controls: control networks that go with it.
         probe: seed of random weights that take the place of the checkpoint's own.
         structure: where to keep the structure of the files, None to make none.
+        graph_only: write nothing; the record is the hash of the rewritten graph.
     """
 
     checkpoint: Path
@@ -54,6 +55,7 @@ class ExportJob:
     controls: tuple[ControlFolder, ...] = ()
     probe: int | None = None
     structure: Path | None = None
+    graph_only: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as a JSON object."""

@@ -38,7 +38,8 @@ _LOWERING = (
     "exporters/coreml/*.py",
     "exporters/litert/*.py",
     "exporters/lowering.py",
-    "exporters/structures/*.py",
+    "exporters/structures/bindings.py",
+    "exporters/structures/texts.py",
     "formats/mlprogram/write.py",
     "lint/*.py",
     "quantize/tflite_float16.py",
@@ -51,14 +52,6 @@ _PASSED_OVER = (
     "families/noisy_tables.py",
     "families/sampler_tables.py",
     "families/schedulers.py",
-    "exporters/structures/architectures.py",  # what is done with a structure
-    "exporters/structures/component.py",
-    "exporters/structures/find.py",
-    "exporters/structures/guard.py",
-    "exporters/structures/keys.py",
-    "exporters/structures/shipping.py",
-    "exporters/structures/streaming.py",
-    "exporters/structures/weights.py",
 )
 _LIBRARIES = {
     "ios": ("torch", "diffusers", "transformers", "coremltools"),
