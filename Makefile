@@ -11,7 +11,7 @@ SEED ?= 0
 CASES ?= 2000
 CASE ?=
 
-.PHONY: help setup gpu-setup demo test fast test-all fuzz lint type bench docs clean
+.PHONY: structures help setup gpu-setup demo test fast test-all fuzz lint type bench docs clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,6 +58,9 @@ fast: $(STAMP)  ## the fast tests alone
 test-all: $(STAMP)  ## the slow tests too
 	$(MAKE) lint type
 	$(BIN)/python -m pytest
+
+structures: $(STAMP)  ## make anew what is stale of the structures that come with the package; hours, if all of it is
+	$(BIN)/python -m sdmobile.exporters.structures.shipping
 
 fuzz: $(STAMP)  ## search for faults: CASES of them from SEED, at most ten minutes; CASE=kind:number repeats one
 	$(BIN)/python -m tests.fuzz --seed $(SEED) --cases $(CASES) --jobs $(JOBS) $(if $(CASE),--case $(CASE))
