@@ -2,8 +2,8 @@
 
     architecture ─▶ empty checkpoint ─▶ per device and component: the long way, twice, with random weights ─▶ structure
 
-What is there and not stale is left. What is stale by a change of rules, but whose rewritten graph is as it was, gets the
-versions of today: the converters would be given the same. A component takes minutes at full size otherwise.
+What is there and not stale is left. What is stale by a change of rules, but whose rewritten graph is as it was, gets
+the versions of today: the converters would be given the same. A component takes minutes at full size otherwise.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _make(wanted: Wanted, checkpoint: Checkpoint, scratch: Path) -> None:
 
 
 def _same_lowering(path: Path) -> Structure | None:
-    """Returns a structure that is stale by its graph at most: code and libraries that write files are those of today."""
+    """Returns a structure that is stale by its graph at most: what writes files is that of today."""
     try:
         structure = read_structure(path)
     except (OSError, StructureError):
