@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from functools import cache
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdmobile.checkpoints.headers import read_header
 from sdmobile.checkpoints.lora_kinds import delta
-from sdmobile.checkpoints.weights import PICKLE_SUFFIXES, component_tensors, normalise, read_headers
+from sdmobile.checkpoints.pickles import load_pickle
+from sdmobile.checkpoints.weights import PICKLE_SUFFIXES
 from sdmobile.errors import CheckpointError
 from sdmobile.families.clip import TOKEN_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
+    import torch
     from numpy.typing import NDArray
 
     from sdmobile.checkpoints.embeddings import Embedding
@@ -39,7 +43,7 @@ def read_array(info: TensorInfo) -> NDArray[np.float32]:
     Exact but for float64, which is rounded to nearest, and the product.
 
     Args:
-        info: from the header of the file.
+        info: from the header of the file; rows of a tensor, and one that is stored transposed, are read as such.
 
     Raises:
         CheckpointError: it holds no floating-point numbers, or the file changed since its header was read, or cannot
@@ -51,14 +55,24 @@ def read_array(info: TensorInfo) -> NDArray[np.float32]:
             f"{info.stored} is {info.dtype}",
             "Undo the quantisation first, or use another copy of the checkpoint.",
         )
+    bits = read_bits(info)
+    values = _widened(bits.reshape(-1), info.dtype).reshape(bits.shape)
+    return values if info.scale is None else values * _by_row(read_array(info.scale), values.ndim)
+
+
+def read_bits(info: TensorInfo) -> NDArray[Any]:
+    """Returns one tensor of a safetensors file as it is stored, its axes in the module's order.
+
+    What NumPy has no name for comes as unsigned integers of the same width. Errors as `read_array`.
+    """
+    shape = info.stored_shape
     try:
-        bits = np.fromfile(info.file, _BITS[info.dtype], info.elements, offset=info.offset)
+        bits = np.fromfile(info.file, _BITS.get(info.dtype, info.dtype), prod(shape), offset=info.offset)
     except OSError as error:
         raise CheckpointError("every file of the checkpoint must be readable", error) from error
-    if bits.size != info.elements:
+    if bits.size != prod(shape):
         raise CheckpointError("a weight file must not change while it is read", info.file)
-    values = _widened(bits, info.dtype).reshape(info.shape)
-    return values if info.scale is None else values * _by_row(read_array(info.scale), values.ndim)
+    return np.ascontiguousarray(bits.reshape(shape).T) if info.transposed else bits.reshape(shape)
 
 
 def _by_row(scale: NDArray[np.float32], axes: int) -> NDArray[np.float32]:
@@ -111,29 +125,51 @@ def model_arrays(
     sources = plain_sources(checkpoint, name)
     if sources is None:
         finish = finisher(checkpoint, name)
-        for key, tensor in component_tensors(checkpoint, name, wanted):
-            if key in checkpoint.components[name].tensors:
-                yield key, finish(key, tensor.float().contiguous().numpy())
+        tensors = checkpoint.components[name].tensors
+        for key, value in _pickled_arrays({key: tensors[key] for key in tensors if wanted is None or key in wanted}):
+            yield key, finish(key, value)
         return
     read = array_reader(checkpoint, name, sources)
     for key in sources if wanted is None else (key for key in sources if key in wanted):
         yield key, read(key)
 
 
-def plain_sources(checkpoint: Checkpoint, name: str) -> dict[str, TensorInfo] | None:
-    """Returns where each weight of a model lies, in the files' order, by its name in the module.
+def _pickled_arrays(tensors: Mapping[str, TensorInfo]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Yields name and values in float32 of each weight of pickled files, copied, because the files are mapped."""
+    import torch
 
-    None where they are not all there as they are: of a file in the original layout, or of a pickle.
+    for path in dict.fromkeys(info.file for info in tensors.values()):
+        stored = load_pickle(path)[0]
+
+        def values(info: TensorInfo, stored: Mapping[str, torch.Tensor] = stored) -> NDArray[np.float32]:
+            flat, shape = stored[info.stored].reshape(-1), info.stored_shape
+            first = info.offset // flat.element_size()
+            value = flat[first : first + prod(shape)].to(torch.float32, copy=True).reshape(shape).numpy()
+            return np.ascontiguousarray(value.T) if info.transposed else value
+
+        for key, info in tensors.items():
+            if info.file == path:
+                value = values(info)
+                yield key, value if info.scale is None else value * _by_row(values(info.scale), value.ndim)
+
+
+def plain_sources(checkpoint: Checkpoint, name: str) -> dict[str, TensorInfo] | None:
+    """Returns where each weight of a model lies, in the files' order, by its name in the module; None for a pickle.
 
     Raises:
-        CheckpointError: a file is damaged.
+        CheckpointError: a file is damaged, or has changed since it was opened.
     """
-    info, model = checkpoint.components[name], checkpoint.family.model(name)
-    if not info.path.is_dir() or any(file.suffix.lower() in PICKLE_SUFFIXES for file in info.weight_files):
+    info = checkpoint.components[name]
+    if any(file.suffix.lower() in PICKLE_SUFFIXES for file in info.weight_files):
         return None
-    stored = read_headers(info.weight_files).tensors.items()
-    found = {key: one for own, one in stored if (key := normalise(own, model.unused)) in info.tensors and key}
-    return dict(sorted(found.items(), key=lambda item: (info.weight_files.index(item[1].file), item[1].offset)))
+    headers = {file: read_header(file)[0] for file in info.weight_files}
+    for one in info.tensors.values():
+        now = headers[one.file].get(one.stored)
+        within = now is not None and now.offset <= one.offset <= now.offset + now.bytes
+        if now is None or not within or now.dtype != one.dtype:
+            raise CheckpointError("a weight file must not change while it is read", f"{one.file}: {one.stored}")
+    order = {file: index for index, file in enumerate(headers)}
+    return dict(sorted(info.tensors.items(), key=lambda item: (order[item[1].file], item[1].offset)))
 
 
 def array_reader(
@@ -146,15 +182,8 @@ def array_reader(
         name: of the family's model.
         sources: from `plain_sources`.
     """
-    shapes = {key: info.shape for key, info in checkpoint.components[name].tensors.items()}
     finish = finisher(checkpoint, name)
-
-    def read(key: str) -> NDArray[np.float32]:
-        value = read_array(sources[key])
-        # Matrices of an old autoencoder are stored as convolutions; learned words make a token embedding longer.
-        return finish(key, value if key == TOKEN_ROWS else value.reshape(shapes[key]))
-
-    return read
+    return lambda key: finish(key, read_array(sources[key]))
 
 
 def finisher(checkpoint: Checkpoint, name: str) -> Callable[[str, NDArray[np.float32]], NDArray[np.float32]]:
@@ -195,15 +224,13 @@ def lora_layers(checkpoint: Checkpoint, name: str) -> dict[str, list[LoraLayer]]
 
 def lora_change(checkpoint: Checkpoint, name: str, layer: LoraLayer) -> NDArray[np.float32]:
     """Returns what one layer of a LoRA adds to its weight."""
-    import torch
-
-    parts = {key: torch.from_numpy(read_array(info)) for key, info in layer.parts.items()}
+    parts = {key: read_array(info) for key, info in layer.parts.items()}
     for key, info in layer.parts.items():
-        require_finite(name, info.stored, parts[key].numpy())
-    change = layer.factor * delta(parts, checkpoint.components[name].tensors[layer.weight].shape)
-    value = change.to(torch.float32).contiguous().numpy()
-    require_finite(name, f"the LoRA's change of {layer.weight}", value)
-    return value
+        require_finite(name, info.stored, parts[key])
+    with np.errstate(over="ignore", invalid="ignore"):
+        change = layer.factor * delta(parts, checkpoint.components[name].tensors[layer.weight].shape)
+    require_finite(name, f"the LoRA's change of {layer.weight}", change)
+    return change
 
 
 def put_rows(weight: NDArray[np.float32], embeddings: tuple[Embedding, ...], model: str) -> NDArray[np.float32]:

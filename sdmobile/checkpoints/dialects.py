@@ -17,8 +17,6 @@ from sdmobile.errors import CheckpointError, UnsupportedError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
-
     from sdmobile.checkpoints.headers import TensorInfo
 
 _COMPILED = "_orig_mod."
@@ -84,14 +82,3 @@ def with_scales(tensors: Mapping[str, TensorInfo]) -> tuple[dict[str, TensorInfo
 
 def _weight_of(scale: str) -> str:
     return scale.rpartition(".")[0] + ".weight"
-
-
-def multiplied(tensor: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
-    """Returns a weight times its scale in float32, or the weight as it is where it has none."""
-    if scale is None:
-        return tensor
-    import torch
-
-    factor = scale.to(torch.float32)
-    factor = factor.reshape(()) if factor.numel() == 1 else factor.reshape(-1, *[1] * (tensor.dim() - 1))
-    return tensor.to(torch.float32) * factor

@@ -18,10 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from sdmobile.basics.files import hash_file
-from sdmobile.checkpoints.arrays import read_array
 from sdmobile.checkpoints.headers import TensorInfo, read_header
 from sdmobile.checkpoints.hub import HubName, name_of
 from sdmobile.checkpoints.hub_parts import EMBEDDING, located
@@ -29,6 +26,7 @@ from sdmobile.errors import CheckpointError, UsageError
 from sdmobile.families.clip import TOKEN_ROWS
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from numpy.typing import NDArray
 
@@ -197,6 +195,10 @@ def _checked_token(token: str, path: Path) -> str:
 
 def _read(path: Path, names: Mapping[str, str]) -> tuple[str, dict[str, NDArray[np.float32]]]:
     """Returns the token and the vectors [n, d] of a file, by tensor; of the only one by "text_encoder"."""
+    import numpy as np
+
+    from sdmobile.checkpoints.arrays import read_array
+
     own, stored = _stored(path, names)
     found: dict[str, NDArray[np.float32]] = {}
     for name, one in stored.items():
@@ -237,11 +239,11 @@ def _one_stored(path: Path) -> tuple[str, TensorInfo | torch.Tensor]:
         header = read_header(path)[0]
         name = _only(path, list(header))
         return name, header[name]
-    import torch
-
     from sdmobile.checkpoints.pickles import load_state
 
     state = load_state(path)[0]
+    import torch
+
     stated: dict[Any, Any] = state if isinstance(state, dict) else {}
     params = stated.get("string_to_param", stated)
     tensors = {str(key): value for key, value in params.items() if isinstance(value, torch.Tensor)} if params else {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sdmobile.checkpoints.arrays import model_arrays
 from sdmobile.checkpoints.modules import empty_module
 from sdmobile.errors import CheckpointError
 
@@ -80,6 +79,8 @@ def read_weights(
         CheckpointError: a weight is not finite, or a file is corrupt.
     """
     import torch
+
+    from sdmobile.checkpoints.arrays import model_arrays
 
     for key, value in model_arrays(checkpoint, name, wanted):
         yield key, torch.from_numpy(value)

@@ -25,7 +25,7 @@ from sdmobile.checkpoints.hub import name_of, origin_of
 from sdmobile.checkpoints.hub_parts import LORA, located
 from sdmobile.checkpoints.lora_kinds import OTHERS, fits, is_whole, rank_of
 from sdmobile.checkpoints.lora_names import places
-from sdmobile.checkpoints.weights import normalise, read_tensor
+from sdmobile.checkpoints.weights import normalise
 from sdmobile.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -212,7 +212,10 @@ def _is_pair_for(weight: TensorInfo, parts: Mapping[str, TensorInfo]) -> bool:
 def _number(info: TensorInfo, path: Path) -> float:
     if info.elements != 1:
         raise CheckpointError("alpha of a LoRA must be one number", f"{path}: {info.stored} is {list(info.shape)}")
-    return _finite(float(read_tensor(info)), f"{path}: {info.stored}")
+    from sdmobile.checkpoints.arrays import read_array, read_bits
+
+    value = read_array(info) if info.is_float else read_bits(info)
+    return _finite(float(value.reshape(())), f"{path}: {info.stored}")
 
 
 def _finite(value: object, place: str) -> float:

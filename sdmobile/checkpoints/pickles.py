@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.checkpoints.headers import TensorInfo, check_readable
-from sdmobile.errors import CheckpointError
+from sdmobile.errors import CheckpointError, MissingDependencyError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,10 +104,16 @@ def load_state(path: Path, device: str | None = None) -> tuple[Any, list[str]]:
     """Loads what a pickled file holds: tensors, plain values, and inert stubs in the place of anything else.
 
     Arguments, notes and errors as `load_pickle`.
-    """
-    import torch
 
+    Raises:
+        MissingDependencyError: PyTorch, which wrote it, is not installed.
+    """
     check_readable(path)
+    try:
+        import torch
+    except ImportError as error:
+        fix = "Run: pip install 'sdmobile[torch]', or convert the file to safetensors."
+        raise MissingDependencyError("a pickled file is read by PyTorch", path, fix) from error
     zipped = zipfile.is_zipfile(path)
     _refuse_scripts(path, zipped)
     stubs: dict[str, type[Stub]] = {}

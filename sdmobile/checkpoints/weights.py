@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING
 
-from sdmobile.checkpoints.dialects import multiplied, name_notes, plain_names, refuse_adapters, with_scales
+from sdmobile.checkpoints.dialects import name_notes, plain_names, refuse_adapters, with_scales
 from sdmobile.checkpoints.headers import TensorInfo, read_header
 from sdmobile.checkpoints.hub import origin_of
 from sdmobile.checkpoints.jsonfile import read_json
-from sdmobile.checkpoints.pickles import load_pickle, read_pickle_header
+from sdmobile.checkpoints.pickles import read_pickle_header
 from sdmobile.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    import torch
-
-    from sdmobile.checkpoints.types import Checkpoint
 
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
 # File names of a component's weights: stem, variant, format; a shard index has its variant at the end.
@@ -174,68 +170,3 @@ def laid_out(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Returns the shape that a module has for a stored one; the old VAE has matrices as 1×1 convolutions."""
     matrix = ".attentions." in key and ".to_" in key and len(shape) in (3, 4) and set(shape[2:]) == {1}
     return shape[:2] if matrix else shape
-
-
-def component_tensors(
-    checkpoint: Checkpoint, name: str, wanted: Collection[str] | None = None
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yields a model's stored tensors under the names that its module uses.
-
-    Args:
-        checkpoint: from open_checkpoint.
-        name: of the family's model.
-        wanted: names of the tensors to read; None for all.
-
-    Raises:
-        CheckpointError: a file cannot be read.
-    """
-    tensors = checkpoint.components[name].tensors
-    yield from read_tensors({key: one for key, one in tensors.items() if wanted is None or key in wanted})
-
-
-def read_tensors(tensors: Mapping[str, TensorInfo]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yields name and tensor of each, in the order of the files; of safetensors one at a time.
-
-    Mapping a file would be as fast, but its pages count as memory of the process.
-    """
-    for path in dict.fromkeys(info.file for info in tensors.values()):
-        here = sorted(((key, one) for key, one in tensors.items() if one.file == path), key=lambda item: item[1].offset)
-        if path.suffix.lower() in PICKLE_SUFFIXES:
-            values = load_pickle(path)[0]
-            for key, info in here:
-                scale = None if info.scale is None else _of_pickle(values, info.scale)
-                yield key, multiplied(_of_pickle(values, info), scale)
-            continue
-        for key, info in here:
-            yield key, multiplied(read_tensor(info), None if info.scale is None else read_tensor(info.scale))
-
-
-def _of_pickle(values: Mapping[str, torch.Tensor], info: TensorInfo) -> torch.Tensor:
-    """Returns a tensor, or rows of it, copied, because the file is mapped."""
-    flat = values[info.stored].reshape(-1)
-    first = info.offset // flat.element_size()
-    shape = info.stored_shape
-    value = flat[first : first + prod(shape)].clone().reshape(shape)
-    return value.T.contiguous() if info.transposed else value
-
-
-def read_tensor(info: TensorInfo) -> torch.Tensor:
-    """Returns one tensor of a safetensors file as it is stored.
-
-    Raises:
-        CheckpointError: the file changed since its header was read, or cannot be read.
-    """
-    import torch
-
-    dtype, shape = getattr(torch, info.dtype), info.stored_shape
-    buffer = bytearray(prod(shape) * dtype.itemsize)
-    try:
-        with info.file.open("rb") as stream:
-            stream.seek(info.offset)
-            read = stream.readinto(buffer)
-    except OSError as error:
-        raise CheckpointError("every file of the checkpoint must be readable", error) from error
-    if read != len(buffer):
-        raise CheckpointError("a weight file must not change while it is read", info.file)
-    value = torch.frombuffer(buffer, dtype=dtype).reshape(shape) if buffer else torch.empty(shape, dtype=dtype)
-    return value.T.contiguous() if info.transposed else value

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sdmobile.checkpoints import load_model, load_tokenizer, open_checkpoint, weights
+from sdmobile.checkpoints import arrays, load_model, load_tokenizer, open_checkpoint
 from sdmobile.checkpoints.bpe import write_clip_tokenizer
 from sdmobile.checkpoints.load import read_weights
 from sdmobile.checkpoints.modules import empty_module
@@ -19,6 +19,8 @@ from tests.families import SD
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import nn
 
     from sdmobile.checkpoints.headers import TensorInfo
@@ -109,13 +111,13 @@ def test_some_weights_are_read_without_the_others(
     _, path, _ = single
     checkpoint = open_checkpoint(path.with_suffix(suffix))
     read: list[str] = []
-    original = weights.read_tensor
+    original = arrays.read_array
 
-    def spy(info: TensorInfo) -> torch.Tensor:
+    def spy(info: TensorInfo) -> NDArray[np.float32]:
         read.append(info.stored)
         return original(info)
 
-    monkeypatch.setattr(weights, "read_tensor", spy)
+    monkeypatch.setattr(arrays, "read_array", spy)
     for name, info in checkpoint.components.items():
         whole = load_model(checkpoint, name).state_dict()
         wanted = sorted(info.tensors)[::3]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sdmobile.basics.files import hash_of
-from sdmobile.checkpoints import load, open_checkpoint
+from sdmobile.checkpoints import arrays, open_checkpoint
 from sdmobile.device_profiles import default_profile
 from sdmobile.exporters import component
 from sdmobile.exporters.chunk_contracts import part_contracts
@@ -137,7 +137,7 @@ def test_only_the_weights_of_a_part_are_read(
     folder: Path, tmp_path: Path, watched: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[list[str]] = []
-    original = load.model_arrays
+    original = arrays.model_arrays
 
     def spy(checkpoint: Any, name: str, wanted: Any = None) -> Any:
         read.append([])
@@ -145,7 +145,7 @@ def test_only_the_weights_of_a_part_are_read(
             read[-1].append(key)
             yield key, tensor
 
-    monkeypatch.setattr(load, "model_arrays", spy)
+    monkeypatch.setattr(arrays, "model_arrays", spy)
     record = export_component(job(folder, "ios", tmp_path, 3))
     sizes = {name: info.elements for name, info in open_checkpoint(folder).components["unet"].tensors.items()}
     names = [name for part in read[-3:] for name in part]
