@@ -100,7 +100,7 @@ def write_checkpoint(
     return folder
 
 
-def preset(name: Preset) -> Mapping[str, Mapping[str, Any]]:
+def preset(name: Preset) -> dict[str, dict[str, Any]]:
     """Returns the configurations of a preset's models."""
     return _PRESETS[name]
 
