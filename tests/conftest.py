@@ -34,6 +34,19 @@ if TYPE_CHECKING:
 __all__ = ["onnx_bundle"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _structures_of_the_package_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing is read from the user's structures, and no export makes one: that takes as long again."""
+    from sdmobile.exporters.request import ExportPlan
+    from sdmobile.exporters.structures import find
+
+    folder = tmp_path_factory.mktemp("structures")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(find, "kept_folder", lambda: folder)
+        patch.setattr(ExportPlan, "place_of", lambda plan, component: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Diffusers folder of the Stable Diffusion shape with seeded random weights; read it, do not change it."""

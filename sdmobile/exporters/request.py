@@ -140,10 +140,10 @@ class ExportPlan:
             prediction_type=request.prediction_type,
             changes=request.changes,
             controls=self._controls,
-            structure=self._place_of(component),
+            structure=self.place_of(component),
         )
 
-    def _place_of(self, component: str) -> Path | None:
+    def place_of(self, component: str) -> Path | None:
         """Returns where the structure of a component is to be kept, None where there is one or none can be."""
         fit = self.structures.get(component)
         return fit.path if fit is not None and fit.wanted else None

@@ -7,6 +7,7 @@ What does not differ is a constant of the structure; what differs and has no bin
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -17,8 +18,8 @@ import numpy as np
 
 from sdmobile.basics.files import files_of
 from sdmobile.errors import ComponentError
-from sdmobile.exporters.structures.bindings import Binding
-from sdmobile.exporters.structures.matching import Parameters, find_binding, same_bytes
+from sdmobile.exporters.structures.bindings import Binding, Step
+from sdmobile.exporters.structures.matching import Parameters, bindings_of, same_bytes
 from sdmobile.exporters.structures.slots import Slot, mapped, slots_of
 from sdmobile.exporters.structures.structure import Segment, StoredFile
 from sdmobile.exporters.structures.texts import cut_metadata, metadata_field, varint_bytes
@@ -104,17 +105,14 @@ def _bound_slots(
     proof: Weights,
 ) -> Iterator[tuple[Slot, Binding]]:
     """Yields the stored tensors that depend on weights, and marks their bytes as explained."""
-    unknown: list[str] = []
+    found: list[tuple[Slot, list[Binding]]] = []
     for slot in slots:
         place = slice(slot.offset, slot.offset + slot.bytes)
-        if not differs[place].any():
-            continue
-        binding = find_binding(slot.read(content), parameters)
-        if binding is None or not _holds(binding, slot, proved, proof):
-            unknown.append(f"{slot.name} {slot.dtype}{list(slot.shape)}")
-            continue
-        differs[place] = False
-        yield slot, binding
+        if differs[place].any():
+            candidates = bindings_of(slot.read(content), parameters)
+            found.append((slot, [one for one in candidates if _holds(one, slot, proved, proof)]))
+            differs[place] = False
+    unknown = [f"{slot.name} {slot.dtype}{list(slot.shape)}" for slot, candidates in found if not candidates]
     if unknown:
         more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
         raise ComponentError(
@@ -122,6 +120,14 @@ def _bound_slots(
             ", ".join(unknown[:_SHOWN]) + more,
             "Add the transform to `exporters/structures/bindings.py`",
         )
+    # Of a small tensor several scales may still be possible: a converter does alike everywhere.
+    usual = Counter(_scales(one) for _, candidates in found for one in candidates)
+    for slot, candidates in found:
+        yield slot, max(candidates, key=lambda one: usual[_scales(one)])
+
+
+def _scales(binding: Binding) -> tuple[Step, ...]:
+    return tuple(step for step in binding.steps if step[0] == "scale")
 
 
 def _holds(binding: Binding, slot: Slot, proved: memoryview, proof: Weights) -> bool:

@@ -48,28 +48,39 @@ class Parameters:
         for name, shape in self.shapes.items():
             self.by_size.setdefault(prod(shape), []).append(name)
         self.read = lru_cache(maxsize=8)(self.draw)
-        self.first = {name: self._corner(name) for name in self.shapes}
+        self.first: dict[str, NDArray[np.float32]] = {}
+        self.length: dict[str, float] = {}
+        for name in self.shapes:  # the first number stays the first one, whatever the order of the axes
+            flat = self.draw(name).reshape(-1)
+            self.first[name] = flat[:1].copy()
+            self.length[name] = length_of(flat)
 
-    def _corner(self, name: str) -> NDArray[np.float32]:
-        """Returns the first number along each axis: they tell a parameter, whatever the order of its axes."""
-        array = self.draw(name)
-        flat = array.reshape(-1)
-        return flat[:1].copy()
 
+def bindings_of(stored: Array, parameters: Parameters) -> Iterator[Binding]:
+    """Yields where a stored tensor may come from; nothing where the closed list of transforms cannot make it.
 
-def find_binding(stored: Array, parameters: Parameters) -> Binding | None:
-    """Returns where a stored tensor comes from, None if from nothing that the closed list of transforms can make.
+    Several scales may give the same numbers, rounded; other weights tell them apart.
 
     Args:
         stored: out of the file of a probe.
         parameters: of that probe.
     """
     for candidates in (_whole, _scaled, _parts, _joined, _winograd):
+        found = False
         for binding in candidates(stored, parameters):
             arrays = [parameters.read(name) for name in binding.parameters]
             if same_bytes(binding.value(arrays), stored):
-                return binding
-    return None
+                found = True
+                yield binding
+                if candidates is not _scaled:
+                    return
+        if found:
+            return
+
+
+def length_of(flat: Array) -> float:
+    """Returns √Σx² of some numbers, which no order of them changes."""
+    return float(np.sqrt(np.square(flat, dtype=np.float64).sum()))
 
 
 def same_bytes(one: Array, other: Array) -> bool:
@@ -162,11 +173,11 @@ def _joined(stored: Array, parameters: Parameters) -> Iterator[Binding]:
 def _scaled(stored: Array, parameters: Parameters) -> Iterator[Binding]:
     """Yields a parameter times constants: the scale of an attention, its root, two float16 factors of either."""
     dtype = stored.dtype.name
-    corner = float(stored.reshape(-1)[0])
+    length = length_of(stored.reshape(-1))
     products, factors = _factors()
     for name in parameters.by_size.get(stored.size, ()):
-        first = float(parameters.first[name][0])
-        for index in np.flatnonzero(np.abs(corner / first / products - 1) < _NEAR).tolist():
+        ratio = length / max(parameters.length[name], 1e-30)
+        for index in np.flatnonzero(np.abs(ratio / products - 1) < _NEAR).tolist():
             for steps in _orders(parameters.shapes[name], stored.shape):
                 if not _agree(stored, parameters.read(name), steps, float(products[index])):
                     continue

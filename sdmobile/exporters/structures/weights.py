@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdmobile.basics.float16 import TensorLoss, scan
-from sdmobile.checkpoints.arrays import array_reader, lora_layers, plain_sources, require_finite
+from sdmobile.checkpoints.arrays import array_reader, lora_layers, plain_sources, read_bits, require_finite
 from sdmobile.errors import CheckpointError
 from sdmobile.families.clip import TOKEN_ROWS
 
@@ -40,7 +40,6 @@ class StreamedWeights:
         self._model = model
         self._sources = sources
         self._read = array_reader(checkpoint, model, sources)
-        self._shapes = {key: info.shape for key, info in checkpoint.components[model].tensors.items()}
         self._changed = {*lora_layers(checkpoint, model), TOKEN_ROWS}
         self._losses: dict[str, TensorLoss | None] = {}
         self._lock = Lock()
@@ -67,13 +66,8 @@ class StreamedWeights:
 
     def _stored_half(self, name: str, info: TensorInfo) -> NDArray[np.float16]:
         """Returns a weight as it is stored: float16 loses nothing of it."""
-        try:
-            bits = np.fromfile(info.file, "<u2", info.elements, offset=info.offset)
-        except OSError as error:
-            raise CheckpointError("every file of the checkpoint must be readable", error) from error
-        if bits.size != info.elements:
-            raise CheckpointError("a weight file must not change while it is read", info.file)
-        values = bits.view("<f2").reshape(self._shapes[name])
+        values = read_bits(info)
+        bits = values.reshape(-1).view(np.uint16)
         if bool(((bits & _INFINITE) == _INFINITE).any()):
             require_finite(self._model, name, values.astype(np.float32))
         return values
