@@ -11,7 +11,7 @@ SEED ?= 0
 CASES ?= 2000
 CASE ?=
 
-.PHONY: structures help setup gpu-setup demo test fast test-all fuzz lint type bench docs clean
+.PHONY: help setup gpu-setup demo test fast test-all fuzz lint type bench scheduler-tables structures docs clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -75,6 +75,9 @@ type: $(STAMP)  ## pyright
 
 bench: $(STAMP)  ## full-size benchmark: sdmobile beside the plain converters, measured in one run
 	$(BIN)/python benchmarks/full_size.py
+
+scheduler-tables: $(STAMP)  ## make the tables of usual schedulers anew, which export without Diffusers takes
+	$(BIN)/python -m sdmobile.families.usual_schedules
 
 $(SITE_STAMP): $(STAMP)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'

@@ -103,6 +103,9 @@ def run(arguments: list[str] | None = None, log: IO[bytes] | None = None) -> int
     except (KeyboardInterrupt, typer.Abort):
         return _stopped()
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and (missing := _missing(error)) is not None:
+            _explain(missing)
+            return missing.exit_code
         if (code := told_usage(error, sys.argv[1:] if arguments is None else arguments)) is not None:
             return code
         from sdmobile.basics.memory import is_out_of_memory
@@ -119,6 +122,12 @@ def run(arguments: list[str] | None = None, log: IO[bytes] | None = None) -> int
             output.remark(f"What libraries printed last:\n{last}")
         output.remark("This is a fault of sdmobile: run again with `sdmobile --debug …` for the traceback.")
         return EXIT_UNEXPECTED
+
+
+def _missing(error: ModuleNotFoundError) -> SdmobileError | None:
+    from sdmobile.basics.libraries import missing_library
+
+    return missing_library(error)
 
 
 def _stopped() -> int:

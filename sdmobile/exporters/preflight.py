@@ -12,11 +12,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.basics.libraries import is_installed, missing_library
 from sdmobile.errors import MissingDependencyError, SdmobileError, UnsupportedError
 from sdmobile.exporters.chunk_contracts import app_warnings
 from sdmobile.families.component import Role
@@ -130,10 +130,10 @@ class PreflightReport:
         return next((level for level in Level if level in levels), None)
 
 
-Finder = Callable[["Checkpoint", "ExportRequest"], Iterator[tuple[Level, str]]]
+Finder = Callable[["Checkpoint", "ExportRequest", "frozenset[str]"], Iterator[tuple[Level, str]]]
 
 
-def preflight(checkpoint: Checkpoint, request: ExportRequest) -> PreflightReport:
+def preflight(checkpoint: Checkpoint, request: ExportRequest, covered: frozenset[str] = frozenset()) -> PreflightReport:
     """Judges whether a checkpoint can be exported as requested, without making anything.
 
     Weights are read once, to see that they are finite; everything else is headers, configurations and small files.
@@ -141,19 +141,25 @@ def preflight(checkpoint: Checkpoint, request: ExportRequest) -> PreflightReport
     Args:
         checkpoint: from open_checkpoint.
         request: target, device, components, resolution and so on.
+        covered: models whose tensors were compared with a stored structure already, which takes the place of the
+            libraries; their values are looked at when they are written.
     """
     findings: list[Finding] = []
     for check, finder in _CHECKS.items():
         try:
-            findings += [Finding(check, level, text) for level, text in finder(checkpoint, request)]
+            findings += [Finding(check, level, text) for level, text in finder(checkpoint, request, covered)]
         except SdmobileError as error:
             findings.append(Finding(check, Level.REFUSED, error.message(), error))
+        except ModuleNotFoundError as error:
+            if (missing := missing_library(error)) is None:
+                raise
+            findings.append(Finding(check, Level.REFUSED, missing.message(), missing))
     return PreflightReport(request.target, tuple(findings))
 
 
-def _libraries(checkpoint: Checkpoint, request: ExportRequest) -> Iterator[tuple[Level, str]]:
-    missing = [name for name in _MODULES[request.target] if not find_spec(name)]
-    if missing:
+def _libraries(checkpoint: Checkpoint, request: ExportRequest, covered: frozenset[str]) -> Iterator[tuple[Level, str]]:
+    missing = [name for name in _MODULES[request.target] if not is_installed(name)]
+    if missing and not covered.issuperset(_models(checkpoint, request)):
         raise MissingDependencyError(
             f"the target {request.target} needs libraries that are not installed",
             ", ".join(missing),
@@ -169,23 +175,27 @@ def _models(checkpoint: Checkpoint, request: ExportRequest) -> tuple[str, ...]:
     return tuple(dict.fromkeys(family.component(name).model for name in names))
 
 
-def _weights(checkpoint: Checkpoint, request: ExportRequest) -> Iterator[tuple[Level, str]]:
+def _uncovered(checkpoint: Checkpoint, request: ExportRequest, covered: frozenset[str]) -> list[str]:
+    return [name for name in _models(checkpoint, request) if name not in covered]
+
+
+def _weights(checkpoint: Checkpoint, request: ExportRequest, covered: frozenset[str]) -> Iterator[tuple[Level, str]]:
     """Names, shapes and types against the module on the meta device."""
-    for name in _models(checkpoint, request):
+    for name in _uncovered(checkpoint, request, covered):
         if (error := checkpoint.misfits.get(name)) is not None:
             raise error
     yield from ()
 
 
-def _values(checkpoint: Checkpoint, request: ExportRequest) -> Iterator[tuple[Level, str]]:
+def _values(checkpoint: Checkpoint, request: ExportRequest, covered: frozenset[str]) -> Iterator[tuple[Level, str]]:
     """Finiteness of every weight."""
-    for name in _models(checkpoint, request):
+    for name in _uncovered(checkpoint, request, covered):
         if (error := checkpoint.unreadable.get(name)) is not None:
             raise error
     yield from ()
 
 
-def _tokenizer(checkpoint: Checkpoint, request: ExportRequest) -> Iterator[tuple[Level, str]]:
+def _tokenizer(checkpoint: Checkpoint, request: ExportRequest, covered: frozenset[str]) -> Iterator[tuple[Level, str]]:
     """The tokenizer: readable, every token with a row in the embedding, and what the usual app makes of it."""
     from sdmobile.checkpoints.tokenizers import check_vocabulary, read_vocabulary, require_tokenizer
 
@@ -199,26 +209,45 @@ def _tokenizer(checkpoint: Checkpoint, request: ExportRequest) -> Iterator[tuple
     yield from ((Level.WARNING, line) for line in differences)
 
 
-def _sampler(checkpoint: Checkpoint, request: ExportRequest) -> Iterator[tuple[Level, str]]:
+def _sampler(checkpoint: Checkpoint, request: ExportRequest, covered: frozenset[str]) -> Iterator[tuple[Level, str]]:
     """The scheduler with the usual number of steps, and the tables of `scheduler.json` where the target has one."""
     if checkpoint.undecided is not None:
         raise checkpoint.undecided
     family = checkpoint.family
-    family.scheduler(checkpoint.scheduler_config, None, checkpoint.usual_steps)
+    _check_steps(checkpoint, request)
     if request.target != "onnx" and request.target not in family.app_use:
         document = family.scheduler_document(checkpoint.scheduler_config, checkpoint.scaling_factor)
         if "note" in document:
             yield Level.NOTE, str(document["note"])
 
 
-def _app(checkpoint: Checkpoint, request: ExportRequest) -> Iterator[tuple[Level, str]]:
+def _check_steps(checkpoint: Checkpoint, request: ExportRequest) -> None:
+    """Refuses a scheduler that does not take the usual number of steps; one that Diffusers alone knows is asked.
+
+    Without Diffusers, that is left to an app that brings its own scheduler.
+    """
+    from sdmobile.families.kept_tables import known_loop, unknown
+    from sdmobile.families.schedulers import check_schedule
+
+    family, config, steps = checkpoint.family, checkpoint.scheduler_config, checkpoint.usual_steps
+    check_schedule(config)
+    known = known_loop(config, family.loop_kind)
+    if known is not None and steps in known.lengths:
+        return
+    if is_installed("diffusers"):
+        family.scheduler(config, None, steps)
+    elif request.target not in family.app_use:
+        raise unknown(config)
+
+
+def _app(checkpoint: Checkpoint, request: ExportRequest, covered: frozenset[str]) -> Iterator[tuple[Level, str]]:
     """What the usual app has built in, and how many files of a denoiser it reads."""
     differences = checkpoint.family.app_differences(request.target, checkpoint)
     parts = app_warnings(request.target, request.chunks)
     yield from ((Level.WARNING, line) for line in (*differences, *parts))
 
 
-def _sizes(checkpoint: Checkpoint, request: ExportRequest) -> Iterator[tuple[Level, str]]:
+def _sizes(checkpoint: Checkpoint, request: ExportRequest, covered: frozenset[str]) -> Iterator[tuple[Level, str]]:
     """Shapes that the request asks for, and the largest file that the target's format can be."""
     from sdmobile.device_profiles import default_profile
     from sdmobile.reference.geometry import geometry_for
@@ -241,7 +270,7 @@ def _is_cut(checkpoint: Checkpoint, model: str, request: ExportRequest) -> bool:
     return request.chunks > 1 and checkpoint.family.denoiser.model == model
 
 
-def _memory(checkpoint: Checkpoint, request: ExportRequest) -> Iterator[tuple[Level, str]]:
+def _memory(checkpoint: Checkpoint, request: ExportRequest, covered: frozenset[str]) -> Iterator[tuple[Level, str]]:
     import psutil
 
     from sdmobile.exporters.estimates import planned_components
@@ -263,7 +292,7 @@ def _smaller(checkpoint: Checkpoint, component: str) -> str:
     return ", or with more --chunks, of which one is in memory at a time" if cut else ""
 
 
-def _disk(checkpoint: Checkpoint, request: ExportRequest) -> Iterator[tuple[Level, str]]:
+def _disk(checkpoint: Checkpoint, request: ExportRequest, covered: frozenset[str]) -> Iterator[tuple[Level, str]]:
     from sdmobile.exporters.cache import default_cache_dir
     from sdmobile.exporters.estimates import disk_bytes, planned_components
 

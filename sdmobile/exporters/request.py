@@ -186,12 +186,15 @@ def make_plans(requests: Sequence[ExportRequest]) -> list[ExportPlan]:
     return plans
 
 
-def make_plan(request: ExportRequest, opened: Checkpoint | None = None) -> ExportPlan:
+def make_plan(
+    request: ExportRequest, opened: Checkpoint | None = None, covered: frozenset[str] = frozenset()
+) -> ExportPlan:
     """Recognises the checkpoint and works out what its export will do and need.
 
     Args:
         request: what the user asked for.
         opened: the request's checkpoint, if it has been opened already.
+        covered: models that stored structures take, as in `preflight`.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
@@ -200,7 +203,7 @@ def make_plan(request: ExportRequest, opened: Checkpoint | None = None) -> Expor
     """
     from sdmobile.checkpoints import open_checkpoint
     from sdmobile.device_profiles import device_key
-    from sdmobile.exporters.structures.find import find_structures
+    from sdmobile.exporters.structures.find import covered_models, find_structures
     from sdmobile.rewrites.registry import check_names
 
     if request.target not in TARGETS:
@@ -219,7 +222,7 @@ def make_plan(request: ExportRequest, opened: Checkpoint | None = None) -> Expor
     _check_recipe(request, device, tuple(component.name for component in planned))
     names = tuple(component.name for component in planned)
     structures = find_structures(checkpoint, request, device, geometry, names) if request.structures else {}
-    report = preflight(checkpoint, request)
+    report = preflight(checkpoint, request, covered | covered_models(checkpoint, structures))
     report.require()
     return ExportPlan(request, checkpoint, device, geometry, planned, report, structures)
 

@@ -59,6 +59,8 @@ class Family(ABC):
     """Whether the denoiser takes a picture beside the noise."""
     takes_mask: ClassVar[bool] = False
     """Whether it takes the picture's mask, too."""
+    loop_kind: ClassVar[str] = "standard"
+    """Of its sampling loops, as `kept_tables` has them."""
     distillable: ClassVar[bool] = False
     """Whether a checkpoint may have been distilled to few steps without another network, so that the user says it."""
     tag: ClassVar[str]

@@ -18,8 +18,9 @@ from sdmobile.families import autoencoder, clip, unet
 from sdmobile.families.component import EMBEDDED, Config, FileNames, Kind, Shapes, Value
 from sdmobile.families.facts import Facts
 from sdmobile.families.family import Family
+from sdmobile.families.kept_tables import CONSISTENCY, loop_of
 from sdmobile.families.original_names import Source
-from sdmobile.families.sampler_tables import consistency_solver, solver_entries, training_schedule
+from sdmobile.families.scheduler_document import document_of
 from sdmobile.families.schedulers import LCM
 from sdmobile.families.stable_diffusion import StableDiffusion
 
@@ -110,6 +111,7 @@ class LatentConsistency(StableDiffusion):
     models = (clip.MODEL, _MODEL, autoencoder.MODEL)
     components = (clip.TEXT_ENCODER, _UNET, autoencoder.DECODER, autoencoder.ENCODER)
     control_parts = ()  # a control network goes with a UNet without inputs of its own
+    loop_kind = CONSISTENCY
     distillable = False  # it is, to its own few steps
     guidances = (EMBEDDED,)
     default_steps = 4
@@ -156,8 +158,7 @@ class LatentConsistency(StableDiffusion):
 
     def scheduler_document(self, config: Mapping[str, Any], scaling_factor: float) -> dict[str, Any]:
         guidance = f"{_EMBEDDING}, see metadata.json; no unconditional row"
-        schedule = training_schedule(self.scheduler(config, None, 1), scaling_factor, guidance)
-        return schedule | solver_entries((consistency_solver(config),), self.default_steps)
+        return document_of(loop_of(config, self.loop_kind), scaling_factor, guidance, self.default_steps)
 
     def app_differences(self, target: str, facts: Facts) -> list[str]:
         if target != "ios":

@@ -57,7 +57,6 @@ _PLAIN = {"algorithm_type": "dpmsolver++", "solver_order": 2, "thresholding": Fa
 _UPDATE = "x_next = a * x + b * D + c * D_previous"
 _LONG_UPDATE = _UPDATE + " + d * D_before_previous"
 _NOISY_UPDATE = "x_next = a * x + b * D + n * z"
-_NOISE = "z: the next values of the generator that gave the initial latent; not drawn where n is 0"
 
 
 @dataclass(frozen=True)
@@ -80,6 +79,11 @@ class Solver:
     init_noise_sigma: float
     steps: dict[str, list[dict[str, float]]]
 
+    @property
+    def draws_noise(self) -> bool:
+        """Whether a step adds noise."""
+        return self.update == _NOISY_UPDATE
+
     def to_json(self) -> dict[str, Any]:
         """Returns the entry of `scheduler.json`."""
         return {
@@ -89,6 +93,25 @@ class Solver:
             "init_noise_sigma": self.init_noise_sigma,
             "steps": self.steps,
         }
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Sampling under one scheduler configuration, as far as Diffusers is needed to know it.
+
+    Args:
+        solvers: of `scheduler.json`, the default first.
+        note: why the checkpoint's own scheduler is not among them, None where it is.
+        prediction_type: what the denoiser predicts.
+        alphas_cumprod: ᾱ of every step of the training schedule.
+        lengths: numbers of steps that the checkpoint's own scheduler takes, of those that were tried.
+    """
+
+    solvers: tuple[Solver, ...]
+    note: str | None
+    prediction_type: str
+    alphas_cumprod: tuple[float, ...]
+    lengths: tuple[int, ...]
 
 
 def multistep_table(scheduler: Any, steps: int) -> list[dict[str, float]]:
@@ -291,59 +314,33 @@ def solvers_of(config: Mapping[str, Any]) -> tuple[tuple[Solver, ...], str | Non
         raise CheckpointError("the scheduler configuration must be plain JSON", error) from error
 
 
-def scheduler_document(
-    config: Mapping[str, Any], scaling_factor: float, default_steps: int = DEFAULT_STEPS
-) -> dict[str, Any]:
-    """Returns the content of `scheduler.json`: training schedule, conventions and one table per solver and length.
-
-    Args:
-        config: the checkpoint's Diffusers scheduler configuration.
-        scaling_factor: latents are divided by it before decoding.
-        default_steps: what an app does where the user does not say; a distilled checkpoint has its own number.
-    """
+def standard_loop(config: Mapping[str, Any]) -> Loop:
+    """Returns the loop of a scheduler configuration, read off Diffusers; raises as `solvers_of`."""
     solvers, note = solvers_of(config)
+    return _loop(config, solvers, note, scheduler_from_config(config, solvers[0].class_name))
+
+
+def consistency_loop(config: Mapping[str, Any]) -> Loop:
+    """Returns the loop of a latent consistency model, which takes no other scheduler; raises `consistency_solver`'s."""
+    solver = consistency_solver(config)
+    return _loop({**config, "_class_name": LCM}, (solver,), None, scheduler_from_config(config, LCM))
+
+
+def _loop(config: Mapping[str, Any], solvers: tuple[Solver, ...], note: str | None, scheduler: Any) -> Loop:
     few = few_steps(config)
-    guidance = "prediction = uncond + scale * (text - uncond); at a scale of at most 1, prediction = text"
-    document = training_schedule(scheduler_from_config(config, solvers[0].class_name), scaling_factor, guidance)
-    return document | solver_entries(solvers, default_steps if few is None else few.steps, note)
+    tried = sorted({*STEP_COUNTS, DEFAULT_STEPS if few is None else few.steps})
+    return Loop(
+        solvers,
+        note,
+        scheduler.config.prediction_type,
+        tuple(float(value) for value in scheduler.alphas_cumprod.double()),
+        tuple(steps for steps in tried if _takes(config, steps)),
+    )
 
 
-def solver_entries(solvers: tuple[Solver, ...], default_steps: int, note: str | None = None) -> dict[str, Any]:
-    """Returns what a `scheduler.json` says about its solvers, the default first."""
-    noise = {"noise": _NOISE} if any(solver.update == _NOISY_UPDATE for solver in solvers) else {}
-    return {
-        "update": solvers[0].update,
-        "init_noise_sigma": solvers[0].init_noise_sigma,
-        **noise,
-        "default_solver": solvers[0].name,
-        "default_steps": default_steps,
-        **({} if note is None else {"note": note}),
-        "solvers": {solver.name: solver.to_json() for solver in solvers},
-    }
-
-
-def training_schedule(scheduler: Any, scaling_factor: float, guidance: str) -> dict[str, Any]:
-    """Returns what every `scheduler.json` says first: conventions and the training schedule.
-
-    Args:
-        scheduler: a Diffusers scheduler of the checkpoint.
-        scaling_factor: latents are divided by it before decoding.
-        guidance: what is done with the guidance scale.
-    """
-    prediction = scheduler.config.prediction_type
-    cumulative = [float(value) for value in scheduler.alphas_cumprod.double()]
-    clean = {
-        "epsilon": "D = (x - sigma * prediction) / alpha",
-        "v_prediction": "D = alpha * x - sigma * prediction",
-        "sample": "D = prediction",
-    }
-    return {
-        "schema_version": 1,
-        "prediction_type": prediction,
-        "clean_latent": clean[prediction],
-        "guidance": guidance,
-        "scaling_factor": scaling_factor,
-        "decode": "latent = x / scaling_factor",
-        "num_train_timesteps": len(cumulative),
-        "alphas_cumprod": cumulative,
-    }
+def _takes(config: Mapping[str, Any], steps: int) -> bool:
+    try:
+        set_timesteps(scheduler_from_config(config), config, steps)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
+        return False
+    return True

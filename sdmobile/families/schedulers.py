@@ -47,7 +47,7 @@ LCM = "LCMScheduler"
 ANCESTRAL = "EulerAncestralDiscreteScheduler"
 # StableDiffusionPipeline sets both, whatever the configuration says or lacks: latents are not bounded by [-1, 1], and
 # the schedule was trained with the first step at timestep 1.
-_PIPELINE = {"clip_sample": False, "steps_offset": 1}
+OVERRIDDEN = {"clip_sample": False, "steps_offset": 1}
 _MOST_TIMESTEPS = 100_000
 
 
@@ -68,7 +68,7 @@ def scheduler_from_config(config: Mapping[str, Any], name: str | None = None, **
     check_schedule(config)
     own = {key: value for key, value in config.items() if key != "_use_default_values"}
     try:
-        return cls.from_config(own, **{**_PIPELINE, **overrides, **settings})
+        return cls.from_config(own, **{**OVERRIDDEN, **overrides, **settings})
     except Exception as error:  # whatever a class makes of values that it did not expect
         value = f"{type(error).__name__}: {error}".splitlines()[0]
         raise CheckpointError(f"the scheduler configuration must suit {class_name}", value) from error

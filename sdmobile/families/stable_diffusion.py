@@ -191,7 +191,7 @@ class StableDiffusion(Family):
         return {"encoder_hidden_states": run("text_encoder", {"input_ids": token_ids})["last_hidden_state"]}
 
     def scheduler_document(self, config: Mapping[str, Any], scaling_factor: float) -> dict[str, Any]:
-        from sdmobile.families.sampler_tables import scheduler_document
+        from sdmobile.families.scheduler_document import scheduler_document
 
         return scheduler_document(config, scaling_factor)
 

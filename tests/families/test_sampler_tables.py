@@ -10,7 +10,8 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler
 
 from sdmobile.errors import UnsupportedError
-from sdmobile.families.sampler_tables import multistep_table, scheduler_document, solvers_of
+from sdmobile.families.sampler_tables import multistep_table, solvers_of
+from sdmobile.families.scheduler_document import scheduler_document
 from sdmobile.families.schedulers import scheduler_from_config
 
 BETAS = {"num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}

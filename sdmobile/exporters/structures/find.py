@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -90,6 +90,13 @@ def _fit(checkpoint: Checkpoint, request: ExportRequest, device: str, geometry: 
             return Fit(folder / name, structure)
         reasons.append(reason or "it is of another component")
     return Fit(kept, None, reasons[0] if reasons else "there is none of this architecture yet", wanted=True)
+
+
+def covered_models(checkpoint: Checkpoint, structures: Mapping[str, Fit]) -> frozenset[str]:
+    """Returns the models of which every component that was looked for has a structure."""
+    models = {name: checkpoint.family.component(name).model for name in structures}
+    uncovered = {models[name] for name, fit in structures.items() if fit.structure is None}
+    return frozenset(models.values()) - uncovered
 
 
 @cache
