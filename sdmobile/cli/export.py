@@ -142,7 +142,7 @@ def export(
     if not dry_run:
         for out in outs:
             check_output(out, overwrite)  # before the checkpoint is read
-    plans = make_plans(requests)
+    plans = make_plans(requests, dry_run)
     if dry_run and json_output:
         _print_json([plan.to_json() for plan in plans], len(plans) > 1)
     elif dry_run or not is_quiet():

@@ -51,11 +51,13 @@ def inspect(
     from sdmobile.checkpoints import open_checkpoint
     from sdmobile.exporters.preflight import preflight
     from sdmobile.exporters.request import ExportRequest
+    from sdmobile.exporters.structures.find import models_with_structures
     from sdmobile.formats.bundle.contracts import TARGETS
 
     changes, controls = changes_of(lora, embedding, vae, clip_skip, distilled), controls_of(control)
     opened = open_checkpoint(checkpoint, tokenizer, prediction_type, changes, controls)
-    verdicts = [preflight(opened, ExportRequest(checkpoint, target, Path(opened.name))) for target in TARGETS]
+    requests = [ExportRequest(checkpoint, target, Path(opened.name)) for target in TARGETS]
+    verdicts = [preflight(opened, request, models_with_structures(opened, request)) for request in requests]
     output = Output(json)
     output.data(_as_json(opened, verdicts), *([] if json else _views(opened, verdicts)))
 

@@ -133,7 +133,12 @@ class PreflightReport:
 Finder = Callable[["Checkpoint", "ExportRequest", "frozenset[str]"], Iterator[tuple[Level, str]]]
 
 
-def preflight(checkpoint: Checkpoint, request: ExportRequest, covered: frozenset[str] = frozenset()) -> PreflightReport:
+def preflight(
+    checkpoint: Checkpoint,
+    request: ExportRequest,
+    covered: frozenset[str] = frozenset(),
+    streaming: bool = False,
+) -> PreflightReport:
     """Judges whether a checkpoint can be exported as requested, without making anything.
 
     Weights are read once, to see that they are finite; everything else is headers, configurations and small files.
@@ -142,10 +147,13 @@ def preflight(checkpoint: Checkpoint, request: ExportRequest, covered: frozenset
         checkpoint: from open_checkpoint.
         request: target, device, components, resolution and so on.
         covered: models whose tensors were compared with a stored structure already, which takes the place of the
-            libraries; their values are looked at when they are written.
+            libraries.
+        streaming: their values are looked at when they are written, not now.
     """
     findings: list[Finding] = []
     for check, finder in _CHECKS.items():
+        if streaming and check is Check.VALUES and covered.issuperset(_models(checkpoint, request)):
+            continue
         try:
             findings += [Finding(check, level, text) for level, text in finder(checkpoint, request, covered)]
         except SdmobileError as error:
@@ -189,8 +197,12 @@ def _weights(checkpoint: Checkpoint, request: ExportRequest, covered: frozenset[
 
 def _values(checkpoint: Checkpoint, request: ExportRequest, covered: frozenset[str]) -> Iterator[tuple[Level, str]]:
     """Finiteness of every weight."""
-    for name in _uncovered(checkpoint, request, covered):
-        if (error := checkpoint.unreadable.get(name)) is not None:
+    from sdmobile.checkpoints.arrays import check_values
+
+    for name in _models(checkpoint, request):
+        if name in covered:
+            check_values(checkpoint, name)
+        elif (error := checkpoint.unreadable.get(name)) is not None:
             raise error
     yield from ()
 

@@ -174,27 +174,26 @@ class ExportPlan:
         }
 
 
-def make_plans(requests: Sequence[ExportRequest]) -> list[ExportPlan]:
+def make_plans(requests: Sequence[ExportRequest], dry: bool = False) -> list[ExportPlan]:
     """Returns the plans of exports that differ in target and place alone; the checkpoint is opened once.
 
     Args:
         requests: what the user asked for; what `make_plan` raises about any of them is raised.
+        dry: nothing will be written.
     """
     plans: list[ExportPlan] = []
     for request in requests:
-        plans.append(make_plan(request, plans[0].checkpoint if plans else None))
+        plans.append(make_plan(request, plans[0].checkpoint if plans else None, dry))
     return plans
 
 
-def make_plan(
-    request: ExportRequest, opened: Checkpoint | None = None, covered: frozenset[str] = frozenset()
-) -> ExportPlan:
+def make_plan(request: ExportRequest, opened: Checkpoint | None = None, dry: bool = False) -> ExportPlan:
     """Recognises the checkpoint and works out what its export will do and need.
 
     Args:
         request: what the user asked for.
         opened: the request's checkpoint, if it has been opened already.
-        covered: models that stored structures take, as in `preflight`.
+        dry: nothing will be written, so that every weight is looked at now.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
@@ -222,7 +221,7 @@ def make_plan(
     _check_recipe(request, device, tuple(component.name for component in planned))
     names = tuple(component.name for component in planned)
     structures = find_structures(checkpoint, request, device, geometry, names) if request.structures else {}
-    report = preflight(checkpoint, request, covered | covered_models(checkpoint, structures))
+    report = preflight(checkpoint, request, covered_models(checkpoint, structures), streaming=not dry)
     report.require()
     return ExportPlan(request, checkpoint, device, geometry, planned, report, structures)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdmobile.basics.files import cache_folder
+from sdmobile.errors import SdmobileError
 from sdmobile.exporters.structures.keys import TARGETS, config_difference, facts_of, file_stem, staleness
 from sdmobile.exporters.structures.structure import SUFFIX, Structure, StructureError, read_structure
 from sdmobile.families.contracts import contract_for
@@ -97,6 +98,21 @@ def covered_models(checkpoint: Checkpoint, structures: Mapping[str, Fit]) -> fro
     models = {name: checkpoint.family.component(name).model for name in structures}
     uncovered = {models[name] for name, fit in structures.items() if fit.structure is None}
     return frozenset(models.values()) - uncovered
+
+
+def models_with_structures(checkpoint: Checkpoint, request: ExportRequest) -> frozenset[str]:
+    """Returns the models that an export would stream; none where the request has faults of another kind."""
+    from sdmobile.exporters.estimates import planned_components, profile_of
+    from sdmobile.reference.geometry import geometry_for
+
+    try:
+        geometry = geometry_for(checkpoint, request.guidance, request.resolution)
+        names = [component.name for component in planned_components(checkpoint, request)]
+        return covered_models(
+            checkpoint, find_structures(checkpoint, request, profile_of(request).name, geometry, names)
+        )
+    except SdmobileError:
+        return frozenset()
 
 
 @cache
