@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,30 @@ def test_scales_are_multiplied_as_torch_does(tmp_path: Path, dtype: str, rows: b
     save_file({"a.weight": weight, "a.scale_weight": scale}, tmp_path / "m.safetensors")
     info = read_headers((tmp_path / "m.safetensors",)).tensors["a.weight"]
     assert same_bits(read_array(info), weight.float() * (scale.reshape(-1, 1, 1, 1) if rows else scale))
+
+
+def test_rows_of_a_tensor_and_one_that_is_stored_transposed(tmp_path: Path) -> None:
+    weight, scale = torch.randn(6, 4, 3).to(torch.float8_e5m2), torch.rand(6)
+    save_file({"a.weight": weight, "a.scale_weight": scale, "b": torch.randn(5, 3)}, tmp_path / "m.safetensors")
+    tensors = read_headers((tmp_path / "m.safetensors",)).tensors
+    whole = weight.float() * scale.reshape(-1, 1, 1)
+    assert same_bits(read_array(tensors["a.weight"].rows(2, 5)), whole[2:5])
+    assert same_bits(read_array(tensors["a.weight"].rows(4, 9)), whole[4:9])
+    assert tensors["a.weight"].rows(7, 9).elements == 0
+    matrix = load_file(tmp_path / "m.safetensors")["b"]
+    turned = replace(tensors["b"], shape=(3, 5), transposed=True)
+    assert same_bits(read_array(turned), matrix.T)
+    assert read_array(turned).flags.c_contiguous
+    assert same_bits(read_array(replace(tensors["b"], shape=(9, 3), added=4)), matrix)
+
+
+def test_a_file_that_became_another_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "copy")
+    checkpoint = open_checkpoint(folder)
+    tensors = load_file(folder / UNET_FILE)
+    save_file({**tensors, "conv_in.bias": tensors["conv_in.bias"].double()}, folder / UNET_FILE)
+    with pytest.raises(CheckpointError, match="must not change while it is read"):
+        plain_sources(checkpoint, "unet")
 
 
 def test_integers_and_files_that_changed_are_refused(tmp_path: Path) -> None:
