@@ -89,10 +89,10 @@ def class_defaults() -> dict[str, Any]:
 
 def made() -> dict[str, Any]:
     """Returns the content of the shipped file, made anew with Diffusers."""
-    import diffusers
+    from diffusers.utils import logging
 
-    verbosity = diffusers.logging.get_verbosity()
-    diffusers.logging.set_verbosity_error()  # of settings that a class does not know, which is what is wanted here
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # of settings that a class does not know, which is what is wanted here
     try:
         defaults = class_defaults()
         loops = {
@@ -100,7 +100,7 @@ def made() -> dict[str, Any]:
             for kind, config in usual_schedules()
         }
     finally:
-        diffusers.logging.set_verbosity(verbosity)
+        logging.set_verbosity(verbosity)
     return {"code": code(), "diffusers": diffusers_version(), "defaults": defaults, "loops": loops}
 
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 PACKAGE = "sdmobile"
 CORE = "core"
-_EXTRAS = ("ios", "android", "onnx", "gpu", "train")
+TORCH = "torch"
+_EXTRAS = (TORCH, "ios", "android", "onnx", "gpu", "train")
 _GPU_SETUP = "Run `make gpu-setup`, or `python -m sdmobile.validate.gpu.setup`."
 
 
@@ -28,7 +29,7 @@ class Library:
 
     Args:
         name: as on the package index.
-        extra: "core", or the extra that installs it.
+        extra: "core", or the extra that installs it; all bring "torch" with them.
         wanted: tested range, as in sdmobile's own metadata.
         installed: version, None where it is not installed.
         in_range: whether that version is in the tested range.
@@ -114,8 +115,9 @@ def abilities(installed: list[Library]) -> list[Ability]:
         installed: from libraries().
     """
     return [
+        _extra(installed, "inspect, lint and profile", CORE),
         *(_extra(installed, f"export for {extra}", extra) for extra in ("ios", "android", "onnx")),
-        _extra(installed, "check Core ML packages (own evaluator)", CORE),
+        _extra(installed, "check Core ML packages (own evaluator)", TORCH),
         _core_ml(),
         _extra(installed, "check .tflite files (LiteRT on the CPU)", "android"),
         _browser(),
@@ -165,7 +167,8 @@ def source_requirements(path: Path) -> list[str]:
 
 
 def _extra(installed: list[Library], name: str, extra: str) -> Ability:
-    needed = [library for library in installed if library.extra in (CORE, extra)]
+    extras = (CORE,) if extra == CORE else (CORE, TORCH, extra)  # every extra brings PyTorch with it
+    needed = [library for library in installed if library.extra in extras]
     missing = [library.name for library in needed if library.installed is None]
     untested = [
         f"{library.name} {library.installed}" for library in needed if library.installed and not library.in_range

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from sdmobile.cli.doctor import doctor
 from sdmobile.errors import EXIT_MISSING
 from sdmobile.validate import environment
-from sdmobile.validate.environment import CORE
+from sdmobile.validate.environment import TORCH
 
 app = typer.Typer()
 app.command()(doctor)
@@ -24,7 +24,7 @@ def test_json_is_all_of_stdout() -> None:
     found = json.loads(result.stdout)
     torch = next(library for library in found["libraries"] if library["name"] == "torch")
     assert torch["installed"] == metadata.version("torch")
-    assert torch["extra"] == CORE
+    assert torch["extra"] == TORCH
     assert found["machine"]["memory_bytes"] > 0
 
 

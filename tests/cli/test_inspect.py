@@ -101,7 +101,7 @@ def test_a_component_above_two_gigabytes_is_refused_for_android(checkpoint: Chec
 
 
 def test_a_missing_library_comes_with_its_command(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdmobile.exporters.preflight.find_spec", lambda name: None)
+    monkeypatch.setattr("sdmobile.exporters.preflight.is_installed", lambda name: False)
     problem = "the target ios needs libraries that are not installed: coremltools. Run: pip install 'sdmobile[ios]'"
     assert judge(checkpoint, "ios").problems == (problem,)
 

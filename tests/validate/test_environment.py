@@ -7,13 +7,22 @@ from pathlib import Path
 import pytest
 
 from sdmobile.validate import environment
-from sdmobile.validate.environment import CORE, Ability, Library, abilities, libraries, machine, source_requirements
+from sdmobile.validate.environment import (
+    CORE,
+    TORCH,
+    Ability,
+    Library,
+    abilities,
+    libraries,
+    machine,
+    source_requirements,
+)
 from sdmobile.validate.gpu import places
 
 
 def test_ranges_come_from_the_project_itself() -> None:
     by_name = {library.name: library for library in libraries()}
-    assert {library.extra for library in by_name.values()} == {CORE, "ios", "android", "onnx", "gpu", "train"}
+    assert {library.extra for library in by_name.values()} == {CORE, TORCH, "ios", "android", "onnx", "gpu", "train"}
     assert "sdmobile" not in by_name
     source = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     for library in by_name.values():
@@ -22,18 +31,22 @@ def test_ranges_come_from_the_project_itself() -> None:
 
 def test_requirements_are_split_by_extra_and_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     stated = [
-        "torch>=2",
+        "numpy>=2",
+        'torch>=2; extra == "torch"',
+        'sdmobile[torch]; extra == "train"',
         'tomli>=2; python_version < "3.0"',
         'accelerate>=1; extra == "train"',
         'sdmobile[ios]; extra == "all"',
     ]
     monkeypatch.setattr(environment, "stated_requirements", lambda: stated)
-    assert [(library.name, library.extra) for library in libraries()] == [("torch", CORE), ("accelerate", "train")]
+    found = [(library.name, library.extra) for library in libraries()]
+    assert found == [("numpy", CORE), ("torch", TORCH), ("accelerate", "train")]
 
 
 def test_source_tree_and_metadata_give_the_same() -> None:
     found = source_requirements(Path(__file__).parents[2] / "pyproject.toml")
-    assert any(text.startswith("torch") for text in found)
+    assert any(text.startswith("torch") and 'extra == "torch"' in text for text in found)
+    assert any(text.startswith("numpy") and "extra" not in text for text in found)
     assert any('extra == "ios"' in text for text in found)
 
 
@@ -42,7 +55,7 @@ def _ability(installed: list[Library], name: str) -> Ability:
 
 
 def test_what_is_missing_comes_with_its_fix() -> None:
-    core = Library("torch", CORE, "<2.14,>=2.13", "2.13.0", True)
+    core = Library("numpy", CORE, "<3,>=2.2", "2.4.6", True)
     missing = Library("coremltools", "ios", "<10,>=9", None, False)
     old = Library("onnx", "onnx", ">=1.23", "1.10", False)
     assert missing.fix == "pip install 'coremltools<10,>=9'"
@@ -52,6 +65,19 @@ def test_what_is_missing_comes_with_its_fix() -> None:
     assert ios.detail == "not installed: coremltools"
     onnx = _ability([core, missing, old], "export for onnx")
     assert (onnx.available, onnx.detail) == (True, "outside the tested range: onnx 1.10")
+
+
+def test_what_brings_torch_with_it_needs_torch() -> None:
+    core, ios = Library("numpy", CORE, "", "2.4.6", True), Library("coremltools", "ios", "", "9.0", True)
+    missing = Library("torch", TORCH, "", None, False)
+    assert _ability([core, ios, missing], "inspect, lint and profile").available
+    export = _ability([core, ios, missing], "export for ios")
+    assert (export.available, export.detail, export.fix) == (
+        False,
+        "not installed: torch",
+        "pip install 'sdmobile[ios]'",
+    )
+    assert _ability([core, missing], "check Core ML packages (own evaluator)").fix == "pip install 'sdmobile[torch]'"
 
 
 def test_core_ml_needs_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
