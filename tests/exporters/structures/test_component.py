@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,35 +47,45 @@ def _both_ways(made: Made, checkpoint: Checkpoint, folder: Path, changes: Change
     return record
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_other_weights_of_each_type_give_the_files_of_the_long_way(made: Made, tmp_path: Path, dtype: str) -> None:
+def test_a_lora_on_float32_weights_gives_the_files_of_the_long_way(made: Made, tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "other", seed=7)
-    if dtype == "float32":
-        draw = np.random.default_rng(0)
-        tensors = {k: v.astype(np.float32) for k, v in load_file(folder / WEIGHTS).items()}
-        changed = {k: v * draw.uniform(0.5, 1.5, v.shape).astype(np.float32) for k, v in tensors.items()}
-        changed["conv_in.weight"][0, 0, 0, 0] = 1e-9  # which float16 takes for 0
-        save_file(changed, folder / WEIGHTS)
-    record = _both_ways(made, open_checkpoint(folder), tmp_path)
-    assert record["structure"].startswith("unet-")
-    assert bool(record["stages"][0]["fp16_losses"]) == (dtype == "float32")
-
-
-def test_a_lora_is_fused_while_streaming(made: Made, tmp_path: Path) -> None:
-    folder = write_checkpoint(tmp_path / "other", seed=8)
-    shape = load_file(folder / WEIGHTS)["down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight"].shape
-    draw = np.random.default_rng(1)
-    name = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    draw = np.random.default_rng(0)
+    tensors = {k: v.astype(np.float32) for k, v in load_file(folder / WEIGHTS).items()}
+    changed = {k: v * draw.uniform(0.5, 1.5, v.shape).astype(np.float32) for k, v in tensors.items()}
+    changed["conv_in.weight"][0, 0, 0, 0] = 1e-9  # which float16 takes for 0
+    save_file(changed, folder / WEIGHTS)
+    key = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    rows, columns = changed[f"{key}.weight"].shape
     lora = {
-        f"{name}.lora_A.weight": draw.standard_normal((4, shape[1]), np.float32),
-        f"{name}.lora_B.weight": draw.standard_normal((shape[0], 4), np.float32),
+        f"unet.{key}.lora_A.weight": draw.standard_normal((4, columns), np.float32),
+        f"unet.{key}.lora_B.weight": draw.standard_normal((rows, 4), np.float32),
     }
     save_file(lora, tmp_path / "lora.safetensors")
-    plain = tmp_path / "plain"
-    plain.mkdir()
     changes = Changes(loras=(LoraFile(tmp_path / "lora.safetensors", 0.5),))
     fused = _both_ways(made, open_checkpoint(folder), tmp_path, changes)
-    assert stream_component(made.structure, open_checkpoint(folder), plain)["sha256"] != fused["sha256"]
+    assert fused["structure"].startswith("unet-")
+    assert [loss["name"] for loss in fused["stages"][0]["fp16_losses"]] == ["conv_in.weight"]
+    assert _streamed(made, folder, tmp_path / "plain")["sha256"] != fused["sha256"]
+
+
+def test_float16_weights_are_read_as_they_are(made: Made, tmp_path: Path) -> None:
+    """The same numbers in float32 go through the same way as those of the test above."""
+    half = write_checkpoint(tmp_path / "half", seed=8)
+    tensors = load_file(half / WEIGHTS)
+    assert {str(tensor.dtype) for tensor in tensors.values()} == {"float16"}
+    wide = Path(shutil.copytree(half, tmp_path / "wide"))
+    save_file({name: tensor.astype(np.float32) for name, tensor in tensors.items()}, wide / WEIGHTS)
+    found = [_streamed(made, folder, tmp_path / f"{folder.name}-out") for folder in (half, wide)]
+    names = [name for name in found[0]["files"] if name.endswith(".tflite")]
+    files = [_contents(tmp_path / f"{folder.name}-out", names) for folder in (half, wide)]
+    assert files[0] == files[1]
+    weights = [next(iter((tmp_path / f"{folder.name}-out").rglob("weight.bin")), None) for folder in (half, wide)]
+    assert weights[0] is None or weights[0].read_bytes() == weights[1].read_bytes()  # type: ignore[union-attr]
+
+
+def _streamed(made: Made, checkpoint: Path, out: Path) -> dict[str, Any]:
+    out.mkdir()
+    return stream_component(made.structure, open_checkpoint(checkpoint), out)
 
 
 def test_the_structure_holds_the_constants_and_the_probe_the_rest(made: Made, tmp_path: Path) -> None:
@@ -98,9 +109,8 @@ def test_a_weight_that_is_not_finite_is_refused(made: Made, tmp_path: Path) -> N
     tensors = load_file(folder / WEIGHTS)
     tensors["conv_in.weight"][0, 0, 0, 0] = np.inf
     save_file(tensors, folder / WEIGHTS)
-    (tmp_path / "out").mkdir()
     with pytest.raises(CheckpointError, match=r"conv_in\.weight are NaN or infinite"):
-        stream_component(made.structure, open_checkpoint(folder), tmp_path / "out")
+        _streamed(made, folder, tmp_path / "out")
 
 
 def test_weights_that_are_all_one_number_are_left_to_the_long_way(made: Made, tmp_path: Path) -> None:
@@ -108,6 +118,5 @@ def test_weights_that_are_all_one_number_are_left_to_the_long_way(made: Made, tm
     tensors = load_file(folder / WEIGHTS)
     tensors["conv_norm_out.weight"][:] = 1.0
     save_file(tensors, folder / WEIGHTS)
-    (tmp_path / "out").mkdir()
     with pytest.raises(OrdinaryWeightsError, match=r"conv_norm_out\.weight is 1"):
-        stream_component(made.structure, open_checkpoint(folder), tmp_path / "out")
+        _streamed(made, folder, tmp_path / "out")
