@@ -37,7 +37,7 @@ class Absent(MetaPathFinder):
 
 
 def documents(checkpoint: str, target: str, folder: Path) -> dict[str, Any]:
-    """Plans an export whose models are all covered, writes the small files; returns the plan and what was written."""
+    """Plans an export that streams everything, writes the small files; returns the plan and what was written."""
     from sdmobile.checkpoints import open_checkpoint
     from sdmobile.checkpoints.bundled import bundled_path
     from sdmobile.exporters.phone_files import write_phone_files
@@ -46,7 +46,7 @@ def documents(checkpoint: str, target: str, folder: Path) -> dict[str, Any]:
 
     path = bundled_path(Path(checkpoint))
     opened = open_checkpoint(path)
-    plan = make_plan(ExportRequest(path, target, folder / "out"), opened, frozenset(opened.components))
+    plan = make_plan(ExportRequest(path, target, folder / "out"), opened)
     contracts = {name: contract_for(opened.family, target, name, plan.geometry) for name in opened.family.names}
     records = {name: {"file": one.file_name, "contract": one.to_json()} for name, one in contracts.items()}
     folder.mkdir(parents=True)

@@ -25,9 +25,9 @@ def bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="module")
-def unusual(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint whose schedule no other has."""
-    folder = shutil.copytree(tiny_checkpoint, tmp_path_factory.mktemp("unusual") / "tiny")
+def unusual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a known architecture whose schedule no other has."""
+    folder = shutil.copytree(BUNDLED["shapes-64"], tmp_path_factory.mktemp("unusual") / "tiny")
     file = folder / "scheduler/scheduler_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "beta_end": 0.0123}))
     return folder
@@ -43,6 +43,7 @@ def light_process(bundle: Path, unusual: Path, tmp_path_factory: pytest.TempPath
         ["devices", "list", "--json"],
         ["lint", str(bundle), "--json"],
         ["profile", str(bundle), "--json"],
+        ["export", "shapes-64", "--target", "ios,android", "--output", str(folder / "both"), "--no-cache", "--json"],
         ["export", "shapes-64", "--target", "onnx", "--output", str(folder / "onnx")],
         ["generate", "--prompt", "a red circle", "--output", str(folder / "picture.png")],
     ]
@@ -82,16 +83,33 @@ def test_what_a_checkpoint_is_is_said_without_libraries(light_process: dict[str,
     ours, theirs = light_process["inspect shapes-64 --json"], light.command(["inspect", "shapes-64", "--json"])
     assert ours["code"] == 0, ours["err"]
     facts, wanted = json.loads(ours["out"]), json.loads(theirs["out"])
-    for target, verdict in facts.pop("targets").items():
-        assert not verdict["possible"]
-        assert all("pip install 'sdmobile[" in line for line in verdict["problems"]), (target, verdict)
-    wanted.pop("targets")
+    assert "pip install 'sdmobile[onnx]'" in facts["targets"].pop("onnx")["problems"][0]
+    wanted["targets"].pop("onnx")
     assert facts == wanted
+    assert all(verdict["possible"] for verdict in facts["targets"].values())
+
+
+def test_a_known_architecture_is_exported_without_libraries(light_process: dict[str, Any], tmp_path: Path) -> None:
+    (ours,) = [value for name, value in light_process.items() if "ios,android" in name]
+    assert ours["code"] == 0, ours["err"]
+    there = {Path(one["bundle"]).name: Path(one["bundle"]) for one in json.loads(ours["out"])}
+    done = light.command(
+        ["export", "shapes-64", "--target", "ios,android", "--output", str(tmp_path / "both"), "--no-cache", "--json"]
+    )
+    for one in json.loads(done["out"]):
+        here = Path(one["bundle"])
+        assert all(record["stages"][0]["name"] == "stream" for record in one["manifest"]["components"].values()), (
+            "shapes-64 is one of the architectures that ship"
+        )
+        files = {path.relative_to(here) for path in here.rglob("*") if path.is_file()} - {Path("manifest.json")}
+        assert len(files) > 8
+        for file in files:
+            assert (here / file).read_bytes() == (there[here.name] / file).read_bytes(), file
 
 
 def test_what_needs_a_library_names_the_extra(light_process: dict[str, Any]) -> None:
     for start, extra in (("export", "onnx"), ("generate", "torch")):
-        done = next(value for name, value in light_process.items() if name.startswith(f"{start} "))
+        done = next(v for n, v in light_process.items() if n.startswith(f"{start} ") and "android" not in n)
         assert done["code"] == 8
         assert f"pip install 'sdmobile[{extra}]'" in done["err"]
         assert done["err"].strip().splitlines()[-1].startswith("error: "), done["err"]
