@@ -75,6 +75,7 @@ type: $(STAMP)  ## pyright
 
 bench: $(STAMP)  ## full-size benchmark: sdmobile beside the plain converters, measured in one run
 	$(BIN)/python benchmarks/full_size.py
+	$(BIN)/python -m benchmarks.streamed
 
 scheduler-tables: $(STAMP)  ## make the tables of usual schedulers anew, which export without Diffusers takes
 	$(BIN)/python -m sdmobile.families.usual_schedules

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sdmobile.checkpoints.bundled import BUNDLED
+from sdmobile.checkpoints.bundled import BUNDLED, bundled_checkpoint
 from tests.exporters import light
 from tests.validate.bundles import write_exported_bundle
 
@@ -27,7 +27,7 @@ def bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="module")
 def unusual(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a known architecture whose schedule no other has."""
-    folder = shutil.copytree(BUNDLED["shapes-64"], tmp_path_factory.mktemp("unusual") / "tiny")
+    folder = shutil.copytree(bundled_checkpoint("shapes-64"), tmp_path_factory.mktemp("unusual") / "tiny")
     file = folder / "scheduler/scheduler_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "beta_end": 0.0123}))
     return folder
