@@ -1,6 +1,6 @@
 """Whole bundles streamed into structures beside the plain converters, in one run, each in a process of its own.
 
-    python -m benchmarks.streamed [--checkpoint DIR] [--work DIR] [--targets ios,android] [--repeats 3] [--long] [--no-plain]
+    python -m benchmarks.streamed [--checkpoint DIR] [--work DIR] [--targets ios,android] [--repeats 3] [--long] …
 
 `--long` adds our own long way. Seconds are those of the whole process, its start and the checkpoint's hash included;
 memory is the largest resident set of any one process. Writes a Markdown table to standard output.
