@@ -251,6 +251,7 @@ _SD15: dict[str, dict[str, Any]] = {
 }
 
 TINY_TEXT = _TINY["text_encoder"]
+SD15_VAE = _SD15["vae"]
 XL: dict[str, dict[str, Any]] = {
     "scheduler": {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"},
     "index": {

@@ -77,13 +77,18 @@ def run_arrays(checkpoint: Checkpoint, component: str, inputs: NDArray[np.float3
         CheckpointError: a weight is not finite, or a file is corrupt.
         UnsupportedError: it cannot be run on NumPy arrays.
     """
+    from threadpoolctl import threadpool_limits
+
     from sdmobile.checkpoints.arrays import model_arrays
 
     network = array_network(checkpoint, component)
     if network is None:
         raise UnsupportedError("only a KL autoencoder runs on NumPy arrays", component)
     model = checkpoint.family.component(component).model
-    return network.observe(dict(model_arrays(checkpoint, model, network.weights)), inputs)
+    weights = dict(model_arrays(checkpoint, model, network.weights))
+    # Products are small: two threads wait for each other, and with a busy core that took twenty times as long.
+    with threadpool_limits(1, user_api="blas"):
+        return network.observe(weights, inputs)
 
 
 def highlights(rows: int, columns: int) -> NDArray[np.float32]:

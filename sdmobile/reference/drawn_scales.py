@@ -49,13 +49,8 @@ def stream_peaks(checkpoint: Checkpoint, components: Sequence[str], geometry: Ge
             return run_arrays(checkpoint, component, drawn_input(checkpoint, component, geometry, pixels))
         return run_arrays(checkpoint, component, latent(look(encoder, pixels)[1], geometry))
 
-    found: dict[str, dict[str, float]] = {}
-    for component in components:
-        if array_network(checkpoint, component) is not None:
-            found[component] = look(component, SMALL)[0]
-            if (
-                max(found[component].values()) * GROWTH > LIMIT
-                and max(geometry.image_height, geometry.image_width) > SMALL
-            ):
-                found[component] = look(component, LARGE)[0]
-    return found
+    found = {name: look(name, SMALL)[0] for name in components if array_network(checkpoint, name) is not None}
+    if max(geometry.image_height, geometry.image_width) <= SMALL:
+        return found
+    near = [name for name, peaks in found.items() if max(peaks.values()) * GROWTH > LIMIT]
+    return found | {name: look(name, LARGE)[0] for name in near}

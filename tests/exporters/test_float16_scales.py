@@ -20,6 +20,7 @@ from sdmobile.families.contracts import contract_for
 from sdmobile.families.streams import Streams, observe
 from sdmobile.formats.bundle.manifest import ComponentEntry
 from sdmobile.formats.bundle.reading import BundleComponent
+from sdmobile.reference.drawn_scales import drawn_scales
 from sdmobile.reference.float16_scales import LIMIT, MOST, apply_scales, exponent_for, exponents_of, scales_for
 from sdmobile.reference.geometry import geometry_for
 from sdmobile.reference.subject import wrapped_component
@@ -67,6 +68,12 @@ def test_the_record_says_what_overflowed_and_how_far(scaled: BundleComponent) ->
         assert LIMIT / 2 < entry["largest"] * 2.0 ** -entry["exponent"] <= LIMIT
     assert "decoder.conv_in" in exponents_of(scaled.record)
     ComponentEntry.model_validate({key: value for key, value in scaled.record.items() if key != "component"})
+
+
+def test_the_record_is_what_is_told_without_pytorch(planted: Path, scaled: BundleComponent) -> None:
+    checkpoint = open_checkpoint(planted)
+    found = drawn_scales(checkpoint, (DECODER,), geometry_for(checkpoint, None, None))[DECODER]
+    assert scaled.record[FLOAT16_SCALES] == found.to_json()
 
 
 def test_validate_takes_the_recorded_scales_and_no_others(planted: Path, scaled: BundleComponent) -> None:

@@ -5,13 +5,21 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdmobile.families.autoencoder import DECODER, ENCODER
-from sdmobile.families.streams import Streams, observe, rescale
+from sdmobile.families.streams import (
+    Streams,
+    epsilon_factors,
+    observe,
+    rescale,
+    rescaled,
+    weight_factors,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -105,7 +113,40 @@ def test_a_tensor_is_changed_by_a_power_of_two_alone() -> None:
     assert not any("to_q" in name or "norm" in name or "up_blocks.1" in name for name in changed)
 
 
-def test_nothing_is_said_of_another_network(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("part", HALVES.values(), ids=HALVES)
+@given(exponents=st.lists(st.integers(-12, 24), min_size=1, max_size=30))
+@settings(max_examples=8, deadline=None)
+def test_arrays_are_scaled_as_a_module_is_bit_for_bit(part: Component, exponents: list[int]) -> None:
+    module = half_of(autoencoder((8, 16, 16), 2, True, True), part)
+    streams = part.streams(module)
+    chosen = {name: exponents[index % len(exponents)] for index, name in enumerate(streams.names)}
+    arrays = {name: value.detach().numpy().copy() for name, value in module.named_parameters()}
+    epsilons = {name: one.eps for name, one in module.named_modules() if isinstance(one, torch.nn.GroupNorm)}
+    rescale(module, streams, chosen)
+
+    factors, smaller = weight_factors(streams, chosen), epsilon_factors(streams, chosen)
+    for name, value in module.named_parameters():
+        scaled = rescaled(name, arrays[name], factors)
+        assert scaled.dtype == np.float32
+        assert scaled.tobytes() == value.detach().numpy().tobytes(), name
+    for name, eps in epsilons.items():
+        norm: Any = module.get_submodule(name)
+        assert norm.eps == eps * smaller.get(name, 1.0)
+
+
+def test_what_is_not_scaled_has_no_factor() -> None:
+    streams = DECODER.streams(half_of(autoencoder((8, 16), 1, True, True), DECODER))
+    assert weight_factors(streams, {}) == {}
+    assert epsilon_factors(streams, dict.fromkeys(streams.names, 0)) == {}
+    weight = np.ones(3, np.float32)
+    assert rescaled("decoder.conv_in.bias", weight, {}) is weight
+    all_alike = weight_factors(streams, dict.fromkeys(streams.names, 3))
+    assert "decoder.conv_in.weight" in all_alike
+    assert "decoder.up_blocks.0.upsamplers.0.conv.weight" not in all_alike  # it copies one into the other
+    assert all_alike["decoder.up_blocks.0.upsamplers.0.conv.bias"] == 2.0**-3
+
+
+def test_nothing_is_said_of_another_network() -> None:
     from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 
     tiny = AutoencoderTiny(encoder_block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8))
@@ -113,3 +154,23 @@ def test_nothing_is_said_of_another_network(monkeypatch: pytest.MonkeyPatch) -> 
     changed: Any = half_of(autoencoder((8, 16), 1, True, True), DECODER)
     changed.decoder.mid_block = torch.nn.Conv2d(16, 16, 1)
     assert DECODER.streams(changed) == Streams()
+
+
+@pytest.mark.parametrize(
+    ("path", "change"),
+    [
+        ("decoder.mid_block.resnets.0", {"nonlinearity": torch.nn.Mish()}),
+        ("decoder.mid_block.resnets.1", {"output_scale_factor": 2.0}),
+        ("decoder.up_blocks.1.resnets.0", {"time_embedding_norm": "scale_shift"}),
+        ("decoder.up_blocks.0.resnets.0", {"norm1": torch.nn.BatchNorm2d(16)}),
+        ("decoder.mid_block.attentions.0", {"residual_connection": False}),
+        ("decoder.mid_block.attentions.0", {"heads": 2}),
+        ("decoder", {"conv_act": torch.nn.ReLU()}),
+    ],
+    ids=str,
+)
+def test_nothing_is_said_of_a_block_that_computes_something_else(path: str, change: dict[str, Any]) -> None:
+    module = half_of(autoencoder((8, 16), 1, True, True), DECODER)
+    for name, value in change.items():
+        setattr(module.get_submodule(path), name, value)
+    assert DECODER.streams(module) == Streams()
