@@ -7,7 +7,7 @@ of one that dies, is the matter of tests/exporters; a test that only needs a bun
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,11 @@ from sdmobile.exporters.job import ExportJob
 def exports_in_this_process() -> Iterator[None]:
     """Lets `export_bundle`, and so the command, export its components here instead of in workers."""
 
-    def run(job: ExportJob, _scratch: Path, _on_event: object) -> dict[str, Any]:
+    def run(job: ExportJob, _scratch: Path, _on_event: object, *_: object) -> dict[str, Any]:
         return run_stages(job, lambda *_: None)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bundle, "run_component", run)
+        patch.setattr(bundle, "AT_ONCE", 1)  # PyTorch does not trace in two threads
+        patch.setattr(bundle, "Workers", lambda _: nullcontext())
         yield

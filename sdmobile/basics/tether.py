@@ -28,6 +28,12 @@ def tethered(command: list[str]) -> list[str]:
     return [sys.executable, "-I", "-S", os.path.abspath(__file__), str(os.getpid()), *command]
 
 
+def end_with_parent(parent: int) -> bool:
+    """Lets the kernel kill this process when the thread that started it ends; returns whether that is there."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    return os.getppid() == parent  # else it died before the line above
+
+
 def main(arguments: list[str]) -> int:
     """Runs `COMMAND…` of `PARENT COMMAND…` and returns its exit code, if it returns."""
     parent, command = int(arguments[0]), arguments[1:]
@@ -35,8 +41,7 @@ def main(arguments: list[str]) -> int:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_DFL)
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the line above
+        if not end_with_parent(parent):
             return 128 + signal.SIGKILL
         try:
             os.execvp(command[0], command)

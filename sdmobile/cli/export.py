@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from sdmobile.exporters.bundle import ExportResult
     from sdmobile.exporters.cache import ComponentCache
     from sdmobile.exporters.request import ExportPlan
+    from sdmobile.exporters.workers import Workers
     from sdmobile.prediction.memory_budget import BudgetCheck
 
 _ISLANDS = (
@@ -108,6 +109,7 @@ def export(
     Each component is exported by a process of its own; finished ones are reused by the next run. Several targets are
     all planned before the first is exported; where one fails, the bundles that are finished stay.
     """
+    from sdmobile.exporters.bundle import Workers, cores
     from sdmobile.exporters.cache import ComponentCache, default_cache_dir
     from sdmobile.exporters.request import ExportRequest, make_plans
     from sdmobile.formats.bundle.writing import check_output
@@ -142,25 +144,33 @@ def export(
     if not dry_run:
         for out in outs:
             check_output(out, overwrite)  # before the checkpoint is read
-    plans = make_plans(requests, dry_run)
-    if dry_run and json_output:
-        _print_json([plan.to_json() for plan in plans], len(plans) > 1)
-    elif dry_run or not is_quiet():
-        for plan in plans:
-            _show_plan(plan)
-    if dry_run:
-        return
-    cache = ComponentCache(None if no_cache else cache_dir or default_cache_dir())
-    try:
-        _export(plans, cache, ignore_limits, json_output)
-    finally:
-        if output is not None and fresh:
-            with suppress(OSError):  # bundles are in it, or it was never made
-                output.rmdir()
+    eager = no_structure and not dry_run and cores() > 1  # else nothing of what they import may be needed
+    with Workers(wanted[0]) if eager else nullcontext() as workers:  # imports while this one plans
+        plans = make_plans(requests, dry_run)
+        if dry_run and json_output:
+            _print_json([plan.to_json() for plan in plans], len(plans) > 1)
+        elif dry_run or not is_quiet():
+            for plan in plans:
+                _show_plan(plan)
+        if dry_run:
+            return
+        cache = ComponentCache(None if no_cache else cache_dir or default_cache_dir())
+        try:
+            _export(plans, cache, ignore_limits, json_output, workers)
+        finally:
+            if output is not None and fresh:
+                with suppress(OSError):  # bundles are in it, or it was never made
+                    output.rmdir()
 
 
-def _export(plans: list[ExportPlan], cache: ComponentCache, ignore_limits: bool, json_output: bool) -> None:
-    """Writes one bundle after the other, and says of each that it is there, also where a later one fails."""
+def _export(
+    plans: list[ExportPlan], cache: ComponentCache, ignore_limits: bool, json_output: bool, workers: Workers | None
+) -> None:
+    """Writes one bundle after the other, and says of each that it is there, also where a later one fails.
+
+    Args:
+        workers: those of the first plan's target, if they are there already.
+    """
     from sdmobile.cli.progress import StageView
     from sdmobile.exporters.bundle import export_bundle
 
@@ -170,7 +180,7 @@ def _export(plans: list[ExportPlan], cache: ComponentCache, ignore_limits: bool,
             if len(plans) > 1:
                 remark(f"{plan.request.target}:")
             with StageView() as view:
-                result = export_bundle(plan, cache, view.event, ignore_limits)
+                result = export_bundle(plan, cache, view.event, ignore_limits, workers if plan is plans[0] else None)
             finished.append(_show_result(result, json_output))
     finally:
         if json_output and (finished or len(plans) > 1):

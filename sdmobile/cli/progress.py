@@ -31,6 +31,7 @@ class StageView:
         self._live = _bar(self._console) if self._console.is_terminal and not is_quiet() else None
         self._started = time.perf_counter()
         self._stage = ""
+        self._under_way: dict[str, str] = {}
 
     def __enter__(self) -> StageView:
         if self._live:
@@ -53,9 +54,12 @@ class StageView:
 
     def event(self, component: str, event: dict[str, Any]) -> None:
         """Shows one event of a component: the start or end of a stage, "reused" or "done"."""
-        if event["event"] == "start" and self._live:
-            self._show(f"{component}: {event['stage']}", 0, None)
+        if event["event"] == "start":
+            self._under_way[component] = event["stage"]
+            if self._live:  # components may be exported at the same time
+                self._show(", ".join(f"{name}: {stage}" for name, stage in self._under_way.copy().items()), 0, None)
         elif event["event"] == "end":
+            self._under_way.pop(component, None)
             memory = event["peak_rss_bytes"] / 2**30
             self._line(f"{component:13} {event['stage']:10} {event['seconds']:7.1f} s   {memory:5.2f} GiB peak")
         elif event["event"] == "reused":

@@ -20,6 +20,8 @@ from sdmobile.exporters.cache import ComponentCache, component_key, compressed_k
 from sdmobile.exporters.phone_files import write_phone_files
 from sdmobile.exporters.process import run_component
 from sdmobile.exporters.request import ExportPlan, check_resources
+from sdmobile.exporters.together import run_together
+from sdmobile.exporters.workers import Workers, cores
 from sdmobile.families.control import controls_to_json
 from sdmobile.families.model_card import model_card
 from sdmobile.formats.bundle.reading import KIND, SCHEMA_VERSION
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     Watch = Callable[[str, dict[str, Any]], None]
 
 _log = logging.getLogger("sdmobile.export")
+AT_ONCE = 2  # components
 
 
 @dataclass(frozen=True)
@@ -54,14 +57,22 @@ class ExportResult:
     warnings: tuple[str, ...]
 
 
-def export_bundle(plan: ExportPlan, cache: ComponentCache, watch: Watch, ignore_limits: bool = False) -> ExportResult:
+def export_bundle(
+    plan: ExportPlan,
+    cache: ComponentCache,
+    watch: Watch,
+    ignore_limits: bool = False,
+    workers: Workers | None = None,
+) -> ExportResult:
     """Exports every component of a plan and puts the bundle in its place.
 
     Args:
         plan: what to export.
         cache: where finished components are kept.
-        watch: called with component and event; events are those of the component's process, then {"event": "done"}.
+        watch: called with component and event, in any thread; events are those of the component's process, then
+            {"event": "done"}.
         ignore_limits: go on although memory or disk space looks too small.
+        workers: where the components' processes come from; closed afterwards. Without, they are begun when needed.
 
     Returns:
         The bundle's path, manifest, reused components and warnings.
@@ -79,7 +90,7 @@ def export_bundle(plan: ExportPlan, cache: ComponentCache, watch: Watch, ignore_
     if not ignore_limits:
         check_resources(plan, present)
     with staging(out) as work:
-        parts, reused = _finished(plan, keys, cache, work / "work", watch)
+        parts, reused = _finished(plan, keys, cache, work / "work", watch, workers)
         if plan.request.recipe is not None:
             parts = _compressed(plan, parts, keys, cache, work / "work", watch)
         records: dict[str, Any] = {}
@@ -98,28 +109,52 @@ def export_bundle(plan: ExportPlan, cache: ComponentCache, watch: Watch, ignore_
 
 
 def _finished(
-    plan: ExportPlan, keys: dict[str, str], cache: ComponentCache, work: Path, watch: Watch
+    plan: ExportPlan, keys: dict[str, str], cache: ComponentCache, work: Path, watch: Watch, workers: Workers | None
 ) -> tuple[dict[str, Part], tuple[str, ...]]:
     """Returns every component in a folder of this export's own, and which of them came from the cache."""
-    parts: dict[str, Part] = {}
-    reused: list[str] = []
-    streamed = [name for name, key in keys.items() if plan.is_streamed(name) and not cache.has(key)]
-    scaled = _scaled(plan, streamed)
-    for name, key in keys.items():
-        folder = work / name
+    folders = {name: work / name for name in keys}
+    records: dict[str, dict[str, Any]] = {}
+    for name, folder in folders.items():
         folder.mkdir()
-        record = cache.take(key, folder)
-        if record is None and name not in scaled and (record := _streamed(plan, name, folder, watch)) is not None:
-            parts[name] = Part(folder, record)
-            continue
-        if record is None:
-            record = run_component(plan.job(name, folder), work, lambda e, n=name: watch(n, e))
-            cache.store(key, folder, record)
-        else:
-            reused.append(name)
+        record = cache.take(keys[name], folder)
+        if record is not None:
+            records[name] = record
             watch(name, {"event": "reused"})
-        parts[name] = Part(folder, record)
-    return parts, tuple(reused)
+    reused = tuple(records)
+    records |= _streamed(plan, {name: folder for name, folder in folders.items() if name not in records}, watch)
+
+    def done(name: str, record: dict[str, Any]) -> None:
+        records[name] = record
+        cache.store(keys[name], folders[name], record)
+
+    waiting = {name: folder for name, folder in folders.items() if name not in records}
+    if waiting:
+        with workers or Workers(plan.request.target) as forks:
+            _export(plan, waiting, work, watch, forks, done)
+    return {name: Part(folder, records[name]) for name, folder in folders.items()}, reused
+
+
+def _export(
+    plan: ExportPlan,
+    folders: dict[str, Path],
+    work: Path,
+    watch: Watch,
+    workers: Workers,
+    done: Callable[[str, dict[str, Any]], None],
+) -> None:
+    """Exports components, each in a process of its own, and hands over each record."""
+    import psutil
+
+    def run(name: str, threads: int) -> dict[str, Any]:
+        return run_component(plan.job(name, folders[name]), work, lambda event: watch(name, event), workers, threads)
+
+    needs = {part.name: part.memory_bytes for part in plan.components if part.name in folders}
+    at_once = min(AT_ONCE, cores(), len(needs))
+    if at_once == 1:
+        for name in needs:
+            done(name, run(name, cores()))
+    else:
+        run_together(needs, psutil.virtual_memory().available, cores(), at_once, run, done, workers.close)
 
 
 def _scaled(plan: ExportPlan, components: list[str]) -> frozenset[str]:
@@ -136,17 +171,24 @@ def _scaled(plan: ExportPlan, components: list[str]) -> frozenset[str]:
     return scaled
 
 
-def _streamed(plan: ExportPlan, name: str, folder: Path, watch: Watch) -> dict[str, Any] | None:
-    """Streams a component's weights into its structure; returns None where there is none, or it does not hold."""
+def _streamed(plan: ExportPlan, folders: Mapping[str, Path], watch: Watch) -> dict[str, dict[str, Any]]:
+    """Streams weights into the structures that fit; returns the records of those components for which they hold."""
+    streamed = [name for name in folders if plan.is_streamed(name)]
+    scaled = _scaled(plan, streamed) if streamed else frozenset()
+    found = {name: _stream(plan, name, folders[name], watch) for name in streamed if name not in scaled}
+    return {name: record for name, record in found.items() if record is not None}
+
+
+def _stream(plan: ExportPlan, name: str, folder: Path, watch: Watch) -> dict[str, Any] | None:
+    """Streams one component; returns None where its weights are such that the structure does not hold."""
     from sdmobile.exporters.structures.component import stream_component
     from sdmobile.exporters.structures.guard import OrdinaryWeightsError
 
-    fit = plan.structures.get(name)
-    if fit is None or fit.structure is None:
-        return None
+    structure = plan.structures[name].structure
+    assert structure is not None
     watch(name, {"stage": "stream", "event": "start", "seconds": 0.0, "peak_rss_bytes": 0})
     try:
-        record = stream_component(fit.structure, plan.checkpoint, folder)
+        record = stream_component(structure, plan.checkpoint, folder)
     except OrdinaryWeightsError as error:
         _log.warning("note: %s is exported the long way: %s", name, error)
         for item in folder.iterdir():

@@ -100,7 +100,7 @@ def run_stages(job: ExportJob, announce: Announce) -> dict[str, Any]:
             checkpoint = open_checkpoint(
                 job.checkpoint, job.tokenizer, job.prediction_type, job.changes, controls=job.controls
             )
-            provenance = provenance_of(checkpoint)  # reads and hashes all files of the checkpoint
+            provenance = provenance_of(checkpoint, job.content_hash)
         geometry = geometry_for(checkpoint, job.guidance, job.resolution)
         contract = contract_for(checkpoint.family, job.target, job.component, geometry)
         device = _device(job)

@@ -37,6 +37,7 @@ class ExportJob:
         probe: seed of random weights that take the place of the checkpoint's own.
         structure: where to keep the structure of the files, None to make none.
         graph_only: write nothing; the record is the hash of the rewritten graph.
+        content_hash: of the checkpoint, if it is known: then its files are not read for it.
     """
 
     checkpoint: Path
@@ -56,6 +57,7 @@ class ExportJob:
     probe: int | None = None
     structure: Path | None = None
     graph_only: bool = False
+    content_hash: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as a JSON object."""

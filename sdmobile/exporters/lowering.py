@@ -112,11 +112,11 @@ def conversion_date() -> str:
     return created()[:10]
 
 
-def provenance_of(checkpoint: Checkpoint) -> Provenance:
-    """Returns what a file says about its checkpoint; reads and hashes all of the checkpoint's files."""
+def provenance_of(checkpoint: Checkpoint, known: str | None = None) -> Provenance:
+    """Returns what a file says about its checkpoint, whose files are read and hashed if the hash is not known."""
     return Provenance(
         checkpoint.name,
-        checkpoint.content_hash,
+        known or checkpoint.content_hash,
         checkpoint.license,
         checkpoint.scaling_factor,
         checkpoint.prediction_type,

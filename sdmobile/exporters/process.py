@@ -6,14 +6,11 @@ import json
 import logging
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics.files import has_room, says_disk_full
-from sdmobile.basics.tether import tethered
 from sdmobile.errors import (
     EXIT_CHECKPOINT,
     EXIT_MISSING,
@@ -28,12 +25,14 @@ from sdmobile.errors import (
     SdmobileError,
     UnsupportedError,
 )
+from sdmobile.exporters.workers import fresh
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from sdmobile.exporters.job import ExportJob
+    from sdmobile.exporters.workers import Child, Workers
 
     StageEvent = Callable[[dict[str, Any]], None]
 
@@ -48,13 +47,17 @@ _TAIL_LINES = 400
 _log = logging.getLogger("sdmobile.workers")
 
 
-def run_component(job: ExportJob, scratch: Path, on_event: StageEvent) -> dict[str, Any]:
+def run_component(
+    job: ExportJob, scratch: Path, on_event: StageEvent, workers: Workers | None = None, threads: int = 1
+) -> dict[str, Any]:
     """Exports one component in a child process and returns its record.
 
     Args:
         job: what to export; its files appear in `job.out_dir`.
         scratch: folder for the order and the record.
         on_event: called with each stage event of the child.
+        workers: where the child comes from; without, it is a process that imports everything itself.
+        threads: of PyTorch in a child that comes from there, at most.
 
     Raises:
         SdmobileError: the error that the child reported.
@@ -62,18 +65,7 @@ def run_component(job: ExportJob, scratch: Path, on_event: StageEvent) -> dict[s
     """
     order, result = scratch / f"{job.component}.job.json", scratch / f"{job.component}.record.json"
     order.write_text(json.dumps(job.to_json()), "utf-8")
-    command = [sys.executable, "-m", "sdmobile.exporters.worker", str(order), str(result)]
-    # A session of its own: Ctrl-C reaches this process only, which then ends the child and all its threads.
-    child = subprocess.Popen(
-        tethered(command),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        errors="replace",
-        env={**os.environ, "TMPDIR": str(scratch.absolute())},  # what converters put aside goes with the scratch folder
-    )
+    child = fresh(order, result, scratch) if workers is None else workers.start(order, result, scratch, threads)
     noise: deque[str] = deque(maxlen=_TAIL_LINES)
     reader = threading.Thread(target=_drain, args=(child, noise), daemon=True)
     reader.start()
@@ -91,7 +83,7 @@ def run_component(job: ExportJob, scratch: Path, on_event: StageEvent) -> dict[s
     return json.loads(result.read_text("utf-8"))
 
 
-def _follow(child: subprocess.Popen[str], on_event: StageEvent) -> SdmobileError | None:
+def _follow(child: Child, on_event: StageEvent) -> SdmobileError | None:
     assert child.stdout is not None
     error: SdmobileError | None = None
     for line in child.stdout:
@@ -108,14 +100,14 @@ def _follow(child: subprocess.Popen[str], on_event: StageEvent) -> SdmobileError
     return error
 
 
-def _drain(child: subprocess.Popen[str], noise: deque[str]) -> None:
+def _drain(child: Child, noise: deque[str]) -> None:
     assert child.stderr is not None
     for line in child.stderr:
         noise.append(line)
         _log.debug("%s", line.rstrip())
 
 
-def _end(child: subprocess.Popen[str]) -> None:
+def _end(child: Child) -> None:
     if child.poll() is None:
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()

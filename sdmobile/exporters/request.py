@@ -141,6 +141,7 @@ class ExportPlan:
             changes=request.changes,
             controls=self._controls,
             structure=self.place_of(component),
+            content_hash=self.checkpoint.content_hash,
         )
 
     def place_of(self, component: str) -> Path | None:

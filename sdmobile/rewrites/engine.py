@@ -59,7 +59,7 @@ class Tracer:
 
 
 def _key(match: Match) -> str:
-    """Returns what the traced graph depends on: shapes, types, which operands are the same, options."""
+    """Returns what the traced graph depends on: shapes, strides, types, which operands are the same, options."""
     distinct = operands(match)
     tensors = [(distinct.index(t), _shape(t)) if t is not None else None for t in match.tensors]
     return f"{tensors} {sorted(match.options.items())}"
@@ -67,7 +67,7 @@ def _key(match: Match) -> str:
 
 def _shape(node: Node) -> tuple[Any, ...]:
     value = node.meta["val"]
-    return tuple(value.shape), value.dtype
+    return tuple(value.shape), value.stride(), value.dtype
 
 
 def operands(match: Match) -> list[Node]:
@@ -93,7 +93,7 @@ def _trace(rule: Rule, match: Match) -> GraphModule:
         return traced(*(n.meta["val"] for n in distinct))
 
 
-def splice(draft: Draft, match: Match, body: GraphModule, name: str) -> tuple[Node, list[Node]]:
+def splice(draft: Draft, match: Match, body: GraphModule, name: str, shared: bool = True) -> tuple[Node, list[Node]]:
     """Puts a traced body in the place of a match's root; returns the node that has its value now, and all new nodes.
 
     Args:
@@ -101,6 +101,7 @@ def splice(draft: Draft, match: Match, body: GraphModule, name: str) -> tuple[No
         match: what is replaced.
         body: from `Tracer.trace`.
         name: prefix of the names of constants that the replacement made.
+        shared: those constants are the same for all copies of the body.
     """
     placeholders = iter(operands(match))
     owners = Owners(draft, match)
@@ -111,7 +112,8 @@ def splice(draft: Draft, match: Match, body: GraphModule, name: str) -> tuple[No
         if inner.op == "placeholder":
             mapped[inner] = next(placeholders)
         elif inner.op == "get_attr":
-            mapped[inner] = draft.add_constant(f"{name}_constant", getattr(body, str(inner.target)))
+            constant = getattr(body, str(inner.target))
+            mapped[inner] = draft.add_constant(f"{name}_constant", constant if shared else constant.clone())
         elif inner.op == "output":
             result = mapped[inner.args[0]]
         elif inner.target in _IDENTITIES:
@@ -168,9 +170,10 @@ class Owners:
         self._root = match.root
         self._weights: dict[Node, Node] = {}
         self._layers: dict[Node, Node] = {}
+        weights = draft.weight_names()
         for node in match.covers:
             for operand in node.all_input_nodes:
-                if operand not in self._weights and draft.weight_name(operand) is not None:
+                if operand not in self._weights and operand.name in weights:
                     self._weights[operand] = node
 
     def of(self, new: Node) -> Node:
@@ -241,6 +244,12 @@ def rewrite(program: ExportedProgram, rules: Sequence[Rule], check_inputs: Input
     """
     records: list[RewriteRecord] = []
     checks: list[RuleCheck] = []
+    if not check_inputs:
+        draft = Draft(program)
+        draft.clean()
+        for rule in rules:
+            records += _apply(draft, rule)
+        return Rewritten(draft.finish(), tuple(records))
     for rule in rules:
         before, (program, rule_records) = program, apply_rule(program, rule)
         records += rule_records
@@ -251,11 +260,20 @@ def rewrite(program: ExportedProgram, rules: Sequence[Rule], check_inputs: Input
 
 def apply_rule(program: ExportedProgram, rule: Rule) -> tuple[ExportedProgram, list[RewriteRecord]]:
     """Applies one rule to everything that it matches."""
-    draft, tracer = Draft(program), Tracer()
+    draft = Draft(program)
+    records = _apply(draft, rule)
+    return draft.finish(), records
+
+
+def _apply(draft: Draft, rule: Rule) -> list[RewriteRecord]:
+    """Applies one rule to everything that it matches, and leaves the draft clean."""
+    matches, tracer = list(rule.matches(draft.graph)), Tracer()
+    if not matches:
+        return [RewriteRecord(rule.name, rule.exactness, Outcome.UNMATCHED)]
     records: list[RewriteRecord] = []
     replaced: dict[Node, Node] = {}
     added: dict[str, list[Node]] = {}
-    for match in list(rule.matches(draft.graph)):
+    for match in matches:
         current, name, module = remap(match, replaced), match.root.name, source_module(match.root)
         reason = rule.check(current)
         if reason is not None:
@@ -268,13 +286,17 @@ def apply_rule(program: ExportedProgram, rule: Rule) -> tuple[ExportedProgram, l
         records.append(
             RewriteRecord(rule.name, rule.exactness, Outcome.APPLIED, name, module, None, removed, 0, details)
         )
-        replaced[match.root], added[name] = splice(draft, current, tracer.trace(rule, current), rule.name)
+        body = tracer.trace(rule, current)
+        replaced[match.root], added[name] = splice(draft, current, body, rule.name, not rule.composite)
+        rule.renew(added[name])
     if rule.folds:
         fold(draft, [node for nodes in added.values() for node in nodes], rule.name)
-    rewritten = draft.finish()
-    alive = set(draft.graph.nodes)
-    records = [replace(r, added=len(alive.intersection(added.get(r.node or "", ())))) for r in records]
-    return rewritten, records or [RewriteRecord(rule.name, rule.exactness, Outcome.UNMATCHED)]
+    if replaced:
+        draft.clean()
+        alive = set(draft.graph.nodes)
+        records = [replace(r, added=len(alive.intersection(added.get(r.node or "", ())))) for r in records]
+        draft.renew()
+    return records
 
 
 def compare(rule: Rule, before: ExportedProgram, after: ExportedProgram, inputs: Inputs) -> RuleCheck:

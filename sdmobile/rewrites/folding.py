@@ -78,9 +78,10 @@ def fold(draft: Draft, nodes: Iterable[Node], name: str) -> int:
         if node in candidates and inputs_constant and isinstance(node.meta["val"], torch.Tensor):
             constant.add(node)
     kept = [node for node in constant if any(user not in constant for user in node.users)]
+    names = draft.weight_names()
     for node in sorted(kept, key=lambda n: n.name):
         origin = _origins(node, weights)
-        label = "_".join([name, *(draft.weight_name(n) or n.name for n in origin[:1])]).replace(".", "_")
+        label = "_".join([name, *(names.get(n.name) or n.name for n in origin[:1])]).replace(".", "_")
         with torch.no_grad():  # intermediate values live as long as one evaluation
             value = evaluate(node, dict(weights)).clone().contiguous()
         folded = draft.add_constant(label, value)

@@ -23,11 +23,8 @@ def name_by_module(program: ExportedProgram) -> ExportedProgram:
     draft = Draft(program)
     nodes = [node for node in draft.graph.nodes if node.op == "call_function"]
     taken = {node.name for node in draft.graph.nodes if node.op != "call_function"}
-    for node in nodes:  # out of the way first, so that no old name is in that of another
-        draft.rename(node, f"__{node.name}")
     counts: Counter[str] = Counter()
-    for node in nodes:
-        draft.rename(node, _free(_wish(node), counts, taken))
+    draft.rename({node: _free(_wish(node), counts, taken) for node in nodes})
     return draft.finish()
 
 

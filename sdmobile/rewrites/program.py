@@ -29,10 +29,8 @@ class Draft:
     """
 
     def __init__(self, program: ExportedProgram) -> None:
-        self.graph = copy.deepcopy(program.graph)
+        self.graph = _copied(program.graph)
         self.signature = copy.deepcopy(program.graph_signature)
-        for old, new in zip(program.graph.nodes, self.graph.nodes, strict=True):
-            new.name = old.name  # a copy renames an argument called `input`, the signature would not know it any more
         self._program = program
         self._state = dict(program.state_dict)
         self._constants: dict[str, Any] = dict(program.constants)
@@ -52,10 +50,10 @@ class Draft:
                 tensors[nodes[spec.arg.name]] = self._tensor(spec.target)
         return tensors
 
-    def weight_name(self, node: Node) -> str | None:
-        """Returns the name in the checkpoint of a placeholder's tensor; None for an input."""
-        specs = (s for s in self.signature.input_specs if s.kind in _WEIGHTS and s.arg.name == node.name)
-        return next((s.target.removeprefix("component.") for s in specs if s.target), None)
+    def weight_names(self) -> dict[str, str]:
+        """Returns the names in the checkpoint of weights and constants, by their placeholders' names."""
+        specs = (s for s in self.signature.input_specs if s.kind in _WEIGHTS)
+        return {s.arg.name: s.target.removeprefix("component.") for s in specs if s.target}
 
     def target(self, node: Node) -> str:
         """Returns the name in the program of the tensor behind a placeholder."""
@@ -81,7 +79,8 @@ class Draft:
         for node in self.graph.find_nodes(op="placeholder"):
             if self._constants.get(node.name) is value:
                 return node
-        first = next(n for n in self.graph.nodes if n.op != "placeholder" or self._is_input(n))
+        inputs = self._inputs()
+        first = next(n for n in self.graph.nodes if n.op != "placeholder" or n.name in inputs)
         with self.graph.inserting_before(first):
             node = self.graph.placeholder(name)
         node.target = node.name  # the generated code names its arguments after the targets
@@ -92,8 +91,12 @@ class Draft:
         self._constants[node.name] = value
         return node
 
-    def _is_input(self, node: Node) -> bool:
-        return any(s.kind == InputKind.USER_INPUT and s.arg.name == node.name for s in self.signature.input_specs)
+    def renew(self) -> None:
+        """Forgets what was taken out, names too: what comes next is the same as on a draft of the finished program."""
+        self.graph = _copied(self.graph)
+
+    def _inputs(self) -> set[str]:
+        return {s.arg.name for s in self.signature.input_specs if s.kind == InputKind.USER_INPUT}
 
     def replace(self, old: Node, new: Node) -> None:
         """Lets every user of `old`, and the program's outputs, take `new`, and removes `old`."""
@@ -101,10 +104,14 @@ class Draft:
         self.signature.replace_all_uses(old.name, new.name)
         self.graph.erase_node(old)
 
-    def rename(self, node: Node, name: str) -> None:
-        """Gives a node another name, in the signature too."""
-        old, node.name = node.name, name
-        self.signature.replace_all_uses(old, node.name)
+    def rename(self, names: Mapping[Node, str]) -> None:
+        """Gives nodes that are no inputs other names, in the signature too."""
+        new = {node.name: name for node, name in names.items()}
+        for node, name in names.items():
+            node.name = name
+        for spec in self.signature.output_specs:
+            if not isinstance(spec.arg, ConstantArgument) and spec.arg.name in new:
+                spec.arg.name = new[spec.arg.name]
 
     def clean(self) -> None:
         """Removes nodes and weights that nothing uses, and checks the graph.
@@ -113,8 +120,9 @@ class Draft:
             RuntimeError: the graph is malformed, or two values are one fake tensor: a fault of a rule.
         """
         self.graph.eliminate_dead_code(_has_effect)
+        inputs = self._inputs()
         for node in self.graph.find_nodes(op="placeholder"):
-            if not node.users and not self._is_input(node):
+            if not node.users and node.name not in inputs:
                 self._drop(node)
         self.graph.lint()
         _check_identities(self.graph)
@@ -144,6 +152,14 @@ class Draft:
             constants=self._constants,
             verifiers=self._program.verifiers,  # captured graphs may hold operators that change a tensor in place
         )
+
+
+def _copied(graph: Graph) -> Graph:
+    """Returns a copy of a graph with the same names: an argument called `input` is renamed by a plain copy."""
+    new = copy.deepcopy(graph)
+    for old, copied in zip(graph.nodes, new.nodes, strict=True):
+        copied.name = old.name
+    return new
 
 
 def fresh_value(value: Tensor, mode: FakeTensorMode) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -68,7 +68,8 @@ class Rule(ABC):
         source: paper section, specification, file or measurement that the rule rests on.
         exactness: what the rule claims.
         bound_db: least PSNR in float32 between a program before and after the rule, demanded in check mode.
-        unique: trace the replacement afresh for every match (composites carry an identity).
+        unique: trace the replacement afresh for every match, as its options are too large to compare.
+        composite: it writes composites: `renew` gives each an identity, and no two share a constant.
         folds: evaluate what the rule computes from weights alone, and store the result as new constants.
         selective: the rule chooses among its matches, so that a refusal is no loss that a user should hear of.
     """
@@ -79,6 +80,7 @@ class Rule(ABC):
     exactness: ClassVar[Exactness]
     bound_db: ClassVar[float]
     unique: ClassVar[bool] = False
+    composite: ClassVar[bool] = False
     folds: ClassVar[bool] = False
     selective: ClassVar[bool] = False
 
@@ -92,6 +94,9 @@ class Rule(ABC):
 
     def prepare(self) -> None:  # noqa: B027 (most rules import nothing)
         """Imports what `replacement` needs; called outside tracing, which would record what an import computes."""
+
+    def renew(self, added: Sequence[Node]) -> None:  # noqa: B027 (see `composite`)
+        """Gives the nodes of one match what no two matches may share; they may be copies of another match's."""
 
     @abstractmethod
     def replacement(self, *tensors: Any, **options: Any) -> Tensor:

@@ -252,7 +252,7 @@ def test_native_code_that_meets_a_full_disk_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
     job = ExportJob(tmp_path, "unet", "android", None, "batch2", None, tmp_path / "out")
-    monkeypatch.setattr("sdmobile.exporters.process.tethered", lambda _: ["sh", "-c", ending])
+    monkeypatch.setattr("sdmobile.exporters.workers.tethered", lambda _: ["sh", "-c", ending])
     monkeypatch.setattr("sdmobile.exporters.process.has_room", lambda _: "LLVM" in ending)
     with pytest.raises(ResourceError, match="unet: the disk must have room"):
         run_component(job, tmp_path, lambda _: None)
@@ -288,10 +288,11 @@ def test_a_stopped_export_leaves_nothing_behind(tiny_checkpoint: Path, tmp_path:
     process = subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=_heed_interrupts)
     workers: list[psutil.Process] = []
     deadline = time.monotonic() + 120
-    while not workers and time.monotonic() < deadline:
+    while len(workers) < 2 and time.monotonic() < deadline:  # the server, and what it forks
         time.sleep(0.2)
         children = psutil.Process(process.pid).children(recursive=True)
-        workers = [child for child in children if "sdmobile.exporters.worker" in child.cmdline()]
+        workers = [child for child in children if "sdmobile.exporters.fork_server" in child.cmdline()]
+    assert len(workers) >= 2
     process.send_signal(number)
     code = process.wait(timeout=30)
     assert code == (-number if number == signal.SIGKILL else 128 + number)

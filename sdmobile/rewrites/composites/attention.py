@@ -5,16 +5,18 @@ out = softmax(scale · q kᵀ + mask) v
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
+from torch.fx import Node
 
 from sdmobile.device_profiles.runtime_rules.attention_forms import AttentionShape
 from sdmobile.device_profiles.runtime_rules.tflite_operators import ATTENTION
 from sdmobile.rewrites.attention.arithmetic import plain
 from sdmobile.rewrites.attention.base import AttentionOperatorForm, Operands, attention_of
-from sdmobile.rewrites.composites.builder import Composite, load_marks
+from sdmobile.rewrites.composites.builder import Composite, load_marks, renew_marks
 from sdmobile.rewrites.operators import arguments, shape_of
 from sdmobile.rewrites.rule import Match
 
@@ -39,7 +41,7 @@ class AttentionComposite(AttentionOperatorForm):
     title = "Attention as one composite node with a plain decomposition"
     source = "google-ai-edge/LiteRT@f67457790c, ml_drift_delegate/tflite/model_builder.cc"
     form: ClassVar[str] = "composite"
-    unique: ClassVar[bool] = True
+    composite: ClassVar[bool] = True
 
     def check(self, match: Match) -> str | None:
         operands = arguments(attention_of(match))
@@ -55,6 +57,9 @@ class AttentionComposite(AttentionOperatorForm):
 
     def prepare(self) -> None:
         load_marks()
+
+    def renew(self, added: Sequence[Node]) -> None:
+        renew_marks(added)
 
     def attend(self, attention: Operands) -> Tensor:
         mask = attention.added_mask()

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.fx import Node
+
+_MARK = "litert_torch.mark_tensor"
 
 
 def load_marks() -> None:
@@ -13,10 +19,23 @@ def load_marks() -> None:
     import litert_torch.hlfb  # noqa: F401
 
 
+def renew_marks(nodes: Sequence[Node]) -> None:
+    """Gives each composite among copied nodes an identity of its own: equal ones would be one composite."""
+    identities: dict[Any, str] = {}
+    for node in nodes:
+        if str(node.target).startswith(_MARK):
+            known = node.args[3] if len(node.args) > 3 else node.kwargs["id"]
+            new = identities.setdefault(known, uuid4().hex)
+            if len(node.args) > 3:
+                node.update_arg(3, new)
+            else:
+                node.update_kwarg("id", new)
+
+
 class Composite:
     """The borders of one composite: `enter` its operands, compute the decomposition with them, `leave` with its value.
 
-    The marks are operators that do nothing and carry a fresh identity, hence `unique` in the rules that use them.
+    The marks are operators that do nothing and carry an identity, which rules that use them `renew` for every match.
 
     Args:
         name: what a runtime knows the operation by, as `odml.group_norm`.

@@ -5,11 +5,14 @@ y = (x − mean) / sqrt(var + ε) · γ + β        mean, var over the C/G chann
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.fx import Node
 
 from sdmobile.device_profiles.runtime_rules.tflite_operators import GROUP_NORM
-from sdmobile.rewrites.composites.builder import Composite, load_marks
+from sdmobile.rewrites.composites.builder import Composite, load_marks, renew_marks
 from sdmobile.rewrites.group_norm import GroupNormRule, Weight, group_norm_nhwc_amax
 
 _CHANNELS = 3  # the last axis of (N, H, W, C)
@@ -33,10 +36,13 @@ class GroupNormComposite(GroupNormRule):
     name = "group_norm_composite"
     title = "GroupNorm as one composite node with a plain decomposition"
     source = "google-ai-edge/LiteRT@f67457790c, ml_drift_delegate/tflite/model_builder.cc, odml.group_norm"
-    unique = True
+    composite = True
 
     def prepare(self) -> None:
         load_marks()
+
+    def renew(self, added: Sequence[Node]) -> None:
+        renew_marks(added)
 
     def normalised(self, x: Tensor, num_groups: int, weight: Weight, bias: Weight, eps: float) -> Tensor:
         return group_norm_composite(x, num_groups, weight, bias, eps)

@@ -7,11 +7,14 @@ Ba, Kiros and Hinton, "Layer Normalization", 2016, section 3.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.fx import Node
 
 from sdmobile.device_profiles.runtime_rules.tflite_operators import GROUP_NORM
-from sdmobile.rewrites.composites.builder import Composite, load_marks
+from sdmobile.rewrites.composites.builder import Composite, load_marks, renew_marks
 from sdmobile.rewrites.layer_norm import LayerNormRule, Weight, layer_norm_plain
 
 
@@ -31,10 +34,13 @@ class LayerNormComposite(LayerNormRule):
     name = "layer_norm_composite"
     title = "LayerNorm as one composite node with a plain decomposition"
     source = "google-ai-edge/LiteRT@f67457790c, ml_drift_delegate/tflite/model_builder.cc, odml.group_norm"
-    unique = True
+    composite = True
 
     def prepare(self) -> None:
         load_marks()
+
+    def renew(self, added: Sequence[Node]) -> None:
+        renew_marks(added)
 
     def normalised(self, x: Tensor, weight: Weight, bias: Weight, eps: float) -> Tensor:
         return layer_norm_composite(x, weight, bias, eps)
