@@ -34,17 +34,17 @@ _FORMS = (
     "rewrites/*.py",
 )
 """The package's files that decide the rewritten graph of a component, given its device's profile."""
-_LOWERING = (
-    "exporters/coreml/*.py",
-    "exporters/litert/*.py",
+_BOTH = (
     "exporters/lowering.py",
     "exporters/structures/bindings.py",
     "exporters/structures/texts.py",
-    "formats/mlprogram/write.py",
     "lint/*.py",
-    "quantize/tflite_float16.py",
 )
-"""Those that decide what files and record are made of the graph."""
+_LOWERING = {
+    "ios": (*_BOTH, "exporters/coreml/*.py", "formats/mlprogram/write.py"),
+    "android": (*_BOTH, "exporters/litert/*.py", "quantize/tflite_float16.py"),
+}
+"""Those that decide what files and record are made of the graph, by target."""
 _PASSED_OVER = (
     "families/excerpts.py",  # texts and tables beside the models
     "families/few_steps.py",
@@ -182,7 +182,7 @@ def defaults_of(class_name: str) -> dict[str, Any]:
 def versions_of(target: str) -> dict[str, Any]:
     """Returns what decides today what is written for a target; libraries that are not installed are left out."""
     libraries = {name: version for name in _LIBRARIES[target] if (version := _installed(name)) is not None}
-    return {"forms": code_of(_FORMS), "lowering": code_of(_LOWERING), "libraries": libraries}
+    return {"forms": code_of(_FORMS), "lowering": code_of(_LOWERING[target]), "libraries": libraries}
 
 
 @cache
