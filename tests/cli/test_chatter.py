@@ -42,13 +42,17 @@ _COMMANDS: dict[str, tuple[str, ...]] = {
     "quantize search": ("found.json", "--bits", "5", "--checkpoint", "CHECKPOINT", *_TINY),
     "quantize curve": ("found.json", "--bits", "5", "--checkpoint", "CHECKPOINT", "--pictures", "0", *_TINY),
     "push": ("ONNX", "someone/tiny"),
+    "structures list": (),
+    "structures where": (),
+    "structures verify": (),
+    "structures make": ("CHECKPOINT", "--components", "text_encoder"),
     "train shapes": ("--quick", "1", "--evaluate-prompts", "1"),
     "train mobile": ("structure", "--quick", "1"),
     "train evaluate": ("shapes-64-mobile", "--prompts", "1"),
     "train evaluate-inpainting": ("CHECKPOINT", "--prompts", "1"),
     "train features": ("--steps", "1", "-o", "features.safetensors"),
 }
-_FAST = ("devices list", "quantize recipes", "rewrites list", "rewrites explain", "doctor")
+_FAST = ("devices list", "quantize recipes", "structures where", "rewrites list", "rewrites explain", "doctor")
 # No library begins its lines so.
 _OURS = re.compile(r"(warning|note|error|memory, predicted|left out): .*|.* \((browser|wheel), float(32|16)\): .*")
 
