@@ -206,11 +206,21 @@ def _show_plan(plan: ExportPlan) -> None:
         way = "streamed" if streamed else f"about {part.memory_bytes / 2**30:.1f} GiB of memory"
         estimate = f"{way}, {part.kept_bytes / 1e6:.1f} MB file"
         console.print(f"  {part.name:13} {part.parameters / 1e6:8.2f} M parameters   {estimate}")
-    for line in plan.report.notes:
+    for line in (*_long_ways(plan), *plan.report.notes):
         console.print(f"  note: {line}")
     for line in plan.report.warnings:
         console.print(f"  warning: {line}", style="yellow")
     console.print(f"  estimated: {memory:.1f} GiB of memory at most, {disk:.2f} GB of disk")
+
+
+def _long_ways(plan: ExportPlan) -> list[str]:
+    """Returns why components are not streamed, one line for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for name, fit in plan.structures.items():
+        if fit.reason is not None and plan.request.target != "onnx":
+            kept = "; one is made, for which the converter runs twice (--no-structure: not)" if fit.wanted else ""
+            reasons.setdefault(f"no structure: {fit.reason}{kept}", []).append(name)
+    return [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
 
 
 def _show_result(result: ExportResult, json_output: bool) -> dict[str, Any]:
