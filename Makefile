@@ -80,6 +80,9 @@ bench: $(STAMP)  ## full-size benchmark: sdmobile beside the plain converters, m
 scheduler-tables: $(STAMP)  ## make the tables of usual schedulers anew, which export without Diffusers takes
 	$(BIN)/python -m sdmobile.families.usual_schedules
 
+tflite-schema: $(STAMP)  ## take the .tflite schema out of ai-edge-litert again, so that files are read without it
+	$(BIN)/python -m sdmobile.formats.tflite.schema_source
+
 $(SITE_STAMP): $(STAMP)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	@touch $@

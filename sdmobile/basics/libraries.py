@@ -12,7 +12,7 @@ LIBRARIES = ("torch", "diffusers", "transformers", "coremltools", "litert-torch"
 _EXTRAS = {
     **dict.fromkeys(("torch", "diffusers", "transformers", "tokenizers", "scipy", "PIL"), "torch"),
     "coremltools": "ios",
-    **dict.fromkeys(("litert_torch", "ai_edge_litert", "ai_edge_quantizer", "flatbuffers"), "android"),
+    **dict.fromkeys(("litert_torch", "ai_edge_litert", "ai_edge_quantizer"), "android"),
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
     **dict.fromkeys(("accelerate", "peft"), "train"),
     "playwright": "gpu",

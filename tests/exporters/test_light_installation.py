@@ -14,6 +14,7 @@ import pytest
 
 from sdmobile.checkpoints.bundled import BUNDLED, bundled_checkpoint
 from tests.exporters import light
+from tests.lint.corpus.graph import Graph
 from tests.validate.bundles import write_exported_bundle
 
 PLANNED = [(name, target) for name in BUNDLED for target in ("ios", "android")]
@@ -22,6 +23,14 @@ PLANNED = [(name, target) for name in BUNDLED for target in ("ios", "android")]
 @pytest.fixture(scope="module")
 def bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_exported_bundle(tmp_path_factory.mktemp("bundles") / "ios", tiny_checkpoint, "ios", ("text_encoder",))
+
+
+@pytest.fixture(scope="module")
+def android_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    graph = Graph()
+    path = tmp_path_factory.mktemp("files") / "tanh.tflite"
+    path.write_bytes(graph.bytes(*graph.op("TANH", [graph.input((1, 8))], (1, 8))))
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +43,9 @@ def unusual(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def light_process(bundle: Path, unusual: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def light_process(
+    bundle: Path, android_file: Path, unusual: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
     """What a process without the libraries did."""
     folder = tmp_path_factory.mktemp("light")
     commands = [
@@ -42,6 +53,7 @@ def light_process(bundle: Path, unusual: Path, tmp_path_factory: pytest.TempPath
         ["inspect", str(unusual), "--json"],
         ["devices", "list", "--json"],
         ["lint", str(bundle), "--json"],
+        ["lint", str(android_file), "--json"],
         ["profile", str(bundle), "--json"],
         ["export", "shapes-64", "--target", "ios,android", "--output", str(folder / "both"), "--no-cache", "--json"],
         ["export", "shapes-64", "--target", "onnx", "--output", str(folder / "onnx")],

@@ -14,6 +14,7 @@ from sdmobile.exporters.structures.keys import file_stem
 from sdmobile.exporters.structures.streaming import write_files
 from sdmobile.exporters.structures.texts import texts_for
 from sdmobile.exporters.structures.weights import StreamedWeights
+from sdmobile.formats.bundle.contracts import Contract
 
 if TYPE_CHECKING:
     from sdmobile.checkpoints import Checkpoint
@@ -44,6 +45,9 @@ def stream_component(structure: Structure, checkpoint: Checkpoint, folder: Path)
     written = write_files(structure, folder, weights.read, texts)
     form = dict(structure.record)
     lowered = form.pop("lowered")
+    # With their keys in the order that the long way writes, in the app's files, too.
+    form["contract"] = Contract.from_json(form["contract"]).to_json()
+    form["chain"] = [Contract.from_json(part).to_json() for part in form["chain"]]
     stage = {
         "name": "stream",
         "seconds": round(time.perf_counter() - started, 3),

@@ -7,9 +7,9 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sdmobile.errors import MissingDependencyError
 from sdmobile.formats.errors import FormatError
 from sdmobile.formats.tflite.model import COMPOSITE, Composite, Graph, Model, Node, Quantization, Signature, Tensor
+from sdmobile.formats.tflite.schema import Record, numbers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,6 @@ def read_graph(path: Path) -> Graph:
 
     Raises:
         FormatError: the file is missing, is no `.tflite` file, or is truncated.
-        MissingDependencyError: ai-edge-litert, which brings the schema, is not installed.
     """
     return _read(path, lambda reader: reader.graph(0))
 
@@ -68,101 +67,90 @@ class _Reader:
     """Reads one file."""
 
     def __init__(self, path: Path, buffer: memoryview) -> None:
-        schema = _schema()
-        self._schema: Any = schema
         self._path = path
         self._buffer = buffer
-        self._model: Any = schema.Model.GetRootAs(buffer, 0)
-        self._operators = _names(schema.BuiltinOperator)
-        self._types = _names(schema.TensorType)
-        self._buffers = [self._place(i) for i in range(self._model.BuffersLength())]
+        self._model = Record.root("Model", buffer)
+        self._operators = _names("BuiltinOperator")
+        self._types = _names("TensorType")
+        self._codes = _each(self._model.operatorCodes)
+        self._stored = _each(self._model.buffers)
+        self._buffers = [self._place(index) for index in range(len(self._stored))]
 
     def model(self) -> Model:
         """Returns everything."""
-        graphs = tuple(self.graph(i) for i in range(max(1, self._model.SubgraphsLength())))
-        signatures = map(self._model.SignatureDefs, range(self._model.SignatureDefsLength()))
-        behind = any(self._model.Buffers(i).Offset() > 1 for i in range(self._model.BuffersLength()))
-        return Model(graphs, tuple(self._signature(stored) for stored in signatures), behind)
+        graphs = tuple(self.graph(index) for index in range(max(1, len(_each(self._model.subgraphs)))))
+        signatures = tuple(map(self._signature, _each(self._model.signatureDefs)))
+        return Model(graphs, signatures, any(buffer.offset > 1 for buffer in self._stored))
 
     def graph(self, index: int) -> Graph:
         """Returns a subgraph."""
-        stored = self._model.Subgraphs(index)
-        if stored is None:
-            raise ValueError("no subgraph")
-        tensors = tuple(self._tensor(stored.Tensors(i), i) for i in range(stored.TensorsLength()))
-        nodes = tuple(self._node(stored.Operators(i), i, tensors) for i in range(stored.OperatorsLength()))
-        inputs = tuple(stored.Inputs(i) for i in range(stored.InputsLength()))
-        outputs = tuple(stored.Outputs(i) for i in range(stored.OutputsLength()))
+        stored = self._model.subgraphs[index]
+        tensors = tuple(self._tensor(one, number) for number, one in enumerate(_each(stored.tensors)))
+        nodes = tuple(self._node(one, number, tensors) for number, one in enumerate(_each(stored.operators)))
+        inputs, outputs = (tuple(map(int, _each(ends))) for ends in (stored.inputs, stored.outputs))
         return Graph(self._path, nodes, tensors, inputs, outputs, len(self._buffer))
 
-    def _signature(self, stored: Any) -> Signature:
-        inputs = {_text(item.Name()): item.TensorIndex() for item in map(stored.Inputs, range(stored.InputsLength()))}
-        outputs = {
-            _text(item.Name()): item.TensorIndex() for item in map(stored.Outputs, range(stored.OutputsLength()))
-        }
-        return Signature(_text(stored.SignatureKey()), stored.SubgraphIndex(), inputs, outputs)
+    def _signature(self, stored: Record) -> Signature:
+        inputs, outputs = (
+            {_text(item.name): item.tensorIndex for item in _each(items)} for items in (stored.inputs, stored.outputs)
+        )
+        return Signature(_text(stored.signatureKey), stored.subgraphIndex, inputs, outputs)
 
     def _place(self, index: int) -> tuple[int, int] | None:
         """Returns where the bytes of a buffer are, None where there are none; checks that the file holds them."""
-        buffer = self._model.Buffers(index)
-        if buffer.Size() > 1:  # stored behind the flatbuffer; 0 and 1 are placeholders
-            start, length = buffer.Offset(), buffer.Size()
-        elif buffer.DataLength():
-            field = buffer._tab.Offset(4)
-            start, length = buffer._tab.Vector(field), buffer.DataLength()
+        buffer = self._stored[index]
+        if buffer.size > 1:  # stored behind the flatbuffer; 0 and 1 are placeholders
+            start, length = buffer.offset, buffer.size
         else:
-            return None
+            start, length = buffer.span("data") or (0, 0)
         if start + length > len(self._buffer):
             raise ValueError(f"buffer {index} ends at byte {start + length}")
-        return start, length
+        return (start, length) if length else None
 
-    def _tensor(self, stored: Any, index: int) -> Tensor:
-        place = self._buffers[stored.Buffer()]
+    def _tensor(self, stored: Record, index: int) -> Tensor:
+        place = self._buffers[stored.buffer]
         return Tensor(
             index=index,
-            name=_text(stored.Name()),
-            shape=tuple(stored.Shape(i) for i in range(stored.ShapeLength())),
-            dtype=self._types.get(stored.Type(), f"type {stored.Type()}"),
+            name=_text(stored.name),
+            shape=tuple(map(int, _each(stored.shape))),
+            dtype=self._types.get(stored.type, f"type {stored.type}"),
             constant=place is not None,
-            quantization=self._quantization(stored.Quantization()),
-            sparse=stored.Sparsity() is not None,
+            quantization=self._quantization(stored.quantization),
+            sparse=stored.sparsity is not None,
             data=None if place is None else self._buffer[place[0] : place[0] + place[1]],
-            buffer=stored.Buffer(),
+            buffer=stored.buffer,
             start=0 if place is None else place[0],
         )
 
-    def _quantization(self, stored: Any) -> Quantization | None:
+    def _quantization(self, stored: Record | None) -> Quantization | None:
         if stored is None:
             return None
-        kind = stored.DetailsType()
-        if kind == self._schema.QuantizationDetails.BlockwiseQuantization:
-            details = self._schema.BlockwiseQuantization()
-            details.Init(stored.Details().Bytes, stored.Details().Pos)
-            return Quantization("blockwise", 0, stored.QuantizedDimension(), holder=details.Scales())
-        if kind == self._schema.QuantizationDetails.CustomQuantization:
+        kinds = numbers_of("QuantizationDetails")
+        if stored.detailsType == kinds["BlockwiseQuantization"]:
+            return Quantization("blockwise", 0, stored.quantizedDimension, holder=stored.details.scales)
+        if stored.detailsType == kinds["CustomQuantization"]:
             return Quantization("custom", 0, 0)
-        count = stored.ScaleLength()
-        if not count:
+        scales = _each(stored.scale)
+        if not len(scales):
             return None
-        zeros = stored.ZeroPointAsNumpy() if stored.ZeroPointLength() else None
-        return Quantization("affine", count, stored.QuantizedDimension(), stored.ScaleAsNumpy(), zeros=zeros)
+        zeros = stored.zeroPoint if len(_each(stored.zeroPoint)) else None
+        return Quantization("affine", len(scales), stored.quantizedDimension, stored.scale, zeros=zeros)
 
-    def _node(self, stored: Any, index: int, tensors: tuple[Tensor, ...]) -> Node:
-        code = self._model.OperatorCodes(stored.OpcodeIndex())
-        number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())  # old files have it in the field of 8 bits
+    def _node(self, stored: Record, index: int, tensors: tuple[Tensor, ...]) -> Node:
+        code = self._codes[stored.opcodeIndex]
+        number = max(code.builtinCode, code.deprecatedBuiltinCode)  # old files have it in the field of 8 bits
         op = self._operators.get(number, f"operator {number}")
-        unpacked = self._schema.OperatorT.InitFromObj(stored)
-        options = {}
-        for chosen in (unpacked.builtinOptions, unpacked.builtinOptions2):
-            options.update(vars(chosen) if chosen is not None else {})
+        options: dict[str, Any] = {}
+        for chosen in (stored.builtinOptions, stored.builtinOptions2):
+            options.update(chosen.items() if chosen is not None else {})
         return Node(
             index=index,
             op=op,
-            version=code.Version(),
-            inputs=tuple(None if i == _OPTIONAL else tensors[i] for i in map(int, _each(unpacked.inputs))),
-            outputs=tuple(tensors[i] for i in map(int, _each(unpacked.outputs))),
+            version=code.version,
+            inputs=tuple(None if i == _OPTIONAL else tensors[i] for i in map(int, _each(stored.inputs))),
+            outputs=tuple(tensors[i] for i in map(int, _each(stored.outputs))),
             options=options,
-            custom=_text(code.CustomCode()) if op == "CUSTOM" else None,
+            custom=_text(code.customCode) if op == "CUSTOM" else None,
             composite=_composite(options) if op == COMPOSITE else None,
         )
 
@@ -179,20 +167,10 @@ def _composite(options: dict[str, Any]) -> Composite:
     return Composite(_text(options.get("name")), attributes, options.get("decompositionSubgraphIndex"))
 
 
-def _schema() -> Any:
-    try:
-        from ai_edge_litert import schema_py_generated
-    except ImportError as error:
-        raise MissingDependencyError(
-            "reading a .tflite file needs ai-edge-litert", error, "Install it: pip install 'sdmobile[android]'."
-        ) from error
-    return schema_py_generated
-
-
 def _text(stored: bytes | str | None) -> str:
     return stored if isinstance(stored, str) else (stored or b"").decode("utf-8", "replace")
 
 
-def _names(enum: type) -> dict[int, str]:
-    """Returns the names of a flatbuffer enumeration by value."""
-    return {value: name for name, value in vars(enum).items() if isinstance(value, int)}
+def _names(enumeration: str) -> dict[int, str]:
+    """Returns the names of an enumeration by value."""
+    return {value: name for name, value in numbers_of(enumeration).items()}
