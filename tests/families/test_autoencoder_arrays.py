@@ -61,7 +61,7 @@ def check(model: Any, pictures: Array, tolerance: float = 2e-5) -> None:
     quant=st.booleans(),
     cells=st.tuples(st.integers(1, 9), st.integers(1, 9)),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_every_autoencoder_of_diffusers_has_its_values(
     widths: tuple[int, ...], layers: int, attention: bool, quant: bool, cells: tuple[int, int]
 ) -> None:
