@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics.files import hash_json
+from sdmobile.families.component import Role
 
 if TYPE_CHECKING:
     from sdmobile.checkpoints import Checkpoint
@@ -121,6 +122,8 @@ def facts_of(
         "chunks": chunks if part is checkpoint.family.denoiser else 1,
         "tensors": {name: list(one.shape) for name, one in sorted(info.tensors.items())},
     }
+    if part.role in (Role.CONTROL, Role.PLUGIN):  # whose files multiply by them
+        facts["scales"] = [control.scale for control in checkpoint.family.controls]
     return json.loads(json.dumps(facts))  # as they are read back
 
 

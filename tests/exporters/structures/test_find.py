@@ -13,6 +13,7 @@ import pytest
 
 from sdmobile.basics.files import files_of
 from sdmobile.checkpoints import open_checkpoint
+from sdmobile.checkpoints.control import ControlFolder
 from sdmobile.exporters.bundle import export_bundle
 from sdmobile.exporters.cache import ComponentCache
 from sdmobile.exporters.request import ExportPlan, ExportRequest, make_plan
@@ -20,9 +21,10 @@ from sdmobile.exporters.structures import find, keys, listing
 from sdmobile.exporters.structures.find import find_structures
 from sdmobile.exporters.structures.structure import read_structure, write_structure
 from sdmobile.formats.bundle.reading import open_bundle
+from sdmobile.reference.geometry import geometry_for
 from tests.exporters.structures.conftest import Made
 from tests.in_process import exports_in_this_process
-from tests.synthetic import write_checkpoint
+from tests.synthetic import write_checkpoint, write_control_network
 
 NO_CACHE = ComponentCache(None)
 
@@ -125,6 +127,19 @@ def test_a_damaged_one_is_noticed_and_not_used(
     find._read.cache_clear()
     assert _reason(made, tiny_checkpoint) == "the stored one is damaged"
     assert "hash" in caplog.text
+
+
+def test_a_control_network_of_another_scale_has_a_structure_of_its_own(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = write_control_network(tmp_path / "control", tiny_checkpoint)
+    names: list[dict[str, str]] = []
+    for scale in (1.0, 0.5):
+        controls = (ControlFolder(folder, scale),)
+        opened = open_checkpoint(tiny_checkpoint, controls=controls)
+        request = ExportRequest(tiny_checkpoint, "ios", Path("b"), controls=controls)
+        geometry = geometry_for(opened, None, None)
+        fits = find_structures(opened, request, "iphone-15-pro", geometry, opened.family.names)
+        names.append({name: fit.path.name for name, fit in fits.items()})
+    assert {name for name in names[0] if names[0][name] != names[1][name]} == {"controlnet"}
 
 
 def test_code_is_told_from_comments(tmp_path: Path) -> None:
