@@ -6,10 +6,8 @@ import gc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-import torch.fx.traceback
-
 from sdmobile.device_profiles.runtime_rules.tflite_operators import GPU_RUNTIMES
+from sdmobile.exporters.litert.compat import convert
 from sdmobile.exporters.lowering import LoweringOptions, LoweringRecord
 from sdmobile.formats.tflite.graph import read_facts
 from sdmobile.reference.capture import example_inputs
@@ -17,44 +15,22 @@ from sdmobile.rewrites.rule import source_module
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
-    from torch.fx import GraphModule
 
     from sdmobile.formats.bundle.contracts import Contract
     from sdmobile.lint.report import Finding
 
 
-class _Named(torch.nn.Module):
-    """Gives a program named inputs and a named output: the converter takes the names of a signature from them.
-
-    The converter exports this module again, which would leave this class as the only origin of every node. The graph is
-    therefore interpreted node by node, with each node's own metadata current, and that metadata says the source module.
-    """
-
-    def __init__(self, program: ExportedProgram, contract: Contract) -> None:
-        super().__init__()
-        self.program = _with_module_paths(program.module(check_guards=False))
-        self.inputs = [spec.name for spec in contract.inputs]
-        self.outputs = [spec.name for spec in contract.outputs]
-        self.training = False  # eval() would descend into the exported program, which refuses it
-
-    def forward(self, **tensors: torch.Tensor) -> dict[str, torch.Tensor]:
-        with torch.fx.traceback.preserve_node_meta():
-            result = torch.fx.Interpreter(self.program).run(*(tensors[name] for name in self.inputs))
-        values = result if isinstance(result, tuple) else (result,)
-        return dict(zip(self.outputs, values, strict=True))
-
-
-def _with_module_paths(module: GraphModule) -> GraphModule:
+def _with_module_paths(program: ExportedProgram) -> ExportedProgram:
     """Lets the converter name tensors after the path of their source module.
 
     It joins the class names of a node's module stack, and leaves out containers such as `down_blocks.0`; a stack of one
     entry whose "class name" is the whole path comes out as that path.
     """
-    for node in module.graph.nodes:
+    for node in program.graph.nodes:
         path = source_module(node)
         if path is not None:
             node.meta["nn_module_stack"] = {"source": ("", path)}
-    return module
+    return program
 
 
 def lower(program: ExportedProgram, contract: Contract, out: Path, options: LoweringOptions) -> LoweringRecord:
@@ -66,11 +42,9 @@ def lower(program: ExportedProgram, contract: Contract, out: Path, options: Lowe
         out: the file to write; above 2 GB the converter puts weights behind the flatbuffer.
         options: the device's runtime decides what is warned of; provenance is in the bundle's metadata.
     """
-    import litert_torch
-
     names = [spec.name for spec in contract.inputs]
     sample = dict(zip(names, example_inputs(contract), strict=True))
-    model = litert_torch.signature(contract.signature, _Named(program, contract), sample_kwargs=sample).convert()
+    model = convert(_with_module_paths(program), contract, sample)
     model.export(str(out))
     del model
     gc.collect()  # the converter's module holds a second copy of the weights in reference cycles
