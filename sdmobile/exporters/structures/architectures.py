@@ -1,4 +1,4 @@
-"""The architectures whose structures come with the package, and empty checkpoints of them.
+"""Architectures whose structures come with the package, or can be made for it, and empty checkpoints of them.
 
 The configurations are those that the checkpoints were published with; a structure is made of random weights, so that
 nothing of a checkpoint but its shapes is needed.
@@ -155,6 +155,7 @@ class Architecture:
         chunks: files that the denoiser is cut into, by target; others one.
         control: configuration of a control network that goes with it.
         bundled: it is a checkpoint of the package itself.
+        ships: its structures come with the package; those of others are made by name.
     """
 
     name: str
@@ -165,6 +166,7 @@ class Architecture:
     chunks: Mapping[str, int] = field(default_factory=dict)
     control: Config | None = None
     bundled: bool = False
+    ships: bool = True
 
 
 _SD15 = {"text_encoder": _CLIP_L, "unet": _UNET, "vae": _VAE}
@@ -178,19 +180,24 @@ ARCHITECTURES = (
         "Stable Diffusion 1.5 inpainting, 512×512",
         {**_SD15, "unet": {**_UNET, "in_channels": 9}},
         pipeline={**_PIPELINE, "_class_name": "StableDiffusionInpaintPipeline"},
+        ships=False,
     ),
-    Architecture("sd15-controlnet", "Stable Diffusion 1.5 with a ControlNet, 512×512", _SD15, control=_CONTROLNET),
+    Architecture(
+        "sd15-controlnet", "Stable Diffusion 1.5 with a ControlNet, 512×512", _SD15, control=_CONTROLNET, ships=False
+    ),
     Architecture(
         "sd21",
         "Stable Diffusion 2.1, 768×768",
         {"text_encoder": _CLIP_H, "unet": {**_UNET_2, "sample_size": 96}, "vae": {**_VAE, "sample_size": 768}},
         _V_PREDICTION,
+        ships=False,
     ),
     Architecture(
         "sd-turbo",
         "SD-Turbo, 512×512",
         {"text_encoder": _CLIP_H, "unet": _UNET_2, "vae": {**_VAE, "sample_size": 768}},
         _TRAILING,
+        ships=False,
     ),
     Architecture(
         "sdxl",
@@ -210,6 +217,7 @@ ARCHITECTURES = (
             "tokenizer_2": ["transformers", "CLIPTokenizer"],
         },
         chunks={"ios": 2, "android": 4},
+        ships=False,
     ),
 )
 

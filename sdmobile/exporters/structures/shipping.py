@@ -90,14 +90,15 @@ def is_current(path: Path) -> bool:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Makes the structures of the architectures that are named, of all without a name; returns the exit code."""
+    """Makes the structures of the architectures that are named, without a name of those that ship; returns the code."""
     known = {one.name: one for one in ARCHITECTURES}
     unknown = sorted(set(arguments) - known.keys())
     if unknown:
         print(f"architectures are {', '.join(known)}, not {', '.join(unknown)}", file=sys.stderr)
         return 2
+    ships = [one.name for one in ARCHITECTURES if one.ships]
     paths: set[Path] = set()
-    for architecture in (one for name, one in known.items() if not arguments or name in arguments):
+    for architecture in (one for name, one in known.items() if name in (arguments or ships)):
         with tempfile.TemporaryDirectory(prefix="sdmobile-structures-") as scratch:
             checkpoint = opened(architecture, Path(scratch))
             for wanted in wanted_structures(architecture, checkpoint):
