@@ -49,10 +49,13 @@ _LOWERING = {
 _PASSED_OVER = (
     "families/excerpts.py",  # texts and tables beside the models
     "families/few_steps.py",
+    "families/kept_tables.py",
     "families/model_card.py",
     "families/noisy_tables.py",
     "families/sampler_tables.py",
+    "families/scheduler_document.py",
     "families/schedulers.py",
+    "families/usual_schedules.py",
 )
 _LIBRARIES = {
     "ios": ("torch", "diffusers", "transformers", "coremltools"),
