@@ -8,14 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torch.fx.traceback
+from torch import nn
 
 from sdmobile.basics.metrics import psnr
 from sdmobile.errors import UnsupportedError
 from sdmobile.exporters.litert.lower import gpu_warnings
-from sdmobile.formats.bundle.contracts import Contract
+from sdmobile.formats.bundle.contracts import Contract, TensorSpec
 from sdmobile.formats.tflite.graph import read_facts
 from sdmobile.quantize import tflite_float16
 from sdmobile.quantize.tflite_float16 import cast_weights
+from sdmobile.rewrites.composites.group_norm import GroupNormComposite
+from sdmobile.rewrites.engine import rewrite
+from sdmobile.rewrites.rule import source_module
 from tests.exporters.conftest import Lowered
 from tests.families import COMPONENTS
 from tests.validate.breakage import Flatbuffer
@@ -97,6 +103,48 @@ def test_tensors_are_named_after_the_module_that_they_come_from(lowered: Lower, 
     names = [tensor["name"] for tensor in Interpreter(str(lowered("android", component).path)).get_tensor_details()]
     assert any(name.startswith(path) for name in names)
     assert not [name for name in names if "_Named" in name]
+
+
+class _Named(nn.Module):
+    """The documented way: a module of named inputs and outputs, which the converter captures."""
+
+    def __init__(self, program: torch.export.ExportedProgram) -> None:
+        super().__init__()
+        self.program = program.module(check_guards=False)
+        for node in self.program.graph.nodes:
+            if (path := source_module(node)) is not None:
+                node.meta["nn_module_stack"] = {"source": ("", path)}
+        self.training = False
+
+    def forward(self, **tensors: torch.Tensor) -> dict[str, torch.Tensor]:
+        with torch.fx.traceback.preserve_node_meta():
+            return {"y": torch.fx.Interpreter(self.program).run(tensors["picture"])}
+
+
+def test_files_are_those_of_the_documented_way(tmp_path: Path) -> None:
+    """Byte for byte, with composites, views and layouts among the operators."""
+    import litert_torch
+
+    from sdmobile.exporters.litert.compat import convert
+
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(4, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.SiLU(), nn.Flatten(2), nn.Linear(64, 5)
+    )
+    x = torch.randn(1, 4, 8, 8)
+    picture = TensorSpec("picture", (1, 4, 8, 8), "float32", "", "picture", "NCHW")
+    contract = Contract(
+        "android", "network", "n.tflite", "run", (picture,), (TensorSpec("y", (1, 8, 5), "float32", "", "y", "NCL"),)
+    )
+    program = rewrite(torch.export.export(network.eval(), (x,)), [GroupNormComposite()]).program
+    theirs, ours = tmp_path / "theirs.tflite", tmp_path / "ours.tflite"
+    litert_torch.signature("run", _Named(program), sample_kwargs={"picture": x}).convert().export(str(theirs))
+    for node in program.graph.nodes:
+        if (path := source_module(node)) is not None:
+            node.meta["nn_module_stack"] = {"source": ("", path)}
+    convert(program, contract, {"picture": x}).export(str(ours))
+    assert ours.read_bytes() == theirs.read_bytes()
+    assert run(ours, contract, {"picture": x.numpy()}) == pytest.approx(network(x).detach().numpy(), abs=1e-5)
 
 
 def test_an_export_warns_of_what_the_gpu_is_predicted_to_refuse(lowered: Lower, tmp_path: Path) -> None:

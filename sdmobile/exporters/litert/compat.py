@@ -1,8 +1,8 @@
-"""What sdmobile knows of litert-torch beyond its documented interface, all of it; for litert-torch 0.9 and PyTorch 2.
+"""What sdmobile knows of litert-torch and PyTorch beyond their documented interfaces, all of it.
 
-`litert_torch.convert` takes a module, and captures it again although it was made from a captured program. `convert`
-does the same steps from the program itself: decomposition, passes, MLIR. Names of outputs are in the
-program's calling convention then, those of inputs in the signature.
+`litert_torch.convert` takes a module and captures it, although a captured program is what it needs. `convert` does the
+same steps from the program: decomposition, passes, MLIR. Outputs have their names in the program's calling convention
+then, inputs in the signature. A test compares its files with those of `litert_torch.convert`, byte by byte.
 
 `light_provenance` changes PyTorch while it lasts: each retracing copies, node by node, the whole history of a node,
 which nothing changes once it is made; such a copy is the history itself then.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +27,7 @@ def convert(program: ExportedProgram, contract: Contract, inputs: dict[str, torc
     """Returns the converted model, as `litert_torch.signature(…).convert()` would.
 
     Args:
-        program: a captured program; its nodes may change.
+        program: a captured program; its nodes change.
         contract: names the signature and its outputs.
         inputs: examples by name, in the order of the contract.
     """
@@ -46,8 +47,6 @@ def convert(program: ExportedProgram, contract: Contract, inputs: dict[str, torc
 
 def _named(program: ExportedProgram, outputs: list[str]) -> ExportedProgram:
     """Returns the program as if it had been captured from a function that returns its outputs by their names."""
-    from dataclasses import replace
-
     entry, *others = program.module_call_graph
     assert entry.signature is not None
     order = pytree.tree_flatten(dict.fromkeys(outputs, 0))[1]

@@ -11,6 +11,7 @@ from sdmobile.exporters.litert.compat import convert
 from sdmobile.exporters.lowering import LoweringOptions, LoweringRecord
 from sdmobile.formats.tflite.graph import read_facts
 from sdmobile.reference.capture import example_inputs
+from sdmobile.rewrites.program import Draft
 from sdmobile.rewrites.rule import source_module
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def lower(program: ExportedProgram, contract: Contract, out: Path, options: Lowe
     """
     names = [spec.name for spec in contract.inputs]
     sample = dict(zip(names, example_inputs(contract), strict=True))
-    model = convert(_with_module_paths(program), contract, sample)
+    model = convert(_with_module_paths(Draft(program).finish()), contract, sample)
     model.export(str(out))
     del model
     gc.collect()  # the converter's module holds a second copy of the weights in reference cycles

@@ -17,6 +17,7 @@ from sdmobile.basics.metrics import psnr
 from sdmobile.formats.tflite.graph import read_facts
 from sdmobile.lint import lint_file
 from sdmobile.quantize.tflite_float16 import cast_weights
+from sdmobile.rewrites import engine
 from sdmobile.rewrites.composites.attention import AttentionComposite
 from sdmobile.rewrites.composites.group_norm import GroupNormComposite
 from sdmobile.rewrites.composites.layer_norm import LayerNormComposite
@@ -25,6 +26,19 @@ from tests.rewrites.litert_files import LitertFile, litert_file
 
 RULES = (GroupNormComposite(), LayerNormComposite(), AttentionComposite())
 WIDTH, HEADS, SIDE = 64, 2, 8
+
+
+def test_equal_places_are_traced_once_and_are_composites_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    traced: list[str] = []
+    trace = engine._trace
+    monkeypatch.setattr(engine, "_trace", lambda rule, match: traced.append(rule.name) or trace(rule, match))
+    network = nn.Sequential(*(nn.LayerNorm(4) for _ in range(3)), nn.Linear(4, 6), nn.LayerNorm(6))
+    program = torch.export.export(network, (torch.zeros(1, 2, 4),))
+    rewritten = rewrite(program, [LayerNormComposite()]).program
+    assert traced == ["layer_norm_composite"] * 2
+    marks = [node for node in rewritten.graph.nodes if "mark_tensor" in str(node.target)]
+    assert len({node.args[3] for node in marks}) == 4
+    assert len(marks) == 4 * 4
 
 
 class Attention(nn.Module):
