@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdmobile.errors import UnsupportedError
 from sdmobile.families.array_layers import (
     attention,
     convolve,
@@ -40,12 +41,17 @@ def array_network(half: str, config: Mapping[str, Any], names: Collection[str]) 
         half: "encoder" or "decoder".
         config: of the autoencoder.
         names: of its weights.
+
+    Raises:
+        UnsupportedError: the configuration does not say into how many groups its norms divide channels.
     """
     steps = steps_of(half, names)
     if not steps or config.get("act_fn") not in _SILU:
         return None
     streams, outside = streams_along(steps), _OUTSIDE[half]
     groups = config.get("norm_num_groups", 32)
+    if type(groups) is not int or groups < 1:
+        raise UnsupportedError("norm_num_groups of an autoencoder must be a whole number above zero", groups)
 
     def observe(weights: Mapping[str, Array], pictures: Array) -> Observed:
         run = _Run(weights, groups, streams)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdmobile.errors import UnsupportedError
+from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families.component import Role
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def run_arrays(checkpoint: Checkpoint, component: str, inputs: NDArray[np.float3
         inputs: canonical.
 
     Raises:
-        CheckpointError: a weight is not finite, or a file is corrupt.
+        CheckpointError: a weight is not finite or of another shape, or a file is corrupt.
         UnsupportedError: it cannot be run on NumPy arrays.
     """
     from threadpoolctl import threadpool_limits
@@ -87,8 +87,11 @@ def run_arrays(checkpoint: Checkpoint, component: str, inputs: NDArray[np.float3
     model = checkpoint.family.component(component).model
     weights = dict(model_arrays(checkpoint, model, network.weights))
     # Products are small: two threads wait for each other, and with a busy core that took twenty times as long.
-    with threadpool_limits(1, user_api="blas"):
-        return network.observe(weights, inputs)
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            return network.observe(weights, inputs)
+    except (ValueError, IndexError) as error:
+        raise CheckpointError(f"the weights of {model} must have the shapes of its architecture", error) from error
 
 
 def highlights(rows: int, columns: int) -> NDArray[np.float32]:

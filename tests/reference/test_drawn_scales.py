@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from sdmobile.checkpoints import Checkpoint, open_checkpoint
+from sdmobile.errors import CheckpointError, SdmobileError, UnsupportedError
 from sdmobile.families.streams import observe
 from sdmobile.reference import drawn_scales as module
 from sdmobile.reference.drawn_pictures import drawn_input, run_arrays
@@ -110,6 +112,27 @@ def test_a_small_picture_settles_it_unless_values_come_near(
 def test_what_has_no_streams_has_no_scales(checkpoint: Checkpoint) -> None:
     geometry = geometry_for(checkpoint, None, None)
     assert set(drawn_scales(checkpoint, checkpoint.family.names, geometry)) == set(HALVES)
+
+
+@pytest.mark.parametrize(
+    ("groups", "error", "words"),
+    [
+        (7, CheckpointError, "shapes of its architecture"),
+        (64, CheckpointError, "shapes of its architecture"),
+        (0, UnsupportedError, "whole number above zero: 0"),
+        ("8", UnsupportedError, "whole number above zero"),
+        (None, UnsupportedError, "whole number above zero"),
+    ],
+)
+def test_norms_that_cannot_be_are_refused(
+    tiny_checkpoint: Path, tmp_path: Path, groups: object, error: type[SdmobileError], words: str
+) -> None:
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "changed")
+    file = folder / "vae" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "norm_num_groups": groups}))
+    checkpoint = open_checkpoint(folder)
+    with pytest.raises(error, match=words):
+        drawn_scales(checkpoint, HALVES, geometry_for(checkpoint, None, None))
 
 
 def test_a_decision_is_the_same_for_one_half_as_for_both(planted: Path) -> None:
