@@ -117,7 +117,7 @@ def test_files_are_those_of_the_whole(folder: Path, tmp_path: Path, target: str)
     program = name_by_module(rewrite(capture(module, contract)[0], rules_for(profile)).program)
     parts = split(program, 2)
     (tmp_path / "whole").mkdir()
-    provenance = component._provenance(checkpoint)
+    provenance = provenance_of(checkpoint)
     options = LoweringOptions(provenance, profile.deployment_target, (), checkpoint.family.component("unet").summary)
     for part, interface in zip(parts, part_contracts(contract, program, parts), strict=True):
         path = tmp_path / "whole" / interface.file_name
