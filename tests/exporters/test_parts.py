@@ -17,7 +17,7 @@ from sdmobile.exporters.chunk_contracts import part_contracts
 from sdmobile.exporters.chunks import SLACK, split
 from sdmobile.exporters.component import export_component, lower_to_file
 from sdmobile.exporters.job import ExportJob
-from sdmobile.exporters.lowering import LoweringOptions, LoweringRecord
+from sdmobile.exporters.lowering import LoweringOptions, LoweringRecord, provenance_of
 from sdmobile.families.contracts import contract_for
 from sdmobile.reference.capture import capture
 from sdmobile.reference.geometry import geometry_for
