@@ -155,3 +155,18 @@ def test_a_wrong_idea_of_the_network_scales_nothing(planted: Path) -> None:
 def test_the_exponent_takes_the_largest_value_below_an_eighth_of_the_range(largest: float, exponent: int) -> None:
     assert exponent_for(largest) == exponent
     assert exponent_for(LIMIT * 2.0**MOST) == MOST
+
+
+def test_what_a_sampling_run_had_counts_too(planted: Path) -> None:
+    checkpoint = open_checkpoint(planted)
+    geometry = geometry_for(checkpoint, None, None)
+    contract = contract_for(SD, "onnx", DECODER, geometry)
+    module = wrapped_component(checkpoint, "onnx", DECODER)
+    streams, recorded = PART.streams(module), [(torch.full((1, 4, 16, 16), 50.0),)]
+    further, _ = observe(module, streams, recorded)
+    drawn = drawn_scales(checkpoint, (DECODER,), geometry)[DECODER]
+    found, scaled = scale_streams(lambda: module, streams, checkpoint, contract, geometry, recorded)
+    assert scaled is module
+    assert found.measured_on == "a drawn picture and 1 calls of a sampling run"
+    assert found.largest == max(drawn.largest, *further.values()) > drawn.largest
+    assert all(exponent >= drawn.exponents.get(stream, 0) for stream, exponent in found.exponents.items())
