@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.fx import Graph
+
+_RANDOM = re.compile(r"\b[0-9a-f]{32}\b")
 
 
 def graph_hash(programs: Iterable[ExportedProgram]) -> str:
@@ -36,11 +39,12 @@ def _add_graph(digest: Any, graph: Graph) -> None:
     from sdmobile.rewrites.folding import EXPRESSION
     from sdmobile.rewrites.rule import source_module
 
+    marks: dict[str, str] = {}  # identities of composites are drawn at random
     for node in graph.nodes:
         value = node.meta.get("val")
         shape = f"{tuple(value.shape)} {value.dtype}" if hasattr(value, "dtype") else type(value).__name__
         line = f"{node.op} {node.name} {node.target} {node.args} {node.kwargs} {shape} {source_module(node)}\n"
-        digest.update(line.encode())
+        digest.update(_RANDOM.sub(lambda match: marks.setdefault(match[0], f"mark {len(marks)}"), line).encode())
         if (expression := node.meta.get(EXPRESSION)) is not None:
             _add_expression(digest, expression)
 

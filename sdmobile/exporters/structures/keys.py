@@ -47,6 +47,8 @@ _LOWERING = {
 }
 """Those that decide what files and record are made of the graph, by target."""
 _PASSED_OVER = (
+    "families/array_layers.py",  # tell whether a graph needs scales; then no structure is used
+    "families/autoencoder_arrays.py",
     "families/excerpts.py",  # texts and tables beside the models
     "families/few_steps.py",
     "families/kept_tables.py",
