@@ -47,6 +47,7 @@ class Tracer:
 
     def __init__(self) -> None:
         self._bodies: dict[tuple[int, str], GraphModule] = {}
+        self._first: dict[tuple[int, str], GraphModule] = {}  # of those that differ in strides alone
 
     def trace(self, rule: Rule, match: Match) -> GraphModule:
         """Returns the graph of `rule.replacement` for a match; its placeholders are the match's distinct tensors."""
@@ -55,19 +56,31 @@ class Tracer:
         key = (id(rule), _key(match))
         if key not in self._bodies:
             self._bodies[key] = _trace(rule, match)
+            alike = (id(rule), _key(match, strides=False))
+            _share_constants(self._bodies[key], self._first.setdefault(alike, self._bodies[key]))
         return self._bodies[key]
 
 
-def _key(match: Match) -> str:
+def _key(match: Match, strides: bool = True) -> str:
     """Returns what the traced graph depends on: shapes, strides, types, which operands are the same, options."""
     distinct = operands(match)
-    tensors = [(distinct.index(t), _shape(t)) if t is not None else None for t in match.tensors]
+    tensors = [(distinct.index(t), _shape(t, strides)) if t is not None else None for t in match.tensors]
     return f"{tensors} {sorted(match.options.items())}"
 
 
-def _shape(node: Node) -> tuple[Any, ...]:
+def _shape(node: Node, strides: bool) -> tuple[Any, ...]:
     value = node.meta["val"]
-    return tuple(value.shape), value.stride(), value.dtype
+    return tuple(value.shape), value.stride() if strides else None, value.dtype
+
+
+def _share_constants(body: GraphModule, other: GraphModule) -> None:
+    """Lets a body hold the very tensors of another one where they are equal, so that a program keeps them once."""
+    names = [str(node.target) for node in other.graph.find_nodes(op="get_attr")]
+    for node in body.graph.find_nodes(op="get_attr") if body is not other else ():
+        own = getattr(body, str(node.target))
+        for theirs in (getattr(other, name) for name in names):
+            if own.dtype == theirs.dtype and torch.equal(own, theirs):
+                setattr(body, str(node.target), theirs)
 
 
 def operands(match: Match) -> list[Node]:

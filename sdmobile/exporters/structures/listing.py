@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.basics.scratch import temporary_folder
 from sdmobile.errors import OutputError
 from sdmobile.exporters.structures.find import SHIPPED, places
 from sdmobile.exporters.structures.keys import staleness
@@ -101,8 +101,7 @@ def make_all(plan: ExportPlan, watch: Watch) -> list[tuple[str, Path, bool]]:
     made: list[tuple[str, Path, bool]] = []
     for name, fit in plan.structures.items():
         if fit.structure is None:
-            with tempfile.TemporaryDirectory(prefix="sdmobile-structures-") as scratch:
-                folder = Path(scratch)
+            with temporary_folder("structures") as folder:
                 job = replace(plan.job(name, folder), probe=PROOF_SEED, structure=fit.path)
                 run_component(job, folder, lambda event, name=name: watch(name, event))
         made.append((name, fit.path, fit.structure is None))

@@ -8,14 +8,15 @@ the versions of today: the converters would be given the same. A component takes
 
 from __future__ import annotations
 
+import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdmobile.basics.scratch import temporary_folder
 from sdmobile.exporters.job import ExportJob
 from sdmobile.exporters.structures.architectures import (
     ARCHITECTURES,
@@ -99,11 +100,11 @@ def main(arguments: Sequence[str]) -> int:
     ships = [one.name for one in ARCHITECTURES if one.ships]
     paths: set[Path] = set()
     for architecture in (one for name, one in known.items() if name in (arguments or ships)):
-        with tempfile.TemporaryDirectory(prefix="sdmobile-structures-") as scratch:
-            checkpoint = opened(architecture, Path(scratch))
+        with temporary_folder("structures") as scratch:
+            checkpoint = opened(architecture, scratch)
             for wanted in wanted_structures(architecture, checkpoint):
                 paths.add(wanted.path)
-                _make(wanted, checkpoint, Path(scratch))
+                _make(wanted, checkpoint, scratch)
     if not arguments:
         for path in set(SHIPPED.glob(f"*{SUFFIX}")) - paths:
             print(f"{path.name}: of no architecture any more, removed")
@@ -122,17 +123,21 @@ def _make(wanted: Wanted, checkpoint: Checkpoint, scratch: Path) -> None:
     started = time.perf_counter()
     networks = zip(checkpoint.control_files, checkpoint.family.controls, strict=True)
     controls = tuple(ControlFolder(files[0].parent, control.scale) for files, control in networks)
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        job = replace(wanted.job, out_dir=Path(folder), probe=PROOF_SEED, controls=controls)
+    folder = scratch / wanted.path.stem
+    folder.mkdir()
+    try:
+        job = replace(wanted.job, out_dir=folder, probe=PROOF_SEED, controls=controls)
         same = _same_lowering(wanted.path)
         if same is not None:
-            graph = run_component(replace(job, graph_only=True), Path(folder), lambda event: None)["graph"]
+            graph = run_component(replace(job, graph_only=True), folder, lambda event: None)["graph"]
             if graph == same.versions["graph"]:
                 versions = {**versions_of(wanted.job.target), "graph": graph}
                 write_structure(replace(same, versions=versions), wanted.path)
                 print(f"{title}: the same graph, {time.perf_counter() - started:.0f} s", flush=True)
                 return
-        run_component(replace(job, structure=wanted.path), Path(folder), lambda event: None)
+        run_component(replace(job, structure=wanted.path), folder, lambda event: None)
+    finally:
+        shutil.rmtree(folder)
     size = wanted.path.stat().st_size
     print(f"{title}: {size / 1e3:.0f} kB in {time.perf_counter() - started:.0f} s", flush=True)
 
