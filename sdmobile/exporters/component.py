@@ -11,18 +11,18 @@ from __future__ import annotations
 import gc
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.basics.files import has_room, hash_of, is_disk_full, reason_of, size_of
+from sdmobile.basics.files import hash_of, size_of
 from sdmobile.basics.metrics import json_number
-from sdmobile.errors import ComponentError, MissingDependencyError, ResourceError, SdmobileError, UnsupportedError
+from sdmobile.errors import SdmobileError, UnsupportedError
 from sdmobile.exporters.chunk_contracts import part_contracts
-from sdmobile.exporters.component_weights import ComponentWeights
+from sdmobile.exporters.component_errors import explained, room_for
+from sdmobile.exporters.component_weights import ComponentWeights, release
 from sdmobile.exporters.job import ExportJob
 from sdmobile.exporters.lowering import LoweringOptions, LoweringRecord, provenance_of
 from sdmobile.exporters.stages import StageLog
@@ -95,7 +95,7 @@ def run_stages(job: ExportJob, announce: Announce) -> dict[str, Any]:
     from sdmobile.checkpoints import open_checkpoint
 
     log = StageLog(announce)
-    with _explained(job, log):
+    with explained(job, log):
         with log.stage("open"):
             checkpoint = open_checkpoint(
                 job.checkpoint, job.tokenizer, job.prediction_type, job.changes, controls=job.controls
@@ -110,7 +110,7 @@ def run_stages(job: ExportJob, announce: Announce) -> dict[str, Any]:
         run = _Run(job, profile, checkpoint, contract, options, log)
         job.out_dir.mkdir(parents=True, exist_ok=True)
         prefix = f".{contract.file_name}-"
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=job.out_dir) as scratch, _room_for(job, log):
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=job.out_dir) as scratch, room_for(job, log):
             made, probe = Path(scratch) / "made", Path(scratch) / "probe"
             made.mkdir()
             probe.mkdir()
@@ -122,49 +122,6 @@ def run_stages(job: ExportJob, announce: Announce) -> dict[str, Any]:
                 _keep_structure(run, names, made, probe, job.structure)
             files = [_move(made / name, job.out_dir) for name in names]
     return _record(run, files)
-
-
-@contextmanager
-def _explained(job: ExportJob, log: StageLog) -> Iterator[None]:
-    """Turns whatever a converter raises into an error that names component and stage."""
-    try:
-        yield
-    except SdmobileError:
-        raise
-    except MemoryError as error:
-        raise ResourceError(
-            f"{job.component}: not enough memory in stage `{log.current}`",
-            error,
-            "Close other programs, or export at a lower resolution or with --guidance separate",
-        ) from error
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"the target {job.target} needs libraries that are not installed",
-            error.name or error,
-            f"Run: pip install 'sdmobile[{job.target}]'",
-        ) from error
-    except OSError as error:
-        raise ResourceError(f"{job.component}: stage `{log.current}` could not read or write", error) from error
-    except Exception as error:
-        summary = f"{type(error).__name__}: {error}".splitlines()[0][:500]
-        raise ComponentError(f"{job.component}: stage `{log.current}` failed", summary) from error
-
-
-@contextmanager
-def _room_for(job: ExportJob, log: StageLog) -> Iterator[None]:
-    """Tells a full disk from other failures: what native code raises then may not say so."""
-    try:
-        yield
-    except SdmobileError:
-        raise
-    except Exception as error:
-        if is_disk_full(error) or not has_room(job.out_dir):
-            raise ResourceError(
-                f"{job.component}: the disk must have room for the output",
-                f"stage `{log.current}`: {reason_of(error)}",
-                "Free some space or choose another --output",
-            ) from error
-        raise
 
 
 def _device(job: ExportJob) -> DeviceProfile:
@@ -213,7 +170,7 @@ def _write_files(run: _Run, folder: Path, probe: Path) -> None:
         run.warnings += record.warnings
         run.form_warnings += record.warnings
         # What the graph itself holds may be in later parts, too.
-        _release(program, absent(part) if parts or probed else None)
+        release(program, absent(part) if parts or probed else None)
         del program
         if run.job.target == "android":
             _cast_to_float16(run, folder / contract.file_name)
@@ -221,7 +178,7 @@ def _write_files(run: _Run, folder: Path, probe: Path) -> None:
             with run.log.stage("probe" + label):
                 program = fill(part, replace(weights, probe=PROBE_SEED).read)
                 _lower(run, program, contract, probe / contract.file_name, ())
-                _release(program, absent(part) if parts else None)
+                release(program, absent(part) if parts else None)
                 del program
             if run.job.target == "android":
                 _cast_to_float16(run, probe / contract.file_name)
@@ -318,16 +275,6 @@ def _parts(run: _Run, program: ExportedProgram) -> tuple[list[ExportedProgram], 
             for part, contract in zip(parts, contracts, strict=True)
         ]
     return [part.program for part in parts], contracts
-
-
-def _release(program: ExportedProgram, names: frozenset[str] | None) -> None:
-    """Gives the memory of some tensors, or all, back at once: converters keep references in caches of theirs."""
-    import torch
-
-    for name, tensor in (*program.state_dict.items(), *program.constants.items()):
-        if isinstance(tensor, torch.Tensor) and (names is None or name in names):
-            tensor.data = tensor.new_empty(0)
-    gc.collect()  # graphs hold their weights in reference cycles
 
 
 def _graph(run: _Run, hollow: torch.nn.Module, weights: ComponentWeights) -> ExportedProgram:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.export import ExportedProgram
 
     from sdmobile.basics.float16 import TensorLoss
     from sdmobile.checkpoints import Checkpoint
@@ -74,3 +76,13 @@ class ComponentWeights:
         """Returns what was noted since the last call."""
         losses, self._losses = self._losses, []
         return losses
+
+
+def release(program: ExportedProgram, names: frozenset[str] | None) -> None:
+    """Gives the memory of some tensors, or all, back at once: converters keep references in caches of theirs."""
+    import torch
+
+    for name, tensor in (*program.state_dict.items(), *program.constants.items()):
+        if isinstance(tensor, torch.Tensor) and (names is None or name in names):
+            tensor.data = tensor.new_empty(0)
+    gc.collect()  # graphs hold their weights in reference cycles

@@ -166,7 +166,7 @@ class ExportPlan:
             "output": str(self.request.out_dir),
             "geometry": self.geometry.to_json(),
             "control": controls_to_json(self.checkpoint.family.controls),
-            "components": [asdict(component) for component in self.components],
+            "components": [{**asdict(one), "streamed": self.is_streamed(one.name)} for one in self.components],
             "warnings": list(self.report.warnings),
             "notes": list(self.report.notes),
             "checks": self.report.to_json()["checks"],

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sdmobile.basics.files import cache_folder
 from sdmobile.errors import SdmobileError
-from sdmobile.exporters.structures.keys import TARGETS, config_difference, facts_of, file_stem, staleness
+from sdmobile.exporters.structures.keys import STREAMED, config_difference, facts_of, file_stem, staleness
 from sdmobile.exporters.structures.structure import SUFFIX, Structure, StructureError, read_structure
 from sdmobile.families.contracts import contract_for
 
@@ -67,7 +67,7 @@ def find_structures(
 
 
 def _fit(checkpoint: Checkpoint, request: ExportRequest, device: str, geometry: Geometry, component: str) -> Fit:
-    if request.target not in TARGETS:
+    if request.target not in STREAMED:
         return Fit(kept_folder(), None, f"{request.target} files are written the long way")
     contract = contract_for(checkpoint.family, request.target, component, geometry)
     facts = facts_of(checkpoint, contract, device, request.rewrites, request.chunks)

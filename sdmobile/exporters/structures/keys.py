@@ -63,7 +63,8 @@ _LIBRARIES = {
     "ios": ("torch", "diffusers", "transformers", "coremltools"),
     "android": ("torch", "diffusers", "transformers", "litert-torch", "litert-converter", "ai-edge-quantizer"),
 }
-TARGETS = tuple(_LIBRARIES)
+STREAMED = tuple(_LIBRARIES)
+"""Targets whose files are streamed."""
 _END_OF_TEXT = "eos_token_id"
 _DOCSTRING = re.compile(r'"""(?:[^"]|"(?!""))*"""')
 _COMMENT = re.compile(r"(?m)(?:^|  )\s*#.*$")

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics.scratch import temporary_folder
-from sdmobile.errors import OutputError
+from sdmobile.errors import OutputError, UnsupportedError
 from sdmobile.exporters.structures.find import SHIPPED, places
-from sdmobile.exporters.structures.keys import staleness
+from sdmobile.exporters.structures.keys import STREAMED, staleness
 from sdmobile.exporters.structures.probe import PROOF_SEED
 from sdmobile.exporters.structures.structure import SUFFIX, StructureError, read_structure
 
@@ -95,9 +95,15 @@ def make_all(plan: ExportPlan, watch: Watch) -> list[tuple[str, Path, bool]]:
 
     Returns:
         Component, the structure's file, and whether it was made now.
+
+    Raises:
+        UnsupportedError: the target's files are not streamed.
+        SdmobileError: a component could not be exported, or has a tensor of unknown origin.
     """
     from sdmobile.exporters.process import run_component
 
+    if plan.request.target not in STREAMED:
+        raise UnsupportedError(f"structures are of {' and '.join(STREAMED)} files", plan.request.target)
     made: list[tuple[str, Path, bool]] = []
     for name, fit in plan.structures.items():
         if fit.structure is None:

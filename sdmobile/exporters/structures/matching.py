@@ -200,10 +200,9 @@ def _factors() -> tuple[NDArray[np.float64], list[tuple[float, ...]]]:
     found: dict[tuple[float, ...], None] = {}
     for width in range(2, _LARGEST_HEAD + 1):
         found |= dict.fromkeys((value,) for value in (width**-0.5, width**-0.25, width**0.25))
-        if width % 8 == 0 or width < 8:
-            for scale in (width**-0.5, width**-0.25):
-                a, b = float16_factors(scale)
-                found |= dict.fromkeys([(a,), (b,), (a, b), (b, a)])
+        for scale in (width**-0.5, width**-0.25):
+            a, b = float16_factors(scale)
+            found |= dict.fromkeys([(a,), (b,), (a, b), (b, a)])
     found |= {(2.0**k,): None for k in range(-24, 25) if k}
     kept = [factors for factors in found if factors != (1.0,)]
     return np.array([np.prod(factors) for factors in kept]), kept

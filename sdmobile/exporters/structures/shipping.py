@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 from sdmobile.basics.scratch import temporary_folder
 from sdmobile.exporters.job import ExportJob
 from sdmobile.exporters.structures.architectures import (
-    ARCHITECTURES,
     Architecture,
+    architectures,
     write_hollow,
     write_hollow_model,
 )
@@ -92,12 +92,12 @@ def is_current(path: Path) -> bool:
 
 def main(arguments: Sequence[str]) -> int:
     """Makes the structures of the architectures that are named, without a name of those that ship; returns the code."""
-    known = {one.name: one for one in ARCHITECTURES}
+    known = {one.name: one for one in architectures()}
     unknown = sorted(set(arguments) - known.keys())
     if unknown:
         print(f"architectures are {', '.join(known)}, not {', '.join(unknown)}", file=sys.stderr)
         return 2
-    ships = [one.name for one in ARCHITECTURES if one.ships]
+    ships = [one.name for one in architectures() if one.ships]
     paths: set[Path] = set()
     for architecture in (one for name, one in known.items() if name in (arguments or ships)):
         with temporary_folder("structures") as scratch:

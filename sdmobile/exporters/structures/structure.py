@@ -20,6 +20,7 @@ from sdmobile.basics.files import whole_file
 from sdmobile.basics.untrusted import UntrustedError, checked_parts
 from sdmobile.errors import OutputError, SdmobileError
 from sdmobile.exporters.structures.bindings import Binding
+from sdmobile.formats.bundle.contracts import TARGETS
 
 SUFFIX = ".structure"
 _MAGIC = b"sdmobile structure 1\n"
@@ -147,9 +148,9 @@ def from_bytes(data: bytes, name: str) -> Structure:
         return _structure(header, content, _LENGTH.size + length)
     except (
         ValueError,
-        KeyError,
+        LookupError,
         TypeError,
-        IndexError,
+        AttributeError,
         EOFError,
         lzma.LZMAError,
         struct.error,
@@ -180,9 +181,29 @@ def _structure(header: Mapping[str, Any], content: bytes, position: int) -> Stru
         files.append(StoredFile(entry["path"], segments, literal, entry["metadata"], entry["mode"] & 0o755))
     if position != len(content):
         raise ValueError("there is more content than its files have")
-    return Structure(
-        header["facts"], header["config"], header["origin"], header["versions"], header["record"], tuple(files)
-    )
+    parts = (header[name] for name in ("facts", "config", "origin", "versions", "record"))
+    return _checked(Structure(*parts, tuple(files)))
+
+
+def _checked(structure: Structure) -> Structure:
+    """Raises ValueError, KeyError or TypeError where what every user of a structure takes for granted is not there."""
+    facts, record = structure.facts, structure.record
+    if facts["component"] + "" != record["component"] or facts["contract"]["target"] not in TARGETS:
+        raise ValueError(f"its component is {facts['component']!r:.60} for {facts['contract']['target']!r:.20}")
+    for part, names in (
+        (structure.config, ("own", "defaults")),
+        (structure.origin, ("checkpoint", "device")),
+        (structure.versions, ("forms", "lowering", "graph", "libraries")),
+        (record, ("chain", "contract", "file", "files", "lowered", "parameters", "rewrites", "warnings")),
+    ):
+        if missing := [name for name in names if name not in part]:
+            raise KeyError(missing[0])
+    if {file.path.partition("/")[0] for file in structure.files} != set(record["files"]):
+        raise ValueError("its record lists other files")
+    bound = {name for file in structure.files for s in file.segments if s.binding for name in s.binding.parameters}
+    if unknown := sorted(bound - facts["tensors"].keys()):
+        raise ValueError(f"{unknown[0]!r:.80} is bound and no tensor of the model")
+    return structure
 
 
 def _segment(kind: str, size: int, binding: list[Any] | None = None) -> Segment:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from sdmobile.basics.files import files_of
@@ -21,7 +23,7 @@ from sdmobile.exporters.request import ExportRequest, make_plan
 from sdmobile.exporters.structures.component import stream_component
 from sdmobile.exporters.structures.guard import OrdinaryWeightsError
 from sdmobile.exporters.structures.probe import PROOF_SEED, probe_array
-from tests.exporters.structures.conftest import Made
+from tests.exporters.structures.conftest import Made, make
 from tests.synthetic import write_checkpoint
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -86,6 +88,27 @@ def test_float16_weights_are_read_as_they_are(made: Made, tmp_path: Path) -> Non
 def _streamed(made: Made, checkpoint: Path, out: Path) -> dict[str, Any]:
     out.mkdir()
     return stream_component(made.structure, open_checkpoint(checkpoint), out)
+
+
+@pytest.mark.slow
+@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(heads=st.integers(1, 6), width=st.integers(3, 24), layers=st.integers(1, 3), seed=st.integers(0, 1 << 16))
+@pytest.mark.parametrize("target", ["ios", "android"])
+def test_any_small_text_encoder_is_streamed_as_the_long_way_writes_it(
+    target: str, heads: int, width: int, layers: int, seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("drawn")
+    sizes = {"hidden_size": heads * width, "num_attention_heads": heads, "num_hidden_layers": layers}
+    changes = {
+        "text_encoder": {**sizes, "projection_dim": heads * width},
+        "unet": {"cross_attention_dim": heads * width},
+    }
+    checkpoint = write_checkpoint(folder / "drawn", seed=seed, changes=changes)
+    drawn = make(checkpoint, "text_encoder", target, folder)
+    long = export_component(drawn.plan.job("text_encoder", folder / "long"))
+    (folder / "streamed").mkdir()
+    record = stream_component(drawn.structure, drawn.plan.checkpoint, folder / "streamed")
+    assert _contents(folder / "streamed", record["files"]) == _contents(folder / "long", long["files"])
 
 
 def test_the_structure_holds_the_constants_and_the_probe_the_rest(made: Made, tmp_path: Path) -> None:

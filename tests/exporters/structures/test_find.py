@@ -209,6 +209,27 @@ def test_unusual_weights_go_the_long_way_with_a_word(
     assert "exported the long way" in caplog.text
 
 
+def test_a_forged_one_is_damaged_for_every_command(
+    made: Made, placed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its hash is right, what it says is not."""
+    from sdmobile.cli.app import run
+
+    write_structure(replace(made.structure, record={**made.structure.record, "files": ["../x"]}), placed)
+    assert run(["structures", "verify", str(placed)]) == 3
+    assert "damaged" in capsys.readouterr().out
+    assert run(["structures", "list"]) == 0
+    assert run(["structures", "verify", "nowhere"]) == 6
+
+
+def test_onnx_has_no_structures(tiny_checkpoint: Path, kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from sdmobile.cli.app import run
+
+    assert run(["structures", "make", str(tiny_checkpoint), "--target", "onnx"]) == 5
+    assert "ios and android" in capsys.readouterr().err
+    assert not kept.exists()
+
+
 def test_the_list_says_what_is_there_and_in_what_state(made: Made, placed: Path) -> None:
     (placed.parent / "bad.structure").write_bytes(b"nothing")
     found = {Path(entry.path).name: entry for entry in listing.entries() if not entry.shipped}

@@ -16,7 +16,7 @@ from sdmobile.checkpoints import Checkpoint
 from sdmobile.checkpoints.control import ControlFolder
 from sdmobile.exporters.component import export_component
 from sdmobile.exporters.lowering import provenance_of
-from sdmobile.exporters.structures.architectures import ARCHITECTURES, Architecture
+from sdmobile.exporters.structures.architectures import Architecture, architectures
 from sdmobile.exporters.structures.find import SHIPPED
 from sdmobile.exporters.structures.keys import staleness
 from sdmobile.exporters.structures.probe import PROBE_SEED, PROOF_SEED, probe_array
@@ -27,7 +27,7 @@ from sdmobile.exporters.structures.texts import texts_for
 
 OTHER_SEED = 3
 _MOST_BYTES = 12_000_000
-_SHIPPED = [one for one in ARCHITECTURES if one.ships]
+_SHIPPED = [one for one in architectures() if one.ships]
 _FILES = sorted(SHIPPED.glob(f"*{SUFFIX}"))
 
 
@@ -45,7 +45,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def _architecture(name: str) -> Architecture:
-    return next(one for one in ARCHITECTURES if one.name == name)
+    return next(one for one in architectures() if one.name == name)
 
 
 @pytest.mark.parametrize("path", _FILES, ids=lambda path: path.stem)

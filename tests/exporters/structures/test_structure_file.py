@@ -8,6 +8,7 @@ import struct
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -27,7 +28,17 @@ from sdmobile.exporters.structures.structure import (
 
 BINDING = Binding(("a.weight",), (("permute", (1, 0)),), "float16")
 FILE = StoredFile("unet.tflite", (Segment("bytes", 3), Segment("tensor", 8, BINDING), Segment("bytes", 2)), b"abcde")
-STRUCTURE = Structure({"component": "unet"}, {"own": {}}, {"checkpoint": "x"}, {"forms": "1"}, {"files": []}, (FILE,))
+FACTS = {"component": "unet", "contract": {"target": "android"}, "tensors": {"a.weight": [2, 2]}}
+VERSIONS = {"forms": "1", "lowering": "2", "graph": "3", "libraries": {}}
+RECORD = {
+    **{name: [] for name in ("chain", "contract", "lowered", "rewrites", "warnings")},
+    "component": "unet",
+    "file": "unet.tflite",
+    "files": ["unet.tflite"],
+    "parameters": 4,
+}
+ORIGIN = {"checkpoint": "x", "device": "y"}
+STRUCTURE = Structure(FACTS, {"own": {}, "defaults": {}}, ORIGIN, VERSIONS, RECORD, (FILE,))
 DATA = to_bytes(STRUCTURE)
 
 
@@ -61,9 +72,31 @@ def _forged(header: object, literal: bytes = b"") -> bytes:
 
 @pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "a/../../b", "", "a\\..\\b\0"])
 def test_a_path_leads_nowhere_else(path: str) -> None:
-    forged = to_bytes(replace(STRUCTURE, files=(replace(FILE, path=path),)))
-    with pytest.raises(StructureError):
+    record = {**RECORD, "files": [path.partition("/")[0]]}
+    forged = to_bytes(replace(STRUCTURE, files=(replace(FILE, path=path),), record=record))
+    with pytest.raises(StructureError, match="UntrustedError"):
         from_bytes(forged, "x")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"facts": {**FACTS, "component": 3}},
+        {"facts": {**FACTS, "contract": {"target": "mars"}}},
+        {"facts": {**FACTS, "tensors": {}}},  # of which one is bound
+        {"facts": []},
+        {"record": {**RECORD, "files": ["another.tflite"]}},
+        {"record": {name: value for name, value in RECORD.items() if name != "parameters"}},
+        {"versions": {"forms": "1"}},
+        {"versions": 7},
+        {"config": {}},
+        {"origin": None},
+    ],
+    ids=str,
+)
+def test_what_is_taken_for_granted_is_there(change: dict[str, Any]) -> None:
+    with pytest.raises(StructureError, match="well-formed"):
+        from_bytes(to_bytes(replace(STRUCTURE, **change)), "x")
 
 
 @pytest.mark.parametrize(
