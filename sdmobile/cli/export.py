@@ -106,8 +106,9 @@ def export(
 ) -> None:
     """Export a checkpoint as a bundle for iPhone, Android or ONNX Runtime.
 
-    Each component is exported by a process of its own; finished ones are reused by the next run. Several targets are
-    all planned before the first is exported; where one fails, the bundles that are finished stay.
+    Where a stored structure fits, weights are streamed into it; else a component is exported by a process of its own.
+    Finished ones are reused by the next run. Several targets are all planned before the first is exported; where one
+    fails, the bundles that are finished stay.
     """
     from sdmobile.exporters.bundle import Workers, cores
     from sdmobile.exporters.cache import ComponentCache, default_cache_dir
