@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,8 @@ _MEMORY: dict[str, tuple[float, float]] = {
 _DISK = {"ios": 4.1, "android": 6.1, "onnx": 4.1}
 _KEPT = {"ios": 2.05, "android": 2.05, "onnx": 4.05}
 _SMALL_FILES = 8_000_000
+# Bound on an export that streams: 0.6 GiB was measured for SD1.5-shaped components.
+STREAMING_BYTES = 1 << 30
 # Winograd's transformed weights stand beside the captured ones: 13.0 GiB measured for the SD1.5-shaped UNet.
 _WINOGRAD_MEMORY = 0.4
 # What the parts before have left behind, of a part's float32 bytes: what converters took does not all go back at once.
@@ -47,7 +49,17 @@ _ARRAYS = 3
 
 @dataclass(frozen=True)
 class PlannedComponent:
-    """One component of a plan; memory and size are estimates in bytes."""
+    """One component of a plan; memory and size are estimates in bytes.
+
+    Args:
+        name: canonical name.
+        file: its first file.
+        parameters: weights (scalars).
+        memory_bytes: peak of the process that exports it the long way.
+        disk_bytes: at the worst moment of that.
+        kept_bytes: of its files.
+        streamed: its weights are written into a structure, a few tensors at a time.
+    """
 
     name: str
     file: str
@@ -55,6 +67,17 @@ class PlannedComponent:
     memory_bytes: int
     disk_bytes: int
     kept_bytes: int
+    streamed: bool = False
+
+    @property
+    def peak_bytes(self) -> int:
+        """Memory that the way needs that it goes."""
+        return STREAMING_BYTES if self.streamed else self.memory_bytes
+
+    @property
+    def largest_bytes(self) -> int:
+        """Disk space at the worst moment of the way that it goes."""
+        return self.kept_bytes if self.streamed else self.disk_bytes
 
 
 def profile_of(request: ExportRequest) -> DeviceProfile:
@@ -67,8 +90,15 @@ def profile_of(request: ExportRequest) -> DeviceProfile:
     return profile
 
 
-def planned_components(checkpoint: Checkpoint, request: ExportRequest) -> tuple[PlannedComponent, ...]:
+def planned_components(
+    checkpoint: Checkpoint, request: ExportRequest, covered: frozenset[str] = frozenset()
+) -> tuple[PlannedComponent, ...]:
     """Returns what each requested component will take.
+
+    Args:
+        checkpoint: from open_checkpoint.
+        request: what the user asked for.
+        covered: models whose weights are streamed into structures.
 
     Raises:
         UnsupportedError: an unknown component, device or resolution.
@@ -76,7 +106,8 @@ def planned_components(checkpoint: Checkpoint, request: ExportRequest) -> tuple[
     geometry = geometry_for(checkpoint, request.guidance, request.resolution)
     winograd = profile_of(request).forms.of("convolution") == "winograd"
     cut = checkpoint.family.denoiser.name
-    return tuple(
+    family = checkpoint.family
+    planned = (
         _planned(
             checkpoint,
             contract_for(checkpoint.family, request.target, name, geometry),
@@ -84,8 +115,9 @@ def planned_components(checkpoint: Checkpoint, request: ExportRequest) -> tuple[
             min(1.0, SLACK / request.chunks) if name == cut and request.chunks > 1 else 1.0,
             _reference_weights(checkpoint, name, request),
         )
-        for name in _chosen(checkpoint.family, request.components)
+        for name in chosen_components(family, request.components)
     )
+    return tuple(replace(one, streamed=family.component(one.name).model in covered) for one in planned)
 
 
 def _reference_weights(checkpoint: Checkpoint, name: str, request: ExportRequest) -> int:
@@ -102,10 +134,11 @@ def _reference_weights(checkpoint: Checkpoint, name: str, request: ExportRequest
 def disk_bytes(components: Sequence[PlannedComponent]) -> int:
     """Returns the estimated disk space at the worst moment: everything kept, and the largest intermediate."""
     kept = sum(component.kept_bytes for component in components)
-    return kept + max(component.disk_bytes - component.kept_bytes for component in components) + _SMALL_FILES
+    return kept + max(component.largest_bytes - component.kept_bytes for component in components) + _SMALL_FILES
 
 
-def _chosen(family: Family, components: tuple[str, ...] | None) -> tuple[str, ...]:
+def chosen_components(family: Family, components: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Returns the names of a family's components that are asked for; raises UnsupportedError for one that is none."""
     if components is None:
         return family.names
     unknown = [name for name in components if name not in family.names]

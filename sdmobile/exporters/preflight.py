@@ -287,12 +287,12 @@ def _memory(checkpoint: Checkpoint, request: ExportRequest, covered: frozenset[s
 
     from sdmobile.exporters.estimates import planned_components
 
-    largest = max(planned_components(checkpoint, request), key=lambda component: component.memory_bytes)
+    largest = max(planned_components(checkpoint, request, covered), key=lambda component: component.peak_bytes)
     available = psutil.virtual_memory().available
-    if largest.memory_bytes > available:
+    if largest.peak_bytes > available:
         yield (
             Level.WARNING,
-            f"{largest.name} needs about {largest.memory_bytes / 2**30:.1f} GiB of memory to export, "
+            f"{largest.name} needs about {largest.peak_bytes / 2**30:.1f} GiB of memory to export, "
             f"{available / 2**30:.1f} GiB is free now: the export stops there without --ignore-limits"
             f"{_smaller(checkpoint, largest.name)}",
         )
@@ -308,7 +308,7 @@ def _disk(checkpoint: Checkpoint, request: ExportRequest, covered: frozenset[str
     from sdmobile.exporters.cache import default_cache_dir
     from sdmobile.exporters.estimates import disk_bytes, planned_components
 
-    components = planned_components(checkpoint, request)
+    components = planned_components(checkpoint, request, covered)
     kept = sum(component.kept_bytes for component in components)
     for what, folder, needed, follows in (
         ("the output", request.out_dir.absolute().parent, disk_bytes(components), "without --ignore-limits"),

@@ -12,7 +12,13 @@ from sdmobile.checkpoints.changes import UNCHANGED, Changes
 from sdmobile.checkpoints.control import ControlFolder
 from sdmobile.errors import ResourceError, UnsupportedError
 from sdmobile.exporters.chunk_contracts import check_chunks
-from sdmobile.exporters.estimates import PlannedComponent, disk_bytes, planned_components, profile_of
+from sdmobile.exporters.estimates import (
+    PlannedComponent,
+    chosen_components,
+    disk_bytes,
+    planned_components,
+    profile_of,
+)
 from sdmobile.exporters.job import ExportJob
 from sdmobile.exporters.preflight import PreflightReport, existing, preflight
 from sdmobile.families.control import controls_to_json
@@ -27,10 +33,6 @@ if TYPE_CHECKING:
     from sdmobile.exporters.structures.find import Fit
     from sdmobile.formats.bundle.contracts import Geometry
     from sdmobile.quantize.recipes import Recipe
-
-
-STREAMING_BYTES = 1 << 30
-"""Bound on the memory of an export that streams every component."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,7 @@ class ExportPlan:
     @property
     def memory_bytes(self) -> int:
         """Estimated peak of the largest component's process; components run one after another."""
-        processes = [c.memory_bytes for c in self.components if not self.is_streamed(c.name)]
-        return max(processes, default=STREAMING_BYTES)
+        return max(component.peak_bytes for component in self.components)
 
     @property
     def disk_bytes(self) -> int:
@@ -166,7 +167,7 @@ class ExportPlan:
             "output": str(self.request.out_dir),
             "geometry": self.geometry.to_json(),
             "control": controls_to_json(self.checkpoint.family.controls),
-            "components": [{**asdict(one), "streamed": self.is_streamed(one.name)} for one in self.components],
+            "components": [asdict(component) for component in self.components],
             "warnings": list(self.report.warnings),
             "notes": list(self.report.notes),
             "checks": self.report.to_json()["checks"],
@@ -217,12 +218,13 @@ def make_plan(request: ExportRequest, opened: Checkpoint | None = None, dry: boo
         request.checkpoint, request.tokenizer, request.prediction_type, request.changes, controls=request.controls
     )
     geometry = geometry_for(checkpoint, request.guidance, request.resolution)
-    planned = planned_components(checkpoint, request)
+    names = chosen_components(checkpoint.family, request.components)
     device = profile.name if request.device is None else device_key(request.device)
-    _check_recipe(request, device, tuple(component.name for component in planned))
-    names = tuple(component.name for component in planned)
+    _check_recipe(request, device, names)
     structures = find_structures(checkpoint, request, device, geometry, names) if request.structures else {}
-    report = preflight(checkpoint, request, covered_models(checkpoint, structures), streaming=not dry)
+    covered = covered_models(checkpoint, structures)
+    planned = planned_components(checkpoint, request, covered)
+    report = preflight(checkpoint, request, covered, streaming=not dry)
     report.require()
     return ExportPlan(request, checkpoint, device, geometry, planned, report, structures)
 
@@ -249,13 +251,13 @@ def check_resources(plan: ExportPlan, cached: frozenset[str] = frozenset()) -> N
     """
     import psutil
 
-    waiting = [c for c in plan.components if c.name not in cached and not plan.is_streamed(c.name)]
+    waiting = [component for component in plan.components if component.name not in cached]
     available = psutil.virtual_memory().available
     if waiting:
-        largest = max(waiting, key=lambda component: component.memory_bytes)
-        if largest.memory_bytes > available:
+        largest = max(waiting, key=lambda component: component.peak_bytes)
+        if largest.peak_bytes > available:
             raise ResourceError(
-                f"{largest.name} needs about {largest.memory_bytes / 2**30:.1f} GiB of memory to export",
+                f"{largest.name} needs about {largest.peak_bytes / 2**30:.1f} GiB of memory to export",
                 f"{available / 2**30:.1f} GiB is free",
                 "Close other programs, export on a larger machine, or pass --ignore-limits to try all the same",
             )

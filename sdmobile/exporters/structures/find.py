@@ -102,12 +102,12 @@ def covered_models(checkpoint: Checkpoint, structures: Mapping[str, Fit]) -> fro
 
 def models_with_structures(checkpoint: Checkpoint, request: ExportRequest) -> frozenset[str]:
     """Returns the models that an export would stream; none where the request has faults of another kind."""
-    from sdmobile.exporters.estimates import planned_components, profile_of
+    from sdmobile.exporters.estimates import chosen_components, profile_of
     from sdmobile.reference.geometry import geometry_for
 
     try:
         geometry = geometry_for(checkpoint, request.guidance, request.resolution)
-        names = [component.name for component in planned_components(checkpoint, request)]
+        names = chosen_components(checkpoint.family, request.components)
         return covered_models(
             checkpoint, find_structures(checkpoint, request, profile_of(request).name, geometry, names)
         )

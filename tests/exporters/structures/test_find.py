@@ -16,6 +16,7 @@ from sdmobile.checkpoints import open_checkpoint
 from sdmobile.checkpoints.control import ControlFolder
 from sdmobile.exporters.bundle import export_bundle
 from sdmobile.exporters.cache import ComponentCache
+from sdmobile.exporters.estimates import STREAMING_BYTES
 from sdmobile.exporters.request import ExportPlan, ExportRequest, make_plan
 from sdmobile.exporters.structures import find, keys, listing
 from sdmobile.exporters.structures.find import find_structures
@@ -202,7 +203,13 @@ def test_unusual_weights_go_the_long_way_with_a_word(
     save_file(tensors, weights)
     request = ExportRequest(folder, made.plan.request.target, tmp_path / "b", components=("unet",))
     plan = make_plan(request)
+    (component,) = plan.components
+    assert component.streamed
     assert plan.is_streamed("unet")
+    assert plan.memory_bytes == STREAMING_BYTES < component.memory_bytes
+    whole = make_plan(replace(request, structures=False))
+    assert whole.disk_bytes - plan.disk_bytes == component.disk_bytes - component.kept_bytes > 0
+    assert whole.memory_bytes == component.memory_bytes
     result = export_bundle(plan, NO_CACHE, lambda *_: None)
     stages = [stage["name"] for stage in result.manifest["components"]["unet"]["stages"]]
     assert "lower" in stages
