@@ -181,8 +181,10 @@ def _structure(header: Mapping[str, Any], content: bytes, position: int) -> Stru
         files.append(StoredFile(entry["path"], segments, literal, entry["metadata"], entry["mode"] & 0o755))
     if position != len(content):
         raise ValueError("there is more content than its files have")
-    parts = (header[name] for name in ("facts", "config", "origin", "versions", "record"))
-    return _checked(Structure(*parts, tuple(files)))
+    facts, config, origin, versions, record = (
+        header[name] for name in ("facts", "config", "origin", "versions", "record")
+    )
+    return _checked(Structure(facts, config, origin, versions, record, tuple(files)))
 
 
 def _checked(structure: Structure) -> Structure:
