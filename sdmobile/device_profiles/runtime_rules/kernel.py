@@ -15,6 +15,7 @@ Category = Literal[
     "norm",
     "elementwise",
     "copy",
+    "reorder",
     "reduce",
     "resize",
     "gather",
@@ -36,6 +37,8 @@ class Kernel:
         write_bytes: activations written, at the precision of the run.
         weight_bytes: weights read, as the runtime keeps them.
         launches: number of dispatches.
+        fetches: vectors of four channels that the inner loops fetch, weights included; 0 where nothing tells.
+        threads: work items that are launched; 0 for one per four output channels.
         note: why this kernel, such as "F(4x4): 128 tiles, 320 channels".
     """
 
@@ -48,6 +51,8 @@ class Kernel:
     write_bytes: int
     weight_bytes: int
     launches: int = 1
+    fetches: int = 0
+    threads: int = 0
     note: str = ""
 
     @property
