@@ -10,13 +10,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.calibration.adreno import RUNTIME_2024, seconds
+from benchmarks.calibration.adreno import seconds
 from benchmarks.calibration.adreno_fit import AdrenoFit, adreno_fit
 from benchmarks.calibration.profile_values import write_page, write_profile
 from benchmarks.calibration.tables import sections, table
 from sdmobile.formats.graph import read_graph
-
-RUNTIMES = ("tflite-gpu", RUNTIME_2024)
 
 
 def main() -> None:
@@ -41,12 +39,9 @@ def main() -> None:
 
 
 def _predictions(files: Sequence[Path], result: AdrenoFit) -> str:
-    """Returns predicted milliseconds by today's delegate, and by that of the published table, which had no GELU."""
-    lines = [
-        [file.name, *(f"{1e3 * seconds(read_graph(file), result.values, runtime):.1f}" for runtime in RUNTIMES)]
-        for file in files
-    ]
-    return table(["file", *(f"{runtime}, predicted ms" for runtime in RUNTIMES)], lines)
+    """Returns predicted milliseconds by the classic delegate."""
+    lines = [[file.name, f"{1e3 * seconds(read_graph(file), result.values):.1f}"] for file in files]
+    return table(["file", "predicted ms"], lines)
 
 
 if __name__ == "__main__":

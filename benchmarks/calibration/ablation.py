@@ -9,7 +9,7 @@ TFLite delegate, which does not count the images of a batch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sdmobile.device_profiles.runtime_rules.attention_kernels import KernelRules
 from sdmobile.device_profiles.runtime_rules.kernel import Kernel
@@ -81,18 +81,7 @@ def engine_kernels(graph: FileGraph, engine: Engine, gpu: Gpu) -> tuple[Kernel, 
     instead: dict[str, Lower] = {} if engine.fused_norm else {GROUP_NORM: _plain_group_norm}
     instead |= {} if engine.fused_gelu else {"gelu": _plain_geglu}
     winograd = LITERT_DELEGATE if engine.winograd else None
-    kernels = ml_drift_kernels(graph, gpu, rules=rules, winograd=winograd, instead=instead)
-    return tuple(_with_second_read(kernel) for kernel in kernels)
-
-
-def _with_second_read(kernel: Kernel) -> Kernel:
-    """Returns a full softmax with both of its reads counted, any other kernel as it is.
-
-    It goes over a row twice, one work item per row (google-ai-edge/LiteRT@f674577 tasks/softmax.cc). The 12288 rows in
-    flight, of 4096 float16 numbers each, are 100 MB, which no cache of these phones holds.
-    """
-    full = kernel.category == "softmax" and kernel.write_bytes >= kernel.read_bytes
-    return replace(kernel, read_bytes=2 * kernel.read_bytes) if full else kernel
+    return ml_drift_kernels(graph, gpu, rules=rules, winograd=winograd, instead=instead)
 
 
 def _plain_group_norm(low: Lowering, index: int, operation: Operation) -> None:

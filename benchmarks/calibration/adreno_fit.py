@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.calibration import adreno
 from benchmarks.calibration.rows import PublishedRow, published_rows
-from sdmobile.prediction.fit import Quality, fit, leave_one_out, quality
+from sdmobile.prediction.fit import Quality, farther, fit, interval, leave_one_out, quality
 
 DIGITS = 4  # of a fitted value; more would only say which machine ran the search
 
@@ -21,17 +21,18 @@ class RowResult:
     Args:
         row: as published.
         predicted: seconds by the fit of all rows.
-        left_out: seconds by the fit without this row; None for a row that no fit has seen anyway.
+        without_family: seconds by the fit without any model of this design; None for a row that no fit has seen.
+        without_publication: seconds by the fit without any row of this publication; None likewise.
     """
 
     row: PublishedRow
     predicted: float
-    left_out: float | None
+    without_family: float | None = None
+    without_publication: float | None = None
 
-    @property
-    def error(self) -> float:
-        """Returns predicted / published − 1 of the prediction that has not seen the row."""
-        return (self.predicted if self.left_out is None else self.left_out) / self.row.seconds - 1.0
+    def error(self, seconds: float | None) -> float | None:
+        """Returns seconds / published − 1; None without seconds."""
+        return None if seconds is None else seconds / self.row.seconds - 1.0
 
 
 @dataclass(frozen=True)
@@ -42,17 +43,19 @@ class AdrenoFit:
         values: of the parameters, by name.
         fitted: rows of the fit.
         checks: rows that were only compared.
-        left_out: quality of the predictions for left-out rows.
-        on_gpu: the same for the rows whose models ran on the GPU as a whole.
-        by_family: where a row's whole family is left out.
+        by_row: quality of the predictions of single rows left out.
+        by_family: where all models of one design are left out.
+        by_publication: where all rows of one publication are left out.
+        interval: factors on a prediction, from the worse of a row's two stricter predictions.
     """
 
     values: dict[str, float]
     fitted: tuple[RowResult, ...]
     checks: tuple[RowResult, ...]
-    left_out: Quality
-    on_gpu: Quality
+    by_row: Quality
     by_family: Quality
+    by_publication: Quality
+    interval: tuple[float, float] | None
 
 
 @cache
@@ -61,18 +64,22 @@ def adreno_fit() -> AdrenoFit:
     rows = adreno.fit_rows()
     problem = adreno.problem(rows)
     found = [rounded(value) for value in fit(problem)]
-    predicted, without = problem.predict(np.array(found)), leave_one_out(problem)
-    strict = leave_one_out(problem, [row.family for row in rows])
-    whole = np.array([adreno.work_of(row).cpu_macs == 0.0 for row in rows])
+    predicted, measured = problem.predict(np.array(found)), problem.measured
+    families = leave_one_out(problem, [row.family for row in rows])
+    publications = leave_one_out(problem, [row.publication for row in rows])
     others = tuple(row for row in published_rows(adreno.TABLE) if row.use == "check")
     checked = adreno.problem(others).predict(np.array(found)) if others else ()
     return AdrenoFit(
         values={parameter.name: value for parameter, value in zip(adreno.PARAMETERS, found, strict=True)},
-        fitted=tuple(RowResult(*each) for each in zip(rows, map(float, predicted), map(float, without), strict=True)),
-        checks=tuple(RowResult(row, float(seconds), None) for row, seconds in zip(others, checked, strict=True)),
-        left_out=quality(without, problem.measured),
-        on_gpu=quality(without[whole], problem.measured[whole]),
-        by_family=quality(strict, problem.measured),
+        fitted=tuple(
+            RowResult(row, *map(float, seconds))
+            for row, *seconds in zip(rows, predicted, families, publications, strict=True)
+        ),
+        checks=tuple(RowResult(row, float(seconds)) for row, seconds in zip(others, checked, strict=True)),
+        by_row=quality(leave_one_out(problem), measured),
+        by_family=quality(families, measured),
+        by_publication=quality(publications, measured),
+        interval=interval(farther(measured / families, measured / publications)),
     )
 
 

@@ -140,14 +140,14 @@ def _latency_tables(machine: Machine, unit: FittedUnit) -> dict[str, Entries]:
     errors = f"median {found.median:.1%}, 90th percentile {found.p90:.1%}"
     tried = f"error on {len(unit.models)} models that were not fitted: {errors}"
     source = f"fitted to {what}; {tried if unit.models else f'their own error: {errors}'}"
-    interval = f"10th and 90th percentile of measured / predicted: {source}"
+    interval = f"80 % interval of measured / predicted, finite-sample corrected: {source}"
     values = {
         "bandwidth": (parameters.bandwidth, "bytes/s", source),
         "dispatch": (parameters.dispatch, "s", source),
         "fixed": (parameters.fixed, "s", source),
-        "low": (rounded(found.low), "", interval),
-        "high": (rounded(found.high), "", interval),
     }
+    if found.low is not None and found.high is not None:
+        values |= {"low": (rounded(found.low), "", interval), "high": (rounded(found.high), "", interval)}
     values |= {f"efficiency.{key}": (value, "", source) for key, value in parameters.efficiency.items()}
     return {f"latency.{unit.name}.{key}": {"": _fact(*value, "low")} for key, value in values.items()}
 

@@ -3,22 +3,25 @@
     python -m benchmarks.calibration.iphone
 
 All chips share one set of parameters: fractions of a chip's peak, a share of its memory's peak, and seconds per kernel
-and inference. A new chip thus needs its two peaks only, which is also how far the prediction for it can be trusted.
+and inference. A new chip thus needs its two peaks only. What a chip does beside that is a factor on its times, which a
+prior holds near 1; so is what a publication does not tell of its conditions, which counts for no prediction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from benchmarks.calibration.iphone_rows import CHIPS, PhoneRow, kernels, phone_rows
-from sdmobile.prediction.fit import Parameter, Problem, Quality, fit, leave_one_out, quality
+from benchmarks.calibration.iphone_rows import CHIPS, PUBLICATIONS, PhoneRow, kernels, phone_rows
+from sdmobile.prediction.fit import Parameter, Problem, Quality, farther, fit, interval, leave_one_out, quality
 from sdmobile.prediction.kernels.core_ml import Engine
 from sdmobile.prediction.latency import Features, Parameters, features, seconds
 
+_NEURAL_CHIPS = ("A14", "A15", "A16", "A17 Pro")
 _SHARED = {"matmul": ("matmul", "attention"), "conv": ("conv",), "depthwise": ("depthwise",)}
 
 NEURAL_ENGINE = (
@@ -28,6 +31,8 @@ NEURAL_ENGINE = (
     Parameter("bandwidth", 1.0, 4.0, 0.1, 10.0, "of the memory's peak; above 1 where tensors stay on the chip"),
     Parameter("dispatch", 2e-6, 5.0, 1e-8, 1e-4, "a compiled program, not a queue of commands"),
     Parameter("fixed", 2e-4, 3.0, 1e-6, 2e-3, "a call of Core ML"),
+    *(Parameter(f"chip.{chip}", 1.0, 1.15, 0.5, 2.0, "what its peaks do not tell") for chip in _NEURAL_CHIPS),
+    *(Parameter(f"publication.{name}", 1.0, 1.15, 0.5, 2.0, "unpublished conditions") for name in PUBLICATIONS),
 )
 GPU = (
     Parameter("efficiency.conv", 0.5, 2.0, 0.05, 1.0, "usual for Metal kernels; shared by all products"),
@@ -45,41 +50,53 @@ class PhoneFit:
         rows: what was fitted.
         values: parameters by name; bandwidth as a share of the memory's peak.
         predicted: seconds of every row by the fit.
-        left_out: seconds of every row by the fit to the others.
-        quality: of the predictions left out.
+        left_out: seconds of every row by the fit to the other designs.
+        without_publication: by the fit to the other publications.
+        quality, by_publication: of these predictions.
+        interval: factors from the worse of a row's two; None for the GPU, whose only rows are Macs' of one publication.
     """
 
     rows: tuple[PhoneRow, ...]
     values: Mapping[str, float]
     predicted: np.ndarray
     left_out: np.ndarray
+    without_publication: np.ndarray
     quality: Quality
+    by_publication: Quality
+    interval: tuple[float, float] | None
 
 
+@cache
 def fitted(engine: Engine) -> PhoneFit:
-    """Fits one unit to its rows and leaves out the rows of one publication and graph at a time."""
+    """Fits one unit to its rows, and leaves out families and publications; the GPU's rows are of one of each."""
     rows = tuple(row for row in phone_rows() if row.engine == engine and row.use == "fit")
     problem = _problem(engine, rows)
     values = fit(problem)
-    # The same graph on several chips is one observation of the model's form, so it is left out as one.
-    left_out = leave_one_out(problem, [row.graph for row in rows] if engine == "neural-engine" else None)
+    own = engine == "neural-engine"
+    families = leave_one_out(problem, [row.family for row in rows] if own else None)
+    publications = leave_one_out(problem, [row.publication for row in rows]) if own else families
+    measured = problem.measured
+    found = interval(farther(measured / families, measured / publications)) if own else None
     by_name = dict(zip((p.name for p in problem.parameters), values.tolist(), strict=True))
-    return PhoneFit(rows, by_name, problem.predict(values), left_out, quality(left_out, problem.measured))
+    judged = quality(families, measured), quality(publications, measured)
+    return PhoneFit(rows, by_name, problem.predict(values), families, publications, *judged, found)
 
 
 def predict_row(row: PhoneRow, values: Mapping[str, float]) -> float:
-    """Returns the seconds of a row by fitted values."""
+    """Returns the seconds of a row by fitted values, its publication's factor included."""
     return _seconds(row, features(kernels(row)), values)
 
 
 def parameters(chip: str, values: Mapping[str, float]) -> Parameters:
     """Returns the parameters of the latency model for a chip."""
+    speed = 1.0 / values.get(f"chip.{chip}", 1.0)
     efficiency = {
-        category: values.get(f"efficiency.{name}", values["efficiency.conv"])
+        category: speed * values.get(f"efficiency.{name}", values["efficiency.conv"])
         for name, categories in _SHARED.items()
         for category in categories
     }
-    return Parameters(efficiency, values["bandwidth"] * CHIPS[chip].dram, values["dispatch"], values["fixed"])
+    bandwidth = speed * values["bandwidth"] * CHIPS[chip].dram
+    return Parameters(efficiency, bandwidth, values["dispatch"] / speed, values["fixed"] / speed)
 
 
 def _problem(engine: Engine, rows: Sequence[PhoneRow]) -> Problem:
@@ -98,7 +115,8 @@ def _seconds(row: PhoneRow, known: Features, values: Mapping[str, float]) -> flo
     chip = CHIPS[row.chip]
     peak = chip.neural_macs if row.engine == "neural-engine" else chip.gpu_macs
     own = parameters(row.chip, values)
-    return row.calls * own.fixed + float(seconds(known, peak, own).sum())
+    factor = values.get(f"publication.{row.publication}", 1.0)
+    return factor * (row.calls * own.fixed + float(seconds(known, peak, own).sum()))
 
 
 def report(engine: Engine) -> dict[str, Any]:
@@ -113,15 +131,20 @@ def report(engine: Engine) -> dict[str, Any]:
                 "chip": row.chip,
                 "published_ms": row.seconds * 1e3,
                 "fitted_ms": fitted_s * 1e3,
-                "left_out_ms": left_s * 1e3,
+                "family_left_out_ms": left_s * 1e3,
+                "publication_left_out_ms": without_s * 1e3,
             }
-            for row, fitted_s, left_s in zip(found.rows, found.predicted, found.left_out, strict=True)
+            for row, fitted_s, left_s, without_s in zip(
+                found.rows, found.predicted, found.left_out, found.without_publication, strict=True
+            )
         ],
         "checks": [
             {"model": r.model, "published_ms": r.seconds * 1e3, "predicted_ms": predict_row(r, found.values) * 1e3}
             for r in checks
         ],
-        "quality": vars(found.quality),
+        "families_left_out": vars(found.quality),
+        "publications_left_out": vars(found.by_publication),
+        "interval": found.interval,
     }
 
 

@@ -17,6 +17,8 @@ from sdmobile.prediction.kernels import Kernel
 from sdmobile.prediction.kernels.core_ml import Engine, core_ml_kernels
 
 _DATA = Path(__file__).resolve().parent / "data/iphone"
+_FAMILIES = ("mobilenet_v2", "mobilenet_v4", "mobileone", "fastvit", "efficientvit", "sd15", "depth_anything")
+PUBLICATIONS = ("MobileNetV4", "apple/ml-stable-diffusion", "SnapFusion", "model card")
 _IMAGE = {"text_encoder": 2, "unet": 0, "vae_decoder": 1}
 """Components of an image by the end of their graph's name, and their calls; 0 stands for the number of steps."""
 
@@ -82,6 +84,16 @@ class PhoneRow:
     use: Literal["fit", "check"]
     source: str
     note: str
+
+    @property
+    def family(self) -> str:
+        """Models of one design; all parts of Stable Diffusion are one."""
+        return next(family for family in _FAMILIES if self.graph.startswith(family))
+
+    @property
+    def publication(self) -> str:
+        """Whose rows share conditions that were not published; Apple's model cards are one."""
+        return next(name for name in PUBLICATIONS if self.source.startswith(name))
 
 
 @cache

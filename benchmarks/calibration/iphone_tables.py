@@ -41,23 +41,25 @@ def tables(chip: str) -> str:
     return "\n".join(lines).strip() + "\n"
 
 
-def _trust(found: PhoneFit, chip: str) -> tuple[str, float, float]:
+def _trust(found: PhoneFit, chip: str) -> tuple[str, tuple[float, float] | None]:
     """The source of the fitted values, and the factors of the interval."""
     on_chip = sum(row.chip == chip for row in found.rows)
-    error = f"median error of a row left out {found.quality.median:.0%}, 90th percentile {found.quality.p90:.0%}"
+    families, publications = found.quality.median, found.by_publication.median
+    error = f"median error {families:.0%} with families left out, {publications:.0%} with publications left out"
+    if found.interval is None:
+        error = "all of one publication, so that none could be left out"
     source = f"fitted to {len(found.rows)} published times of all chips, {on_chip} of this one; {error}"
-    return source, found.quality.low, found.quality.high
+    return source, found.interval
 
 
-def _metal_trust(efficiency: float) -> tuple[str, float, float]:
+def _metal_trust(efficiency: float) -> tuple[str, None]:
     other = iphone_metal.TOTALS["M1 Ultra"]
     ratio = other.seconds / iphone_metal.total(iphone_metal.metal_unit(other.chip, efficiency))
     source = (
         "efficiency determined by one row, the total of Stable Diffusion 1.4 on an M4 Pro (ML Drift, arXiv 2505.00232);"
-        f" the one other row, an M1 Ultra, takes {ratio:.1f} times the prediction, which is taken as the interval;"
-        " all other values are assumed"
+        f" the one other row, an M1 Ultra, takes {ratio:.1f} times the prediction; all other values are assumed"
     )
-    return source, 1.0 / ratio, ratio
+    return source, None
 
 
 def _unit(name: str, runtime: str, gpu: str, peak: float, dram: float, source: str) -> Iterator[str]:
@@ -71,17 +73,18 @@ def _unit(name: str, runtime: str, gpu: str, peak: float, dram: float, source: s
     yield from _fact(f"units.{name}.dram_bandwidth", dram, "B/s", _DRAM, "medium")
 
 
-def _latency(name: str, own: Parameters, source: str, low: float, high: float) -> Iterator[str]:
+def _latency(name: str, own: Parameters, source: str, interval: tuple[float, float] | None) -> Iterator[str]:
     for category, value in own.efficiency.items():
         yield from _fact(f"latency.{name}.efficiency.{category}", value, "", source, "low")
     for key, value, unit in (
         ("bandwidth", own.bandwidth, "B/s"),
         ("dispatch", own.dispatch, "s"),
         ("fixed", own.fixed, "s"),
-        ("low", low, ""),
-        ("high", high, ""),
     ):
         yield from _fact(f"latency.{name}.{key}", value, unit, source, "low")
+    for key, value in zip(("low", "high"), interval or (), strict=False):
+        text = f"80 % interval, finite-sample corrected, of rows left out with family or publication: {source}"
+        yield from _fact(f"latency.{name}.{key}", value, "", text, "low")
 
 
 def _fact(table: str, value: float, unit: str, source: str, reliability: str) -> Iterator[str]:

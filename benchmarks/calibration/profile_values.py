@@ -20,7 +20,7 @@ Tables = Mapping[str, Mapping[str, str | int | Fact]]
 
 def profile_tables(result: AdrenoFit) -> Tables:
     """Returns the tables [units.*] and [latency.*] of the S23 Ultra."""
-    engine = stable_diffusion.phones(result.values)["galaxy-s23-ultra"].unit.parameters
+    engine = stable_diffusion.engine_unit(result.values).parameters
     delegate_source, engine_source = _sources(result)
     return {
         "units.gpu": _unit("ml-drift"),
@@ -31,9 +31,9 @@ def profile_tables(result: AdrenoFit) -> Tables:
 
 
 def _sources(result: AdrenoFit) -> tuple[str, str]:
-    quality = result.left_out
     rows = f"{len(result.fitted)} S23 GPU rows of MobileNetV4 Table 6 (arXiv 2404.10518) and AI Hub"
-    error = f"leave-one-out error: median {quality.median:.1%}, 90th percentile {quality.p90:.1%}"
+    families, publications = result.by_family.median, result.by_publication.median
+    error = f"median error {families:.1%} with families left out, {publications:.1%} with publications left out"
     delegate = f"fitted to {rows}; {error}"
     total = f"{stable_diffusion.PUBLISHED_TOTAL:g} s for SD1.4, 512x512, {stable_diffusion.STEPS} steps, batch 2"
     engine = "the classic delegate's times one factor, set such that the published total comes out"
@@ -57,20 +57,34 @@ def _latency(
 ) -> dict[str, dict[str, Fact]]:
     source, _ = _sources(result)
     shared = source if name == "tflite-gpu" else f"the classic delegate's, same GPU: {source}"
-    units = {"bandwidth": "bytes/s", "dispatch": "s", "fixed": "s", "saturation": ""}
+    units = {"bandwidth": "bytes/s", "dispatch": "s", "fixed": "s"}
 
     def fact(value: float, unit: str = "", text: str = shared, reliability: str = "medium") -> Fact:
         return Fact.model_validate({"value": value, "unit": unit, "source": text, "reliability": reliability})
 
     tables = {f"latency.{name}.{key}": {"": fact(result.values[key], unit)} for key, unit in units.items()}
-    interval = "10th and 90th percentile of published / predicted of left-out rows: " + shared
-    tables[f"latency.{name}.low"] = {"": fact(rounded(result.left_out.low), text=interval)}
-    tables[f"latency.{name}.high"] = {"": fact(rounded(result.left_out.high), text=interval)}
-    for category, efficiency in own.efficiency.items():
-        dense = category in stable_diffusion.DENSE
-        text, trust = (dense_source, dense_reliability) if dense else (shared, "medium")
-        tables[f"latency.{name}.efficiency.{category}"] = {"": fact(rounded(efficiency), "", text, trust)}
+    tables[f"latency.{name}.reorder"] = {"": fact(result.values["reorder_share"])}
+    if name == "tflite-gpu" and result.interval is not None:  # of the current engine no row was ever left out
+        interval = "80 % interval, finite-sample corrected, of rows left out with family or publication: " + shared
+        for key, factor in zip(("low", "high"), result.interval, strict=True):
+            tables[f"latency.{name}.{key}"] = {"": fact(rounded(factor), text=interval)}
+    if name == "gpu":
+        tables[f"latency.{name}.load_bandwidth"] = {"": _load_rate()}
+    for table, entries, unit in (("efficiency", own.efficiency, ""), ("fetch_rate", own.fetch_rate, "1/s")):
+        for category, value in entries.items():
+            dense = category in stable_diffusion.DENSE
+            text, trust = (dense_source, dense_reliability) if dense else (shared, "medium")
+            tables[f"latency.{name}.{table}.{category}"] = {"": fact(rounded(value), unit, text, trust)}
     return tables
+
+
+def _load_rate() -> Fact:
+    """Weights loaded and compiled per second, from the one publication that tells it, of another phone."""
+    text = (
+        "2,736 MB in 35 s: three text encoder parts of FLUX.2-klein on a Pixel 8a (Mali-G715), loaded, compiled, run "
+        "once each (john-rocky/LiteRT-Models, klein/README.md); another phone's, so an order of magnitude"
+    )
+    return Fact(value=7.8e7, unit="bytes/s", source=text, reliability="low")
 
 
 def toml(tables: Tables) -> str:

@@ -19,8 +19,9 @@ class PublishedRow:
     Args:
         model: name in the publication.
         family: models of one design, which a strict test leaves out together.
+        publication: whose rows share conditions that were not published, and are left out together by another test.
         graph: name of the stored graph.
-        runtime: "tflite-gpu" (classic delegate), "tflite-gpu-2024" (the same before it had GELU), "smartmem".
+        runtime: "tflite-gpu" (classic delegate) or "smartmem".
         seconds: of one inference.
         rounding: half of the last published digit, seconds.
         gmacs: published multiply-accumulates, in 1e9; None if not published.
@@ -32,6 +33,7 @@ class PublishedRow:
 
     model: str
     family: str
+    publication: str
     graph: str
     runtime: str
     seconds: float
@@ -54,6 +56,7 @@ def _row(line: dict[str, str]) -> PublishedRow:
     return PublishedRow(
         model=line["model"],
         family=line["family"],
+        publication=line["publication"],
         graph=line["graph"],
         runtime=line["runtime"],
         seconds=float(line["milliseconds"]) * 1e-3,

@@ -6,16 +6,16 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks.calibration import stable_diffusion
 from benchmarks.calibration.ablation import PUBLISHED_REDUCTION, AblationRow
-from benchmarks.calibration.adreno import PARAMETERS, work_of
+from benchmarks.calibration.adreno import PARAMETERS, PUBLICATIONS
 from benchmarks.calibration.adreno_fit import AdrenoFit, RowResult
 from sdmobile.prediction.fit import Quality
 
 _UNITS = {
+    "fetch_rate": (1e9, "G/s"),
     "bandwidth": (1e9, "GB/s"),
     "dispatch": (1e-6, "µs"),
     "fixed": (1e-3, "ms"),
-    "saturation": (1.0, "work items"),
-    "cpu_rate": (1e9, "GMAC/s"),
+    **dict.fromkeys(PUBLICATIONS.values(), (1.0, "")),
 }
 
 
@@ -30,7 +30,7 @@ def parameters(result: AdrenoFit) -> str:
 
     def shown(name: str, value: float) -> str:
         scale, unit = _UNITS.get(name, (1e-2, "%"))
-        return f"{value / scale:.3g} {unit}" if value / scale < 1000 else f"{value / scale:.0f} {unit}"
+        return f"{value / scale:.3g} {unit}".rstrip()
 
     lines = [
         [p.name, shown(p.name, result.values[p.name]), shown(p.name, p.guess), f"{p.spread:g}", p.reason]
@@ -46,13 +46,30 @@ def rows(results: Sequence[RowResult]) -> str:
             result.row.model,
             f"{result.row.seconds * 1e3:.1f}",
             f"{result.predicted * 1e3:.1f}",
-            "" if result.left_out is None else f"{result.left_out * 1e3:.1f}",
-            f"{result.error:+.0%}",
+            f"{result.error(result.without_family):+.0%}",
+            f"{result.error(result.without_publication):+.0%}",
             result.row.note,
         ]
         for result in results
     ]
-    return table(["model", "published ms", "fit of all rows", "row left out", "error", "note"], lines)
+    header = ["model", "published ms", "fit of all rows", "family left out", "publication left out", "note"]
+    return table(header, lines)
+
+
+def checks(results: Sequence[RowResult]) -> str:
+    """Returns published and predicted times of rows that no fit has seen."""
+    lines = [
+        [
+            result.row.model,
+            result.row.publication,
+            f"{result.row.seconds * 1e3:.1f}",
+            f"{result.predicted * 1e3:.1f}",
+            f"{result.error(result.predicted):+.0%}",
+            result.row.note,
+        ]
+        for result in results
+    ]
+    return table(["model", "publication", "published ms", "predicted", "error", "note"], lines)
 
 
 def statistics(result: AdrenoFit) -> str:
@@ -62,19 +79,18 @@ def statistics(result: AdrenoFit) -> str:
         numbers = [f"{found.median:.1%}", f"{found.p90:.1%}", f"{found.worst:.1%}", f"{found.rank_correlation:.3f}"]
         return [name, str(count), *numbers]
 
-    whole = sum(work_of(each.row).cpu_macs == 0.0 for each in result.fitted)
+    count = len(result.fitted)
     lines = [
-        line("all rows", result.left_out, len(result.fitted)),
-        line("models that ran on the GPU as a whole", result.on_gpu, whole),
-        line("all rows, whole families left out", result.by_family, len(result.fitted)),
+        line("a row at a time", result.by_row, count),
+        line("all models of a design", result.by_family, count),
+        line("all rows of a publication", result.by_publication, count),
     ]
-    return table(["left-out rows", "number", "median error", "90th percentile", "worst", "rank correlation"], lines)
+    return table(["left out together", "rows", "median error", "90th percentile", "worst", "rank correlation"], lines)
 
 
 def totals(result: AdrenoFit) -> str:
     """Returns the whole image of Stable Diffusion 1.4 on the S23 Ultra."""
-    phone = stable_diffusion.phones(result.values)["galaxy-s23-ultra"]
-    time = stable_diffusion.image_time(phone.unit)
+    time = stable_diffusion.image_time(stable_diffusion.engine_unit(result.values))
     lines = [
         ["text encoder, 2 calls", f"{time.text:.2f}"],
         ["UNet, 20 calls at batch 2", f"{time.unet:.2f}"],
@@ -86,18 +102,11 @@ def totals(result: AdrenoFit) -> str:
 
 
 def ablation(result: AdrenoFit) -> str:
-    """Returns the cumulative steps of the paper on both phones, without its total too, and the published reductions."""
-    phones = stable_diffusion.published_ablation(stable_diffusion.phones(result.values))
-    galaxy, iphone = PUBLISHED_REDUCTION
-    columns = {
-        galaxy: phones[galaxy],
-        f"{galaxy} without the factor": stable_diffusion.without_factor(result.values),
-        iphone: phones[iphone],
-    }
+    """Returns the cumulative steps of the paper on both phones, and the published reductions."""
+    columns = stable_diffusion.published_ablation(result.values)
     steps: list[tuple[AblationRow, ...]] = list(zip(*columns.values(), strict=True))
     lines = [[step[0].step, *(cell for row in step for cell in _cells(row))] for step in steps]
-    published = [PUBLISHED_REDUCTION[galaxy], PUBLISHED_REDUCTION[galaxy], PUBLISHED_REDUCTION[iphone]]
-    lines.append(["published", *(cell for reduction in published for cell in ("", f"-{reduction:.1%}"))])
+    lines.append(["published", *(cell for name in columns for cell in ("", f"-{PUBLISHED_REDUCTION[name]:.1%}"))])
     header = ["step", *(f"{name} {what}" for name in columns for what in ("ms", "reduction"))]
     return table(header, lines)
 
@@ -112,7 +121,7 @@ def sections(result: AdrenoFit) -> dict[str, str]:
         "parameters": parameters(result),
         "rows": rows(result.fitted),
         "statistics": statistics(result),
-        "checks": rows(result.checks),
+        "checks": checks(result.checks),
         "totals": totals(result),
         "ablation": ablation(result),
     }

@@ -59,7 +59,7 @@ def _components(result: Assessment) -> Table:
         table.add_row(
             part.name,
             short_time(latency.seconds),
-            f"{short_time(latency.low)} – {short_time(latency.high)}",
+            _interval(latency.low, latency.high),
             str(part.calls) if part.calls else "–",
             megabytes(part.file_bytes),
             megabytes(sum(memory.resident for memory in part.memory)),
@@ -67,6 +67,10 @@ def _components(result: Assessment) -> Table:
             _load(part),
         )
     return table
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "–" if low is None or high is None else f"{short_time(low)} – {short_time(high)}"
 
 
 def _load(part: ComponentCost) -> str:
@@ -85,9 +89,10 @@ def _image(result: Assessment) -> list[RenderableType]:
             f"encoders {short_time(image.text)}, denoising {short_time(image.unet)}, "
             f"decoder {short_time(image.decoder)}"
         )
-        interval = f"{short_time(image.low)} – {short_time(image.high)}"
+        interval = _interval(image.low, image.high)
         head = f"image, {result.steps} steps, guidance {result.guidance}: predicted {short_time(image.seconds)}"
-        lines.append(Text(f"{head} ({interval}): {parts}", style="bold"))
+        within = "" if image.low is None else f" ({interval})"
+        lines.append(Text(f"{head}{within}: {parts}", style="bold"))
     if result.separate is not None and result.batched is not None:
         calls = {2: "two", 3: "three"}.get(result.rows, str(result.rows))
         ways = (
@@ -157,12 +162,22 @@ def _savings(result: Assessment) -> Table:
 def _footnotes(result: Assessment) -> list[RenderableType]:
     from rich.text import Text
 
+    from sdmobile.prediction.memory import ARENA_RANGE
+
     device = result.device
     lines = [*result.notes]
-    lines.append(
-        f"Predicted, not measured; least reliability of a value used: {device.reliability}. Interval: "
-        f"{device.model.low:.2f} to {device.model.high:.2f} times the prediction."
+    low, high = device.model.low, device.model.high
+    interval = (
+        "No interval: no measured time of this unit was ever left out of its fit"
+        if low is None or high is None
+        else f"Interval: {low:.2f} to {high:.2f} times the prediction"
     )
+    lines.append(f"Predicted, not measured; least reliability of a value used: {device.reliability}. {interval}.")
+    if device.unit.runtime in ("ml-drift", "tflite-gpu"):
+        lines.append(
+            f"Arenas of Google's engines: three published ones are {ARENA_RANGE[0]:g} to {ARENA_RANGE[1]:g} times the "
+            "planned; that is no interval with a coverage."
+        )
     lines += [f"  {names}: {source}" for names, source in device.sources.items()]
     return [Text("\n".join(lines), style="dim")]
 
@@ -175,7 +190,7 @@ def measured_views(measurements: Measurements) -> list[RenderableType]:
         _titled("measured"), ("component", "measured on", "runtime"), ("median", "spread", "runs"), "remark"
     )
     for row in measurements.rows:
-        spread = "–" if row.low is None or row.high is None else f"{short_time(row.low)} – {short_time(row.high)}"
+        spread = _interval(row.low, row.high)
         table.add_row(
             row.component, row.place, row.runtime, short_time(row.seconds), spread, str(row.runs or "–"), row.remark
         )

@@ -41,8 +41,11 @@ class Latency(Strict):
         bandwidth: achieved, bytes per second.
         dispatch: seconds per launch.
         fixed: seconds per inference.
+        fetch_rate: vectors of four channels per second that the inner loops of a category fetch; it bounds kernels of
+            which the engine's source tells the fetches, in place of the efficiency.
+        reorder: share of the bandwidth that copies reach which move channels or change the rank; None for all of it.
         saturation: output items, of four channels each, at which half of the efficiency is reached; None: no such term.
-        low, high: factors on a prediction that bound it, from the leave-one-out residuals.
+        low, high: factors on a prediction that bound it, from predictions of rows left out; None where no row was.
         load_bandwidth: weight bytes per second when a model is loaded; unknown is allowed.
         compile: seconds per distinct kernel at the first load; unknown is allowed.
     """
@@ -51,16 +54,23 @@ class Latency(Strict):
     bandwidth: Fact
     dispatch: Fact
     fixed: Fact
+    fetch_rate: dict[Category, Fact] = Field(default_factory=dict)
+    reorder: Fact | None = None
     saturation: Fact | None = None
-    low: Fact
-    high: Fact
+    low: Fact | None = None
+    high: Fact | None = None
     load_bandwidth: Fact | None = None
     compile: Fact | None = None
 
     @model_validator(mode="after")
     def _numbers(self) -> Latency:
         needed = {"bandwidth": self.bandwidth, "dispatch": self.dispatch, "fixed": self.fixed}
-        needed |= {"low": self.low, "high": self.high} | {f"efficiency.{k}": v for k, v in self.efficiency.items()}
+        needed |= {f"efficiency.{k}": v for k, v in self.efficiency.items()}
+        needed |= {f"fetch_rate.{k}": v for k, v in self.fetch_rate.items()}
+        optional = {"reorder": self.reorder, "low": self.low, "high": self.high}
+        needed |= {name: fact for name, fact in optional.items() if fact is not None}
+        if (self.low is None) != (self.high is None):
+            raise ValueError("an interval has both low and high")
         for name, fact in needed.items():
             if not isinstance(fact.value, int | float) or fact.value < 0:
                 raise ValueError(f"{name} must be a number that is not negative")

@@ -134,6 +134,8 @@ def remarks(profile: DeviceProfile) -> tuple[str, ...]:
             found.append(f"latency.{name}.efficiency: none for {', '.join(missing)}; graphs with these are refused")
         if profile.units[name].peak_macs.value is None:
             found.append(f"units.{name}.peak_macs is unknown, so nothing is predicted for it")
+        if latency.low is None or latency.high is None:
+            continue
         low, high = latency.low.value, latency.high.value
         if not (isinstance(low, int | float) and isinstance(high, int | float) and low <= 1.0 <= high):
             found.append(f"latency.{name}: low = {low} and high = {high} are factors around 1")

@@ -113,15 +113,16 @@ class ChosenUnit:
             "unit": self.name,
             "runtime": self.unit.runtime,
             "reliability": self.reliability,
-            "interval": [self.model.low, self.model.high],
+            "interval": None if self.model.low is None else [self.model.low, self.model.high],
             "sources": self.sources,
         }
 
     def _named(self) -> dict[str, Fact]:
-        latency, optional = self.latency, ("saturation", "load_bandwidth", "compile")
+        latency, optional = self.latency, ("low", "high", "reorder", "saturation", "load_bandwidth", "compile")
         facts = {"peak_macs": self.unit.peak_macs, "bandwidth": latency.bandwidth}
-        facts |= {"dispatch": latency.dispatch, "fixed": latency.fixed, "low": latency.low, "high": latency.high}
+        facts |= {"dispatch": latency.dispatch, "fixed": latency.fixed}
         facts |= {f"efficiency.{name}": fact for name, fact in latency.efficiency.items()}
+        facts |= {f"fetch_rate.{name}": fact for name, fact in latency.fetch_rate.items()}
         return facts | {name: fact for name in optional if (fact := getattr(latency, name)) and fact.value is not None}
 
 

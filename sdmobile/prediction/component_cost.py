@@ -98,8 +98,8 @@ def joined(predictions: Sequence[Prediction]) -> Prediction:
         unit=predictions[0].unit,
         times=tuple(time for prediction in predictions for time in prediction.times),
         seconds=sum(prediction.seconds for prediction in predictions),
-        low=sum(prediction.low for prediction in predictions),
-        high=sum(prediction.high for prediction in predictions),
+        low=total([prediction.low for prediction in predictions]),
+        high=total([prediction.high for prediction in predictions]),
         fixed=sum(prediction.fixed for prediction in predictions),
         first_run=FirstRun(
             total([prediction.first_run.load for prediction in predictions]),

@@ -1,10 +1,12 @@
 """How long kernels take on a compute unit: a roofline per kernel with few fitted parameters.
 
+    t = max( fetches / fetch_rate[category], bytes / bandwidth ) + launches · dispatch
     t = max( macs / (peak · efficiency[category] · occupancy), bytes / bandwidth ) + launches · dispatch
     occupancy = items / (items + saturation)
     total = fixed + Σ t
 
-`items` are the output items of four channels that a kernel writes, the work items of Google's GPU engines. The roofline
+The first holds for kernels of which the engine's source tells how many vectors of four channels their inner loops
+fetch, the second for all others. `items` are the output items of four channels that a kernel writes. The roofline
 is that of Williams et al. 2009 (doi 10.1145/1498765.1498785), taken per kernel instead of per model. A prediction is
 never a measurement: its type has no field for one.
 """
@@ -38,6 +40,8 @@ class Parameters:
         dispatch: seconds per launch.
         fixed: seconds per inference.
         saturation: output items at which half of the efficiency is reached; 0 for no such term.
+        fetch_rate: vectors per second by category, of kernels whose fetches are known.
+        reorder: share of the bandwidth that copies reach which move channels or change the rank.
     """
 
     efficiency: Mapping[str, float]
@@ -45,6 +49,8 @@ class Parameters:
     dispatch: float
     fixed: float
     saturation: float = 0.0
+    fetch_rate: Mapping[str, float] = field(default_factory=dict)
+    reorder: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class UnitModel:
         peak_macs: multiply-accumulates per second.
         parameters: the fitted ones.
         element_bytes: size of an activation.
-        low, high: factors on a prediction that bound it.
+        low, high: factors on a prediction that bound it; None where nothing measured tells.
         load_bandwidth: weight bytes per second at loading; None if unknown.
         compile: seconds per distinct kernel at the first load; None if unknown.
     """
@@ -65,8 +71,8 @@ class UnitModel:
     peak_macs: float
     parameters: Parameters
     element_bytes: int = 2
-    low: float = 1.0
-    high: float = 1.0
+    low: float | None = None
+    high: float | None = None
     load_bandwidth: float | None = None
     compile: float | None = None
 
@@ -90,14 +96,16 @@ def unit_model(name: str, unit: Unit, latency: Latency) -> UnitModel:
         dispatch=_number(latency.dispatch) or 0.0,
         fixed=_number(latency.fixed) or 0.0,
         saturation=_number(latency.saturation) or 0.0,
+        fetch_rate={category: _number(fact) or 0.0 for category, fact in latency.fetch_rate.items()},
+        reorder=_number(latency.reorder) or 1.0,
     )
     return UnitModel(
         name,
         peak,
         parameters,
         unit.element_bytes,
-        _number(latency.low) or 1.0,
-        _number(latency.high) or 1.0,
+        _number(latency.low),
+        _number(latency.high),
         _number(latency.load_bandwidth),
         _number(latency.compile),
     )
@@ -117,6 +125,7 @@ class Features:
         bytes: memory traffic.
         launches: dispatches.
         items: output items of four channels.
+        fetches: vectors that the inner loops fetch; 0 where that is not known.
     """
 
     category: np.ndarray
@@ -124,6 +133,7 @@ class Features:
     bytes: np.ndarray
     launches: np.ndarray
     items: np.ndarray
+    fetches: np.ndarray
 
     def __len__(self) -> int:
         return len(self.macs)
@@ -143,12 +153,13 @@ def features(kernels: Sequence[Kernel], element_bytes: int = 2) -> Features:
         items=np.array(
             [max(1, kernel.write_bytes // (_ITEM_CHANNELS * element_bytes)) for kernel in kernels], np.float64
         ),
+        fetches=np.array([kernel.fetches for kernel in kernels], np.float64),
     )
 
 
 def concatenate(models: Sequence[Features]) -> tuple[Features, np.ndarray]:
     """Returns the features of several models as one, and where each model starts; a fit evaluates all at once."""
-    names = ("category", "macs", "bytes", "launches", "items")
+    names = ("category", "macs", "bytes", "launches", "items", "fetches")
     joined = Features(**{name: np.concatenate([getattr(model, name) for model in models]) for name in names})
     return joined, np.cumsum([0, *(len(model) for model in models[:-1])])
 
@@ -160,13 +171,17 @@ def parts(known: Features, peak_macs: float, parameters: Parameters) -> tuple[np
         UnsupportedError: a kernel with arithmetic has no efficiency.
     """
     efficiency = np.array([parameters.efficiency.get(category, np.nan) for category in CATEGORIES])[known.category]
-    busy = known.macs > 0
+    fetched = np.array([parameters.fetch_rate.get(category, 0.0) for category in CATEGORIES])[known.category]
+    counted = (known.fetches > 0) & (fetched > 0)
+    busy = (known.macs > 0) & ~counted
     if np.isnan(efficiency[busy]).any():
         missing = CATEGORIES[known.category[busy & np.isnan(efficiency)][0]]
         raise UnsupportedError("every category of kernels with arithmetic needs an efficiency", missing)
     rate = peak_macs * np.where(busy, efficiency, 1.0)
     compute = known.macs / rate * (1.0 + parameters.saturation / known.items)
-    return compute, known.bytes / parameters.bandwidth, known.launches * parameters.dispatch
+    compute[counted] = known.fetches[counted] / fetched[counted]
+    share = np.where(known.category == _INDEX["reorder"], parameters.reorder, 1.0)
+    return compute, known.bytes / (parameters.bandwidth * share), known.launches * parameters.dispatch
 
 
 def seconds(known: Features, peak_macs: float, parameters: Parameters) -> np.ndarray:
@@ -225,7 +240,7 @@ class Prediction:
         unit: compute unit.
         times: per kernel, in the order of execution.
         seconds: of the whole, the fixed cost included.
-        low, high: the interval that the fit's leave-one-out residuals give.
+        low, high: the interval that the residuals of rows left out give; None where none was.
         fixed: seconds that belong to no kernel.
         first_run: what the first one costs on top.
     """
@@ -233,8 +248,8 @@ class Prediction:
     unit: str
     times: tuple[KernelTime, ...]
     seconds: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     fixed: float = 0.0
     first_run: FirstRun = field(default_factory=FirstRun)
 
@@ -299,9 +314,8 @@ def predict(kernels: Sequence[Kernel], unit: UnitModel) -> Prediction:
     times = tuple(
         KernelTime(kernel, float(took), names[bound]) for kernel, took, bound in zip(kernels, each, bounds, strict=True)
     )
-    return Prediction(
-        unit.name, times, total, total * unit.low, total * unit.high, unit.parameters.fixed, first_run(kernels, unit)
-    )
+    low, high = (None if factor is None else total * factor for factor in (unit.low, unit.high))
+    return Prediction(unit.name, times, total, low, high, unit.parameters.fixed, first_run(kernels, unit))
 
 
 def first_run(kernels: Sequence[Kernel], unit: UnitModel) -> FirstRun:

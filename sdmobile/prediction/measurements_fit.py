@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from sdmobile.device_profiles.fact import Fact
 from sdmobile.device_profiles.profile_file import read_profile
+from sdmobile.device_profiles.runtime_rules.kernel import Category
 from sdmobile.prediction.assess_device import ChosenUnit
 from sdmobile.prediction.fit import Parameter, Problem, Quality, Vector, fit, leave_one_out, quality
 from sdmobile.prediction.kernels import kernels_of
@@ -19,7 +22,6 @@ from sdmobile.prediction.measurements import Measurement, MeasurementError
 _SPREAD = {"high": 1.2, "medium": 1.5, "low": 2.0}
 _WIDE = 20.0
 _FEWEST_FOR_ERRORS = 3
-_FEWEST_FOR_INTERVAL = 5
 _DIGITS = 4
 
 
@@ -66,38 +68,53 @@ def refit(unit: ChosenUnit, measurements: Sequence[Measurement]) -> Refit:
     values = {name: float(value) for names, value in zip(entries, fitted, strict=True) for name in names}
     left_out = leave_one_out(problem) if len(rows) >= _FEWEST_FOR_ERRORS else None
     judged = None if left_out is None else quality(left_out, problem.measured)
-    if judged is not None:
-        values |= _interval(unit, judged, len(rows))
+    if judged is not None and left_out is not None:
+        values |= _interval(unit, judged, problem.measured / left_out)
     guesses = np.array([parameter.guess for parameter in problem.parameters])
     return Refit(rows, values, problem.predict(guesses), problem.predict(fitted), left_out, judged)
 
 
-def _interval(unit: ChosenUnit, judged: Quality, rows: int) -> dict[str, float]:
-    """Returns the factors of the interval: that of the rows left out; with few of them, the old one, or wider."""
-    low, high = min(judged.low, 1.0), max(judged.high, 1.0)
-    if rows < _FEWEST_FOR_INTERVAL:
-        low, high = min(low, unit.model.low), max(high, unit.model.high)
+def _interval(unit: ChosenUnit, judged: Quality, ratios: Vector) -> dict[str, float]:
+    """Returns the factors of the interval: that of the rows left out; with few of them, the old one made wider."""
+    if judged.low is not None and judged.high is not None:
+        low, high = judged.low, judged.high
+    elif unit.model.low is not None and unit.model.high is not None:
+        low, high = min(ratios.min(), unit.model.low), max(ratios.max(), unit.model.high)
+    else:
+        return {}
     return {"low": float(f"{low:.{_DIGITS}g}"), "high": float(f"{high:.{_DIGITS}g}")}
 
 
 def _entries(unit: ChosenUnit) -> dict[tuple[str, ...], Parameter]:
-    """What is fitted: equal efficiencies as one parameter; a value of 0 stays 0."""
+    """What is fitted: equal efficiencies as one parameter, and equal rates; a value of 0 stays 0."""
     latency = unit.latency
     facts = {"bandwidth": latency.bandwidth, "dispatch": latency.dispatch, "fixed": latency.fixed}
     facts |= {} if latency.saturation is None else {"saturation": latency.saturation}
-    groups: dict[tuple[str, ...], Parameter] = {}
-    by_value: dict[float, list[str]] = {}
-    for category, fact in latency.efficiency.items():
-        by_value.setdefault(float(fact.value or 0.0), []).append(category)
-    for value, categories in by_value.items():
-        first = next(fact for fact in latency.efficiency.values() if fact.value == value)
-        names = tuple(f"efficiency.{category}" for category in categories)
-        if value:
-            highest = max(value, min(1.0, value * _WIDE))
-            groups[names] = Parameter(names[0], value, _SPREAD[str(first.reliability)], value / _WIDE, highest)
+    groups = _equal("efficiency", latency.efficiency, 1.0) | _equal("fetch_rate", latency.fetch_rate, math.inf)
     for name, fact in facts.items():
         if value := float(fact.value or 0.0):
             groups[name,] = Parameter(name, value, _SPREAD[str(fact.reliability)], value / _WIDE, value * _WIDE)
+    return groups
+
+
+def _equal(table: str, facts: Mapping[Category, Fact], most: float) -> dict[tuple[str, ...], Parameter]:
+    """Returns a parameter for each value that categories share.
+
+    Args:
+        table: name below the unit.
+        facts: by category.
+        most: no value is larger.
+    """
+    groups: dict[tuple[str, ...], Parameter] = {}
+    by_value: dict[float, list[Category]] = {}
+    for category, fact in facts.items():
+        by_value.setdefault(float(fact.value or 0.0), []).append(category)
+    for value, categories in by_value.items():
+        names = tuple(f"{table}.{category}" for category in categories)
+        if value:
+            spread = _SPREAD[str(facts[categories[0]].reliability)]
+            highest = max(value, min(most, value * _WIDE))
+            groups[names] = Parameter(names[0], value, spread, value / _WIDE, highest)
     return groups
 
 
@@ -120,10 +137,12 @@ def _features(unit: ChosenUnit, graph: object) -> Features:
 
 def _with(parameters: Parameters, values: Mapping[str, float]) -> Parameters:
     """Returns parameters with some values replaced."""
-    mark = "efficiency."
-    new = {name.removeprefix(mark): value for name, value in values.items() if name.startswith(mark)}
-    plain = {name: value for name, value in values.items() if not name.startswith(mark)}
-    return replace(parameters, efficiency={**parameters.efficiency, **new}, **plain)
+    tables = {"efficiency": dict(parameters.efficiency), "fetch_rate": dict(parameters.fetch_rate)}
+    plain: dict[str, float] = {}
+    for name, value in values.items():
+        table, _, category = name.partition(".")
+        (tables[table] if category else plain)[category or table] = value
+    return replace(parameters, efficiency=tables["efficiency"], fetch_rate=tables["fetch_rate"], **plain)
 
 
 def refitted_toml(text: str, unit: str, result: Refit, name: str) -> str:
@@ -149,6 +168,10 @@ def refitted_toml(text: str, unit: str, result: Refit, name: str) -> str:
         elif entry in result.values and re.match(r"source\s*=", line):
             line = f'source = "{source}"'
         lines.append(line)
+    there = {line.strip() for line in lines}
+    for entry, value in result.values.items():
+        if (table := f"[latency.{unit}.{entry}]") not in there and entry in ("low", "high"):
+            lines += ["", table, f"value = {value!r}", f'source = "{source}"', 'reliability = "low"']
     return "\n".join(lines) + "\n"
 
 

@@ -57,6 +57,12 @@ ML_DRIFT = Storage(gpu=True, views=frozenset())
 XNNPACK = Storage(float_bytes=4)
 
 
+ARENA_RANGE = (0.92, 1.0)
+"""Published arenas over planned ones: the range of three (Stable Diffusion 1.4 in ML Drift, arXiv 2505.00232, figure 3:
+2, 65 and 320 MB; planned without Winograd's method, which the engine's own Stable Diffusion forbids, 2, 70 and 336 MB).
+Three are too few for an interval with a coverage; of other runtimes none is published."""
+
+
 @dataclass(frozen=True)
 class Usage:
     """A buffer and the steps during which it must exist, both included.
@@ -114,6 +120,7 @@ def usages(graph: FileGraph, storage: Storage, kernels: Sequence[Kernel] | None 
             and what the kernels of one operation hand to each other does. Without them every operation is a step.
     """
     step_of = _steps(graph, kernels)
+    read_at = _first_reads(kernels or ())
     views = _shared(graph, storage.views)
     last_step = max(step_of, default=0)
     first: dict[str, int] = dict.fromkeys(graph.inputs, 0)
@@ -130,7 +137,7 @@ def usages(graph: FileGraph, storage: Storage, kernels: Sequence[Kernel] | None 
         for name in operation.inputs:
             owner = views.get(name, name)
             if owner in first:
-                last[owner] = max(last[owner], step)
+                last[owner] = max(last[owner], read_at.get(index, step))
                 if first[owner] != step:
                     reaches_memory.add(owner)
     for name in graph.outputs:
@@ -216,18 +223,34 @@ def _steps(graph: FileGraph, kernels: Sequence[Kernel] | None) -> list[int]:
     return steps
 
 
-def _internal(kernels: Sequence[Kernel]) -> Iterator[Usage]:
-    """What the kernels of one operation hand to each other, such as Winograd's tiles or attention scores.
-
-    It is kept until the second kernel after the one that writes it: scores are read by a reduction and by a product.
-    """
+def _groups(kernels: Sequence[Kernel]) -> dict[int, list[int]]:
+    """The steps of each operation's kernels; a kernel of several belongs to the first."""
     groups: dict[int, list[int]] = {}
     for step, kernel in enumerate(kernels):
         for index in kernel.operations[:1]:
             groups.setdefault(index, []).append(step)
-    for steps in groups.values():
+    return groups
+
+
+def _first_reads(kernels: Sequence[Kernel]) -> dict[int, int]:
+    """When an operation has read its inputs, where that is before its last kernel: Winograd's first one cuts tiles."""
+    return {index: steps[0] for index, steps in _groups(kernels).items() if _winograd(kernels, steps)}
+
+
+def _winograd(kernels: Sequence[Kernel], steps: Sequence[int]) -> bool:
+    return len(steps) > 1 and all(kernels[step].category == "winograd" for step in steps)
+
+
+def _internal(kernels: Sequence[Kernel]) -> Iterator[Usage]:
+    """What the kernels of one operation hand to each other, such as Winograd's tiles or attention scores.
+
+    The kernel that follows reads Winograd's tiles and products. Anything else is kept for one more kernel: scores are
+    read by a reduction and by a product.
+    """
+    for steps in _groups(kernels).values():
+        further = 1 if _winograd(kernels, steps) else 2
         for place, step in enumerate(steps[:-1]):
-            last = steps[min(place + 2, len(steps) - 1)]
+            last = steps[min(place + further, len(steps) - 1)]
             yield Usage(f"kernel {step}", kernels[step].write_bytes, step, last)
 
 

@@ -20,14 +20,14 @@ class ImageTime:
         text: all calls of the encoders: of texts and, for inpainting, of the picture.
         unet: all calls of the UNet.
         decoder: the one call of the decoder.
-        low, high: interval; the errors of the parts are taken as common, so that the bounds add up.
+        low, high: interval; the errors of the parts are taken as common, so that the bounds add up. None without one.
     """
 
     text: float
     unet: float
     decoder: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
     @property
     def seconds(self) -> float:
@@ -52,11 +52,14 @@ def image_time(text: Calls, unet: Calls, decoder: Calls) -> ImageTime:
         decoder: of the decoder.
     """
 
-    def total(calls: Calls, part: str = "seconds") -> float:
-        return sum(count * getattr(prediction, part) for prediction, count in calls)
+    def total(calls: Calls) -> float:
+        return sum(count * prediction.seconds for prediction, count in calls)
 
-    every = [*text, *unet, *decoder]
-    return ImageTime(total(text), total(unet), total(decoder), total(every, "low"), total(every, "high"))
+    def bound(part: str) -> float | None:
+        bounds = [(getattr(prediction, part), count) for prediction, count in (*text, *unet, *decoder)]
+        return None if any(one is None for one, _ in bounds) else sum(one * count for one, count in bounds)
+
+    return ImageTime(total(text), total(unet), total(decoder), bound("low"), bound("high"))
 
 
 def end_to_end(

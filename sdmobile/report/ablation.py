@@ -48,7 +48,8 @@ def predicted_cells(rows: Rows) -> list[tuple[str, ...]]:
             table.append((name, UNKNOWN, UNKNOWN, UNKNOWN))
             continue
         ratio = UNKNOWN if first is None else f"{first / predicted['milliseconds']:.2f}×"
-        interval = f"{predicted['low']:.3g} – {predicted['high']:.3g}"
+        low, high = predicted["low"], predicted["high"]
+        interval = UNKNOWN if low is None or high is None else f"{low:.3g} – {high:.3g}"
         table.append((name, f"{predicted['milliseconds']:.3g}", interval, ratio))
     return table
 

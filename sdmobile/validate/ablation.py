@@ -181,7 +181,8 @@ def _predicted(unit: ChosenUnit, file: BundleComponent | None) -> Predicted:
         _, latency = predict_files([read_graph(file.path)], unit)
     except UnsupportedError:  # a category of kernels for which the profile has no efficiency
         return empty
-    return replace(empty, milliseconds=1e3 * latency.seconds, low=1e3 * latency.low, high=1e3 * latency.high)
+    low, high = (None if bound is None else 1e3 * bound for bound in (latency.low, latency.high))
+    return replace(empty, milliseconds=1e3 * latency.seconds, low=low, high=high)
 
 
 def _export(subject: Subject, plan: AblationPlan, last: str, scratch: Path, tell: Tell) -> BundleComponent:

@@ -105,7 +105,8 @@ def test_remarks_say_what_a_prediction_lacks() -> None:
     half = profile.model_copy(update={"latency": {}})
     assert len(remarks(half)) == len(profile.units)
     gpu = profile.latency["gpu"]
-    odd = gpu.model_copy(update={"low": gpu.high, "efficiency": {"conv": gpu.efficiency["conv"]}})
+    high = gpu.bandwidth.model_copy(update={"value": 2.0})
+    odd = gpu.model_copy(update={"low": high, "high": high, "efficiency": {"conv": gpu.efficiency["conv"]}})
     found = remarks(profile.model_copy(update={"latency": {"gpu": odd}}))
     assert any("none for depthwise, matmul, attention" in line for line in found)
     assert any("factors around 1" in line for line in found)

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.calibration.adreno import EFFICIENCY, PEAK_MACS, model_parameters
-from sdmobile.prediction.fit import Parameter, Problem, Vector, fit, leave_one_out, quality
-from sdmobile.prediction.latency import Features, concatenate, totals
+from sdmobile.prediction.fit import COVERAGE, Parameter, Problem, Vector, farther, fit, interval, leave_one_out, quality
+from sdmobile.prediction.latency import Features, Parameters, concatenate, totals
+
+PEAK_MACS = 3.68e12
 
 TRUTH = {
     "dense": 0.3,
@@ -39,8 +40,16 @@ def synthetic_models(count: int = 24) -> list[Features]:
         categories = draw.choice([0, 2, 3, 7], size)  # conv, depthwise, matmul, elementwise
         macs = np.where(np.isin(categories, (0, 3)), 2e7, np.where(categories == 2, 1e6, 0.0)) * scale
         nbytes = 3e5 * 10.0 ** draw.uniform(-1.0, 1.0, size)
-        models.append(Features(categories, macs, nbytes, np.ones(size), 10.0 ** draw.uniform(2.0, 5.0, size)))
+        items = 10.0 ** draw.uniform(2.0, 5.0, size)
+        models.append(Features(categories, macs, nbytes, np.ones(size), items, np.zeros(size)))
     return models
+
+
+def model_parameters(values: dict[str, float]) -> Parameters:
+    """Returns the latency model's parameters from `PARAMETERS`."""
+    efficiency = dict.fromkeys(("conv", "matmul"), values["dense"]) | {"depthwise": values["depthwise"]}
+    rest = ("bandwidth", "dispatch", "fixed", "saturation")
+    return Parameters(efficiency, **{name: values[name] for name in rest})  # pyright: ignore[reportArgumentType]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +66,6 @@ def problem() -> Problem:
 def test_known_parameters_are_recovered(problem: Problem) -> None:
     found = dict(zip(TRUTH, fit(problem), strict=True))
 
-    assert EFFICIENCY["matmul"] == "dense"
     for name, value in TRUTH.items():
         assert found[name] == pytest.approx(value, rel=0.03), name
 
@@ -123,5 +131,28 @@ def test_quality_of_a_case_worked_out_by_hand() -> None:
     assert found.p90 == pytest.approx(0.205)
     assert found.worst == pytest.approx(0.25)
     assert found.rank_correlation == 1.0
-    assert found.low == pytest.approx(0.8 + 0.3 * (1 / 1.1 - 0.8))  # of 0.8, 0.909, 1, 1.111
-    assert found.high == pytest.approx(1.0 + 0.7 * (1 / 0.9 - 1.0))
+    assert (found.low, found.high) == (None, None)  # four rows say nothing of eight in ten
+
+
+def test_an_interval_of_80_percent_takes_nine_rows_and_the_corrected_ranks() -> None:
+    ratios = np.arange(1, 30) / 15.0  # 29 ratios: ranks 3 and 27
+
+    assert interval(ratios[:8]) is None
+    assert interval(np.array([0.7, 0.8, 0.9, 1.0, 1.0, 1.0, 1.1, 1.2, 1.3])) == (0.7, 1.3)
+    assert interval(ratios) == pytest.approx((3 / 15, 27 / 15))
+    assert interval(np.full(9, 1.2)) == (1.0, 1.2)  # what was predicted is in it
+
+
+@pytest.mark.parametrize("rows", [9, 14, 18, 29, 40])
+def test_an_interval_holds_at_least_its_share_of_new_rows(rows: int) -> None:
+    draw = np.random.default_rng(rows)
+    inside = 0
+    for _ in range(2000):
+        *ratios, new = np.exp(draw.normal(0.1, 0.3, rows + 1))
+        low, high = interval(np.array(ratios)) or (0.0, 0.0)
+        inside += low <= new <= high
+    assert inside / 2000 > COVERAGE - 0.02
+
+
+def test_the_farther_of_two_ratios_is_taken_as_factors() -> None:
+    assert farther(np.array([0.5, 1.1]), np.array([1.9, 0.8])).tolist() == [0.5, 0.8]

@@ -133,7 +133,7 @@ def test_a_product_of_computed_values_converts_the_right_one() -> None:
     small = Small()
     x, y = small.input(1, 64, 32), small.input(1, 32, 48)
     kernels = _inner(ml_drift_kernels(small.graph(small.op("batch_matmul", [x, y], (1, 64, 48)))))
-    assert [kernel.category for kernel in kernels] == ["copy", "matmul"]
+    assert [kernel.category for kernel in kernels] == ["reorder", "matmul"]
     assert kernels[0].read_bytes == kernels[0].write_bytes == 32 * 48 * 2
     assert (kernels[1].macs, kernels[1].read_bytes) == (64 * 32 * 48, (64 * 32 + 32 * 48) * 2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from sdmobile.errors import OutputError, UnsupportedError
 from sdmobile.formats.bundle.reading import Bundle
 from sdmobile.prediction.assess_device import ChosenUnit, choose_unit
 from sdmobile.prediction.component_cost import predict_files
-from sdmobile.prediction.latency import Parameters, predict
+from sdmobile.prediction.latency import predict
 from sdmobile.prediction.measurements import (
     Measurement,
     MeasurementError,
@@ -37,8 +38,12 @@ def phone() -> ChosenUnit:
 def _measured(sd15: Bundle, phone: ChosenUnit, efficiency: float) -> list[Measurement]:
     """What a phone would measure whose dense kernels reach another share of the peak."""
     old = phone.model
-    values = {name: efficiency * value for name, value in old.parameters.efficiency.items() if name != "depthwise"}
-    own: Parameters = replace(old.parameters, efficiency={**old.parameters.efficiency, **values})
+
+    def slower(values: Mapping[str, float]) -> dict[str, float]:
+        return {name: value * (1.0 if name == "depthwise" else efficiency) for name, value in values.items()}
+
+    known = old.parameters
+    own = replace(known, efficiency=slower(known.efficiency), fetch_rate=slower(known.fetch_rate))
     found = []
     for name, component in sd15.components.items():
         graph = sd15_graph(component.path)
@@ -121,8 +126,10 @@ def test_a_fit_finds_the_phone_that_made_the_times(sd15: Bundle, phone: ChosenUn
     after = result.after / [row.seconds for row in rows]
     assert max(abs(before - 1)) > 0.3
     assert after == pytest.approx([1.0] * len(rows), abs=0.05)
-    assert result.values["efficiency.conv"] == pytest.approx(0.6 * 0.3891, rel=0.1)
-    assert len({result.values[f"efficiency.{name}"] for name in ("conv", "winograd", "matmul", "attention")}) == 1
+    old = phone.model.parameters.fetch_rate
+    assert result.values["fetch_rate.conv"] == pytest.approx(0.6 * old["conv"], rel=0.1)
+    assert result.values["fetch_rate.winograd"] == pytest.approx(0.6 * old["winograd"], rel=0.1)
+    assert result.values["fetch_rate.winograd"] == result.values["fetch_rate.matmul"]
     assert result.quality is not None
     assert result.quality.median < 0.1
 

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.calibration.stored import stored_graph
 from sdmobile.formats.graph import FileGraph, Operation, Tensor
 from sdmobile.prediction.kernels import Kernel
-from sdmobile.prediction.memory import CORE_ML, ML_DRIFT, XNNPACK, Storage, Usage, plan, plan_graph, usages
+from sdmobile.prediction.kernels.google_gpu import ml_drift_kernels
+from sdmobile.prediction.memory import (
+    ARENA_RANGE,
+    CORE_ML,
+    ML_DRIFT,
+    XNNPACK,
+    Storage,
+    Usage,
+    plan,
+    plan_graph,
+    usages,
+)
 
 _NO_PADDING = Storage(float_bytes=2, alignment=1)
 
@@ -120,9 +134,29 @@ def test_what_the_kernels_of_one_operation_hand_on_takes_memory() -> None:
     tiles = [Kernel("winograd", "", (0,), 0, 0, 0, size, 0) for size in (300, 500, 120)]
     kernels = [*tiles, Kernel("attention", "", (1, 2, 3), 0, 0, 0, 60, 0)]
     found = {usage.name: usage for usage in usages(_graph(), _NO_PADDING, kernels)}
-    assert found.pop("kernel 0") == Usage("kernel 0", 300, 0, 2)
+    assert found.pop("kernel 0") == Usage("kernel 0", 300, 0, 1)  # tiles: the product has read them
     assert found.pop("kernel 1") == Usage("kernel 1", 500, 1, 2)
     assert {name: (usage.first, usage.last) for name, usage in found.items()} == {"x": (0, 3), "a": (2, 3), "y": (3, 3)}
+    scores = [replace(kernel, category="softmax") for kernel in tiles]
+    kept = {usage.name: usage for usage in usages(_graph(), _NO_PADDING, [*scores, kernels[-1]])}
+    assert kept["kernel 0"] == Usage("kernel 0", 300, 0, 2)  # scores: a reduction and a product read them
+
+
+def test_the_input_of_winograd_is_free_once_its_tiles_are_cut() -> None:
+    alone = [Kernel("conv", "", (index,), 0, 0, 0, 0, 0) for index in (0, 1, 3)]
+    tiles = [Kernel("winograd", "", (2,), 0, 0, 0, size, 0) for size in (300, 500, 120)]
+    kernels = [*alone[:2], *tiles, alone[2]]
+    found = {usage.name: (usage.first, usage.last) for usage in usages(_graph(), _NO_PADDING, kernels)}
+    assert found["a"] == (0, 2)  # which r is a view of; not 4, the last of the three
+    assert found["s"] == (4, 5)
+
+
+@pytest.mark.parametrize(("part", "published"), [("text_encoder", 2), ("unet", 65), ("vae_decoder", 320)])
+def test_planned_arenas_are_those_that_the_engine_s_authors_publish(part: str, published: int) -> None:
+    """ML Drift, arXiv 2505.00232, figure 3, in MB; its own Stable Diffusion forbids Winograd's method."""
+    graph = stored_graph(f"sd15_512_{part}")
+    planned = round(plan_graph(graph, ML_DRIFT, ml_drift_kernels(graph, winograd=None)).arena / 1e6)
+    assert ARENA_RANGE[0] <= published / planned <= ARENA_RANGE[1]
 
 
 def test_numbers_of_other_types_keep_their_size() -> None:

@@ -62,7 +62,7 @@ SHARED: dict[str, Lower] = {
     **dict.fromkeys(kinds(operators.LOOK_UPS), part("gather")),
     **dict.fromkeys(kinds(operators.POOLS), pooling),
     **dict.fromkeys(kinds(operators.RESIZES), alone("resize")),
-    "softmax": alone("softmax"),
+    "softmax": alone("softmax", passes=2),  # a row is gone over twice (tasks/softmax.cc in either engine)
     "pad": pad,
     "conv_2d": convolutions.convolution,
     "depthwise_conv_2d": convolutions.depthwise,

@@ -15,6 +15,7 @@ from sdmobile.device_profiles.runtime_rules.kernel import Category
 from sdmobile.device_profiles.runtime_rules.tflite_operators import RMS_NORM
 from sdmobile.formats.graph.graph import Operation
 from sdmobile.formats.tflite.gpu_bytes import Bhwc, padded
+from sdmobile.prediction.kernels.conv_generic import convolution_work
 from sdmobile.prediction.kernels.shared_lowering import Lowering
 from sdmobile.prediction.kernels.shared_nodes import Node
 
@@ -40,12 +41,12 @@ def _odd_groups(low: Lowering, index: int, operation: Operation, groups: int, si
     grouped, result = (low.draft.fresh((batch, height * width, groups, size)) for _ in range(2))
     moments = [low.draft.fresh((batch, 1, groups, 1)) for _ in range(2)]
     name, note = operation.name, f"{groups} groups of {size} channels: no kernel for odd groups"
-    low.add(Node("copy", name, (index,), low.runtime(operation)[:1], [grouped], reorder=True, note=note))
+    low.add(Node("reorder", name, (index,), low.runtime(operation)[:1], [grouped], reorder=True, note=note))
     for moment in moments:
         low.add(Node("reduce", name, (index,), [grouped], [moment], note=note))
     weights = low.constant_bytes(operation)
     low.add(Node("elementwise", name, (index,), [grouped, *moments], [result], weight_bytes=weights, note=note))
-    low.add(Node("copy", name, (index,), [result], list(operation.outputs), reorder=True, note=note))
+    low.add(Node("reorder", name, (index,), [result], list(operation.outputs), reorder=True, note=note))
 
 
 def plain_norm(low: Lowering, index: int, operation: Operation) -> None:
@@ -65,7 +66,7 @@ def plain_norm(low: Lowering, index: int, operation: Operation) -> None:
         return output
 
     fresh = low.draft.fresh
-    x = source if over_channels else add("copy", [source], fresh(shape), reorder=True)
+    x = source if over_channels else add("reorder", [source], fresh(shape), reorder=True)
     centred = add("elementwise", [x, add("reduce", [x], fresh(moment))], fresh(shape), linkable=True)
     squares = add("elementwise", [centred], fresh(shape), linkable=True)
     deviation = add("elementwise", [add("reduce", [squares], fresh(moment))], fresh(moment), linkable=True)
@@ -73,7 +74,7 @@ def plain_norm(low: Lowering, index: int, operation: Operation) -> None:
     result = operation.outputs[0] if over_channels else fresh(shape)
     add("elementwise", [centred, deviation], result, linkable=True, weight_bytes=weights)
     if not over_channels:
-        add("copy", [result], operation.outputs[0], reorder=True)
+        add("reorder", [result], operation.outputs[0], reorder=True)
 
 
 @dataclass
@@ -106,7 +107,7 @@ def attention(low: Lowering, index: int, operation: Operation, rules: KernelRule
     shape = AttentionShape(1, batch * heads, queries, keys, size, value_size, masked)
     state = _Attention(low, index, operation, shape, runtime_kernel(shape, rules))
     turned = [
-        state.add("copy", [name], state.value(rows, columns), reorder=True, note=f"transpose of the {what}")
+        state.add("reorder", [name], state.value(rows, columns), reorder=True, note=f"transpose of the {what}")
         for name, what, rows, columns in (
             (query, "query", queries, size),
             (key, "key", size, keys),
@@ -116,7 +117,7 @@ def attention(low: Lowering, index: int, operation: Operation, rules: KernelRule
     mixed = _fused(state, turned) if state.kernel.name == "conv_softmax_conv" else _tiled(state, turned)
     low.add(
         Node(
-            "copy",
+            "reorder",
             operation.name,
             (index,),
             [mixed],
@@ -137,8 +138,8 @@ def _fused(state: _Attention, turned: list[str]) -> str:
     """Adds the one kernel of the three steps; no score leaves it."""
     shape = state.shape
     query, key, value = turned
-    key = state.add("copy", [key], state.value(shape.head_dim, shape.keys), note="key to the layout of weights")
-    value = state.add("copy", [value], state.value(shape.keys, shape.value_dim), note="value to the layout of weights")
+    key = state.add("reorder", [key], state.value(shape.head_dim, shape.keys), note="key as weights")
+    value = state.add("reorder", [value], state.value(shape.keys, shape.value_dim), note="value as weights")
     exact, executed = _macs(shape, shape.heads)
     result = state.value(shape.queries, shape.value_dim)
     note = f"flash: {shape.heads} heads, {shape.queries} by {shape.keys}, {shape.head_dim} wide"
@@ -167,21 +168,22 @@ def _separate(state: _Attention, operands: list[str], heads: int) -> str:
     """Adds scores, softmax and value product.
 
     Partially fused, the scores are written once and read twice: by a reduction that keeps maximum and sum of
-    exponentials per row, and by the value product, which applies them. Otherwise the probabilities are written, too. A
-    row fits a cache, so that what the softmax reads again costs no memory traffic.
+    exponentials per row, and by the value product, which applies them. Otherwise the probabilities are written, too.
     """
     shape = state.shape
     query, key, value = operands
     exact = heads * shape.queries * shape.keys
     executed = heads * shape.queries * padded(shape.keys)
     note = f"{heads} heads, {shape.queries} by {shape.keys}, {shape.head_dim} wide: {state.kernel.name}"
-    key = state.add("copy", [key], state.value(shape.head_dim, shape.keys, heads), note="key to the layout of weights")
+    key = state.add(
+        "reorder", [key], state.value(shape.head_dim, shape.keys, heads), note="key to the layout of weights"
+    )
     scores = _product(
         state,
         [query, key],
         (1, heads, shape.queries, shape.keys),
-        exact * shape.head_dim,
-        executed * padded(shape.head_dim),
+        (exact, executed),
+        shape.head_dim,
         f"scores, {note}",
     )
     if shape.masked:
@@ -194,14 +196,18 @@ def _separate(state: _Attention, operands: list[str], heads: int) -> str:
         ]
     else:
         whole = state.value(shape.queries, shape.keys, heads)
-        weights = [state.add("softmax", [scores], whole, note=f"softmax, {note}")]
-    value = state.add(
-        "copy", [value], state.value(shape.keys, shape.value_dim, heads), note="value to the layout of weights"
-    )
+        weights = [state.add("softmax", [scores], whole, passes=2, note=f"softmax, {note}")]
+    value = state.add("reorder", [value], state.value(shape.keys, shape.value_dim, heads), note="value as weights")
     result = (1, heads, shape.queries, shape.value_dim)
-    return _product(state, [*weights, value], result, exact * shape.value_dim, executed * padded(shape.value_dim), note)
+    return _product(state, [*weights, value], result, (exact, executed), shape.value_dim, note, shape.keys)
 
 
-def _product(state: _Attention, inputs: list[str], result: Bhwc, exact: int, executed: int, note: str) -> str:
-    output = state.low.draft.fresh(result)
-    return state.add("matmul", inputs, output, macs=executed, operator_macs=exact, note=note)
+def _product(
+    state: _Attention, inputs: list[str], result: Bhwc, pairs: tuple[int, int], size: int, note: str, inner: int = 0
+) -> str:
+    """Adds a product; `pairs` of a query and a key, as defined and in fours, meet in `size` numbers each."""
+    low = state.low
+    work = convolution_work(low.gpu, result, padded(inner or size) // 4, flat=True)
+    macs, operator_macs = pairs[1] * padded(size), pairs[0] * size
+    fields = {"threads": work.threads, "fetches": work.fetches, "note": note}
+    return state.add("matmul", inputs, low.draft.fresh(result), macs=macs, operator_macs=operator_macs, **fields)

@@ -8,6 +8,7 @@ from sdmobile.device_profiles.runtime_rules.conv_layer import ConvLayer
 from sdmobile.device_profiles.runtime_rules.kernel import Category
 from sdmobile.formats.graph.graph import Operation, Tensor
 from sdmobile.formats.tflite.gpu_bytes import padded
+from sdmobile.prediction.kernels.conv_generic import Work, convolution_work, depthwise_work, one_position_work
 from sdmobile.prediction.kernels.shared_lowering import Lowering
 from sdmobile.prediction.kernels.shared_nodes import Node
 
@@ -29,7 +30,36 @@ def convolution(low: Lowering, index: int, operation: Operation) -> None:
         _winograd(low, index, operation, layer)
         return
     category: Category = "matmul" if layer.kernel == (1, 1) and layer.groups == 1 else "conv"
-    _direct(low, index, operation, category, weights, layer.macs, "" if layer.kernel == (1, 1) else objection)
+    if layer.groups > 1 and any(size // layer.groups % 4 for size in layer.channels):
+        _split_groups(low, index, operation, layer, weights)
+        return
+    shape = low.draft.shape(operation.outputs[0])
+    group = layer.channels[1] // layer.groups // 4 if layer.groups > 1 else 0
+    work = convolution_work(low.gpu, shape, _steps(weights), group=group)
+    note = "" if layer.kernel == (1, 1) else objection
+    _direct(low, index, operation, category, weights, layer.macs, note, work)
+
+
+def _split_groups(low: Lowering, index: int, operation: Operation, layer: ConvLayer, weights: Tensor) -> None:
+    """Adds a split, a convolution per group, and a join: groups that are no multiple of four channels.
+
+    ResolveGroupedConvolution in the engines' model builder does so.
+    """
+    batch, height, width, _ = low.draft.shape(operation.outputs[0])
+    image = low.draft.shape(operation.inputs[0])
+    per_in, per_out = (channels // layer.groups for channels in layer.channels)
+    parts = [low.draft.fresh((*image[:3], per_in)) for _ in range(layer.groups)]
+    results = [low.draft.fresh((batch, height, width, per_out)) for _ in range(layer.groups)]
+    note = f"one of {layer.groups} groups of {per_in} channels: the engine has no kernel for all"
+    low.add(Node("copy", operation.name, (index,), [operation.inputs[0]], parts, note=f"split, {note}"))
+    work = convolution_work(low.gpu, (batch, height, width, per_out), _steps(weights))
+    macs, filled = layer.macs // layer.groups, padded(per_in) * padded(per_out) / (per_in * per_out)
+    size = round(weights.elements / layer.groups * filled) * low.draft.element_bytes
+    for part, result in zip(parts, results, strict=True):
+        node = Node("conv", operation.name, (index,), [part], [result], round(macs * filled), macs, size, note=note)
+        node.threads, node.fetches = work.threads, work.fetches
+        low.add(node)
+    low.add(Node("copy", operation.name, (index,), results, list(operation.outputs), note=f"join, {note}"))
 
 
 def _layer(low: Lowering, operation: Operation, weights: Tensor) -> ConvLayer:
@@ -47,8 +77,21 @@ def _layer(low: Lowering, operation: Operation, weights: Tensor) -> ConvLayer:
     )
 
 
+def _steps(weights: Tensor) -> int:
+    """Returns taps times slices of input channels of weights (O, ..., I)."""
+    channels = weights.shape[-1]
+    return weights.elements // max(1, weights.shape[0] * channels) * (padded(channels) // 4)
+
+
 def _direct(
-    low: Lowering, index: int, operation: Operation, category: Category, weights: Tensor, macs: int, note: str = ""
+    low: Lowering,
+    index: int,
+    operation: Operation,
+    category: Category,
+    weights: Tensor,
+    macs: int,
+    note: str = "",
+    work: Work | None = None,
 ) -> Node:
     """Adds one kernel; input and output channels are computed in fours."""
     out_channels, in_channels = weights.shape[0], weights.shape[-1]
@@ -64,6 +107,8 @@ def _direct(
             operator_macs=macs,
             weight_bytes=low.weight_bytes(weights) + low.bias_bytes(operation),
             note=note,
+            threads=work.threads if work else 0,
+            fetches=work.fetches if work else 0,
         )
     )
 
@@ -76,6 +121,7 @@ def _winograd(low: Lowering, index: int, operation: Operation, layer: ConvLayer)
     taps = low.draft.fresh((layer.batch, _TAPS, tiles, channels))
     products = low.draft.fresh((layer.batch, _TAPS, tiles, out_channels))
     size = _TAPS * padded(channels) * padded(out_channels)
+    work = convolution_work(low.gpu, low.draft.shape(products), padded(channels) // 4, flat=True)
     low.add(Node("winograd", operation.name, (index,), [operation.inputs[0]], [taps], note=f"4x4 to 36, {note}"))
     low.add(
         Node(
@@ -88,6 +134,8 @@ def _winograd(low: Lowering, index: int, operation: Operation, layer: ConvLayer)
             operator_macs=layer.macs,
             weight_bytes=size * low.draft.element_bytes,
             note=note,
+            threads=work.threads,
+            fetches=work.fetches,
         )
     )
     back = Node("winograd", operation.name, (index,), [products], list(operation.outputs), note=f"36 to 4x4, {note}")
@@ -104,10 +152,13 @@ def _computed_weights(low: Lowering, index: int, operation: Operation, weights: 
 def product(low: Lowering, index: int, operation: Operation, left: str, right: str, result: str, macs: int) -> Node:
     """Adds a product of two computed values: the right one is converted to the layout of weights, then convolved."""
     converted = low.draft.fresh(low.draft.shape(right))
-    low.add(Node("copy", operation.name, (index,), [right], [converted], note="to the layout of weights"))
-    return low.add(
-        Node("matmul", operation.name, (index,), [left, converted], [result], macs, macs, note="matrix product as conv")
-    )
+    low.add(Node("reorder", operation.name, (index,), [right], [converted], note="to the layout of weights"))
+    shape = low.draft.shape(result)
+    inner = macs // max(1, math.prod(shape))
+    work = convolution_work(low.gpu, shape, padded(inner) // 4, flat=True)
+    node = Node("matmul", operation.name, (index,), [left, converted], [result], macs, macs)
+    node.note, node.threads, node.fetches = "matrix product as conv", work.threads, work.fetches
+    return low.add(node)
 
 
 def depthwise(low: Lowering, index: int, operation: Operation) -> None:
@@ -116,6 +167,13 @@ def depthwise(low: Lowering, index: int, operation: Operation) -> None:
     batch, height, width, channels = low.draft.shape(operation.outputs[0])
     taps = weights.shape[1] * weights.shape[2]
     macs = batch * height * width * taps
+    image = low.draft.shape(operation.inputs[0])
+    options = operation.attributes
+    strides = (options.get("strideH", 1), options.get("strideW", 1))
+    dilations = (options.get("dilationHFactor", 1), options.get("dilationWFactor", 1))
+    result = (batch, height, width, channels)
+    three = weights.shape[1:3] == (3, 3) and strides == dilations == (1, 1) and image == result
+    work = depthwise_work(low.gpu, result, taps, three=three)
     low.add(
         Node(
             "depthwise",
@@ -127,6 +185,8 @@ def depthwise(low: Lowering, index: int, operation: Operation) -> None:
             operator_macs=macs * channels,
             weight_bytes=taps * padded(channels) * low.draft.element_bytes + low.bias_bytes(operation),
             note=f"{weights.shape[1]}x{weights.shape[2]}",
+            threads=work.threads,
+            fetches=work.fetches,
         )
     )
 
@@ -156,7 +216,14 @@ def fully_connected(low: Lowering, index: int, operation: Operation) -> None:
             rows * weights.elements,
         )
         return
-    _direct(low, index, operation, "matmul", weights, rows * weights.elements, "one position" if rows == 1 else "")
+    shape = low.draft.shape(operation.outputs[0])
+    work = (
+        one_position_work(low.gpu, shape[3], _steps(weights))
+        if rows == 1
+        else convolution_work(low.gpu, shape, _steps(weights), flat=True)
+    )
+    note = "one position" if rows == 1 else ""
+    _direct(low, index, operation, "matmul", weights, rows * weights.elements, note, work)
 
 
 def batch_matmul(low: Lowering, index: int, operation: Operation) -> None:
@@ -167,8 +234,9 @@ def batch_matmul(low: Lowering, index: int, operation: Operation) -> None:
     macs = batch * height * width * columns * inner
     if low.tensor(right).constant:
         weights = low.tensor(right)
+        work = convolution_work(low.gpu, (batch, height, width, columns), padded(inner) // 4, flat=True)
         node = Node("matmul", operation.name, (index,), [left], list(operation.outputs), macs, macs)
-        node.weight_bytes = low.weight_bytes(weights)
+        node.weight_bytes, node.threads, node.fetches = low.weight_bytes(weights), work.threads, work.fetches
         low.add(node)
         return
     if operation.attributes.get("adjX"):
@@ -181,10 +249,11 @@ def batch_matmul(low: Lowering, index: int, operation: Operation) -> None:
     left = _copied(low, index, operation, left, "to one image")
     result = low.draft.fresh((1, batch * height, width, columns))
     product(low, index, operation, left, right, result, macs)
-    low.add(Node("copy", operation.name, (index,), [result], list(operation.outputs), reorder=True, note="to a batch"))
+    back = Node("reorder", operation.name, (index,), [result], list(operation.outputs), reorder=True, note="to a batch")
+    low.add(back)
 
 
 def _copied(low: Lowering, index: int, operation: Operation, name: str, note: str) -> str:
     copy = low.draft.fresh(low.draft.shape(name))
-    low.add(Node("copy", operation.name, (index,), [name], [copy], reorder=True, note=note))
+    low.add(Node("reorder", operation.name, (index,), [name], [copy], reorder=True, note=note))
     return copy

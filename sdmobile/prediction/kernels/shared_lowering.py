@@ -133,17 +133,17 @@ def elementwise(low: Lowering, index: int, operation: Operation) -> None:
     )
 
 
-def alone(category: Category) -> Lower:
-    """Returns a lowering to one kernel that reads all inputs and writes all outputs."""
+def alone(category: Category, passes: int = 1) -> Lower:
+    """Returns a lowering to one kernel that reads all inputs as often as it has passes, and writes all outputs."""
 
     def lower(low: Lowering, index: int, operation: Operation) -> None:
-        low.like(index, operation, category, note=operation.kind)
+        low.like(index, operation, category, passes=passes, note=operation.kind)
 
     return lower
 
 
 def reorder(low: Lowering, index: int, operation: Operation) -> None:
-    """RESHAPE and TRANSPOSE: a copy, or nothing where the engine's shape stays the same."""
+    """RESHAPE and TRANSPOSE: a copy that reads element by element, or nothing where the engine's shape stays."""
     source, result = operation.inputs[0], operation.outputs[0]
     same = low.draft.shape(source) == low.draft.shape(result)
     order = operation.attributes.get(CONSTANT_INPUTS, {}).get("1")
@@ -151,7 +151,7 @@ def reorder(low: Lowering, index: int, operation: Operation) -> None:
     if same and not moves and result not in low.graph.outputs and not low.tensor(source).constant:
         low.draft.alias(result, source)
         return
-    low.like(index, operation, "copy", reorder=True, note=operation.kind)
+    low.like(index, operation, "reorder", reorder=True, note=operation.kind)
 
 
 def part(category: Category) -> Lower:

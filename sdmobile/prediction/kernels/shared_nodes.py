@@ -46,6 +46,8 @@ class Node:
     reads: int | None = None
     linked: list[str] = field(default_factory=list)
     note: str = ""
+    threads: int = 0
+    fetches: int = 0
 
     def absorb(self, other: Node) -> None:
         """Takes over the work of a node that follows."""
@@ -53,6 +55,7 @@ class Node:
         self.macs += other.macs
         self.operator_macs += other.operator_macs
         self.weight_bytes += other.weight_bytes
+        self.fetches += other.fetches
         self.outputs = other.outputs
 
 
@@ -133,6 +136,8 @@ class Draft:
             write_bytes=self._total(node.outputs),
             weight_bytes=node.weight_bytes,
             launches=node.launches,
+            fetches=node.fetches,
+            threads=node.threads,
             note=node.note,
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +11,12 @@ from benchmarks.calibration import adreno, stable_diffusion
 from benchmarks.calibration.__main__ import main
 from benchmarks.calibration.ablation import PUBLISHED_REDUCTION
 from benchmarks.calibration.adreno_fit import AdrenoFit, adreno_fit
-from benchmarks.calibration.delegate_2024 import cpu_macs, on_gpu
-from benchmarks.calibration.macs import graph_macs
 from benchmarks.calibration.profile_values import PROFILE, replace_between, write_page, write_profile
 from benchmarks.calibration.stored import stored_graph
 from benchmarks.calibration.tables import sections
 from sdmobile.device_profiles import load_profile
 from sdmobile.errors import UnsupportedError
-from sdmobile.formats.graph import FileGraph, Operation, Tensor
+from sdmobile.prediction.fit import fit
 from sdmobile.prediction.kernels import kernels_of
 from sdmobile.prediction.latency import predict, unit_model
 from sdmobile.prediction.pipeline_time import end_to_end
@@ -33,10 +30,35 @@ def result() -> AdrenoFit:
 
 
 def test_the_aims_are_met_on_rows_that_the_fit_has_not_seen(result: AdrenoFit) -> None:
-    assert result.left_out.median <= 0.15
-    assert result.left_out.rank_correlation >= 0.95
-    assert result.by_family.median <= 0.15
-    assert result.by_family.rank_correlation >= 0.95
+    for found in (result.by_row, result.by_family, result.by_publication):
+        assert found.median <= 0.10
+        assert found.rank_correlation >= 0.95
+
+
+def test_the_fit_converges_whatever_is_left_out() -> None:
+    problem = adreno.problem()
+    count = len(problem.measured)
+
+    for first in range(count):
+        for second in range(first, count):
+            values = fit(problem, [first, second])
+            assert np.isfinite(values).all()
+
+
+def test_fastvit_is_fitted_to_nothing(result: AdrenoFit) -> None:
+    assert not any(each.row.family == "fastvit" for each in result.fitted)
+    slow = [each for each in result.checks if each.row.family == "fastvit"]
+    assert len(slow) == 3
+    assert all(each.predicted < each.row.seconds / 5 for each in slow)
+
+
+def test_a_publication_left_out_has_no_factor() -> None:
+    problem = adreno.problem()
+    rows = [i for i, row in enumerate(adreno.fit_rows()) if row.publication == "AI Hub"]
+    names = [parameter.name for parameter in adreno.PARAMETERS]
+
+    assert fit(problem, rows)[names.index("ai_hub")] == pytest.approx(1.0, rel=1e-4)
+    assert fit(problem)[names.index("ai_hub")] != pytest.approx(1.0, rel=1e-3)
 
 
 def test_values_are_within_physical_bounds_and_not_at_them(result: AdrenoFit) -> None:
@@ -45,16 +67,31 @@ def test_values_are_within_physical_bounds_and_not_at_them(result: AdrenoFit) ->
 
 
 def test_the_left_out_statistics_are_those_of_the_rows(result: AdrenoFit) -> None:
-    errors = [abs(each.error) for each in result.fitted]
+    errors = [abs(each.error(each.without_family) or 0.0) for each in result.fitted]
 
-    assert np.median(errors) == pytest.approx(result.left_out.median)
-    assert max(errors) == pytest.approx(result.left_out.worst)
-    assert all(each.left_out != each.predicted for each in result.fitted)
+    assert np.median(errors) == pytest.approx(result.by_family.median)
+    assert max(errors) == pytest.approx(result.by_family.worst)
+    assert all(each.without_family != each.predicted for each in result.fitted)
 
 
-def test_published_reductions_are_within_five_points() -> None:
-    for phone, rows in stable_diffusion.published_ablation().items():
-        assert rows[-1].reduction == pytest.approx(PUBLISHED_REDUCTION[phone], abs=0.05), phone
+def test_the_interval_holds_both_ways_of_leaving_out(result: AdrenoFit) -> None:
+    assert result.interval is not None
+    low, high = result.interval
+    both = [(each, seconds) for each in result.fitted for seconds in (each.without_family, each.without_publication)]
+    ratios = [each.row.seconds / seconds for each, seconds in both if seconds]
+
+    assert np.mean([low <= ratio <= high for ratio in ratios]) >= 0.8
+    assert low == pytest.approx(min(ratios))  # of 14 rows the corrected ranks are the first and the last
+    assert high == pytest.approx(max(ratios))
+
+
+def test_predicted_reductions_have_the_order_of_the_published_ones() -> None:
+    """Nothing of the paper was fitted: 11 points short on one phone, 5 too many on the other, and reported so."""
+    found = {phone: rows[-1].reduction for phone, rows in stable_diffusion.published_ablation().items()}
+
+    assert found["galaxy-s23-ultra"] > found["iphone-14-pro-max"]
+    for phone, reduction in found.items():
+        assert reduction == pytest.approx(PUBLISHED_REDUCTION[phone], abs=0.12), phone
 
 
 def test_every_optimisation_saves_time_and_winograd_arithmetic() -> None:
@@ -78,7 +115,7 @@ def test_the_profile_gives_the_published_total() -> None:
 
 
 def test_the_ablation_by_the_profile_is_that_by_the_fit(result: AdrenoFit) -> None:
-    fitted = stable_diffusion.published_ablation(stable_diffusion.phones(result.values))
+    fitted = stable_diffusion.published_ablation(result.values)
 
     for phone, rows in stable_diffusion.published_ablation().items():
         for row, other in zip(rows, fitted[phone], strict=True):
@@ -110,47 +147,10 @@ def test_peaks_are_those_of_the_profile() -> None:
     assert pytest.approx(float(hardware["dram_bandwidth"].value or 0) * 1e9) == adreno.PEAK_BANDWIDTH
 
 
-def chain(*kinds: str) -> FileGraph:
-    """Returns a chain of 1x1 convolutions (4 to 4 channels, 8x8 pixels) and elementwise operations."""
-    size = (1, 8, 8, 4)
-    tensors = {f"t{i}": Tensor(f"t{i}", size, "float32", False) for i in range(len(kinds) + 1)}
-    tensors["w"] = Tensor("w", (4, 1, 1, 4), "float16", True, 32)
-    operations = tuple(
-        Operation(kind, "", (f"t{i}", "w") if kind == "conv_2d" else (f"t{i}",), (f"t{i + 1}",))
-        for i, kind in enumerate(kinds)
-    )
-    return FileGraph("tflite", tensors, operations, ("t0",), (f"t{len(kinds)}",), 0)
-
-
-def test_the_longest_stretch_between_gelus_is_on_the_gpu() -> None:
-    graph = chain("conv_2d", "gelu", "conv_2d", "relu", "conv_2d", "gelu", "conv_2d")
-    taken = on_gpu(graph)
-
-    assert [operation.kind for operation in taken.operations] == ["conv_2d", "relu", "conv_2d"]
-    assert taken.inputs == ("t2",)
-    assert taken.outputs == ("t5",)
-    assert cpu_macs(graph) == 2 * 8 * 8 * 4 * 4
-
-
-def test_a_model_without_gelu_is_on_the_gpu_as_a_whole() -> None:
-    graph = chain("conv_2d", "relu", "conv_2d")
-
-    assert on_gpu(graph) is graph
-    assert cpu_macs(graph) == 0
-
-
-def test_fastvit_is_on_the_cpu_in_the_table_and_on_the_gpu_today() -> None:
-    row = next(row for row in adreno.fit_rows() if row.graph == "fastvit_t8")
-    today = adreno.work_of(replace(row, runtime="tflite-gpu"))
-
-    assert adreno.work_of(row).cpu_macs > 0.9 * graph_macs(stored_graph("fastvit_t8"))
-    assert today.cpu_macs == 0.0
-    assert today.gpu.macs.sum() >= graph_macs(stored_graph("fastvit_t8"))
-
-
 def test_a_single_graph_is_predicted_as_its_row_is(result: AdrenoFit) -> None:
     for each in result.fitted:
-        found = adreno.seconds(stored_graph(each.row.graph), result.values, each.row.runtime)
+        factor = result.values[adreno.PUBLICATIONS[each.row.publication]]
+        found = factor * adreno.seconds(stored_graph(each.row.graph), result.values)
         assert found == pytest.approx(each.predicted, rel=1e-9)
 
 
