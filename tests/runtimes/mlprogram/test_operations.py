@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 
 from tests.runtimes.mlprogram.cases import FAMILIES, Case
+from tests.runtimes.mlprogram.cases_layers import FAMILIES as LAYER_FAMILIES
 from tests.runtimes.mlprogram.cases_tensor import FAMILIES as TENSOR_FAMILIES
 from tests.runtimes.mlprogram.support import builder, predict_all, save_program
 
-ALL = FAMILIES | TENSOR_FAMILIES
+ALL = FAMILIES | TENSOR_FAMILIES | LAYER_FAMILIES
 
 
 def _value(result: Any) -> np.ndarray:
     return np.asarray(result.val)
 
 
-def _save(cases: list[Case], path: Path, target: str) -> list[np.ndarray]:
+def _save(cases: list[Case], path: Path, target: str, float16: bool = False) -> list[np.ndarray]:
     """Saves one program with every case and returns the expected results."""
     expected: list[np.ndarray] = []
 
@@ -39,7 +40,7 @@ def _save(cases: list[Case], path: Path, target: str) -> list[np.ndarray]:
         return tuple(outputs)
 
     arrays = [array for case in cases for array in case.inputs]
-    save_program(build, [a.shape for a in arrays], path, target, [str(a.dtype) for a in arrays])
+    save_program(build, [a.shape for a in arrays], path, target, [str(a.dtype) for a in arrays], float16)
     return expected
 
 
@@ -54,3 +55,14 @@ def test_operations_match_their_definition(family: str, target: str, tmp_path: P
     for case, want, got in zip(cases, expected, actual, strict=True):
         assert got.shape == want.shape, case.name
         np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5, err_msg=case.name)
+
+
+@pytest.mark.parametrize("family", sorted(LAYER_FAMILIES))
+def test_float16_packages_stay_near(family: str, tmp_path: Path) -> None:
+    cases = [case for case in ALL[family]() if "iOS17" in case.targets]
+    path = tmp_path / "program.mlpackage"
+    expected = _save(cases, path, "iOS17", float16=True)
+    for precision in ("float16-float32acc", "float16"):
+        actual = predict_all(path, [array for case in cases for array in case.inputs], precision)
+        for case, want, got in zip(cases, expected, actual, strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-2, atol=4e-3, err_msg=f"{case.name} {precision}")

@@ -11,6 +11,8 @@ from sdmobile.runtimes.mlprogram.ops import (  # noqa: F401
     normalization,
     pooling,
     quantization,
+    ranking,
+    recurrent,
     reduction,
     resizing,
     scattering,
