@@ -1,16 +1,16 @@
-"""The program of a package as typed values: what is computed, without knowing how.
-
-Beside it what an app sees of a function (`Feature`): names, element types and the shapes that an input may have.
-"""
+"""The program of a package as typed values: what is computed, without knowing how."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from sdmobile.errors import UnsupportedError
+from sdmobile.formats.mlprogram.classifier import Classifier, split_classifier
 from sdmobile.formats.mlprogram.errors import InputError, PackageError
-from sdmobile.formats.mlprogram.types import ARRAY_TYPES, NamedType
+from sdmobile.formats.mlprogram.features import Feature, check_features, feature, state_feature
+from sdmobile.formats.mlprogram.types import NamedType
 from sdmobile.formats.mlprogram.values import Constant, constant, tensor_type
 
 _PROGRAM_ATTRIBUTES = {"buildInfo"}  # names of the tools that wrote the file
@@ -54,9 +54,12 @@ class Function:
         specification_version: format version of the file; 7, 8 and 9 are iOS 16, 17 and 18.
         ios: the iOS version whose operation definitions apply.
         inputs: names and types of the inputs.
-        outputs: names and types of the outputs.
+        outputs: names and types of the tensors that it returns; of a classifier, the probabilities are the last.
         operations: in an order in which they can run.
         features: the inputs as the app sees them, with the shapes they may have.
+        results: the outputs as the app sees them; those of a classifier are not among them.
+        states: what is kept from one call to the next; `write_state` gives a state its new value under the same name.
+        classifier: what an app sees in place of the probabilities, if the model names classes.
     """
 
     name: str
@@ -66,6 +69,9 @@ class Function:
     outputs: tuple[NamedType, ...]
     operations: tuple[Operation, ...]
     features: dict[str, Feature]
+    results: dict[str, Feature]
+    states: tuple[NamedType, ...] = ()
+    classifier: Classifier | None = None
 
 
 def function_names(model: dict[str, Any]) -> tuple[str, ...]:
@@ -97,20 +103,57 @@ def build(model: dict[str, Any], name: str | None = None) -> Function:
     name = _chosen(model, name)
     function = program["functions"][name]
     opset, block = _block(function)
-    operations = tuple(_operation(operation) for operation in block.get("operations", []))
-    inputs = tuple(_named_type(item) for item in function.get("inputs", []))
-    types = {item.name: item.type for item in inputs}
-    types.update((out.name, out.type) for operation in operations for out in operation.outputs)
-    unknown = [output for output in block.get("outputs", []) if output not in types]
+    messages, classifier = split_classifier(block.get("operations", []))
+    given, states = _inputs(function)
+    operations = tuple(_operation(message, states) for message in messages)
+    outputs = _outputs(block, {*given, *_results(operations)}, classifier)
+    described = _description(model, name)
+    features = tuple(feature(item) for item in described.get("input", []))
+    check_features(features, given)
+    check_features([state_feature(item) for item in described.get("state", [])], states)
+    hidden = classifier.outputs if classifier else ()
+    results = [feature(item) for item in described.get("output", []) if item.get("name", "") not in hidden]
+    check_features(results, outputs[:-1] if classifier else outputs)
+    return Function(
+        name,
+        model.get("specificationVersion", 0),
+        OPSETS[opset],
+        given,
+        outputs,
+        operations,
+        {item.name: item for item in features},
+        {item.name: item for item in results},
+        states,
+        classifier,
+    )
+
+
+def _inputs(function: dict[str, Any]) -> tuple[tuple[NamedType, ...], tuple[NamedType, ...]]:
+    """Returns the tensors that a function takes, and its states."""
+    inputs, states = [], []
+    for item in function.get("inputs", []):
+        wrapped = item.get("type", {}).get("stateType", {}).get("wrappedType")
+        if wrapped is None:
+            inputs.append(_named_type(item))
+        else:
+            states.append(_named_type({"name": item.get("name", ""), "type": wrapped}))
+    return tuple(inputs), tuple(states)
+
+
+def _results(operations: tuple[Operation, ...]) -> Iterator[NamedType]:
+    return (output for operation in operations for output in operation.outputs)
+
+
+def _outputs(block: dict[str, Any], values: set[NamedType], classifier: Classifier | None) -> tuple[NamedType, ...]:
+    """Returns the tensors that a block gives, of a classifier the probabilities last."""
+    types = {item.name: item.type for item in values}
+    names = list(block.get("outputs", []))
+    if classifier is not None:
+        names = [name for name in names if name not in classifier.outputs] + [classifier.probabilities]
+    unknown = [name for name in names if name not in types]
     if unknown:
         raise PackageError("Every output of the program must be computed in it", unknown, "Export the model again")
-    outputs = tuple(NamedType(output, types[output]) for output in block.get("outputs", []))
-    description = _description(model, name)
-    features = tuple(feature(item) for item in description.get("input", []))
-    check_features(features, inputs)
-    check_features(tuple(feature(item) for item in description.get("output", [])), outputs)
-    version = model.get("specificationVersion", 0)
-    return Function(name, version, OPSETS[opset], inputs, outputs, operations, {item.name: item for item in features})
+    return tuple(NamedType(name, types[name]) for name in names)
 
 
 def _chosen(model: dict[str, Any], name: str | None) -> str:
@@ -150,9 +193,12 @@ def _description(model: dict[str, Any], name: str) -> dict[str, Any]:
     return named[0]
 
 
-def _operation(message: dict[str, Any]) -> Operation:
+def _operation(message: dict[str, Any], states: tuple[NamedType, ...]) -> Operation:
     type_ = message.get("type", "")
     outputs = tuple(_named_type(item) for item in message.get("outputs", []))
+    if type_ == "write_state" and not outputs:
+        written = message.get("inputs", {}).get("input", {}).get("arguments", [{}])[0].get("name")
+        outputs = tuple(state for state in states if state.name == written)
     if not outputs:
         raise PackageError("Every operation must have an output", type_, "Export the model again")
     attributes = {name: constant(value) for name, value in message.get("attributes", {}).items()}
@@ -178,81 +224,3 @@ def _only(present: dict[str, Any], known: set[str], what: str) -> None:
     unknown = sorted(set(present) - known)
     if unknown:
         raise UnsupportedError(f"The Core ML evaluator does not know these {what}", ", ".join(unknown))
-
-
-@dataclass(frozen=True)
-class Feature:
-    """One described input or output.
-
-    Args:
-        name: its name.
-        dtype: element type.
-        shape: the shape, or the default among several; () if the file gives none.
-        enumerated: the shapes allowed besides, if they are listed.
-        ranges: smallest and largest size of each axis, None for no limit, if they are given as ranges.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...] = ()
-    enumerated: tuple[tuple[int, ...], ...] = ()
-    ranges: tuple[tuple[int, int | None], ...] = ()
-
-    @property
-    def flexible(self) -> bool:
-        """Whether more than one shape is allowed."""
-        return bool(self.enumerated or self.ranges)
-
-    def check_shape(self, shape: tuple[int, ...]) -> None:
-        """Raises InputError unless a flexible input may have this shape."""
-        if self.enumerated and shape not in (self.shape, *self.enumerated):
-            allowed = ", ".join(str(list(each)) for each in self.enumerated)
-            raise InputError(f"Input '{self.name}' must have one of the listed shapes", list(shape), f"Give {allowed}")
-        if self.ranges and not self._in_ranges(shape):
-            limits = ", ".join(f"{low} to {'any' if high is None else high}" for low, high in self.ranges)
-            raise InputError(f"Input '{self.name}' must have sizes in their ranges", list(shape), f"Give {limits}")
-
-    def _in_ranges(self, shape: tuple[int, ...]) -> bool:
-        return len(shape) == len(self.ranges) and all(
-            low <= size and (high is None or size <= high) for size, (low, high) in zip(shape, self.ranges, strict=True)
-        )
-
-
-def feature(message: dict[str, Any]) -> Feature:
-    """Builds a feature from a decoded FeatureDescription message."""
-    array = message.get("type", {}).get("multiArrayType", {})
-    listed = array.get("enumeratedShapes", {}).get("shapes", [])
-    ranges = array.get("shapeRange", {}).get("sizeRanges", [])
-    return Feature(
-        message.get("name", ""),
-        ARRAY_TYPES.get(array.get("dataType", 0), "unknown"),
-        tuple(array.get("shape", ())),
-        tuple(tuple(each.get("shape", ())) for each in listed),
-        tuple((each.get("lowerBound", 0), _upper(each.get("upperBound", 0))) for each in ranges),
-    )
-
-
-def _upper(bound: int) -> int | None:
-    """Returns an upper bound; the format writes "no limit" as a negative number."""
-    return None if bound < 0 else bound
-
-
-def check_features(features: tuple[Feature, ...], values: tuple[NamedType, ...]) -> None:
-    """Checks that the description, which the app sees, agrees with the program.
-
-    Raises:
-        PackageError: a name, element type or shape differs.
-    """
-    described = {item.name: item for item in features}
-    for value in values:
-        feature = described.pop(value.name, Feature(value.name, "missing"))
-        # A described scalar has the shape (1), and outputs of older files are described without a shape.
-        shape = () if feature.shape == (1,) and not value.type.shape else feature.shape
-        if feature.dtype != value.type.dtype or (shape and not value.type.fits(shape)):
-            raise PackageError(
-                f"The description of '{value.name}' must agree with the program",
-                f"{feature.dtype}{list(feature.shape)} described, {value.type} computed",
-                "Export the model again",
-            )
-    if described:
-        raise PackageError("The program must have every described value", sorted(described), "Export the model again")

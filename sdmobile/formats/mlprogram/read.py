@@ -7,6 +7,7 @@ from typing import Any
 
 from sdmobile.formats.errors import whole
 from sdmobile.formats.mlprogram import ir, wire
+from sdmobile.formats.mlprogram.chain import Pipeline, build_pipeline
 from sdmobile.formats.mlprogram.package import Package, open_package
 from sdmobile.formats.mlprogram.schema import MESSAGES
 
@@ -29,6 +30,19 @@ def read_program(path: Path | str, function: str | None = None) -> tuple[Package
     package = open_package(Path(path))
     with whole(package.path):
         return package, ir.build(_read_model(package), function)
+
+
+def read_model(path: Path | str, function: str | None = None) -> tuple[Package, ir.Function | Pipeline]:
+    """Reads what `read_program` reads, or a pipeline of ML Programs.
+
+    Raises:
+        UnsupportedError: a part of a pipeline is not an ML Program.
+        PackageError, InputError: as `read_program`.
+    """
+    package = open_package(Path(path))
+    with whole(package.path):
+        model = _read_model(package)
+        return package, build_pipeline(model) or ir.build(model, function)
 
 
 def function_names(path: Path | str) -> tuple[str, ...]:

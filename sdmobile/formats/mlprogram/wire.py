@@ -78,7 +78,7 @@ def decode(buffer: memoryview, message: str, schema: Schema) -> dict[str, Any]:
 def _store(result: dict[str, Any], field: Field, raw: Any, wire_type: int, message: str, schema: Schema) -> None:
     if field.kind == "refuse":
         raise UnsupportedError(
-            "The Core ML evaluator reads functions of arrays without state or control flow",
+            "The Core ML evaluator does not read this kind of model",
             f"{message}.{field.name} is set",
             "Export without it",
         )

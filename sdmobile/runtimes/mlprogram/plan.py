@@ -128,7 +128,7 @@ def make_plan(function: Function, weights: Weights, rounding: Rounding, fuse: bo
     steps = builder.steps()
     if fuse and not rounding.results:
         steps = fuse_attention(steps, function.outputs)
-    return Plan(_with_releases(steps, function.outputs), builder.constant_outputs())
+    return Plan(_with_releases(steps, (*function.outputs, *function.states)), builder.constant_outputs())
 
 
 class _Builder:
@@ -138,7 +138,7 @@ class _Builder:
         self._rounding = rounding
         self._ops = operations()
         self._stored: dict[str, Stored] = {}
-        self._computed = {item.name for item in function.inputs}
+        self._computed = {item.name for item in (*function.inputs, *function.states)}
         self._drafts: list[Step] = []
 
     def add(self, operation: Operation) -> None:

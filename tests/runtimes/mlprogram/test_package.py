@@ -278,19 +278,3 @@ def test_an_unknown_attribute_is_named(tmp_path: Path) -> None:
     program = MLProgram(path)
     with pytest.raises(UnsupportedOpError, match="conv 'c': pad_type same with kernel"):
         program.predict({"x0": np.ones((1, 3, 4, 4), np.float32)})
-
-
-def test_an_image_input_is_refused(tmp_path: Path) -> None:
-    import torch
-
-    from tests.runtimes.mlprogram.support import prepare_coremltools
-
-    ct = prepare_coremltools()
-    example = torch.ones(1, 3, 8, 8)
-    program = torch.export.export(torch.nn.ReLU(), (example,)).run_decompositions({})
-    model = ct.convert(
-        program, inputs=[ct.ImageType(name="input", shape=(1, 3, 8, 8))], convert_to="mlprogram", skip_model_load=True
-    )
-    model.save(str(tmp_path / "image.mlpackage"))
-    with pytest.raises(UnsupportedError, match="imageType"):
-        MLProgram(tmp_path / "image.mlpackage")

@@ -17,6 +17,7 @@ from sdmobile.runtimes.mlprogram.ops import (  # noqa: F401
     resizing,
     scattering,
     shape,
+    state,
 )
 from sdmobile.runtimes.mlprogram.ops.registry import Op, registered
 
