@@ -262,19 +262,22 @@ def test_an_unknown_operation_is_named(tmp_path: Path) -> None:
         return mb.topk(x=x, k=2, name="best")[0]
 
     path = save_program(build, [(3, 8)], tmp_path / "topk.mlpackage")
-    with pytest.raises(UnsupportedOpError, match="topk 'best': the operation is not implemented") as caught:
+    written = (path / MODEL).read_bytes()
+    (path / MODEL).write_bytes(written.replace(b"topk", b"topq"))
+    with pytest.raises(UnsupportedOpError, match="topq 'best': the operation is not implemented") as caught:
         MLProgram(path)
     assert isinstance(caught.value, UnsupportedError)
-    assert (caught.value.op_type, caught.value.op_name) == ("topk", "best")
+    assert (caught.value.op_type, caught.value.op_name) == ("topq", "best")
     assert read_program(path)[1].operations  # reading does not need it
 
 
 def test_an_unknown_attribute_is_named(tmp_path: Path) -> None:
     def build(x: Any) -> Any:
         mb = builder()
-        return mb.conv(x=x, weight=np.ones((2, 3, 2, 2), np.float32), pad_type="same", name="c")
+        modes = {"interpolation_mode": "NEAREST_NEIGHBOR", "sampling_mode": "OFFSET_CORNERS"}
+        return mb.resize(x=x, shape=[8, 8], resized_dims=np.uint32(2), name="r", **modes)
 
-    path = save_program(build, [(1, 3, 4, 4)], tmp_path / "same.mlpackage")
+    path = save_program(build, [(1, 3, 4, 4)], tmp_path / "resize.mlpackage")
     program = MLProgram(path)
-    with pytest.raises(UnsupportedOpError, match="conv 'c': pad_type same with kernel"):
+    with pytest.raises(UnsupportedOpError, match="resize 'r': interpolation_mode NEAREST_NEIGHBOR with sampling_mode"):
         program.predict({"x0": np.ones((1, 3, 4, 4), np.float32)})

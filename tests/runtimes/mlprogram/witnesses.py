@@ -8,6 +8,7 @@ from sdmobile.runtimes.mlprogram.constexpr import decoder
 from sdmobile.runtimes.mlprogram.ops.table import operations
 from tests.runtimes.mlprogram import drawing, test_definitions
 from tests.runtimes.mlprogram.cases import FAMILIES, Case
+from tests.runtimes.mlprogram.cases_images import FAMILIES as IMAGE_FAMILIES
 from tests.runtimes.mlprogram.cases_layers import FAMILIES as LAYER_FAMILIES
 from tests.runtimes.mlprogram.cases_tensor import FAMILIES as TENSOR_FAMILIES
 from tests.runtimes.mlprogram.support import builder, prepare_coremltools
@@ -58,7 +59,7 @@ def defined_in_numpy() -> set[str]:
 def _in_cases(computed: bool) -> set[str]:
     """Returns the types of the operations that the cases with a computed, or with a given, result are about."""
     types: set[str] = set()
-    for family in (*FAMILIES.values(), *TENSOR_FAMILIES.values(), *LAYER_FAMILIES.values()):
+    for family in (FAMILIES | TENSOR_FAMILIES | LAYER_FAMILIES | IMAGE_FAMILIES).values():
         for case in family():
             if (case.expected is None) == computed and "iOS18" in case.targets:
                 types.add(_subject(_built(case)))

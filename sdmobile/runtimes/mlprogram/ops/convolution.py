@@ -13,19 +13,24 @@ _CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_trans
 
 
 def paddings(
-    context: Context, pad_type: str, pad: list[int] | None, kernel: list[int], strides: list[int]
+    context: Context, pad_type: str, pad: list[int] | None, kernel: list[int], strides: list[int], sizes: list[int]
 ) -> list[int]:
     """Returns the elements to pad before and after each spatial dimension.
+
+    With "same", m = ⌈n/s⌉ elements come out: (m − 1)·s + k − n are padded, the odd one after ("same") or before
+    ("same_lower"). coremltools infers shapes by this rule and its tests compare values with it; the text of the
+    operation has another one, which agrees for stride 1 and odd kernels.
 
     Args:
         context: of the operation, for errors.
         pad_type: "valid", "custom", "same" or "same_lower".
         pad: before and after each dimension, for "custom".
-        kernel: sizes of the kernel with dilation.
-        strides: one per dimension.
+        kernel: sizes k of the kernel with dilation.
+        strides: s, one per dimension.
+        sizes: n, of the input.
 
     Raises:
-        UnsupportedOpError: a combination whose written definition is ambiguous.
+        UnsupportedOpError: an unknown type, or `pad` beside one that has none.
     """
     if pad_type == "custom":
         return pad or [0] * (2 * len(kernel))
@@ -33,12 +38,11 @@ def paddings(
         raise context.unsupported(f"pad {pad} with pad_type {pad_type}")
     if pad_type == "valid":
         return [0] * (2 * len(kernel))
-    if pad_type in ("same", "same_lower"):
-        # The formula in the definition and the shape rule agree only here.
-        if any(size % 2 == 0 for size in kernel) or any(stride != 1 for stride in strides):
-            raise context.unsupported(f"pad_type {pad_type} with kernel {kernel} and strides {strides}")
-        return [size // 2 for size in kernel for _ in range(2)]
-    raise context.unsupported(f"pad_type {pad_type}")
+    if pad_type not in ("same", "same_lower"):
+        raise context.unsupported(f"pad_type {pad_type}")
+    totals = [max(0, (-(-n // s) - 1) * s + k - n) for n, k, s in zip(sizes, kernel, strides, strict=True)]
+    pairs = [(total // 2, total - total // 2) for total in totals]
+    return [n for pair in pairs for n in (pair if pad_type == "same" else reversed(pair))]
 
 
 def split_padding(x: Tensor, pads: list[int], value: float = 0.0) -> tuple[Tensor, list[int]]:
@@ -68,7 +72,7 @@ def conv(
         raise context.unsupported(f"{rank} spatial dimensions")
     strides, dilations = strides or [1] * rank, dilations or [1] * rank
     kernel = [(size - 1) * dilation + 1 for size, dilation in zip(weight.shape[2:], dilations, strict=True)]
-    x, padding = split_padding(x, paddings(context, pad_type, pad, kernel, strides))
+    x, padding = split_padding(x, paddings(context, pad_type, pad, kernel, strides, list(x.shape[2:])))
     if context.rounds_sums:
 
         def compute(part: Tensor, taps: Tensor) -> Tensor:
@@ -99,17 +103,19 @@ def conv_transpose(
     rank = x.dim() - 2
     if rank not in _CONV_TRANSPOSE:
         raise context.unsupported(f"{rank} spatial dimensions")
-    if pad_type not in ("valid", "custom"):
-        raise context.unsupported(f"pad_type {pad_type}")
     strides, dilations = strides or [1] * rank, dilations or [1] * rank
-    pads = paddings(context, pad_type, pad, [1] * rank, strides)
     if context.rounds_sums:
         y = _rounded_transpose(x, weight, strides, dilations, groups)
         y = _add_bias(y, bias)
     else:
         y = _CONV_TRANSPOSE[rank](x, weight, bias, strides, 0, 0, groups, dilations)
-    for i in range(rank):
-        y = y.narrow(2 + i, pads[2 * i], y.shape[2 + i] - pads[2 * i] - pads[2 * i + 1])
+    if pad_type == "same":
+        wanted = output_shape[2:] if output_shape else [n * s for n, s in zip(x.shape[2:], strides, strict=True)]
+        totals = [have - want for have, want in zip(y.shape[2:], wanted, strict=True)]
+        pads = [n for total in totals for n in (max(total, 0) // 2, total - max(total, 0) // 2)]
+    else:
+        pads = paddings(context, pad_type, pad, [1] * rank, strides, list(x.shape[2:]))
+    y = F.pad(y, [-n for i in reversed(range(rank)) for n in (pads[2 * i], pads[2 * i + 1])])
     if output_shape is not None and list(y.shape) != output_shape:
         raise context.unsupported(f"output_shape {output_shape} instead of {list(y.shape)}")
     return y.contiguous()

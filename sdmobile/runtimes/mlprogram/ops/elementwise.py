@@ -75,10 +75,12 @@ for _name, _single in {
 
 @op()
 def real_div(x: Tensor, y: Tensor, context: Context) -> Tensor:
-    """x / y of floating-point tensors; the definition leaves the type of an integer quotient open."""
-    if not x.is_floating_point():
-        raise context.unsupported("division of integers")
-    return torch.div(x, y)
+    """x / y; of integers without the fraction, as coremltools computes it."""
+    if x.is_floating_point():
+        return torch.div(x, y)
+    if bool((y == 0).any()):
+        raise context.unsupported("division of an integer by 0 (its result is undefined)")
+    return torch.div(x, y, rounding_mode="trunc")
 
 
 @op()

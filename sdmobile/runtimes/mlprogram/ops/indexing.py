@@ -42,14 +42,15 @@ def selection(
     begin_mask, end_mask, squeeze_mask = begin_mask or nothing, end_mask or nothing, squeeze_mask or nothing
     ranges = []
     for axis, step in enumerate(stride or [1] * len(shape)):
-        if step < 0 and (begin_mask[axis] or end_mask[axis]):
-            raise context.unsupported(f"a mask with the negative stride {step}")
-        first = 0 if begin_mask[axis] else begin[axis]
+        if step == 0:
+            raise context.unsupported("stride 0")
         if squeeze_mask[axis]:
-            first %= shape[axis]
+            first = 0 if begin_mask[axis] else begin[axis] % shape[axis]
             ranges.append(range(first, first + 1))
         else:
-            ranges.append(range(shape[axis])[slice(first, None if end_mask[axis] else end[axis], step)])
+            # An open side is that where a walk of this direction begins or ends.
+            first, last = None if begin_mask[axis] else begin[axis], None if end_mask[axis] else end[axis]
+            ranges.append(range(shape[axis])[first:last:step])
     return ranges, [axis for axis, squeezed in enumerate(squeeze_mask) if squeezed]
 
 
@@ -111,11 +112,14 @@ def gather_along_axis(
 def gather_nd(
     x: Tensor, indices: Tensor, context: Context, batch_dims: int = 0, validate_indices: bool = False
 ) -> Tensor:
-    """x[indices[..., 0], indices[..., 1], ...]."""
-    if batch_dims:
-        raise context.unsupported(f"batch_dims {batch_dims}")
-    parts = [positions_in(part, x.shape[axis], context) for axis, part in enumerate(indices.unbind(-1))]
-    return x[tuple(parts)]
+    """x[p, indices[p, ..., 0], indices[p, ..., 1], ...] for each place p of the first `batch_dims` axes."""
+    parts = enumerate(indices.unbind(-1), start=batch_dims)
+    places = [positions_in(part, x.shape[axis], context) for axis, part in parts]
+    rank = indices.dim() - 1
+    batch = [
+        torch.arange(n).reshape([-1 if a == i else 1 for a in range(rank)]) for i, n in enumerate(x.shape[:batch_dims])
+    ]
+    return x[(*batch, *places)]
 
 
 def positions_in(indices: Tensor, size: int, context: Context) -> Tensor:

@@ -53,3 +53,9 @@ def layer_norm(
 def l2_norm(x: Tensor, epsilon: float = 1e-6) -> Tensor:
     """x / √(Σ x² + ε) over the last three axes."""
     return x / torch.sqrt(x.square().sum((-3, -2, -1), keepdim=True) + epsilon)
+
+
+@op()
+def local_response_norm(x: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
+    """x / (k + α/size · Σ x²)^β, summed over `size` channels (axis 1) around each; one more below if even."""
+    return F.local_response_norm(x, size, alpha, beta, k)

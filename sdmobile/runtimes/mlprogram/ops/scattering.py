@@ -50,10 +50,13 @@ def scatter_along_axis(
     mode: str = "add",
     validate_indices: bool = False,
 ) -> Tensor:
-    """data with data[p, ..., indices[p], ...] ∘ updates[p], the index of one axis given per position p."""
+    """data with data[p, ..., indices[p], ...] ∘ updates[p], the index of one axis given per position p.
+
+    In the mode "update" the last of several updates of one place counts, as coremltools computes it.
+    """
     places: list[Any] = list(np.indices(tuple(indices.shape), sparse=True))
     places[axis] = positions_in(indices, data.shape[axis], context).numpy()
-    return _written(data, tuple(places), updates, mode, context)
+    return _written(data, tuple(places), updates, mode, context, last_counts=True)
 
 
 @op()
@@ -90,10 +93,13 @@ def non_zero(x: Tensor) -> Tensor:
     return torch.nonzero(x).to(torch.int32)
 
 
-def _written(data: Tensor, places: tuple[Any, ...], updates: Tensor, mode: str, context: Context) -> Tensor:
+def _written(
+    data: Tensor, places: tuple[Any, ...], updates: Tensor, mode: str, context: Context, last_counts: bool = False
+) -> Tensor:
     result = data.numpy().copy()
     if mode == "update":
-        _refuse_repeats(result.shape, places, context)
+        if not last_counts:
+            _refuse_repeats(result.shape, places, context)
         result[places] = updates.numpy()
     elif mode in _MODES:
         _MODES[mode].at(result, places, updates.numpy())

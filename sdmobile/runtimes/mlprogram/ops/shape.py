@@ -22,6 +22,15 @@ def reshape(x: Tensor, shape: list[int], context: Context) -> Tensor:
 
 
 @op(moves_data=True)
+def reshape_like(
+    x: Tensor, ref_tensors: list[Tensor], begins: list[Tensor], ends: list[Tensor], end_masks: list[Tensor]
+) -> Tensor:
+    """x with a shape put together from parts shape[begin:end] of other tensors, or shape[begin:] under a mask."""
+    parts = zip(ref_tensors, begins, ends, end_masks, strict=True)
+    return x.reshape([n for ref, begin, end, mask in parts for n in ref.shape[int(begin) : None if mask else int(end)]])
+
+
+@op(moves_data=True)
 def transpose(x: Tensor, perm: list[int]) -> Tensor:
     """x with its axes in the order `perm`."""
     return x.permute(perm)

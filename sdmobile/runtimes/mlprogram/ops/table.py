@@ -5,6 +5,7 @@ from __future__ import annotations
 from sdmobile.runtimes.mlprogram.ops import (  # noqa: F401
     activation,
     attention,
+    blocks,
     convolution,
     elementwise,
     indexing,
@@ -15,6 +16,7 @@ from sdmobile.runtimes.mlprogram.ops import (  # noqa: F401
     recurrent,
     reduction,
     resizing,
+    sampling,
     scattering,
     shape,
     state,
