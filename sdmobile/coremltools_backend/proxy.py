@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 
-from sdmobile.errors import SdmobileError
+from sdmobile.errors import SdmobileError, UnsupportedError
 from sdmobile.formats.mlprogram.features import Feature
 from sdmobile.formats.mlprogram.types import FLOATS
 from sdmobile.runtimes.mlprogram.pipeline import open_model
@@ -57,7 +57,7 @@ class ModelProxy:
     precision: ClassVar[Precision | None] = None
     """Chosen for all compute units, or None."""
     tally: ClassVar[Counter[str]] = Counter()
-    """How many predictions were made and how many models were refused, in this process."""
+    """How many predictions were made, and how many models were refused and were no ML Programs, in this process."""
 
     def __init__(
         self, path: str, compute_units: str, function_name: str, optimization_hints: Mapping[str, str], asset: Any
@@ -67,6 +67,11 @@ class ModelProxy:
         self._path = path
         begun = time.perf_counter_ns()
         try:
+            if Path(path).is_file():
+                self.tally["other_kind"] += 1
+                raise UnsupportedError(
+                    "The Core ML evaluator runs ML Programs, which are packages", f"{path} is a file"
+                )
             precision = self.precision or precision_of(compute_units, optimization_hints)
             self._model = open_model(path, precision, function=function_name or None)
         except SdmobileError as error:

@@ -47,6 +47,7 @@ def install(precision: Precision | None = None, tests: bool = False) -> None:
     if precision is not None:
         rounding(precision)
     remove()
+    importlib.import_module("coremltools")  # without the library, so that what is replaced is what is there on Linux
     proxy = type("_MLModelProxy", (ModelProxy,), {"precision": precision})
     library = ModuleType(_LIBRARY)
     vars(library).update(dict.fromkeys(_NOT_THERE), _MLModelProxy=proxy)

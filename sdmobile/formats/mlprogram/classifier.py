@@ -22,7 +22,7 @@ class Classifier:
     probabilities: str
     label: str
     table: str
-    classes: tuple[str, ...] | tuple[int, ...]
+    classes: tuple[str | int, ...]
 
     @property
     def outputs(self) -> tuple[str, str]:
@@ -41,10 +41,11 @@ def split_classifier(operations: list[dict[str, Any]]) -> tuple[list[dict[str, A
     *others, last = operations
     bound = {name: each.get("arguments", []) for name, each in last.get("inputs", {}).items()}
     probabilities = _one(bound.get("probabilities", [])).get("name")
-    classes = tuple(_class(item) for item in _classes(_one(bound.get("classes", []))))
+    found = [_class(item) for item in _classes(_one(bound.get("classes", [])))]
+    classes = tuple(item for item in found if item is not None)
     names = [output.get("name", "") for output in last.get("outputs", [])]
-    kinds = {type(each) for each in classes}
-    if last.get("type") != "classify" or probabilities is None or len(names) != 2 or len(kinds) != 1:
+    kinds = {type(each) for each in found}
+    if last.get("type") != "classify" or probabilities is None or len(names) != 2 or kinds not in ({str}, {int}):
         raise PackageError(
             "A classifier must end with classify, of probabilities and a list of strings or of integers",
             last.get("type"),

@@ -13,6 +13,7 @@ from sdmobile.formats.mlprogram.types import ARRAY_TYPES, FLOATS, NamedType
 COLORS = {10: "GRAYSCALE", 20: "RGB", 30: "BGR", 40: "GRAYSCALE_FLOAT16"}
 """Number in `FeatureTypes.proto` to the layout of a picture."""
 
+_PICTURES = (*FLOATS, "uint8")
 _DEFAULTS = ("intDefaultValue", "floatDefaultValue", "doubleDefaultValue")
 _EXPORT_AGAIN = "Export the model again"
 
@@ -23,7 +24,7 @@ class Feature:
 
     Args:
         name: its name.
-        dtype: element type; "image" for a picture, whose tensor may be of either float type.
+        dtype: element type; "image" for a picture, whose tensor may be of any.
         shape: the shape, or the default among several; () if the file gives none.
         enumerated: the shapes allowed besides, if they are listed.
         ranges: smallest and largest size of each axis, None for no limit, if they are given as ranges.
@@ -48,15 +49,24 @@ class Feature:
         """Raises InputError unless a flexible input may have this shape."""
         if self.enumerated and shape not in (self.shape, *self.enumerated):
             allowed = ", ".join(str(list(each)) for each in self.enumerated)
-            raise InputError(f"Input '{self.name}' must have one of the listed shapes", list(shape), f"Give {allowed}")
-        if self.ranges and not self._in_ranges(shape):
+            what = f"MultiArray Shape ({' x '.join(map(str, shape))}) was not in enumerated set of allowed shapes"
+            rule = f"Input '{self.name}' must have one of the listed shapes"
+            raise InputError(rule, f"{list(shape)}: {what}", f"Give {allowed}")
+        outside = self._outside(shape) if self.ranges else None
+        if outside:
             limits = ", ".join(f"{low} to {'any' if high is None else high}" for low, high in self.ranges)
-            raise InputError(f"Input '{self.name}' must have sizes in their ranges", list(shape), f"Give {limits}")
+            rule = f"Input '{self.name}' must have sizes in their ranges"
+            raise InputError(rule, f"{list(shape)}: {outside}", f"Give {limits}")
 
-    def _in_ranges(self, shape: tuple[int, ...]) -> bool:
-        return len(shape) == len(self.ranges) and all(
-            low <= size and (high is None or size <= high) for size, (low, high) in zip(shape, self.ranges, strict=True)
-        )
+    def _outside(self, shape: tuple[int, ...]) -> str | None:
+        """Returns which size is out of its range, in Core ML's words, which people search for."""
+        if len(shape) != len(self.ranges):
+            return f"{len(shape)} sizes for {len(self.ranges)} ranges"
+        for axis, (size, (low, high)) in enumerate(zip(shape, self.ranges, strict=True)):
+            if size < low or (high is not None and size > high):
+                bounds = f"{low}..{'any' if high is None else high}"
+                return f"Size ({size}) of dimension ({axis}) is not in allowed range ({bounds})"
+        return None
 
 
 def feature(message: dict[str, Any]) -> Feature:
@@ -135,7 +145,7 @@ def check_features(features: Sequence[Feature], values: Sequence[NamedType]) -> 
         feature = described.pop(value.name, Feature(value.name, "missing"))
         # A described scalar has the shape (1), and outputs of older files are described without a shape.
         shape = () if feature.shape == (1,) and not value.type.shape else feature.shape
-        same = value.type.dtype in FLOATS if feature.color else feature.dtype == value.type.dtype
+        same = value.type.dtype in _PICTURES if feature.color else feature.dtype == value.type.dtype
         if not same or (shape and not value.type.fits(shape)):
             raise PackageError(
                 f"The description of '{value.name}' must agree with the program",

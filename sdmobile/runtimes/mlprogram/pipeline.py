@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sdmobile.formats.mlprogram.chain import Pipeline as Chain
 from sdmobile.formats.mlprogram.errors import InputError
@@ -13,6 +13,9 @@ from sdmobile.formats.mlprogram.package import Package
 from sdmobile.formats.mlprogram.read import read_model
 from sdmobile.runtimes.mlprogram.precision import Precision
 from sdmobile.runtimes.mlprogram.program import DEFAULT_CACHE_BYTES, MLProgram
+
+if TYPE_CHECKING:
+    from sdmobile.runtimes.mlprogram.state import State
 
 
 class Pipeline:
@@ -37,7 +40,7 @@ class Pipeline:
         """A pipeline has no state; raises InputError."""
         raise InputError("Only a single program has states", "a pipeline", "Predict without a state")
 
-    def predict(self, inputs: Mapping[str, Any], state: None = None) -> dict[str, Any]:
+    def predict(self, inputs: Mapping[str, Any], state: State | None = None) -> dict[str, Any]:
         """Computes the outputs; inputs, outputs and errors are as for `MLProgram.predict`."""
         if state is not None:
             self.make_state()

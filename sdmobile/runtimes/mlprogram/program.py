@@ -179,6 +179,7 @@ class MLProgram:
             tensor = torch.from_numpy(np.array(array, np.float32))
             return tensor.half().float() if self._rounding.results and item.type.dtype == "float16" else tensor
         limits = np.iinfo(item.type.dtype)
+        array = array.astype(np.uint8) if self._function.features[item.name].color else array
         if array.dtype.kind not in "iu" or (array.size and (array.min() < limits.min or array.max() > limits.max)):
             raise InputError(f"Input '{item.name}' must hold integers that fit {item.type.dtype}", array.dtype)
         return torch.from_numpy(array.astype(np.int32))
