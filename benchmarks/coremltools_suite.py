@@ -167,7 +167,7 @@ def main() -> int:
     parser.add_argument("--limit", type=int, default=5000, help="how many tests")
     parser.add_argument("--results", type=Path, default=Path("coremltools_suite.jsonl"), help="where results are kept")
     parser.add_argument("--precision", help="for all compute units: float32, float16 or float16-float32acc")
-    parser.add_argument("--plant", metavar="OPERATION", help="make the results of an operation 5 % too large")
+    parser.add_argument("--plant", metavar="OPERATION", help="make the results of an operation 5 %% too large")
     arguments = parser.parse_args()
     folder = coremltools_folder()
     everything, broken = collect(folder)
