@@ -127,6 +127,12 @@ def _compressed(reader: _Reader, operation: ir.Operation) -> None:
 
 
 def _computed(reader: _Reader, operation: ir.Operation, name: str) -> Operation:
+    if operation.blocks:
+        raise UnsupportedError(
+            "A graph must be free of branches and loops",
+            f"{operation.type} '{operation.name}'",
+            "Choose a model whose operations run once each",
+        )
     inputs: list[str] = []
     for parameter in _OPERANDS:
         for number, item in enumerate(operation.inputs.get(parameter, ())):

@@ -133,13 +133,13 @@ class WeightReader:
 
 def _constants_of(function: Function) -> Iterator[WeightConstant]:
     users: dict[str, list[tuple[Operation, str]]] = {}
-    for operation in function.operations:
+    for operation in function.every_operation():
         for parameter, bindings in operation.inputs.items():
             for binding in bindings:
                 if isinstance(binding, str):
                     users.setdefault(binding, []).append((operation, parameter))
     results = {item.name for item in function.outputs}
-    for operation in function.operations:
+    for operation in function.every_operation():
         value = operation.attributes.get("val")
         if operation.type != "const" or value is None or value.value is not None:
             continue

@@ -22,6 +22,21 @@ Binding = str | Constant
 
 
 @dataclass(frozen=True)
+class Block:
+    """A part of a program that an operation runs: a branch, a condition or the body of a loop.
+
+    Args:
+        inputs: names and types of what the operation gives it.
+        outputs: names of what it returns; like its operations, it may use values from around it.
+        operations: in an order in which they can run.
+    """
+
+    inputs: tuple[NamedType, ...]
+    outputs: tuple[str, ...]
+    operations: tuple[Operation, ...]
+
+
+@dataclass(frozen=True)
 class Operation:
     """One operation.
 
@@ -31,6 +46,7 @@ class Operation:
         inputs: parameter name to bindings; most parameters have one.
         outputs: names and types of the results.
         attributes: parameters given as constants, without the name.
+        blocks: what control flow runs.
     """
 
     name: str
@@ -38,6 +54,7 @@ class Operation:
     inputs: dict[str, tuple[Binding, ...]]
     outputs: tuple[NamedType, ...]
     attributes: dict[str, Constant]
+    blocks: tuple[Block, ...] = ()
 
     @property
     def dtype(self) -> str:
@@ -72,6 +89,17 @@ class Function:
     results: dict[str, Feature]
     states: tuple[NamedType, ...] = ()
     classifier: Classifier | None = None
+
+    def every_operation(self) -> Iterator[Operation]:
+        """Yields all operations, those of blocks before the one that runs them."""
+        return _every(self.operations)
+
+
+def _every(operations: tuple[Operation, ...]) -> Iterator[Operation]:
+    for operation in operations:
+        for block in operation.blocks:
+            yield from _every(block.operations)
+        yield operation
 
 
 def function_names(model: dict[str, Any]) -> tuple[str, ...]:
@@ -207,7 +235,15 @@ def _operation(message: dict[str, Any], states: tuple[NamedType, ...]) -> Operat
     inputs = {}
     for parameter, argument in message.get("inputs", {}).items():
         inputs[parameter] = tuple(_binding(binding) for binding in argument.get("arguments", []))
-    return Operation(name, type_, inputs, outputs, attributes)
+    blocks = tuple(_inner(block, states) for block in message.get("blocks", []))
+    return Operation(name, type_, inputs, outputs, attributes, blocks)
+
+
+def _inner(message: dict[str, Any], states: tuple[NamedType, ...]) -> Block:
+    _only(message.get("attributes", {}), set(), "attributes of a block")
+    inputs = tuple(_named_type(item) for item in message.get("inputs", []))
+    operations = tuple(_operation(each, states) for each in message.get("operations", []))
+    return Block(inputs, tuple(message.get("outputs", [])), operations)
 
 
 def _binding(message: dict[str, Any]) -> Binding:

@@ -119,7 +119,7 @@ _PROGRAM: Schema = {
         4: _map("attributes", "Value"),
     },
     "Block": {
-        1: _refuse("inputs"),
+        1: _message("inputs", "NamedValueType", many=True),
         2: Field("outputs", "string", many=True),
         3: _message("operations", "Operation", many=True),
         4: _map("attributes", "Value"),
@@ -128,7 +128,7 @@ _PROGRAM: Schema = {
         1: Field("type", "string"),
         2: _map("inputs", "Argument"),
         3: _message("outputs", "NamedValueType", many=True),
-        4: _refuse("blocks"),
+        4: _message("blocks", "Block", many=True),
         5: _map("attributes", "Value"),
     },
     "Argument": {1: _message("arguments", "Binding", many=True)},
@@ -139,11 +139,12 @@ _PROGRAM: Schema = {
 _TYPES: Schema = {
     "ValueType": {
         1: _message("tensorType", "TensorType"),
-        2: _message("listType", "Opaque"),
+        2: _message("listType", "ListType"),
         3: _message("tupleType", "Opaque"),
         4: _message("dictionaryType", "Opaque"),
         5: _message("stateType", "StateType"),
     },
+    "ListType": {1: _message("type", "ValueType"), 2: _message("length", "Dimension")},
     "StateType": {1: _message("wrappedType", "ValueType")},
     "TensorType": {
         1: Field("dataType", "int"),
@@ -154,7 +155,7 @@ _TYPES: Schema = {
     "Dimension": {1: _message("constant", "ConstantDimension"), 2: _message("unknown", "UnknownDimension")},
     "ConstantDimension": {1: Field("size", "uint")},
     "UnknownDimension": {1: _refuse("variadic")},
-    # Lists, tuples and dictionaries occur only in descriptive attributes of a program; a reader of one fails in `ir`.
+    # Tuples and dictionaries occur only in descriptive attributes of a program; a reader of one fails in `ir`.
     "Opaque": {number: _skip("contents") for number in (1, 2)},
 }
 

@@ -43,9 +43,15 @@ class Constant:
 
 
 def tensor_type(message: dict[str, Any]) -> TensorType:
-    """Returns the type in a decoded ValueType message, which must be that of a tensor."""
+    """Returns the type in a decoded ValueType message, which must be that of a tensor or of a list of tensors.
+
+    A list is a tensor with its elements along the first axis, of any number: a program may lengthen it.
+    """
+    if set(message) == {"listType"}:
+        element = tensor_type(message["listType"].get("type", {}))
+        return TensorType(element.dtype, (None, *element.shape))
     if set(message) != {"tensorType"}:
-        raise UnsupportedError("The Core ML evaluator computes with tensors only", sorted(message))
+        raise UnsupportedError("The Core ML evaluator computes with tensors and lists of them", sorted(message))
     tensor = message["tensorType"]
     dtype = DATA_TYPES.get(tensor.get("dataType", 0))
     dimensions = tensor.get("dimensions", [])

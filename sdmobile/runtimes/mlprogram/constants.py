@@ -25,7 +25,7 @@ def open_weights(package: Package) -> Weights:
 def named_constants(program: Function) -> Iterator[tuple[str, Stored]]:
     """Yields the constants of a function by name, those included that an operation decodes."""
     values: dict[str, Stored] = {}
-    for operation in program.operations:
+    for operation in program.every_operation():
         name = operation.outputs[0].name
         if operation.type == "const":
             values[name] = operation.attributes["val"]

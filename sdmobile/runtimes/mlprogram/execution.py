@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ import torch
 from sdmobile.formats.mlprogram.errors import PackageError, UnsupportedOpError
 from sdmobile.formats.mlprogram.types import FLOATS, TensorType
 from sdmobile.runtimes.mlprogram.plan import python_value
-from sdmobile.runtimes.mlprogram.steps import Plan, Source, Step
+from sdmobile.runtimes.mlprogram.steps import Body, Plan, Source, Step
 from sdmobile.runtimes.mlprogram.weights import Weights
 
 Values = dict[str, torch.Tensor]
@@ -56,6 +56,8 @@ def _run_step(step: Step, values: Values, weights: Weights) -> None:
         arguments[name] = _argument(step, name, tensors)
     if step.op.takes_context:
         arguments["context"] = step.context
+    if step.op.takes_blocks:
+        arguments["blocks"] = [_block(body, values, weights) for body in step.bodies]
     try:
         result = step.op.function(**arguments)
     except (RuntimeError, IndexError, ValueError) as error:
@@ -70,6 +72,23 @@ def _run_step(step: Step, values: Values, weights: Weights) -> None:
         if step.context.rounding.results and not step.op.moves_data and output.type.dtype == "float16":
             tensor = _round(tensor, inputs)
         values[output.name] = tensor
+
+
+def _block(body: Body, values: Values, weights: Weights) -> Callable[..., list[torch.Tensor]]:
+    """Returns a block as a function; it computes among the values around it and leaves none of its own."""
+
+    def run_block(*given: torch.Tensor) -> list[torch.Tensor]:
+        values.update(zip(body.inputs, given, strict=True))
+        for step in body.steps:
+            _run_step(step, values, weights)
+            for name in step.release:
+                values.pop(name, None)
+        results = [_tensor(source, values, weights) for source in body.outputs]
+        for name in body.left:
+            values.pop(name, None)
+        return results
+
+    return run_block
 
 
 def _tensor(source: Source, values: Values, weights: Weights) -> torch.Tensor:

@@ -19,14 +19,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sdmobile.formats.mlprogram.errors import PackageError, UnsupportedOpError
-from sdmobile.formats.mlprogram.ir import Binding, Function, Operation
+from sdmobile.formats.mlprogram.ir import Binding, Block, Function, Operation
 from sdmobile.formats.mlprogram.types import FLOATS, INTEGERS, NamedType
 from sdmobile.formats.mlprogram.values import Constant
 from sdmobile.runtimes.mlprogram.constexpr import decoder
 from sdmobile.runtimes.mlprogram.ops.registry import Context, Op, Parameter
 from sdmobile.runtimes.mlprogram.ops.table import operations
 from sdmobile.runtimes.mlprogram.precision import Rounding
-from sdmobile.runtimes.mlprogram.steps import Plan, Source, Step
+from sdmobile.runtimes.mlprogram.steps import Body, Plan, Source, Step
 from sdmobile.runtimes.mlprogram.weights import Compressed, CompressedOutput, Stored, Weights
 
 
@@ -57,6 +57,7 @@ def fuse_attention(steps: list[Step], outputs: tuple[NamedType, ...]) -> list[St
     made = {step.operation.outputs[0].name: step for step in steps}
     uses = Counter(source for step in steps for s in step.sources.values() for source in s if isinstance(source, str))
     uses.update(output.name for output in outputs)
+    uses.update(name for step in steps for body in step.bodies for name in body.captured)
     fused: dict[str, Step] = {}
     gone: set[str] = set()
     for step in steps:
@@ -128,7 +129,8 @@ def make_plan(function: Function, weights: Weights, rounding: Rounding, fuse: bo
     steps = builder.steps()
     if fuse and not rounding.results:
         steps = fuse_attention(steps, function.outputs)
-    return Plan(_with_releases(steps, (*function.outputs, *function.states)), builder.constant_outputs())
+    kept = {item.name for item in (*function.outputs, *function.states)}
+    return Plan(_with_releases(steps, kept), builder.constant_outputs())
 
 
 class _Builder:
@@ -213,8 +215,46 @@ class _Builder:
             else:
                 fixed[name] = self._fixed(operation, name, parameter, resolved[0])
         context = Context(operation.type, operation.name, self._function.ios, self._rounding, operation.outputs)
-        self._drafts.append(Step(operation, op, context, fixed, sources, ()))
+        bodies = self._bodies(operation, op)
+        self._drafts.append(Step(operation, op, context, fixed, sources, (), bodies))
         self._computed.update(output.name for output in operation.outputs)
+
+    def _bodies(self, operation: Operation, op: Op) -> tuple[Body, ...]:
+        if op.takes_blocks != bool(operation.blocks):
+            raise PackageError(
+                "Control flow must have blocks, and nothing else",
+                f"{operation.type} '{operation.name}' has {len(operation.blocks)}",
+                "Export the model again",
+            )
+        return tuple(self._body(operation, block) for block in operation.blocks)
+
+    def _body(self, operation: Operation, block: Block) -> Body:
+        """Plans a block; what it computes is known in it alone."""
+        around = self._drafts, set(self._computed), dict(self._stored)
+        self._drafts = []
+        inputs = tuple(item.name for item in block.inputs)
+        self._computed.update(inputs)
+        self._new(operation, [*inputs, *(out.name for each in block.operations for out in each.outputs)], around[1])
+        for each in block.operations:
+            self.add(each)
+        outputs = tuple(self._source(operation, "the result of a block", name) for name in block.outputs)
+        steps, (self._drafts, self._computed, self._stored) = self._drafts, around
+        states = {item.name for item in self._function.states}
+        own = {output.name for step in steps for output in step.operation.outputs}.union(inputs) - states
+        needed = {source for source in outputs if isinstance(source, str)}
+        captured = needed.union(*(step.used() for step in steps)) - own
+        released = _with_releases(steps, needed | captured | states)
+        return Body(inputs, released, outputs, frozenset(captured), frozenset(own))
+
+    def _new(self, operation: Operation, names: list[str], around: set[str]) -> None:
+        """Raises PackageError if a block gives another value the name of one around it; states are renewed so."""
+        hidden = around.intersection(names) - {item.name for item in self._function.states}
+        if hidden:
+            raise PackageError(
+                "A block must not hide a value from around it",
+                f"{operation.type} '{operation.name}': {', '.join(sorted(hidden))}",
+                "Export the model again",
+            )
 
     def _source(self, operation: Operation, parameter: str, binding: Binding) -> Source:
         if isinstance(binding, Constant):
@@ -238,9 +278,9 @@ class _Builder:
         return python_value(operation, name, parameter.kind, self._weights.array(stored))
 
 
-def _with_releases(steps: list[Step], outputs: tuple[NamedType, ...]) -> tuple[Step, ...]:
-    """Returns the steps, each with the values that it is the last to use."""
-    needed = {item.name for item in outputs}
+def _with_releases(steps: list[Step], kept: set[str]) -> tuple[Step, ...]:
+    """Returns the steps, each with the values that it is the last to use and that are not to be kept."""
+    needed = set(kept)
     result = []
     for step in reversed(steps):
         used = step.used()

@@ -78,7 +78,7 @@ def read_package(path: Path, names: ModuleNames) -> FileConstants:
 
 def _users(program: Function) -> dict[str, list[tuple[Operation, str]]]:
     users: dict[str, list[tuple[Operation, str]]] = {}
-    for operation in program.operations:
+    for operation in program.every_operation():
         for parameter, bindings in operation.inputs.items():
             for binding in bindings:
                 if isinstance(binding, str):

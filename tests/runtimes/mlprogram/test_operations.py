@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from tests.runtimes.mlprogram.cases import FAMILIES, Case
+from tests.runtimes.mlprogram.cases_flow import FAMILIES as FLOW_FAMILIES
 from tests.runtimes.mlprogram.cases_images import FAMILIES as IMAGE_FAMILIES
 from tests.runtimes.mlprogram.cases_layers import FAMILIES as LAYER_FAMILIES
 from tests.runtimes.mlprogram.cases_tensor import FAMILIES as TENSOR_FAMILIES
 from tests.runtimes.mlprogram.support import builder, predict_all, save_program
 
-ALL = FAMILIES | TENSOR_FAMILIES | LAYER_FAMILIES | IMAGE_FAMILIES
+ALL = FAMILIES | TENSOR_FAMILIES | LAYER_FAMILIES | IMAGE_FAMILIES | FLOW_FAMILIES
 
 
 def _value(result: Any) -> np.ndarray:
@@ -58,7 +59,7 @@ def test_operations_match_their_definition(family: str, target: str, tmp_path: P
         np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5, err_msg=case.name)
 
 
-@pytest.mark.parametrize("family", sorted(LAYER_FAMILIES | IMAGE_FAMILIES))
+@pytest.mark.parametrize("family", sorted(LAYER_FAMILIES | IMAGE_FAMILIES | FLOW_FAMILIES))
 def test_float16_packages_stay_near(family: str, tmp_path: Path) -> None:
     cases = [case for case in ALL[family]() if "iOS17" in case.targets]
     path = tmp_path / "program.mlpackage"

@@ -6,8 +6,10 @@ from typing import Any, cast
 
 from sdmobile.runtimes.mlprogram.constexpr import decoder
 from sdmobile.runtimes.mlprogram.ops.table import operations
-from tests.runtimes.mlprogram import drawing, test_definitions
+from tests.runtimes.mlprogram import drawing, test_definitions, test_random
 from tests.runtimes.mlprogram.cases import FAMILIES, Case
+from tests.runtimes.mlprogram.cases_flow import FAMILIES as FLOW_FAMILIES
+from tests.runtimes.mlprogram.cases_flow import LISTS
 from tests.runtimes.mlprogram.cases_images import FAMILIES as IMAGE_FAMILIES
 from tests.runtimes.mlprogram.cases_layers import FAMILIES as LAYER_FAMILIES
 from tests.runtimes.mlprogram.cases_tensor import FAMILIES as TENSOR_FAMILIES
@@ -45,6 +47,9 @@ CONSTEXPR = {
 }
 """Decoders of `test_constexpr` and `test_compressed`: compared with coremltools' decompression, with a definition."""
 
+STATES = {"read_state", "write_state"}
+"""Held by `test_interface`, over several predictions."""
+
 
 def computed_by_coremltools() -> set[str]:
     """Returns the operation types that are compared with a value that coremltools computed."""
@@ -53,13 +58,13 @@ def computed_by_coremltools() -> set[str]:
 
 def defined_in_numpy() -> set[str]:
     """Returns the operation types that are compared with their definition written in numpy."""
-    return test_definitions.KINDS | _in_cases(computed=False)
+    return test_definitions.KINDS | LISTS | STATES | set(test_random.KINDS) | _in_cases(computed=False)
 
 
 def _in_cases(computed: bool) -> set[str]:
     """Returns the types of the operations that the cases with a computed, or with a given, result are about."""
     types: set[str] = set()
-    for family in (FAMILIES | TENSOR_FAMILIES | LAYER_FAMILIES | IMAGE_FAMILIES).values():
+    for family in (FAMILIES | TENSOR_FAMILIES | LAYER_FAMILIES | IMAGE_FAMILIES | FLOW_FAMILIES).values():
         for case in family():
             if (case.expected is None) == computed and "iOS18" in case.targets:
                 types.add(_subject(_built(case)))

@@ -11,6 +11,8 @@ from sdmobile.formats.mlprogram.errors import UnsupportedOpError
 from sdmobile.formats.mlprogram.types import NamedType
 from sdmobile.runtimes.mlprogram.precision import Rounding
 
+Block = Callable[..., list[Any]]
+"""A part of a program, from its inputs to its outputs."""
 KINDS = ("Tensor", "list[Tensor]", "int", "float", "bool", "str", "list[int]", "list[bool]")
 """What the parameter of an operation may be annotated with, also with ` | None`."""
 
@@ -59,6 +61,7 @@ class Op:
         function: computes the results from keyword arguments.
         parameters: name to kind.
         takes_context: the function has a parameter `context`.
+        takes_blocks: the function has a parameter `blocks`, the parts of the program that it runs.
         moves_data: results consist of elements of the inputs or are rounded already.
     """
 
@@ -66,6 +69,7 @@ class Op:
     parameters: dict[str, Parameter]
     takes_context: bool
     moves_data: bool
+    takes_blocks: bool = False
 
 
 _OPS: dict[str, Op] = {}
@@ -83,28 +87,29 @@ def op(*names: str, moves_data: bool = False) -> Callable[[Callable[..., Any]], 
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        parameters, takes_context = _parameters(function)
+        parameters, given = _parameters(function)
         for name in names or (function.__name__,):
-            _OPS[name] = Op(function, parameters, takes_context, moves_data)
+            _OPS[name] = Op(function, parameters, "Context" in given, moves_data, "list[Block]" in given)
         return function
 
     return register
 
 
-def _parameters(function: Callable[..., Any]) -> tuple[dict[str, Parameter], bool]:
+def _parameters(function: Callable[..., Any]) -> tuple[dict[str, Parameter], set[str]]:
+    """Returns the parameters of an operation, and the annotations of what the evaluator gives besides."""
     parameters = {}
-    takes_context = False
+    given = set()
     for name, parameter in inspect.signature(function).parameters.items():
         # Annotations are strings: every module of operations imports them from __future__.
         annotation = str(parameter.annotation)
-        if annotation == "Context":
-            takes_context = True
+        if annotation in ("Context", "list[Block]"):
+            given.add(annotation)
             continue
         kind = annotation.removesuffix(" | None")
         if kind not in KINDS:
             raise TypeError(f"{function.__name__}: parameter {name} has the unknown kind {annotation}")
         parameters[name] = Parameter(kind, parameter.default is not inspect.Parameter.empty)
-    return parameters, takes_context
+    return parameters, given
 
 
 def registered() -> dict[str, Op]:
