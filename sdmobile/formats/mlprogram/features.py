@@ -142,7 +142,7 @@ def check_features(features: Sequence[Feature], values: Sequence[NamedType]) -> 
     """
     described = {item.name: item for item in features}
     for value in values:
-        feature = described.pop(value.name, Feature(value.name, "missing"))
+        feature = described.get(value.name, Feature(value.name, "missing"))
         # A described scalar has the shape (1), and outputs of older files are described without a shape.
         shape = () if feature.shape == (1,) and not value.type.shape else feature.shape
         same = value.type.dtype in _PICTURES if feature.color else feature.dtype == value.type.dtype
@@ -152,5 +152,6 @@ def check_features(features: Sequence[Feature], values: Sequence[NamedType]) -> 
                 f"{feature.dtype}{list(feature.shape)} described, {value.type} computed",
                 _EXPORT_AGAIN,
             )
-    if described:
-        raise PackageError("The program must have every described value", sorted(described), _EXPORT_AGAIN)
+    rest = set(described) - {value.name for value in values}  # one value may be returned twice
+    if rest:
+        raise PackageError("The program must have every described value", sorted(rest), _EXPORT_AGAIN)

@@ -256,6 +256,16 @@ def test_an_index_out_of_range_is_an_error_not_a_guess(saved: Path) -> None:
         MLProgram(saved).predict(inputs)
 
 
+def test_one_value_may_be_returned_twice(tmp_path: Path) -> None:
+    def build(x: Any) -> Any:
+        y = builder().relu(x=x, name="y")
+        return y, y
+
+    path = save_program(build, [(3,)], tmp_path / "twice.mlpackage")
+    results = MLProgram(path).predict({"x0": np.array([-1, 0, 2], np.float32)})
+    assert {name: array.tolist() for name, array in results.items()} == {"y": [0, 0, 2]}
+
+
 def test_an_unknown_operation_is_named(tmp_path: Path) -> None:
     def build(x: Any) -> Any:
         mb = builder()
