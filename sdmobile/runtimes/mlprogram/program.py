@@ -54,6 +54,7 @@ class MLProgram:
         function: str | None = None,
         fuse: bool = True,
     ) -> None:
+        rounding(precision)  # one that is not known is refused before anything is read
         package, read = read_program(Path(path), function)
         self._open(package, read, precision, cache_bytes, fuse)
 
