@@ -34,10 +34,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     np.testing.assert_allclose = _tightened(np.testing.assert_allclose)
     np.isclose = _tightened(np.isclose)  # by which some tests count what may differ
-    if config.getoption("--results"):
-        config.pluginmanager.register(Recorder(config.getoption("--results")))
-    if config.getoption("--plant"):
-        plant(config.getoption("--plant"))
+    if results := config.getoption("--results"):
+        config.pluginmanager.register(Recorder(results))
+    if operation := config.getoption("--plant"):
+        plant(operation)
 
 
 def _tightened(compare: Callable[..., Any]) -> Callable[..., Any]:
@@ -67,8 +67,8 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--only"):
-        wanted = set(json.loads(config.getoption("--only").read_text(encoding="utf-8")))
+    if chosen := config.getoption("--only"):
+        wanted = set(json.loads(chosen.read_text(encoding="utf-8")))
         items[:] = [item for item in items if stable(item.nodeid) in wanted]
 
 

@@ -36,7 +36,8 @@ class MLProgram:
             of each operation of type float16 is rounded to float16 (too large becomes infinite), as a phone stores it.
             "float16": besides, partial sums in reductions, convolutions and matrix products are rounded, as a unit
             that accumulates in float16 does (`ops/sums.py`).
-        cache_bytes: limit for decompressed weights that are kept from one prediction to the next.
+        cache_bytes: limit for decompressed weights that are kept from one prediction to the next; up to a quarter as
+            much again holds float32 copies of weights.
         function: which function to run, if the package holds several; by default the one it names as default.
         fuse: in float32, run attention that the program writes out as one step.
 

@@ -1,8 +1,9 @@
 """Constants of a program as tensors, decoded when an operation needs them.
 
 A full-size UNet stores 1.7 GB of float16 weights. Held as float32 they would take 3.4 GB beside the activations, and
-converting them takes a second of a forward pass of many; so weights stay memory-mapped and are converted at each use.
-What is expensive to decode (compressed weights) is kept up to a limit, and so is everything small.
+converting them takes a second of a forward pass of many; so only so many are kept as float32 as a small network has,
+and the others stay memory-mapped and are converted at each use. What is expensive to decode (compressed weights) is kept
+up to a limit of its own, and so is everything small.
 """
 
 from __future__ import annotations
@@ -54,13 +55,14 @@ class Weights:
     Args:
         package: where the weight files are.
         rounding: whether decoded values of type float16 are rounded to it, as on the phone.
-        cache_bytes: limit for decoded compressed weights that are kept.
+        cache_bytes: limit for decoded compressed weights that are kept; a quarter as much is the limit for tensors.
     """
 
     def __init__(self, package: Package, rounding: Rounding, cache_bytes: int) -> None:
         self._package = package
         self._half = rounding.results
         self._left = cache_bytes
+        self._tensors_left = cache_bytes // 4
         self._files: dict[str, BlobFile] = {}
         self._tensors: dict[Stored, torch.Tensor] = {}
         self._arrays: dict[Compressed, tuple[np.ndarray, ...]] = {}
@@ -76,6 +78,10 @@ class Weights:
             tensor = torch.from_numpy(array.astype(np.bool_ if _dtype(stored) == "bool" else np.int32))
         if tensor.nbytes <= ALWAYS_KEPT_BYTES:
             self._tensors[stored] = tensor
+        elif tensor.nbytes <= self._tensors_left:
+            self._tensors_left -= tensor.nbytes
+            self._tensors[stored] = tensor
+            self._forget_array(stored)
         return tensor
 
     def array(self, stored: Stored) -> np.ndarray:
@@ -117,6 +123,11 @@ class Weights:
             self._left -= size
             self._arrays[compressed] = results
         return results
+
+    def _forget_array(self, stored: Stored) -> None:
+        """Drops the decoded array of a weight that is kept as a tensor, if nothing else is decoded with it."""
+        if isinstance(stored, CompressedOutput) and len(stored.source.operation.outputs) == 1:
+            self._left += sum(array.nbytes for array in self._arrays.pop(stored.source, ()))
 
     def _decode(self, compressed: Compressed) -> tuple[np.ndarray, ...]:
         arrays = {
