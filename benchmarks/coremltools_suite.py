@@ -66,7 +66,8 @@ def collect(folder: Path) -> tuple[list[str], list[str]]:
     """Returns the ids of all tests of ML Programs, and the modules that cannot be imported."""
     done = _pytest(folder, [*FOLDERS], "--collect-only", "-q", timeout=CHUNK_SECONDS)
     lines = done.stdout.splitlines()
-    tests = [stable(line) for line in lines if "::" in line and line.startswith(FOLDERS)]
+    named = [line for line in lines if "::" in line and line.startswith(FOLDERS)]
+    tests = [stable(line) for line in named if line.count("[") == line.count("]")]  # else the name is of several lines
     broken = [line.split()[1] for line in lines if line.startswith("ERROR ")]
     return tests, [str(Path(path).name) for path in broken]
 
