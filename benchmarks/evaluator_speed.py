@@ -58,7 +58,7 @@ def save(module: nn.Module, size: int, path: Path) -> Path:
     given = [ct.TensorType("x", (1, 3, size, size))]
     target = ct.target.iOS17
     model = ct.convert(traced, inputs=given, outputs=[ct.TensorType("y")], minimum_deployment_target=target)
-    model.save(str(path))
+    model.save(str(path))  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
     return path
 
 
