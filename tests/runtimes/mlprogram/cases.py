@@ -146,6 +146,13 @@ def products() -> list[Case]:
     """Matrix products and attention."""
     w, b = _x(5, 4), _x(5)
     cases = [_unary("linear", _x(2, 3, 4), weight=w, bias=b), _unary("linear", _x(3, 4), weight=w)]
+    whole = np.arange(20, dtype=np.int32).reshape(5, 4) - 7
+    x, low = _x(3, 4), np.arange(5, dtype=np.int32)
+    mixed = {"weight": whole, "bias": low}
+    cases += [
+        Case("linear_of_integers", [x], lambda mb, x: mb.linear(x=x, **mixed), x @ whole.T.astype("f") + low, IOS17),
+        Case("matmul_of_integers", [x], lambda mb, x: mb.matmul(x=x, y=whole.T), x @ whole.T.astype("f"), IOS17),
+    ]
     for tx, ty in ((False, False), (True, False), (False, True), (True, True)):
         x, y = _x(2, 1, 3, 4), _x(3, 4, 5)
         x = np.swapaxes(x, -1, -2).copy() if tx else x

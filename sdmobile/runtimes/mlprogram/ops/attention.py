@@ -14,7 +14,10 @@ from sdmobile.runtimes.mlprogram.ops.registry import Context, op
 
 @op()
 def linear(x: Tensor, weight: Tensor, context: Context, bias: Tensor | None = None) -> Tensor:
-    """x · weightᵀ + bias."""
+    """x · weightᵀ + bias; from iOS 17 on integers may stand beside floats, and count as such."""
+    dtype = torch.promote_types(x.dtype, weight.dtype)
+    x, weight = x.to(dtype), weight.to(dtype)
+    bias = None if bias is None else bias.to(dtype)
     if context.rounds_sums:
         y = sums.matmul(x, weight.t())
         return y if bias is None else y + bias
@@ -23,7 +26,9 @@ def linear(x: Tensor, weight: Tensor, context: Context, bias: Tensor | None = No
 
 @op()
 def matmul(x: Tensor, y: Tensor, context: Context, transpose_x: bool = False, transpose_y: bool = False) -> Tensor:
-    """x · y over the last two axes, the others broadcast; a transpose has no effect on a vector."""
+    """x · y over the last two axes, the others broadcast; a transpose has no effect on a vector. Types as of linear."""
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    x, y = x.to(dtype), y.to(dtype)
     if transpose_x and x.dim() > 1:
         x = x.transpose(-1, -2)
     if transpose_y and y.dim() > 1:
