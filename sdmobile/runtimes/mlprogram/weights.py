@@ -1,8 +1,8 @@
 """Constants of a program as tensors, decoded when an operation needs them.
 
 A full-size UNet stores 1.7 GB of float16 weights. Held as float32 they would take 3.4 GB beside the activations, and
-converting them takes a second of a forward pass of many; so only as many are kept as float32 as a small network has, and
-the others stay memory-mapped and are converted at each use. What is expensive to decode (compressed weights) is kept up
+converting them takes a second of a forward pass; so only as many are kept as float32 as a small network has, the
+others stay memory-mapped and are converted at each use. What is expensive to decode (compressed weights) is kept up
 to a limit of its own, and so is everything small.
 """
 
