@@ -154,7 +154,7 @@ _TYPES: Schema = {
     },
     "Dimension": {1: _message("constant", "ConstantDimension"), 2: _message("unknown", "UnknownDimension")},
     "ConstantDimension": {1: Field("size", "uint")},
-    "UnknownDimension": {1: _refuse("variadic")},
+    "UnknownDimension": {1: Field("variadic", "bool")},
     # Tuples and dictionaries occur only in descriptive attributes of a program; a reader of one fails in `ir`.
     "Opaque": {number: _skip("contents") for number in (1, 2)},
 }

@@ -43,10 +43,14 @@ INTEGERS = ("int8", "int16", "int32", "uint8", "uint16", "uint32", "int4", "uint
 
 @dataclass(frozen=True)
 class TensorType:
-    """Element type and shape of a tensor; a scalar has the shape (), a size that depends on the inputs is None."""
+    """Element type and shape of a tensor; a scalar has the shape (), a size that depends on the inputs is None.
+
+    If even the number of axes depends on them (`any_rank`), the shape is (None,).
+    """
 
     dtype: str
     shape: tuple[int | None, ...]
+    any_rank: bool = False
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -63,9 +67,13 @@ class TensorType:
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Returns whether a tensor of this shape is one of this type."""
+        if self.any_rank:
+            return True
         return len(shape) == len(self.shape) and all(s in (None, n) for s, n in zip(self.shape, shape, strict=True))
 
     def __str__(self) -> str:
+        if self.any_rank:
+            return f"{self.dtype}[...]"
         return f"{self.dtype}[{', '.join('?' if size is None else str(size) for size in self.shape)}]"
 
 

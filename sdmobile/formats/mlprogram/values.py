@@ -57,6 +57,8 @@ def tensor_type(message: dict[str, Any]) -> TensorType:
     dimensions = tensor.get("dimensions", [])
     if dtype is None or tensor.get("rank", 0) != len(dimensions):
         raise PackageError("A tensor type must have an element type and as many sizes as its rank", tensor)
+    if any(dimension.get("unknown", {}).get("variadic", False) for dimension in dimensions):
+        return TensorType(dtype, (None,), any_rank=True)
     shape = tuple(_size(dimension) for dimension in dimensions)
     if any(size is not None and size < 0 for size in shape) or math.prod(size or 1 for size in shape) > _MAX_ELEMENTS:
         raise PackageError(f"A tensor must have at most {_MAX_ELEMENTS} elements", shape, "Export the model again")

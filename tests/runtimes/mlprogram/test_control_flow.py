@@ -133,6 +133,25 @@ def test_blocks_that_make_no_sense_are_refused(
         MLProgram(path).predict({"x0": np.ones((2, 8), np.float32), "x1": np.array([2], np.int32)})
 
 
+def test_even_the_rank_of_a_value_may_depend_on_an_input(tmp_path: Path) -> None:
+    from coremltools.converters.mil.mil import get_new_symbol, types
+
+    ct, mb = prepare_coremltools(), builder()
+    integers: Any = types.int32
+
+    @mb.program(input_specs=[mb.TensorSpec((get_new_symbol(),), integers)], opset_version=ct.target.iOS17)
+    def program(n: Any) -> Any:
+        return mb.fill(shape=n, value=np.float32(2.5))
+
+    size = ct.TensorType(name="n", shape=(ct.RangeDim(1, 4, default=2),), dtype=np.int32)
+    options = {"minimum_deployment_target": ct.target.iOS17, "skip_model_load": True, "inputs": [size]}
+    path = tmp_path / "fill.mlpackage"
+    ct.convert(program, convert_to="mlprogram", compute_precision=ct.precision.FLOAT32, **options).save(str(path))
+    for shape in ([3], [2, 1, 3]):
+        (result,) = MLProgram(path).predict({"n": np.array(shape, np.int32)}).values()
+        np.testing.assert_array_equal(result, np.full(shape, 2.5))
+
+
 def test_a_list_index_out_of_range_is_an_error(tmp_path: Path) -> None:
     def build(x: Any, i: Any) -> Any:
         mb = builder()
