@@ -13,7 +13,7 @@ from tests.runtimes.mlprogram import reference as ref
 from tests.runtimes.mlprogram.cases import IOS17, IOS18, Array, Case
 
 _RANDOM = np.random.default_rng(4)
-_MODES = ("STRICT_ALIGN_CORNERS", "ALIGN_CORNERS", "DEFAULT", "OFFSET_CORNERS", "UNALIGN_CORNERS")
+MODES = ("STRICT_ALIGN_CORNERS", "ALIGN_CORNERS", "DEFAULT", "OFFSET_CORNERS", "UNALIGN_CORNERS")
 
 
 def _x(*shape: int) -> Array:
@@ -39,7 +39,8 @@ def sampled(x: Array, axis: int, where: Array) -> Array:
     return np.apply_along_axis(lambda row: np.interp(where, np.arange(len(row)), row), axis, x)
 
 
-def _on_grid(x: Array, mode: str, height: int, width: int) -> Array:
+def on_grid(x: Array, mode: str, height: int, width: int) -> Array:
+    """Returns images resized by the points of a mode."""
     rows = sampled(x, -2, points(mode, x.shape[-2], height))
     return sampled(rows, -1, points(mode, x.shape[-1], width))
 
@@ -52,15 +53,15 @@ def grids() -> list[Case]:
     """Resizing by all modes, enlarged, reduced and to one row."""
     x = _x(2, 3, 5, 6)
     cases = []
-    for mode, (h, w) in itertools.product(_MODES, ((8, 3), (1, 13))):
+    for mode, (h, w) in itertools.product(MODES, ((8, 3), (1, 13))):
         size = {"target_size_height": h, "target_size_width": w, "sampling_mode": mode}
-        expected = _on_grid(x, mode, h, w)
+        expected = on_grid(x, mode, h, w)
         cases.append(Case(f"bilinear_{mode}_{h}", [x], lambda mb, x, s=size: mb.resize_bilinear(x=x, **s), expected))
         general = {"shape": [h, w], "resized_dims": np.uint32(2), "sampling_mode": mode}
         cases.append(Case(f"resize_{mode}_{h}", [x], lambda mb, x, s=general: mb.resize(x=x, **s), expected, IOS17))
     half = {"scale_factor_height": 2.0, "scale_factor_width": 1.7, "align_corners": False, "half_pixel_centers": False}
     cases.append(
-        Case("bilinear_corner", [x], lambda mb, x: mb.upsample_bilinear(x=x, **half), _on_grid(x, "DEFAULT", 10, 10))
+        Case("bilinear_corner", [x], lambda mb, x: mb.upsample_bilinear(x=x, **half), on_grid(x, "DEFAULT", 10, 10))
     )
     factors = {"scale_factor_height": 1.5, "scale_factor_width": 0.7}
     floor = _closest(_closest(x, -2, 7, 0), -1, 4, 0)
@@ -148,7 +149,7 @@ def boxes() -> list[Case]:
     x, size = _x(2, 3, 6, 7), {"target_height": 3, "target_width": 2}
     given = np.array([[0.5, 1, 4.25, 3], [3, 5, 1, 2.5], [1, 2, 7.5, 4]], np.float32)
     cases = []
-    for mode in _MODES[:4]:
+    for mode in MODES[:4]:
         chosen = given if "ALIGN_CORNERS" in mode else np.sort(given.reshape(-1, 2, 2), 1).reshape(-1, 4)
         every = np.stack([np.stack([_patch(image, box, mode, (3, 2), 0.5) for image in x]) for box in chosen])
         common = {**size, "sampling_mode": mode, "pad_value": np.float32(0.5)}
@@ -179,7 +180,8 @@ def places() -> list[Case]:
     return [*cases, *(_resampled_at(mode) for mode in ("normalized_zero_to_one", "unnormalized")), _turned()]
 
 
-def _same(n: int, k: int, s: int, lower: bool) -> list[int]:
+def same(n: int, k: int, s: int, lower: bool) -> list[int]:
+    """Returns the elements before and after an axis that keep ⌈n/s⌉ windows."""
     total = max(0, (int(np.ceil(n / s)) - 1) * s + k - n)
     pair = [total // 2, total - total // 2]
     return pair[::-1] if lower else pair
@@ -190,7 +192,7 @@ def padded() -> list[Case]:
     x, weight, turned = _x(2, 4, 7, 6), _x(6, 4, 4, 3), _x(4, 3, 4, 3)
     cases = []
     for lower, strides in itertools.product((False, True), ((1, 1), (2, 3))):
-        pad = [*_same(7, 4, strides[0], lower), *_same(6, 3, strides[1], lower)]
+        pad = [*same(7, 4, strides[0], lower), *same(6, 3, strides[1], lower)]
         kept = {"strides": list(strides), "pad_type": "same_lower" if lower else "same"}
         name = f"{strides}_{lower}"
         expected = ref.conv(x, weight, strides, pad, [1, 1], 1)

@@ -133,6 +133,19 @@ def test_blocks_that_make_no_sense_are_refused(
         MLProgram(path).predict({"x0": np.ones((2, 8), np.float32), "x1": np.array([2], np.int32)})
 
 
+def test_a_list_does_not_grow_without_bound(tmp_path: Path) -> None:
+    def build(x: Any, i: Any) -> Any:
+        mb = builder()
+        ls = mb.make_list(init_length=2, elem_shape=(3,))
+        return mb.list_length(ls=mb.list_write(ls=ls, index=mb.squeeze(x=i, axes=[0]), value=x))
+
+    path = save_program(build, [(3,), (1,)], tmp_path / "long.mlpackage", dtypes=["float32", "int32"])
+    program = MLProgram(path)
+    assert next(iter(program.predict({"x0": np.ones(3, np.float32), "x1": np.array([6], np.int32)}).values())) == 7
+    with pytest.raises(UnsupportedOpError, match="list_write .*a list of 2147483647 elements"):
+        program.predict({"x0": np.ones(3, np.float32), "x1": np.array([(1 << 31) - 2], np.int32)})
+
+
 def test_even_the_rank_of_a_value_may_depend_on_an_input(tmp_path: Path) -> None:
     from coremltools.converters.mil.mil import get_new_symbol, types
 

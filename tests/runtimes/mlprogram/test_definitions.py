@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.runtimes.mlprogram import cases_images as images
 from tests.runtimes.mlprogram import reference as ref
 from tests.runtimes.mlprogram.direct import evaluate
 from tests.runtimes.mlprogram.drawing import Draw, integers, numbers, shape
@@ -113,6 +114,28 @@ def sizes_of_images(draw: Draw) -> Defined:
     return names[form], attributes, ref.bilinear(x, height, width, align)
 
 
+def grids(draw: Draw) -> Defined:
+    """Resizing to any size, by every mode."""
+    x = numbers(draw, *shape(draw, 2, 3), *shape(draw, 2, 6))
+    height, width = shape(draw, 2, 9)
+    mode = draw(st.sampled_from(images.MODES))
+    target = {"x": x, "target_size_height": height, "target_size_width": width, "sampling_mode": mode}
+    return "resize_bilinear", target, images.on_grid(x, mode, height, width)
+
+
+def kept_sizes(draw: Draw) -> Defined:
+    """Windows with the padding that keeps ⌈n/s⌉ elements."""
+    kind = draw(st.sampled_from(["max_pool", "avg_pool"]))
+    kernel, strides, lower = shape(draw, 2, 4), shape(draw, 2, 4), draw(st.booleans())
+    x = numbers(draw, *shape(draw, 2, 3), *shape(draw, 2, 7))
+    pads = [images.same(n, k, s, lower) for n, k, s in zip(x.shape[2:], kernel, strides, strict=True)]
+    attributes = {"x": x, "kernel_sizes": kernel, "strides": strides, "pad_type": "same_lower" if lower else "same"}
+    exclude = kind == "avg_pool" and draw(st.booleans())
+    if exclude:
+        attributes["exclude_padding_from_average"] = True
+    return kind, attributes, ref.pool(x, kernel, strides, [n for pair in pads for n in pair], kind[:3], exclude)
+
+
 def pixels(draw: Draw) -> Defined:
     """Channels to pixels and back."""
     n, c, h, w = shape(draw, 4, 3)
@@ -158,7 +181,7 @@ KINDS = {
     "dequantize",
 }
 """The operation types that the functions above define."""
-DEFINITIONS = (pooling, statistics, scattering, points, sizes_of_images, pixels, simple)
+DEFINITIONS = (pooling, kept_sizes, statistics, scattering, points, sizes_of_images, grids, pixels, simple)
 
 
 @pytest.mark.parametrize("define", DEFINITIONS, ids=lambda define: define.__name__)

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from sdmobile.runtimes.mlprogram.ops.registry import Context, op
 
+LONGEST = 1 << 20
+"""Elements of a list beyond which an index is taken for a mistake."""
+
 
 @op(moves_data=True)
 def make_list(
@@ -59,6 +62,8 @@ def _written(ls: Tensor, indices: Tensor, values: Tensor, context: Context) -> T
     if not len(indices):
         return ls
     length = max(ls.shape[0], int(indices.max()) + 1)
+    if length > LONGEST:
+        raise context.unsupported(f"a list of {length} elements, more than {LONGEST}")
     shape = values.shape[1:] if ls.shape[1:].numel() == 0 else ls.shape[1:]
     result = torch.zeros(length, *shape, dtype=ls.dtype)
     if ls.shape[1:] == shape:
