@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sdmobile.formats.mlprogram.types import FLOATS
 from sdmobile.runtimes.mlprogram.ops import sums
 from sdmobile.runtimes.mlprogram.ops.registry import Context, op
 
@@ -26,14 +27,18 @@ def linear(x: Tensor, weight: Tensor, context: Context, bias: Tensor | None = No
 
 @op()
 def matmul(x: Tensor, y: Tensor, context: Context, transpose_x: bool = False, transpose_y: bool = False) -> Tensor:
-    """x · y over the last two axes, the others broadcast; a transpose has no effect on a vector. Types as of linear."""
+    """x · y over the last two axes, the others broadcast; a transpose has no effect on a vector.
+
+    From iOS 17 on integers may stand beside floats, and count as such; the result has the declared type.
+    """
     dtype = torch.promote_types(x.dtype, y.dtype)
     x, y = x.to(dtype), y.to(dtype)
     if transpose_x and x.dim() > 1:
         x = x.transpose(-1, -2)
     if transpose_y and y.dim() > 1:
         y = y.transpose(-1, -2)
-    return sums.matmul(x, y) if context.rounds_sums else torch.matmul(x, y)
+    product = sums.matmul(x, y) if context.rounds_sums else torch.matmul(x, y)
+    return product if context.outputs[0].type.dtype in FLOATS else product.to(torch.int32)
 
 
 @op()

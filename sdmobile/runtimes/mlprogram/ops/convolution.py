@@ -24,18 +24,17 @@ def paddings(
     Args:
         context: of the operation, for errors.
         pad_type: "valid", "custom", "same" or "same_lower".
-        pad: before and after each dimension, for "custom".
+        pad: before and after each dimension, for "custom"; without effect beside the other types, as coremltools infers
+            shapes and its tests of graph passes predict them, though the text of the operation forbids it.
         kernel: sizes k of the kernel with dilation.
         strides: s, one per dimension.
         sizes: n, of the input.
 
     Raises:
-        UnsupportedOpError: an unknown type, or `pad` beside one that has none.
+        UnsupportedOpError: an unknown type.
     """
     if pad_type == "custom":
         return pad or [0] * (2 * len(kernel))
-    if pad and any(pad):
-        raise context.unsupported(f"pad {pad} with pad_type {pad_type}")
     if pad_type == "valid":
         return [0] * (2 * len(kernel))
     if pad_type not in ("same", "same_lower"):
