@@ -142,7 +142,7 @@ def test_a_list_does_not_grow_without_bound(tmp_path: Path) -> None:
     path = save_program(build, [(3,), (1,)], tmp_path / "long.mlpackage", dtypes=["float32", "int32"])
     program = MLProgram(path)
     assert next(iter(program.predict({"x0": np.ones(3, np.float32), "x1": np.array([6], np.int32)}).values())) == 7
-    with pytest.raises(UnsupportedOpError, match="list_write .*a list of 2147483647 elements"):
+    with pytest.raises(UnsupportedOpError, match=r"list_write .*a list of 2147483647 elements"):
         program.predict({"x0": np.ones(3, np.float32), "x1": np.array([(1 << 31) - 2], np.int32)})
 
 
