@@ -10,10 +10,8 @@ those that `scheduler_from_config` overrides, make no other one.
 from __future__ import annotations
 
 import json
-import lzma
 from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +107,8 @@ def code() -> str:
 @lru_cache(maxsize=1)
 def _document() -> dict[str, Any]:
     """Returns the shipped file, without loops where other code made it."""
+    import lzma
+
     document: dict[str, Any] = json.loads(lzma.decompress(SHIPPED.read_bytes()))
     return document if document["code"] == code() else {**document, "loops": {}}
 
@@ -129,6 +129,8 @@ def _kept_file(key: str) -> Path:
 
 def diffusers_version() -> str | None:
     """Returns the installed version of Diffusers, None where there is none."""
+    from importlib import metadata  # 25 ms of every command's start
+
     try:
         return metadata.version("diffusers")
     except metadata.PackageNotFoundError:
