@@ -6,17 +6,18 @@ wrong is a RuntimeError, as it is there.
 
 from __future__ import annotations
 
+import atexit
 import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 
+from sdmobile.basics.scratch import temporary_folder
 from sdmobile.errors import SdmobileError, UnsupportedError
 from sdmobile.formats.mlprogram.features import Feature
 from sdmobile.formats.mlprogram.types import FLOATS
@@ -24,6 +25,8 @@ from sdmobile.runtimes.mlprogram.pipeline import open_model
 from sdmobile.runtimes.mlprogram.precision import Precision
 from sdmobile.runtimes.mlprogram.state import State
 
+_UNTIL_EXIT = ExitStack()
+atexit.register(_UNTIL_EXIT.close)
 _NEWEST_SPECIFICATION = 10
 """That of iOS 26, the newest that coremltools 9 writes."""
 
@@ -121,10 +124,10 @@ class ModelProxy:
 
     @staticmethod
     def compileModel(path: str) -> str:
-        """Returns a copy of a package, called `.mlmodelc`, in a folder of its own."""
+        """Returns a copy of a package, called `.mlmodelc`, in a folder that is gone when the process ends."""
         if not Path(path).is_dir():
             _not_here("A model that is not a package")
-        target = Path(tempfile.mkdtemp()) / f"{Path(path).stem}.mlmodelc"
+        target = _UNTIL_EXIT.enter_context(temporary_folder("compiled")) / f"{Path(path).stem}.mlmodelc"
         return str(shutil.copytree(path, target))
 
     @staticmethod
