@@ -43,6 +43,6 @@ def test_a_few_hundred_of_them_pass(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_planted_fault_is_felt(tmp_path: Path) -> None:
-    done = _suite("--limit=100", "--plant=relu", cwd=tmp_path)
+    done = _suite("--limit=100", "--plant=add", cwd=tmp_path)
     assert done.returncode == 1, done.stdout[-4000:]
     assert "FAILED (predicting)" in done.stdout
