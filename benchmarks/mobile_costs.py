@@ -48,7 +48,9 @@ def priced(checkpoint: Path, component: str, work: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for target, device in DEVICES.items():
         out = work / f"bundle-{target}"
-        request = ExportRequest(checkpoint, target, out, device, (component,), guidance="separate", overwrite=True)
+        request = ExportRequest(
+            checkpoint, target, out, device, (component,), guidance="separate", overwrite=True, structures=False
+        )
         export_bundle(make_plan(request), ComponentCache(None), lambda *_: None, ignore_limits=True)
         bundle = open_bundle(out, verify=False)
         cost = next(one for one in assess(bundle, unit_for(bundle, device, None)).components if one.name == component)

@@ -66,12 +66,20 @@ class Latency(Strict):
     def _numbers(self) -> Latency:
         needed = {"bandwidth": self.bandwidth, "dispatch": self.dispatch, "fixed": self.fixed}
         needed |= {f"efficiency.{k}": v for k, v in self.efficiency.items()}
-        needed |= {f"fetch_rate.{k}": v for k, v in self.fetch_rate.items()}
-        optional = {"reorder": self.reorder, "low": self.low, "high": self.high}
+        optional = {"low": self.low, "high": self.high}
         needed |= {name: fact for name, fact in optional.items() if fact is not None}
         if (self.low is None) != (self.high is None):
             raise ValueError("an interval has both low and high")
         for name, fact in needed.items():
             if not isinstance(fact.value, int | float) or fact.value < 0:
                 raise ValueError(f"{name} must be a number that is not negative")
+        rates = {"bandwidth": self.bandwidth, "reorder": self.reorder, "load_bandwidth": self.load_bandwidth}
+        rates |= {f"fetch_rate.{category}": fact for category, fact in self.fetch_rate.items()}
+        for name, fact in rates.items():
+            if fact is not None and fact.value is not None and not _positive(fact):
+                raise ValueError(f"{name} must be a number above zero: it divides")
         return self
+
+
+def _positive(fact: Fact) -> bool:
+    return isinstance(fact.value, int | float) and fact.value > 0

@@ -70,6 +70,25 @@ def test_each_broken_rule_is_named_with_place_value_and_fix(
     assert place in error.message()
 
 
+@pytest.mark.parametrize("value", ["0", "-1.0", "nan", "inf"])
+@pytest.mark.parametrize("entry", ["bandwidth", "reorder", "load_bandwidth", "fetch_rate.conv"])
+def test_what_divides_is_a_number_above_zero(entry: str, value: str, tmp_path: Path) -> None:
+    text = profile_path("galaxy-s23-ultra").read_text("utf-8")
+    head, mark, rest = text.partition(f"[latency.gpu.{entry}]\nvalue = ")
+    path = tmp_path / "odd.toml"
+    path.write_text(f"{head}{mark}{value}{rest[rest.index(chr(10)) :]}", "utf-8")
+    with pytest.raises(ProfileError, match=r"above zero|not negative|finite"):
+        load_profile(str(path))
+
+
+def test_an_interval_has_both_ends(tmp_path: Path) -> None:
+    text = profile_path("galaxy-s23-ultra").read_text("utf-8")
+    path = tmp_path / "odd.toml"
+    path.write_text(text.replace("[latency.tflite-gpu.high]", "[latency.gpu.high]"), "utf-8")
+    with pytest.raises(ProfileError, match="both low and high"):
+        load_profile(str(path))
+
+
 def test_no_toml_and_no_file(tmp_path: Path) -> None:
     error = _broken(tmp_path, "schema_version = 1", "schema_version = = 1")
     assert "line 1" in error.message()
