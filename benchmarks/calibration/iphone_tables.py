@@ -2,6 +2,8 @@
 
 python -m benchmarks.calibration.iphone_tables A16
 python -m benchmarks.calibration.iphone_tables "A17 Pro"
+
+They stand before the tables of a browser, which are no fit's.
 """
 
 from __future__ import annotations

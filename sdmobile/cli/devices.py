@@ -12,6 +12,7 @@ from sdmobile.cli.output import Output, remark
 from sdmobile.errors import UnsupportedError
 
 if TYPE_CHECKING:
+    from sdmobile.formats.bundle.reading import Bundle
     from sdmobile.prediction.assess_device import ChosenUnit
     from sdmobile.prediction.measurements import Row
     from sdmobile.prediction.measurements_fit import Refit
@@ -26,7 +27,11 @@ devices_app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 Device = Annotated[str, typer.Argument(help="A name of `devices list`, or FILE.toml.", show_default=False)]
 Unit = Annotated[str | None, typer.Option(help="Compute unit; without it, the device's first.")]
-_FROM = 'JSON: what `profile --measure --json` printed, or {"rows": [{"component", "seconds", "place"}, …]}.'
+_FROM = (
+    "JSON: a run that `serve` or its page wrote, what `profile --measure --json` printed, or "
+    '{"rows": [{"component", "seconds", "place", "runtime"}, …]}.'
+)
+_RUNTIME = "What ran it, without --from: 'adb gpu', 'LiteRT-CLI gpu', 'Xcode neural-engine', … or words of your own."
 
 
 @devices_app.command("list")
@@ -145,25 +150,28 @@ def add_measurement(
     component: Annotated[str | None, typer.Option(help="What was measured, without --from.")] = None,
     milliseconds: Annotated[float | None, typer.Option(help="Of one call, without --from.")] = None,
     place: Annotated[str, typer.Option(help="What it was measured on, in your words.")] = "",
+    runtime: Annotated[str, typer.Option(help=_RUNTIME, show_default=False)] = "",
     device: Annotated[str | None, typer.Option(help="Name or FILE.toml; without it, the bundle's device.")] = None,
     unit: Unit = None,
     json: Json = False,
 ) -> None:
     """Keep measured times in your data folder, for `devices fit`."""
-    from sdmobile.cli.profile import unit_for
     from sdmobile.formats.bundle.reading import open_bundle
-    from sdmobile.prediction.measurements import belongs, measurement, read_rows, store
+    from sdmobile.prediction.measurements import belongs, measurement, store
 
     opened = open_bundle(bundle)
-    chosen = unit_for(opened, device, unit)
-    rows = (_one_row(component, milliseconds, place),) if file is None else read_rows(file)
+    if file is None:
+        chosen = _unit_for(opened, device, unit)
+        rows: tuple[Row, ...] = (_one_row(component, milliseconds, place, runtime),)
+    else:
+        chosen, rows = _rows_for(opened, file, device, unit)
     fitting = [row for row in rows if belongs(row.runtime, chosen)]
     for row in rows:
         if row not in fitting:
             remark(f"left out: {row.component} by {row.runtime} says nothing about {_name(chosen)}")
     if not fitting:
         raise UnsupportedError("a measurement must be of the unit", _name(chosen), "Name another --unit or --device")
-    measured = [measurement(opened, chosen, r.component, r.seconds, r.place, r.runtime) for r in fitting]
+    measured = [measurement(opened, chosen, r.component, r.seconds, r.place, r.runtime, r.origin) for r in fitting]
     paths = [store(row) for row in measured]
     data = [{**row.to_json(), "file": str(path)} for row, path in zip(measured, paths, strict=True)]
     if json:
@@ -176,12 +184,63 @@ def _name(unit: ChosenUnit) -> str:
     return f"{unit.profile.name}, {unit.name} ({unit.unit.runtime})"
 
 
-def _one_row(component: str | None, milliseconds: float | None, place: str) -> Row:
-    from sdmobile.prediction.measurements import Row
+def _unit_for(bundle: Bundle, device: str | None, unit: str | None) -> ChosenUnit:
+    """Returns the unit that was measured; one that nobody has measured before will do."""
+    from sdmobile.device_profiles import default_profile
+    from sdmobile.prediction.assess_device import choose_unit
+
+    chosen = choose_unit(device or bundle.device or default_profile(bundle.target), unit, to_fit=True)
+    chosen.require(bundle.target)
+    return chosen
+
+
+def _rows_for(bundle: Bundle, file: Path, device: str | None, unit: str | None) -> tuple[ChosenUnit, tuple[Row, ...]]:
+    """Returns the unit that a file's times are of, and the times."""
+    from sdmobile.device_profiles import default_profile
+    from sdmobile.prediction.measurements import read_document, rows_of
+    from sdmobile.prediction.phone_run import is_run, read_run
+    from sdmobile.prediction.phone_run_rows import rows_of_run, unit_of_run
+
+    document = read_document(file)
+    if not is_run(document):
+        return _unit_for(bundle, device, unit), rows_of(document, file)
+    run = read_run(file)
+    chosen = unit_of_run(run, device or bundle.device or default_profile(bundle.target), unit)
+    return chosen, rows_of_run(run, bundle, f"{file.name}: run {run.job}, {run.started}, {run.user_agent}")
+
+
+def _one_row(component: str | None, milliseconds: float | None, place: str, runtime: str) -> Row:
+    from sdmobile.prediction.measurements import Row, check_row
 
     if component is None or milliseconds is None or not place:
-        raise typer.BadParameter("give --component, --milliseconds and --place, or --from FILE.json")
-    return Row(component, 1e-3 * milliseconds, place, "")
+        raise typer.BadParameter("give --component, --milliseconds, --place and --runtime, or --from FILE.json")
+    row = Row(component, 1e-3 * milliseconds, place, runtime)
+    check_row(row)
+    return row
+
+
+@devices_app.command()
+def merge(
+    folder: Annotated[
+        Path, typer.Argument(help="Runs (.json) and stored measurements (.json.gz).", show_default=False)
+    ],
+    bundle: Annotated[list[Path] | None, typer.Option(help="A bundle that runs are of; repeatable.")] = None,
+    device: Annotated[str | None, typer.Option(help="Name or FILE.toml; without it, what each run names.")] = None,
+    json: Json = False,
+) -> None:
+    """Keep the measurements of many people in your data folder, each with its origin."""
+    from sdmobile.cli.devices_view import stored_table
+    from sdmobile.formats.bundle.reading import open_bundle
+    from sdmobile.prediction.measurements import store
+    from sdmobile.prediction.measurements_merge import merge as merged_folder
+
+    merged = merged_folder(folder, [open_bundle(path) for path in bundle or ()], device)
+    for line in merged.left_out:
+        remark(f"left out: {line}")
+    if not merged.measurements:
+        raise UnsupportedError("a folder of results has one that can be kept", folder, "See what was left out, and why")
+    data = [{**one.to_json(), "file": str(store(one))} for one in merged.measurements]
+    Output(json).data(data, *([] if json else [stored_table(merged.measurements)]))
 
 
 @devices_app.command()
@@ -210,7 +269,7 @@ def fit(
     from sdmobile.prediction.measurements import load
     from sdmobile.prediction.measurements_fit import refit, write_refitted
 
-    chosen = choose_unit(device, unit)
+    chosen = choose_unit(device, unit, to_fit=True)
     result = refit(chosen, load(chosen.profile.name))
     write_refitted(profile_path(device), chosen.name, result, output, overwrite)
     remark(f"wrote {output}; use it with --device {output}")

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from sdmobile.device_profiles.fact import Fact, Strict
 from sdmobile.device_profiles.runtime_rules.kernel import Category
 
-Runtime = Literal["ml-drift", "tflite-gpu", "coreml-ne", "coreml-gpu", "xnnpack"]
+Runtime = Literal["ml-drift", "tflite-gpu", "coreml-ne", "coreml-gpu", "xnnpack", "ml-drift-webgpu"]
 
 
 class Unit(Strict):
@@ -22,6 +22,7 @@ class Unit(Strict):
         peak_macs: multiply-accumulates per second at the precision of the run.
         dram_bandwidth: peak of the memory, bytes per second.
         second_level, last_level: bytes of a CPU's caches; None for a unit whose kernels do not depend on them.
+        guesses: the unit whose fitted values a fit of this one begins with, while nobody has measured it.
     """
 
     runtime: Runtime
@@ -31,6 +32,7 @@ class Unit(Strict):
     dram_bandwidth: Fact
     second_level: Fact | None = None
     last_level: Fact | None = None
+    guesses: str | None = None
 
 
 class Latency(Strict):

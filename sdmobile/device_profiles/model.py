@@ -103,6 +103,9 @@ class DeviceProfile(Strict):
     def _latency_has_a_unit(self) -> DeviceProfile:
         if unknown := sorted(set(self.latency) - set(self.units)):
             raise ValueError(f"latency.{unknown[0]} has no table units.{unknown[0]}")
+        for name, unit in self.units.items():
+            if unit.guesses is not None and unit.guesses not in self.latency:
+                raise ValueError(f"units.{name}.guesses names a unit without a table [latency.{unit.guesses}]")
         return self
 
     def deciding(self) -> DeviceProfile:

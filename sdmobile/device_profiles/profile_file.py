@@ -126,8 +126,11 @@ _NO_ATTENTION = ("xnnpack", "tflite-gpu")  # runtimes that know it as products a
 def remarks(profile: DeviceProfile) -> tuple[str, ...]:
     """Returns what a correct profile lacks for predictions, or what in it is odd."""
     found = [] if profile.units else ["no table [units.NAME]: nothing can be predicted for the device"]
-    found += [f"units.{name}: no table [latency.{name}], so nothing is predicted for it" for name in profile.units]
-    found = [line for line in found if not any(line.startswith(f"units.{name}:") for name in profile.latency)]
+    found += [
+        f"units.{name}: no table [latency.{name}], so nothing is predicted for it"
+        for name, unit in profile.units.items()
+        if name not in profile.latency and unit.guesses is None
+    ]
     for name, latency in profile.latency.items():
         needed = _ARITHMETIC[:-1] if profile.units[name].runtime in _NO_ATTENTION else _ARITHMETIC
         if missing := [category for category in needed if category not in latency.efficiency]:

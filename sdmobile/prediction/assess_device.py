@@ -25,6 +25,7 @@ _KEEPS: dict[Runtime, tuple[Storage, Held]] = {
     "ml-drift": (ML_DRIFT, "decompressed"),
     "tflite-gpu": (ML_DRIFT, "decompressed"),
     "xnnpack": (XNNPACK, "decompressed"),
+    "ml-drift-webgpu": (ML_DRIFT, "decompressed"),
 }
 _TRUST: tuple[Reliability, ...] = ("unknown", "low", "medium", "high")
 
@@ -48,8 +49,8 @@ class ChosenUnit:
 
     @property
     def latency(self) -> Latency:
-        """What was fitted for it."""
-        return self.profile.latency[self.name]
+        """What was fitted for it; before any fit, what one begins with."""
+        return self.profile.latency.get(self.name) or _guessed(self.profile, self.unit)
 
     @property
     def model(self) -> UnitModel:
@@ -131,17 +132,30 @@ def runs(unit: Unit) -> str:
     return "ios" if unit.runtime.startswith("coreml") else "android"
 
 
+def _guessed(profile: DeviceProfile, unit: Unit) -> Latency:
+    """Returns another unit's values as guesses: trusted little, and without an interval or a time to load."""
+    known = profile.latency[str(unit.guesses)].model_dump(exclude={"low", "high", "load_bandwidth", "compile"})
+
+    def doubted(facts: dict[str, Any]) -> dict[str, Any]:
+        if "reliability" not in facts:
+            return {name: fact and doubted(fact) for name, fact in facts.items()}
+        return facts | {"reliability": "low", "source": f"a guess, the value of {unit.guesses}: {facts['source']}"}
+
+    return Latency.model_validate(doubted(known))
+
+
 def predictable(profile: DeviceProfile) -> tuple[str, ...]:
     """Returns the units for which latency can be predicted, the default one first."""
     return tuple(name for name in profile.units if name in profile.latency)
 
 
-def choose_unit(device: str | DeviceProfile, unit: str | None = None) -> ChosenUnit:
+def choose_unit(device: str | DeviceProfile, unit: str | None = None, to_fit: bool = False) -> ChosenUnit:
     """Returns a device's unit.
 
     Args:
         device: name, path of a TOML file, or profile.
         unit: name; None for the first one.
+        to_fit: units that nobody has measured yet will do.
 
     Raises:
         UnsupportedError: no such device or unit, or none for which latency can be predicted.
@@ -154,9 +168,18 @@ def choose_unit(device: str | DeviceProfile, unit: str | None = None) -> ChosenU
             f"{profile.name} has none",
             f"Predictions are possible for {', '.join(_devices())}",
         )
-    if unit is not None and unit not in known:
-        rest = f"Known are {', '.join(known)}"
-        raise UnsupportedError(f"the unit must be one of {profile.name}", unit, meant(unit, known, rest))
+    open_ones = tuple(name for name, one in profile.units.items() if one.guesses and name not in known)
+    if unit in open_ones and not to_fit:
+        raise UnsupportedError(
+            f"a prediction needs times of {profile.name}, {unit}",
+            "nobody has measured any",
+            f"Measure on the phone (sdmobile serve BUNDLE) and fit: sdmobile devices fit {profile.name} --unit {unit}",
+        )
+    if unit is not None and unit not in (*known, *open_ones):
+        names = (*known, *open_ones) if to_fit else known
+        raise UnsupportedError(
+            f"the unit must be one of {profile.name}", unit, meant(unit, names, f"Known are {', '.join(names)}")
+        )
     return ChosenUnit(profile, unit or known[0])
 
 

@@ -74,7 +74,7 @@ def _choices(device: ChosenUnit) -> dict[str, Launch]:
     """What Google's engines launch without each of their choices; Core ML's are not known, and XNNPACK has none."""
     unit, rules = device.unit, device.rules or KernelRules()
     gpu, size = Gpu(unit.gpu or "other"), unit.element_bytes
-    if unit.runtime == "ml-drift":
+    if unit.runtime in ("ml-drift", "ml-drift-webgpu"):
         engine = partial(ml_drift_kernels, gpu=gpu, element_bytes=size, rules=rules)
         return {
             "Winograd": partial(engine, winograd=None),

@@ -23,6 +23,7 @@ _SPREAD = {"high": 1.2, "medium": 1.5, "low": 2.0}
 _WIDE = 20.0
 _FEWEST_FOR_ERRORS = 3
 _DIGITS = 4
+_NOT_GUESSED = ("low", "high", "load_bandwidth", "compile")
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,27 @@ def _with(parameters: Parameters, values: Mapping[str, float]) -> Parameters:
     return replace(parameters, efficiency=tables["efficiency"], fetch_rate=tables["fetch_rate"], **plain)
 
 
-def refitted_toml(text: str, unit: str, result: Refit, name: str) -> str:
+def guessed_tables(text: str, unit: str, guesses: str) -> list[str]:
+    """Returns the tables that a unit which nobody measured before begins with: another unit's, trusted little.
+
+    Args:
+        text: of the profile.
+        unit: name of the unit.
+        guesses: the other unit's name.
+    """
+    kept, lines = False, []
+    for line in text.splitlines():
+        if header := re.match(r"\[([^\[\]]+)\]", line):
+            before, dot, entry = header[1].strip().rpartition(f"latency.{guesses}.")
+            kept = bool(dot) and not before and entry not in _NOT_GUESSED
+            line = f"[latency.{unit}.{entry}]"
+        if kept:
+            line = 'reliability = "low"' if re.match(r"reliability\s*=", line) else line
+            lines.append(re.sub(r'^source\s*=\s*"', f'source = "a guess, the value of {guesses}: ', line))
+    return ["", *lines] if lines else []
+
+
+def refitted_toml(text: str, unit: str, result: Refit, name: str, guesses: Sequence[str] = ()) -> str:
     """Returns a profile's TOML with the fitted values in it; all other lines stay as they are.
 
     Args:
@@ -153,11 +174,12 @@ def refitted_toml(text: str, unit: str, result: Refit, name: str) -> str:
         unit: name of the unit.
         result: of the fit.
         name: of the new profile.
+        guesses: lines of tables that the profile lacks.
     """
     error = "" if result.quality is None else f"; median error of a row left out {result.quality.median:.0%}"
     source = f"fitted to {len(result.measurements)} own measurements, from the profile's value on{error}"
     section, lines = "", []
-    for line in text.splitlines():
+    for line in [*text.splitlines(), *guesses]:
         header = re.match(r"\[([^\[\]]+)\]\s*(#.*)?$", line)
         section = header[1].strip() if header else section
         entry = section.removeprefix(f"latency.{unit}.") if section.startswith(f"latency.{unit}.") else ""
@@ -197,7 +219,10 @@ def write_refitted(source: Path, unit: str, result: Refit, output: Path, overwri
         raise OutputError("a profile is a TOML file", output, "Name it FILE.toml")
     if output.exists() and (not overwrite or output.resolve() == source.resolve()):
         raise OutputError("the new profile must not exist yet", output, "Choose another --output, or add --overwrite")
-    text = refitted_toml(source.read_text("utf-8"), unit, result, output.stem)
+    text, known = source.read_text("utf-8"), read_profile(source)
+    first = known.units[unit].guesses
+    guesses = [] if unit in known.latency or first is None else guessed_tables(text, unit, first)
+    text = refitted_toml(text, unit, result, output.stem, guesses)
     with temporary_folder("profile") as folder:
         trial = folder / output.name
         trial.write_text(text, "utf-8")

@@ -16,13 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from sdmobile.basics.untrusted import parse_json, read_bounded
 from sdmobile.errors import EXIT_CHECKPOINT, SdmobileError
+from sdmobile.prediction.measurements import SOFTWARE
 
 KIND = "sdmobile-phone-run"
 SCHEMA_VERSION = 1
 MAX_BYTES = 32 << 20
 EQUAL_DB = 999.0
 """Stands for the decibels of equal arrays, which are infinite."""
-_SOFTWARE = ("swiftshader", "llvmpipe", "lavapipe", "softpipe", "warp", "microsoft basic render")
 
 Text = Annotated[str, StringConstraints(max_length=4096)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")]
@@ -65,7 +65,7 @@ class Adapter(_Part):
     @property
     def is_software(self) -> bool:
         """Whether a processor plays the GPU."""
-        return self.fallback is True or any(word in self.title.lower() for word in _SOFTWARE)
+        return self.fallback is True or any(word in self.title.lower() for word in SOFTWARE)
 
 
 class ComponentRun(_Part):

@@ -87,7 +87,7 @@ def test_own_measurements_make_a_profile_that_predicts_them(folder: str, tmp_pat
     for component, milliseconds in measured.items():
         invoke(
             "devices", "add-measurement", folder, "--component", component, "--milliseconds", str(milliseconds),
-            "--place", "a phone",
+            "--place", "a phone", "--runtime", "adb gpu",
         )  # fmt: skip
     stored = json.loads(invoke("devices", "measurements", "galaxy-s23-ultra", "--json"))
     assert {row["component"]: row["seconds"] for row in stored} == {
@@ -123,7 +123,19 @@ def test_a_measurement_needs_its_three_parts(folder: str) -> None:
 def test_a_fit_never_replaces_a_profile_by_itself(folder: str, tmp_path: Path) -> None:
     output = tmp_path / "mine.toml"
     output.write_text("kept")
-    invoke("devices", "add-measurement", folder, "--component", "unet", "--milliseconds", "900", "--place", "a phone")
+    invoke(
+        "devices",
+        "add-measurement",
+        folder,
+        "--component",
+        "unet",
+        "--milliseconds",
+        "900",
+        "--place",
+        "a phone",
+        "--runtime",
+        "adb gpu",
+    )
     assert cli.run(["devices", "fit", "galaxy-s23-ultra", "-o", str(output)]) == 6
     assert output.read_text() == "kept"
 

@@ -26,7 +26,18 @@ _OPENS_BUNDLES: dict[str, tuple[str, ...]] = {
     "profile": ("BUNDLE", "--trace", "OUT", "--measure"),
     "push": ("BUNDLE", "somebody/bundle"),
     "quantize apply": ("BUNDLE", "--recipe", "palette6", "--output", "OUT"),
-    "devices add-measurement": ("BUNDLE", "--component", "unet", "--milliseconds", "5"),
+    "devices add-measurement": (
+        "BUNDLE",
+        "--component",
+        "unet",
+        "--milliseconds",
+        "5",
+        "--place",
+        "here",
+        "--runtime",
+        "adb gpu",
+    ),
+    "devices merge": ("BUNDLE", "--bundle", "BUNDLE"),
 }
 _OPENS_OTHERS: dict[str, tuple[str, ...]] = {
     "inspect": ("BUNDLE",),

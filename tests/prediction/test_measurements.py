@@ -49,7 +49,7 @@ def _measured(sd15: Bundle, phone: ChosenUnit, efficiency: float) -> list[Measur
         graph = sd15_graph(component.path)
         kernels, _ = predict_files([graph], phone)
         took = predict(kernels[0], replace(old, parameters=own)).seconds
-        found.append(measurement(sd15, phone, name, took, "a phone"))
+        found.append(measurement(sd15, phone, name, took, "a phone", "adb gpu"))
     return found
 
 
@@ -66,7 +66,7 @@ def test_a_measurement_comes_back_as_it_was_stored(sd15: Bundle, phone: ChosenUn
 
 
 def test_a_damaged_file_is_named(sd15: Bundle, phone: ChosenUnit, tmp_path: Path) -> None:
-    path = store(measurement(sd15, phone, "vae_decoder", 0.5, "here"), tmp_path)
+    path = store(measurement(sd15, phone, "vae_decoder", 0.5, "here", "adb gpu"), tmp_path)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(MeasurementError, match=path.name):
         load("galaxy-s23-ultra", tmp_path)
@@ -75,16 +75,22 @@ def test_a_damaged_file_is_named(sd15: Bundle, phone: ChosenUnit, tmp_path: Path
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
 def test_impossible_times_are_refused(sd15: Bundle, phone: ChosenUnit, seconds: float) -> None:
     with pytest.raises(MeasurementError, match="positive"):
-        measurement(sd15, phone, "unet", seconds, "here")
+        measurement(sd15, phone, "unet", seconds, "here", "adb gpu")
 
 
 def test_what_does_not_belong_is_refused(sd15: Bundle, phone: ChosenUnit) -> None:
     with pytest.raises(UnsupportedError, match="text_encoder, unet"):
-        measurement(sd15, phone, "safety_checker", 1.0, "here")
+        measurement(sd15, phone, "safety_checker", 1.0, "here", "adb gpu")
     with pytest.raises(UnsupportedError, match="bundles for android"):
-        measurement(sd15_bundle(target="ios"), phone, "unet", 1.0, "here")
+        measurement(sd15_bundle(target="ios"), phone, "unet", 1.0, "here", "adb gpu")
     assert belongs("adb gpu", phone)
     assert belongs("my own stopwatch", phone)
+    assert not belongs("LiteRT.js webgpu 2.5.3 float16", phone)  # another engine than OpenCL's
+    page = choose_unit("galaxy-s23-ultra", "webgpu", to_fit=True)
+    assert belongs("LiteRT.js webgpu 2.5.3 float16", page)
+    assert not belongs("LiteRT.js webgpu 2.5.3 float32", page)
+    assert belongs("LiteRT.js webgpu 2.5.3 float32", choose_unit("galaxy-s23-ultra", "webgpu-float32", to_fit=True))
+    assert not belongs("my own stopwatch", page)
     assert not belongs("adb cpu", phone)
     assert not belongs("LiteRT, XNNPACK", phone)
     assert not belongs("ONNX Runtime", phone)
@@ -94,10 +100,13 @@ def test_what_does_not_belong_is_refused(sd15: Bundle, phone: ChosenUnit) -> Non
 
 def test_rows_are_read_from_both_forms(tmp_path: Path) -> None:
     plain = tmp_path / "rows.json"
-    plain.write_text('{"rows": [{"component": "unet", "milliseconds": 500, "place": "phone"}]}')
+    plain.write_text('{"rows": [{"component": "unet", "milliseconds": 500, "place": "phone", "runtime": "adb gpu"}]}')
     (row,) = read_rows(plain)
     assert (row.component, row.seconds, row.place) == ("unet", pytest.approx(0.5), "phone")
-    printed = {"prediction": {}, "measurement": {"rows": [{"component": "unet", "seconds": 0.4, "place": "here"}]}}
+    printed = {
+        "prediction": {},
+        "measurement": {"rows": [{"component": "unet", "seconds": 0.4, "place": "here", "runtime": "x"}]},
+    }
     plain.write_text(json.dumps(printed))
     assert read_rows(plain)[0].seconds == 0.4
 
@@ -110,6 +119,9 @@ def test_rows_are_read_from_both_forms(tmp_path: Path) -> None:
         '{"rows": [{"component": "unet", "place": "x"}]}',
         '{"rows": [{"predicted": true, "component": "unet", "seconds": 1, "place": "x"}]}',
         '{"rows": ["unet"]}',
+        '{"rows": [{"component": "unet", "seconds": 1, "place": "phone"}]}',
+        '{"rows": [{"component": "unet", "seconds": 1, "place": "phone", "runtime": " "}]}',
+        '{"rows": [{"component": "unet", "seconds": 1, "place": "phone", "runtime": "LiteRT.js webgpu, SwiftShader"}]}',
     ],
 )
 def test_other_files_are_refused(text: str, tmp_path: Path) -> None:

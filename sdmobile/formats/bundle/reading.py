@@ -6,6 +6,7 @@ links, and what the rest of the program gets are checked paths; nothing else joi
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -101,6 +102,12 @@ class Bundle:
     def source_hash(self) -> str:
         """Content hash of the checkpoint that the bundle was exported from."""
         return str(self.source.get("content_hash", ""))
+
+    @property
+    def models_sha256(self) -> str:
+        """One SHA-256 of all model files: what a run on a phone names its bundle by."""
+        digests = [f"{name} {component.record.get('sha256', '')}\n" for name, component in self.components.items()]
+        return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
 
 
 def is_bundle(path: Path) -> bool:

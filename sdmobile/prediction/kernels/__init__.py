@@ -32,7 +32,7 @@ def kernels_of(graph: FileGraph, unit: Unit, rules: KernelRules | None = None) -
     if graph.format != wanted:
         raise UnsupportedError("the file must be one that the runtime runs", f"{unit.runtime}: a {graph.format} file")
     gpu = Gpu(unit.gpu or "other")
-    if unit.runtime == "ml-drift":
+    if unit.runtime in ("ml-drift", "ml-drift-webgpu"):
         from sdmobile.prediction.kernels.google_gpu import ml_drift_kernels
 
         return ml_drift_kernels(graph, gpu, unit.element_bytes, rules)

@@ -29,7 +29,17 @@ _READERS: dict[str, tuple[str, ...]] = {
     "generate": ("BUNDLE", "--prompt", "a circle", "--steps", "1", "--output", "OUT"),
     "profile": ("BUNDLE", "--trace", "OUT"),
     "quantize apply": ("BUNDLE", "--recipe", "RECIPE", "--output", "OUT"),
-    "devices add-measurement": ("BUNDLE", "--component", _COMPONENT, "--milliseconds", "5"),
+    "devices add-measurement": (
+        "BUNDLE",
+        "--component",
+        _COMPONENT,
+        "--milliseconds",
+        "5",
+        "--place",
+        "here",
+        "--runtime",
+        "adb gpu",
+    ),
 }
 _QUICK = ("lint", "lint", "lint", "profile", "profile", "generate", "devices add-measurement", "quantize apply")
 _RECIPES = {"ios": ("palette6", "palette4"), "android": ("int8d", "int8c")}
