@@ -23,6 +23,7 @@ from sdmobile.errors import SdmobileError, UnsupportedError
 from sdmobile.exporters.chunk_contracts import part_contracts
 from sdmobile.exporters.component_errors import explained, room_for
 from sdmobile.exporters.component_weights import ComponentWeights, release
+from sdmobile.exporters.gpu_warnings import gpu_warnings
 from sdmobile.exporters.job import ExportJob
 from sdmobile.exporters.lowering import LoweringOptions, LoweringRecord, provenance_of
 from sdmobile.exporters.stages import StageLog
@@ -106,7 +107,7 @@ def run_stages(job: ExportJob, announce: Announce) -> dict[str, Any]:
         device = _device(job)
         profile = device.deciding()
         summary = checkpoint.family.component(job.component).summary
-        options = LoweringOptions(provenance, profile.deployment_target, summary=summary, runtime=device.runtime)
+        options = LoweringOptions(provenance, profile.deployment_target, summary=summary)
         run = _Run(job, profile, checkpoint, contract, options, log)
         job.out_dir.mkdir(parents=True, exist_ok=True)
         prefix = f".{contract.file_name}-"
@@ -167,13 +168,12 @@ def _write_files(run: _Run, folder: Path, probe: Path) -> None:
             record = _lower(run, program, contract, folder / contract.file_name, calls)
             details.update(record.to_json())
         run.lowered.append(record.to_json())
-        run.warnings += record.warnings
-        run.form_warnings += record.warnings
         # What the graph itself holds may be in later parts, too.
         release(program, absent(part) if parts or probed else None)
         del program
         if run.job.target == "android":
             _cast_to_float16(run, folder / contract.file_name)
+            run.warnings += gpu_warnings(folder / contract.file_name, _device(run.job).runtime)
         if probed:
             with run.log.stage("probe" + label):
                 program = fill(part, replace(weights, probe=PROBE_SEED).read)

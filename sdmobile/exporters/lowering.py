@@ -60,14 +60,12 @@ class LoweringOptions:
         recorded_inputs: of several calls of a sampling run, in the order of the contract; values that overflow float16
             on them are computed in float32 where the target can say so.
         summary: what the component is, in one sentence.
-        runtime: what runs the file on the device, by the name that device profiles use; None if they do not say.
     """
 
     provenance: Provenance
     deployment_target: str | None = None
     recorded_inputs: tuple[tuple[Tensor, ...], ...] = ()
     summary: str = "One component of a diffusion model"
-    runtime: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,13 +76,11 @@ class LoweringRecord:
         path: the file or folder.
         operators: number of run-time operators of each type in the file.
         details: facts of the backend (opset, deployment target, precision).
-        warnings: what a user should know about the file.
     """
 
     path: Path
     operators: dict[str, int]
     details: dict[str, Any] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Returns the record without the path as a JSON object."""

@@ -6,7 +6,6 @@ import gc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdmobile.device_profiles.runtime_rules.tflite_operators import GPU_RUNTIMES
 from sdmobile.exporters.litert.compat import convert
 from sdmobile.exporters.lowering import LoweringOptions, LoweringRecord
 from sdmobile.formats.tflite.graph import read_facts
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from sdmobile.formats.bundle.contracts import Contract
-    from sdmobile.lint.report import Finding
 
 
 def _with_module_paths(program: ExportedProgram) -> ExportedProgram:
@@ -41,7 +39,7 @@ def lower(program: ExportedProgram, contract: Contract, out: Path, options: Lowe
         program: the rewritten program.
         contract: names, shapes and types of the interface.
         out: the file to write; above 2 GB the converter puts weights behind the flatbuffer.
-        options: the device's runtime decides what is warned of; provenance is in the bundle's metadata.
+        options: unused; provenance is in the bundle's metadata.
     """
     names = [spec.name for spec in contract.inputs]
     sample = dict(zip(names, example_inputs(contract), strict=True))
@@ -56,29 +54,4 @@ def lower(program: ExportedProgram, contract: Contract, out: Path, options: Lowe
         "largest_intermediate_bytes": facts.largest_intermediate,
         "decomposed_operators": facts.decomposed,
     }
-    return LoweringRecord(out, facts.operators, details, gpu_warnings(out, options.runtime))
-
-
-def gpu_warnings(file: Path, runtime: str | None = None) -> tuple[str, ...]:
-    """Returns one sentence for each operator and rule by which the Android GPU is predicted to refuse a file.
-
-    Args:
-        file: the `.tflite` file.
-        runtime: the device's; nothing is said if it is none of a GPU.
-    """
-    from sdmobile.lint import lint_file
-
-    if runtime not in (None, *GPU_RUNTIMES):
-        return ()
-    objections = [finding for finding in lint_file(file).findings if finding.severity != "warning"]
-    groups: dict[tuple[str | None, str], list[Finding]] = {}
-    for finding in objections:
-        groups.setdefault((finding.op, finding.rule), []).append(finding)
-    return tuple(_warning(findings) for findings in groups.values())
-
-
-def _warning(findings: list[Finding]) -> str:
-    first, count = findings[0], len(findings)
-    where = f" (in {first.module}{' and others' if count > 1 else ''})" if first.module else ""
-    verb = "compute wrongly" if first.severity == "miscomputed" else "refuse"
-    return f"the Android GPU is predicted to {verb} {count} {first.op or 'file'}{where}: {first.detail}. {first.fix}"
+    return LoweringRecord(out, facts.operators, details)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics.float16 import warnings_for
 from sdmobile.basics.memory import peak_resident_bytes
+from sdmobile.exporters.gpu_warnings import gpu_warnings
 from sdmobile.exporters.lowering import provenance_of
 from sdmobile.exporters.structures.keys import file_stem
-from sdmobile.exporters.structures.streaming import write_files
+from sdmobile.exporters.structures.streaming import Written, write_files
 from sdmobile.exporters.structures.texts import texts_for
 from sdmobile.exporters.structures.weights import StreamedWeights
 from sdmobile.formats.bundle.contracts import Contract
@@ -58,8 +59,15 @@ def stream_component(structure: Structure, checkpoint: Checkpoint, folder: Path)
     return {
         **form,
         "stages": [stage],
-        "warnings": [*form["warnings"], *warnings_for(weights.losses)],
+        "warnings": [*form["warnings"], *warnings_for(weights.losses), *_predicted(structure, written)],
         "structure": file_stem(structure.facts),
         "bytes": written.bytes,
         "sha256": written.sha256,
     }
+
+
+def _predicted(structure: Structure, written: Written) -> list[str]:
+    """Returns what the lint says of the files, which it reads as they were written."""
+    if structure.facts["contract"]["target"] != "android":
+        return []
+    return [line for file in written.files for line in gpu_warnings(file, structure.facts["runtime"])]

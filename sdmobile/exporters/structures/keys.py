@@ -39,7 +39,6 @@ _BOTH = (
     "exporters/lowering.py",
     "exporters/structures/bindings.py",
     "exporters/structures/texts.py",
-    "lint/*.py",
 )
 _LOWERING = {
     "ios": (*_BOTH, "exporters/coreml/*.py", "formats/mlprogram/write.py"),
