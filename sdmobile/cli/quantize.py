@@ -32,10 +32,10 @@ quantize_app = typer.Typer(
 @quantize_app.command()
 def recipes(json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False) -> None:
     """List the named recipes and which runtime takes which number format, with the sources."""
-    from sdmobile.quantize.recipes import NAMED, SHIPPED, named_recipe
+    from sdmobile.quantize.recipes import GPU_INT8, NAMED, SHIPPED, named_recipe
     from sdmobile.quantize.support import TABLE
 
-    named = [named_recipe(name) for name in (*NAMED, *SHIPPED)]
+    named = [named_recipe(name) for name in (*NAMED, GPU_INT8, *SHIPPED)]
     data = {"recipes": [recipe.to_json() for recipe in named], "support": [row.to_json() for row in TABLE]}
     Output(json).data(data, *([] if json else [_names(), _support()]))
 
@@ -111,7 +111,7 @@ def _sizes(result: AppliedRecipe) -> Table:
 def _names() -> Table:
     from rich.table import Table
 
-    from sdmobile.quantize.recipes import ELSEWHERE, NAMED, SHIPPED, named_recipe
+    from sdmobile.quantize.recipes import ELSEWHERE, GPU_INT8, NAMED, SHIPPED, named_recipe
     from sdmobile.quantize.schemes import parse_scheme
     from sdmobile.quantize.support import minimum_ios
 
@@ -119,6 +119,7 @@ def _names() -> Table:
     for name in NAMED:
         scheme = parse_scheme(name)
         table.add_row(name, str(scheme.bits), "" if name == "int8d" else str(minimum_ios(scheme)))
+    table.add_row(GPU_INT8, "8 (linear layers)", "")
     for name in SHIPPED:
         recipe = named_recipe(name)
         bits = f"{recipe.evidence['bits_per_weight']:.2f}"

@@ -350,7 +350,7 @@ def compressed_weights(study: Study, recipe: Recipe) -> dict[str, NDArray[np.flo
     """Returns the decoded weight of each layer that a recipe compresses and whose shape its scheme fits."""
     weights: dict[str, NDArray[np.float16]] = {}
     for name, parameter in study.layers.items():
-        scheme = recipe.scheme_for(study.component, name, parameter.numel())
+        scheme = recipe.scheme_for(study.component, name, parameter.numel(), parameter.dim() == 2)
         if not isinstance(scheme, Float16) and misfit(tuple(parameter.shape), scheme) is None:
             weights[name] = encode(study.weight(name), scheme).decode()
     return weights

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from sdmobile.basics.files import hash_json, write_json
 from sdmobile.basics.untrusted import parse_json, read_bounded
@@ -17,6 +17,7 @@ from sdmobile.errors import UnsupportedError
 from sdmobile.quantize.schemes import W8A8, Float16, Scheme, parse_scheme
 
 RECIPE_SCHEMA = 1
+Layers = Literal["all", "linear"]
 _MAX_FILE = 1 << 25
 MIN_ELEMENTS = 2048
 """Weights of fewer elements stay float16: a table or scales would eat the gain (coremltools' threshold)."""
@@ -53,6 +54,7 @@ class Recipe:
         min_elements: smaller weights stay float16.
         components: which it is for; None for all. The others stay as they are.
         evidence: scores and where they come from, kept with the recipe.
+        layers: "linear" for matrix products alone; convolutions and tables then stay float16.
     """
 
     name: str
@@ -61,20 +63,22 @@ class Recipe:
     min_elements: int = MIN_ELEMENTS
     components: tuple[str, ...] | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    layers: Layers = "all"
 
     def covers(self, component: str) -> bool:
         """Returns whether the recipe changes a component."""
         return self.components is None or component in self.components
 
-    def scheme_for(self, component: str, module: str, elements: int) -> Scheme:
+    def scheme_for(self, component: str, module: str, elements: int, linear: bool = True) -> Scheme:
         """Returns the scheme of one weight.
 
         Args:
             component: "unet" and the like.
             module: dotted path of the module whose weight it is; underscores instead of dots are the same.
             elements: size of the weight.
+            linear: whether it is the weight of a matrix product, not of a convolution or a table.
         """
-        if not self.covers(component) or elements < self.min_elements:
+        if not self.covers(component) or elements < self.min_elements or (self.layers == "linear" and not linear):
             return Float16()
         return next((o.scheme for o in self.overrides if o.matches(component, module)), self.default)
 
@@ -105,6 +109,7 @@ class Recipe:
             "overrides": [{"pattern": o.pattern, "scheme": o.scheme.name} for o in self.overrides],
             "min_elements": self.min_elements,
             "components": None if self.components is None else list(self.components),
+            **({} if self.layers == "all" else {"layers": self.layers}),
             "evidence": dict(self.evidence),
         }
 
@@ -115,7 +120,7 @@ class Recipe:
         Raises:
             UnsupportedError: a key is unknown or missing, or a value is of the wrong type.
         """
-        known = {"schema_version", "name", "default", "overrides", "min_elements", "components", "evidence"}
+        known = {"schema_version", "name", "default", "overrides", "min_elements", "components", "layers", "evidence"}
         _require(isinstance(data, Mapping), "a recipe is a JSON object", type(data).__name__)
         unknown = sorted(set(data) - known)
         _require(not unknown, f"the keys of a recipe are {', '.join(sorted(known))}", unknown)
@@ -125,6 +130,8 @@ class Recipe:
         size, components = data.get("min_elements", MIN_ELEMENTS), data.get("components")
         _require(type(size) is int and size >= 1, "`min_elements` is a positive whole number", size)
         _require(components is None or _texts(components), "`components` is a list of names or null", components)
+        layers = data.get("layers", "all")
+        _require(layers in get_args(Layers), f"`layers` is one of {', '.join(get_args(Layers))}", layers)
         _require(isinstance(data.get("evidence", {}), Mapping), "`evidence` is an object", data.get("evidence"))
         return cls(
             name=data["name"],
@@ -132,6 +139,7 @@ class Recipe:
             overrides=tuple(map(_override, _list(data.get("overrides", [])))),
             min_elements=size,
             components=None if components is None else tuple(components),
+            layers=layers,
             evidence=dict(data.get("evidence", {})),
         )
 
@@ -157,6 +165,8 @@ NAMED = (
     "w8a8",
 )
 """The uniform recipes listed to users; any other scheme's name is a recipe too."""
+GPU_INT8 = "gpu-int8"
+"""Matrix products in int8 with activations quantised at run time, all else float16: for the Android GPU."""
 SHIPPED = ("mixed-6.0", "mixed-4.0", "mixed-3.0", "mixed-2.0")
 """Searched on shapes-64 by the error of the final latents; the number is the average bits per weight of the UNet."""
 ELSEWHERE = "made for the architecture of shapes-64; for another: `sdmobile quantize analyze` and `search`"
@@ -170,10 +180,12 @@ def named_recipe(name: str) -> Recipe:
     """
     if name in SHIPPED:
         return _shipped(name)
+    if name == GPU_INT8:
+        return Recipe(name, parse_scheme("int8d"), layers="linear")
     try:
         return Recipe(name, parse_scheme(name))
     except UnsupportedError as error:
-        known = (*NAMED, *SHIPPED)
+        known = (*NAMED, GPU_INT8, *SHIPPED)
         near = difflib.get_close_matches(name, known, 3, 0.5) or list(known)
         raise UnsupportedError(
             "a recipe is a known name or a JSON file", repr(name), meant(name, known, f"Known names: {', '.join(near)}")

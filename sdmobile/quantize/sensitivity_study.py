@@ -272,7 +272,7 @@ class EncodedWeights:
         weights: dict[str, NDArray[np.float16]] = {}
         total = 0
         for layer, exact in self.study.layers.items():
-            scheme = recipe.scheme_for(self.study.component, layer, exact.numel()).name
+            scheme = recipe.scheme_for(self.study.component, layer, exact.numel(), exact.dim() == 2).name
             fitting = self.get(layer, scheme) or self.get(layer, "fp16")
             assert fitting is not None
             weights[layer], size = fitting

@@ -93,7 +93,14 @@ TABLE: tuple[Support, ...] = (
         "convolutions are accepted, a fully connected layer fails at start: Shape mismatch",
         _ENGINE,
     ),
-    Support("int8d", "LiteRT GPU (ML Drift)", "no", "", "the whole UNet fails: Unable to parse bc coord", _ENGINE),
+    Support(
+        "int8d",
+        "LiteRT GPU (ML Drift)",
+        "yes",
+        "",
+        "linear layers must keep their rank, as sdmobile writes them; convolutions are accepted, too",
+        _ENGINE,
+    ),
     Support("int4bN", "LiteRT GPU (ML Drift)", "no", "", "the whole UNet aborts: heap corruption", _ENGINE),
     Support("fp16", "LiteRT GPU (classic delegate)", "yes", "", "with --plain-ops", "TFLite GPU delegate sources"),
     Support("int8c, int8d, int4", "LiteRT GPU (classic delegate)", "unmeasured", "", "refused", ""),
@@ -101,6 +108,7 @@ TABLE: tuple[Support, ...] = (
 """Every row with its source; `require_supported` decides by the same facts."""
 
 _INTEGERS = "xnnpack"  # the runtime, by the name that device profiles use, that is known to take integers
+_DYNAMIC = "ml-drift"  # the one that takes int8 weights if it may quantise activations itself
 
 
 def minimum_ios(scheme: Scheme) -> int:
@@ -177,7 +185,7 @@ def _require_litert(scheme: Scheme, device: str | None) -> None:
     from sdmobile.device_profiles import default_profile, load_profile
 
     profile = default_profile("android") if device is None else load_profile(device)
-    if profile.runtime == _INTEGERS:
+    if profile.runtime == _INTEGERS or (profile.runtime == _DYNAMIC and _is_int8d(scheme)):
         return
     if profile.runtime is None:
         raise UnsupportedError(
@@ -186,10 +194,14 @@ def _require_litert(scheme: Scheme, device: str | None) -> None:
             f'Add a table [units.cpu] with runtime = "{_INTEGERS}" if its CPU runs the files, or use fp16',
         )
     raise UnsupportedError(
-        "on the LiteRT GPU only fp16 is known to work: the engine fails or aborts when it loads a UNet of integers",
+        "on the LiteRT GPU only fp16 and int8d are known to work: the engine fails when it loads other integers",
         f"{scheme.name} for {profile.name}, whose runtime is {profile.runtime}",
-        f"Use fp16, or --device {' or '.join(_integer_devices())}",
+        f"Use fp16, gpu-int8 or int8d, or --device {' or '.join(_integer_devices())}",
     )
+
+
+def _is_int8d(scheme: Linear) -> bool:
+    return scheme.dynamic and scheme.bits == 8 and not scheme.block_size
 
 
 def _integer_devices() -> list[str]:

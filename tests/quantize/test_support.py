@@ -51,9 +51,9 @@ def test_the_table_says_the_same_system() -> None:
         ("int4b32d", "ios", "iphone-15-pro", "at run time"),
         ("palette6", "android", "android-cpu", "holds fp16 or integer weights"),
         ("w8a8", "android", "android-cpu", "holds fp16 or integer weights"),
-        ("int8c", "android", "galaxy-s23-ultra", "only fp16 is known to work"),
-        ("int8d", "android", None, "only fp16 is known to work"),
-        ("int4b32", "android", "galaxy-s23-ultra", "only fp16 is known to work"),
+        ("int8c", "android", "galaxy-s23-ultra", "only fp16 and int8d are known to work"),
+        ("int4b32", "android", "galaxy-s23-ultra", "only fp16 and int8d are known to work"),
+        ("int4b32d", "android", None, "only fp16 and int8d are known to work"),
         ("int8c", "onnx", None, "keeps float32"),
     ],
 )
@@ -70,6 +70,11 @@ def test_float16_goes_everywhere(target: str) -> None:
 @pytest.mark.parametrize("name", ["int8c", "int8d", "int4c"])
 def test_integers_go_to_a_phones_cpu(name: str) -> None:
     require_supported(parse_scheme(name), "android", "android-cpu")
+
+
+def test_int8_with_activations_goes_to_the_gpu() -> None:
+    require_supported(parse_scheme("int8d"), "android")
+    require_recipe(named_recipe("gpu-int8"), "android", "galaxy-s23-ultra")
 
 
 @pytest.fixture
@@ -91,7 +96,7 @@ def test_integers_go_to_a_cpu_of_ones_own(name: str, cpu_of_ones_own: Path) -> N
 def test_the_profile_decides_not_its_name(cpu_of_ones_own: Path) -> None:
     text = cpu_of_ones_own.read_text("utf-8").replace("my-cpu", "android-cpu")
     cpu_of_ones_own.write_text(text.replace('runtime = "xnnpack"', 'runtime = "ml-drift"'), "utf-8")
-    with pytest.raises(UnsupportedError, match=r"only fp16 is known to work.* whose runtime is ml-drift"):
+    with pytest.raises(UnsupportedError, match=r"only fp16 and int8d are known to work.* whose runtime is ml-drift"):
         require_supported(parse_scheme("int8c"), "android", str(cpu_of_ones_own))
 
 

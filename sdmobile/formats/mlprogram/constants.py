@@ -71,6 +71,11 @@ class WeightConstant:
         """Whether every use is that of a weight of a layer, so that a smaller format is worth a thought."""
         return self.dtype in FLOATS and bool(self.roles) and set(self.roles) <= _WEIGHTS
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is the weight of matrix products alone, not of a convolution or a table."""
+        return all(role.partition(".")[0] in ("linear", "matmul") for role in self.roles)
+
 
 def weight_constants(path: Path | str) -> tuple[WeightConstant, ...]:
     """Returns the weights of layers of a package in the order of the program, each stored array once.

@@ -15,6 +15,7 @@ from sdmobile.lint.limits import Limits
 from sdmobile.lint.report import Finding, LintReport
 from sdmobile.lint.tflite import classic, ml_drift
 from sdmobile.lint.tflite.element_types import check_element_types
+from sdmobile.lint.tflite.lost_outputs import lost_outputs
 from sdmobile.lint.tflite.memory import memory_findings
 from sdmobile.lint.tflite.miscomputed import check_miscomputed
 from sdmobile.lint.tflite.problem import CLASSIC, COMMIT, PARSERS, Problem, Problems
@@ -68,11 +69,16 @@ def _node_findings(graph: Graph, runtime: GpuRuntime) -> Iterator[Finding]:
         for tensor in node.inputs:
             if tensor is not None:
                 consumers.setdefault(tensor.index, []).append(node)
+    seen: list[Node] = []
     for node in graph.nodes:
         if node.op == "DEQUANTIZE" and node.outputs and node.outputs[0].index in halves:
             continue
-        seen = dataclasses.replace(node, inputs=tuple(halves.get(t.index, t) if t else None for t in node.inputs))
-        for problem in _problems(seen, runtime, consumers):
+        inputs = tuple(halves.get(t.index, t) if t else None for t in node.inputs)
+        seen.append(dataclasses.replace(node, inputs=inputs))
+        for problem in _problems(seen[-1], runtime, consumers):
+            yield _finding(node, problem)
+    if runtime == "ml-drift":
+        for node, problem in lost_outputs(seen, graph.outputs):
             yield _finding(node, problem)
 
 

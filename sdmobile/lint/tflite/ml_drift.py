@@ -10,8 +10,8 @@ from sdmobile.device_profiles.runtime_rules import tflite_operators as operators
 from sdmobile.device_profiles.runtime_rules.tflite_operators import words
 from sdmobile.formats.tflite.model import Node, Tensor, bhwc
 from sdmobile.lint.tflite.composites import check_composite
+from sdmobile.lint.tflite.problem import MEASURED, PRECHECKS, Check, Problem, Problems, fused_activation, operands
 from sdmobile.lint.tflite.problem import PARSERS as SOURCE
-from sdmobile.lint.tflite.problem import PRECHECKS, Check, Problem, Problems, fused_activation, operands
 from sdmobile.lint.tflite.shared import select_without_ranks
 
 NOT_SHARED = frozenset(
@@ -132,7 +132,24 @@ def _fully_connected(node: Node) -> Problems:
     weights = node.input(1)
     if weights is not None and weights.quantization is not None and weights.quantization.kind == "affine":
         yield from _quantized_matrix(weights)
+        yield from _hybrid_rank(node, weights)
     yield from fused_activation(node, PRECHECKS)
+
+
+def _hybrid_rank(node: Node, weights: Tensor) -> Problems:
+    """Integer weights and float activations, which the runtime quantises, in a product that drops leading axes."""
+    first, result = node.input(0), node.outputs[0]
+    if not weights.constant or first is None or first.dtype != "FLOAT32" or first.rank == result.rank:
+        return
+    alone = first.bhwc[0] == 1
+    seen = "the engine finds no batch axis" if alone else "values are scaled wrongly"
+    yield Problem(
+        "hybrid-rank",
+        f"{weights.dtype.lower()} weights, and {first} becomes {result}: {seen}",
+        "Keep the rank (keep_num_dims) and reshape afterwards; sdmobile's recipes for GPUs do",
+        MEASURED,
+        "refused" if alone else "miscomputed",
+    )
 
 
 def _dequantize(node: Node) -> Problems:

@@ -107,7 +107,7 @@ def _with_weights(
     if not isinstance(weight, str) or weight not in constants or not taken or not set(taken) <= floats:
         return None
     constant = constants[weight]
-    scheme = recipe.scheme_for(component, constant.module, constant.elements)
+    scheme = recipe.scheme_for(component, constant.module, constant.elements, constant.is_linear)
     if not isinstance(scheme, W8A8):
         return None
     name = constant.module or operation.name

@@ -115,7 +115,7 @@ def _compressed(
 ) -> CompressionRecord:
     started = time.perf_counter()
     constants = weight_constants(source)
-    schemes = {c.name: recipe.scheme_for(component, c.module, c.elements) for c in constants}
+    schemes = {c.name: recipe.scheme_for(component, c.module, c.elements, c.is_linear) for c in constants}
     used = dict.fromkeys(scheme for c in constants if not misfit(c.shape, scheme := schemes[c.name]))
     for scheme in used:
         require_supported(scheme, "ios", deployment_target=deployment_target)

@@ -96,7 +96,7 @@ def _choose(
     chosen: dict[str, Linear] = {}
     kept: dict[str, str] = {}
     for weight in weights:
-        scheme = recipe.scheme_for(component, weight.module, weight.values.size)
+        scheme = recipe.scheme_for(component, weight.module, weight.values.size, weight.operator == "FULLY_CONNECTED")
         require_supported(scheme, "android", device)
         if isinstance(scheme, Float16):
             kept[weight.name] = ""

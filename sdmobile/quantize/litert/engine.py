@@ -18,6 +18,7 @@ import numpy as np
 from sdmobile.errors import UnsupportedError
 from sdmobile.formats.tflite.names import first_place
 from sdmobile.formats.tflite.reader import read_model
+from sdmobile.quantize.litert.rank import keep_ranks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -215,9 +216,17 @@ def quantize_file(source: Path, out: Path, schemes: Mapping[str, Linear], weight
                 operation_name=qtyping.TFLOperationName(weight.operator),
                 op_config=config(schemes[weight.name]),
             )
+    dynamic = {weight.name.encode() for weight in chosen if schemes[weight.name].dynamic}
     expand(model, chosen)
+    keep_ranks(model, _tensors(model, dynamic))
     with large_weights():
         job.quantize(serialize_to_path=str(out), enable_progress_bar=False, enable_progress_report=False)
+
+
+def _tensors(model: Any, names: set[bytes]) -> set[tuple[int, int]]:
+    """Returns the subgraph and the index of the tensors of some names, in AEQ's model."""
+    graphs = enumerate(model.subgraphs)
+    return {(g, t) for g, graph in graphs for t, tensor in enumerate(graph.tensors) if tensor.name in names}
 
 
 @contextmanager

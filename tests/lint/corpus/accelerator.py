@@ -20,7 +20,7 @@ from sdmobile.validate.gpu.places import find_driver
 
 _SECONDS = 120.0
 _REFUSALS = re.compile(r"not supported by GPU delegate:\n(.*?)\n(?:No|\d+) operations will run", re.DOTALL)
-_REPOSITORY = Path(__file__).parents[4]
+_REPOSITORY = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True)

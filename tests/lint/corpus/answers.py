@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,9 +68,15 @@ class Comparison:
 
 def verdict_of(case: Case, answer: Answer) -> Answer:
     """Returns an answer in the lint's words."""
-    if answer.verdict == "wrong" and not case.comparable:
+    if answer.verdict == "wrong" and (not case.comparable or _within(case.tolerance, answer.reason)):
         return Answer("accepted")
     return Answer(_MEANING.get(answer.verdict, answer.verdict), answer.reason)
+
+
+def _within(tolerance: float, reason: str) -> bool:
+    """Returns whether a difference that the worker tells is small enough for a case."""
+    told = re.search(r"differs by (\S+) of (\S+)$", reason)
+    return told is not None and float(told[1]) <= tolerance * float(told[2])
 
 
 def read_answers() -> Recorded:

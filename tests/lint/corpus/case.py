@@ -17,11 +17,14 @@ class Case:
         build: returns the bytes of the file.
         comparable: whether the CPU's numbers are a reference; they are not where it quantises activations or leaves a
             fused activation out.
+        tolerance: difference that counts as equal, as a share of the largest value; where both sides quantise
+            activations, they round apart.
     """
 
     name: str
     build: Callable[[], bytes]
     comparable: bool = True
+    tolerance: float = 1e-3
 
 
 Cases = Iterator[Case]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.lint.corpus.case import Cases, label, single
+import numpy as np
+
+from tests.lint.corpus.case import Case, Cases, label, single
 from tests.lint.corpus.graph import Graph, Shape, options
 from tests.lint.corpus.layers import convolve
 
@@ -15,6 +17,7 @@ def cases() -> Cases:
     yield from _resizing()
     yield from _softmax()
     yield from _compressed_weights()
+    yield from _hybrid()
 
 
 def _pooling() -> Cases:
@@ -152,6 +155,42 @@ def _compressed_weights() -> Cases:
             ),
             comparable=False,
         )
+
+
+_ROUNDING = 0.01  # of activations that both sides quantise by rules of their own
+
+
+def _hybrid() -> Cases:
+    """Products of int8 weights and float activations, which the runtime quantises, that keep or drop their rank."""
+    for shape in ((1, 80, 64), (2, 80, 64), (1, 8, 10, 64), (1, 1, 80, 64), (80, 64)):
+        rows = int(np.prod(shape[:-1]))
+        for result in dict.fromkeys(((*shape[:-1], 64), (rows, 64))):
+            keep = len(result) == len(shape) and len(shape) > 2
+            name = f"FULLY_CONNECTED int8 weights {label(shape)} to {label(result)}"
+
+            def alone(shape: Shape = shape, result: Shape = result, keep: bool = keep) -> bytes:
+                graph = Graph()
+                return graph.bytes(_product(graph, graph.input(shape), result, keep))
+
+            yield Case(name, alone, tolerance=_ROUNDING)
+
+            def added(shape: Shape = shape, result: Shape = result, keep: bool = keep) -> bytes:
+                graph = Graph()
+                x = graph.input(shape)
+                made = _product(graph, x, result, keep)
+                if result != shape:
+                    made = graph.op(
+                        "RESHAPE", [made, graph.const(shape)], shape, options=options("Reshape", newShape=list(shape))
+                    )[0]
+                return graph.bytes(*graph.op("ADD", [made, x], shape, options=options("Add")))
+
+            yield Case(f"{name}, added to the input", added, tolerance=_ROUNDING)
+
+
+def _product(graph: Graph, x: int, result: Shape, keep: bool) -> int:
+    weights = graph.quantized(graph.weights(64, 64, dtype="int8"), [0.01] * 64)
+    made = options("FullyConnected", keepNumDims=keep, asymmetricQuantizeInputs=False)
+    return graph.op("FULLY_CONNECTED", [x, weights, graph.weights(64)], result, options=made, version=9)[0]
 
 
 def _half(graph: Graph, shape: Shape) -> int:
