@@ -36,18 +36,33 @@ def lint(
     device: Annotated[
         str | None, typer.Option(help="Device profile for sizes and the iOS version; by default that of the bundle.")
     ] = None,
+    litert: Annotated[
+        str | None, typer.Option(help="Version of LiteRT in the app, such as 2.1.5; by default the tested one, 2.3.")
+    ] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="Maker of the GPU: qualcomm, arm, samsung, imagination, apple.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False,
 ) -> None:
     """Predict, without a driver or a phone, what the runtime says to each operation; exit code 5 if it is refused."""
     from sdmobile.formats.bundle.reading import is_bundle
-    from sdmobile.lint import device_limits, device_runtime, lint_bundle, lint_file, target_of, worst
+    from sdmobile.lint import (
+        device_limits,
+        device_runtime,
+        lint_bundle,
+        lint_file,
+        parse_engine,
+        target_of,
+        worst,
+    )
 
+    engine = None if litert is None and gpu is None else parse_engine(litert, gpu)
     if is_bundle(path):
-        reports = lint_bundle(path, runtime, device)
+        reports = lint_bundle(path, runtime, device, engine)
     else:
         target = target_of(path)
         chosen = runtime or device_runtime(target, device)
-        reports = [lint_file(path, chosen, device_limits(target, device))]
+        reports = [lint_file(path, chosen, device_limits(target, device), engine)]
     verdict = worst(reports)
     data = {"verdict": verdict, "files": [report.to_json() for report in reports]}
     Output(json).data(data, *([] if json else [view for report in reports for view in _views(report)]))

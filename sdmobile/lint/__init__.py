@@ -18,11 +18,13 @@ from sdmobile.lint.dispatch import (
     lint_file,
     target_of,
 )
+from sdmobile.lint.engine import Engine, parse_engine
 from sdmobile.lint.limits import Limits, limits_of
 from sdmobile.lint.report import Finding, LintReport, Verdict, worst
 
 __all__ = [
     "RUNTIMES",
+    "Engine",
     "Finding",
     "FormatError",
     "Limits",
@@ -34,6 +36,7 @@ __all__ = [
     "lint_bundle",
     "lint_component",
     "lint_file",
+    "parse_engine",
     "target_of",
     "worst",
 ]

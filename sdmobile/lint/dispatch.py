@@ -11,6 +11,7 @@ from sdmobile.basics.words import meant
 from sdmobile.device_profiles.runtime_rules.tflite_operators import GPU_RUNTIMES
 from sdmobile.errors import EXIT_USAGE, SdmobileError, UnsupportedError
 from sdmobile.formats.errors import FormatError
+from sdmobile.lint.engine import Engine
 from sdmobile.lint.limits import Limits, limits_of
 from sdmobile.lint.report import Finding, LintReport
 
@@ -33,13 +34,16 @@ class RuntimeNameError(SdmobileError):
     exit_code = EXIT_USAGE
 
 
-def lint_file(path: Path, runtime: str | None = None, limits: Limits | None = None) -> LintReport:
+def lint_file(
+    path: Path, runtime: str | None = None, limits: Limits | None = None, engine: Engine | None = None
+) -> LintReport:
     """Predicts what a runtime says to one file.
 
     Args:
         path: a `.tflite` file or an `.mlpackage` folder.
         runtime: "ml-drift", "tflite-gpu" or "core-ml"; None for "ml-drift" or "core-ml" by the suffix.
         limits: what the device can hold; None checks no sizes.
+        engine: the build of LiteRT and the GPU's maker; None for the tested build on the device's GPU.
 
     Returns:
         Findings and verdict.
@@ -62,16 +66,22 @@ def lint_file(path: Path, runtime: str | None = None, limits: Limits | None = No
         return lint_package(path, limits or Limits())
     from sdmobile.lint.tflite.delegate import lint_tflite
 
-    return lint_tflite(path, chosen, limits or Limits())  # pyright: ignore[reportArgumentType]
+    held = limits or Limits()
+    known = engine or Engine()
+    known = replace(known, maker=known.maker or held.maker)
+    return lint_tflite(path, chosen, held, known)  # pyright: ignore[reportArgumentType]
 
 
-def lint_bundle(folder: Path, runtime: str | None = None, device: str | None = None) -> list[LintReport]:
+def lint_bundle(
+    folder: Path, runtime: str | None = None, device: str | None = None, engine: Engine | None = None
+) -> list[LintReport]:
     """Predicts what the runtime of a bundle's device says to each of its files.
 
     Args:
         folder: the bundle.
         runtime: another runtime than the device's.
         device: a device profile for the sizes; None for that of the bundle.
+        engine: as `lint_file`.
 
     Returns:
         One report per component, in the order of the pipeline.
@@ -87,10 +97,12 @@ def lint_bundle(folder: Path, runtime: str | None = None, device: str | None = N
         raise UnsupportedError("a lint exists for the targets ios and android", bundle.target)
     chosen = device or bundle.device
     runtime, limits = runtime or device_runtime(bundle.target, chosen), device_limits(bundle.target, chosen)
-    return [lint_component(component, runtime, limits) for component in bundle.components.values()]
+    return [lint_component(component, runtime, limits, engine) for component in bundle.components.values()]
 
 
-def lint_component(component: BundleComponent, runtime: str | None, limits: Limits) -> LintReport:
+def lint_component(
+    component: BundleComponent, runtime: str | None, limits: Limits, engine: Engine | None = None
+) -> LintReport:
     """Predicts what a runtime says to one component of a bundle; otherwise as `lint_file`.
 
     A recipe that needs a newer iOS than the device profile serves has raised the deployment target of the file, and its
@@ -99,8 +111,8 @@ def lint_component(component: BundleComponent, runtime: str | None, limits: Limi
     profile, recipe = limits.deployment_target, component.record.get("compression") or {}
     raised = _deployment_target(recipe)
     if profile is None or raised is None or raised <= profile:
-        return lint_file(component.path, runtime, limits)
-    report = lint_file(component.path, runtime, replace(limits, deployment_target=raised))
+        return lint_file(component.path, runtime, limits, engine)
+    report = lint_file(component.path, runtime, replace(limits, deployment_target=raised), engine)
     warning = Finding(
         "warning",
         DEPLOYMENT_TARGET,

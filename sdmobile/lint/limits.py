@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sdmobile.device_profiles.runtime_rules.winograd import Gpu
+from sdmobile.lint.engine import Maker
 
 if TYPE_CHECKING:
     from sdmobile.device_profiles import DeviceProfile
@@ -30,6 +31,11 @@ class Limits:
     deployment_target: int | None = None
     source: str = ""
     gpu: Gpu = Gpu.OTHER
+
+    @property
+    def maker(self) -> Maker | None:
+        """Of the GPU, None if it is not known."""
+        return "qualcomm" if self.gpu in (Gpu.ADRENO_6XX, Gpu.ADRENO_7XX) else None
 
 
 def limits_of(profile: DeviceProfile) -> Limits:

@@ -18,9 +18,9 @@ from sdmobile.errors import OutputError, UnsupportedError
 from sdmobile.families import family_of
 from sdmobile.families.model_card import model_card
 from sdmobile.formats.bundle.writing import Part, check_output, put_in_place, seal, staging
-from sdmobile.quantize.backends import CompressionJob, Destination, backend_for
+from sdmobile.quantize.backends import Backend, CompressionJob, Destination, backend_for
 from sdmobile.quantize.recipes import Recipe, hint_for
-from sdmobile.quantize.records import CompressionRecord, Watch, joined, told
+from sdmobile.quantize.records import CompressionRecord, NothingToCompressError, Watch, joined, told
 from sdmobile.quantize.support import require_components, require_recipe
 
 if TYPE_CHECKING:
@@ -194,9 +194,23 @@ def compress_part(
         return {**part.record, "warnings": list(part.record["warnings"])}
     backend = backend_for(destination.target)
     with told(watch, job.component, "compress"):
-        compression = joined([backend.compress(job, file) for file in models])
+        done = [found for file in models if (found := _compressed(job, backend, file)) is not None]
+        if not done:
+            return {**part.record, "warnings": list(part.record["warnings"])}
+        compression = joined(done)
         _require_smaller(job.component, compression)
     return _record(job, compression)
+
+
+def _compressed(job: CompressionJob, backend: Backend, file: str) -> CompressionRecord | None:
+    """Compresses a file; one without matrix products, where the recipe is for these alone, is copied."""
+    try:
+        return backend.compress(job, file)
+    except NothingToCompressError:
+        if job.recipe.layers == "all":
+            raise
+    copy(job.part.path(file), job.target(file))
+    return None
 
 
 def _model_files(part: Part, target: str) -> list[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sdmobile.basics.memory import peak_resident_bytes
+from sdmobile.errors import OutputError
 
 Watch = Callable[[str, dict[str, Any]], None]
 """Sees the name of a component and an event."""
@@ -23,6 +24,10 @@ def told(watch: Watch, component: str, stage: str) -> Iterator[None]:
     yield
     seconds = round(time.perf_counter() - started, 3)
     watch(component, {"stage": stage, "event": "end", "seconds": seconds, "peak_rss_bytes": peak_resident_bytes()})
+
+
+class NothingToCompressError(OutputError):
+    """A recipe changes no weight of a file."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from sdmobile.exporters.request import ExportRequest, make_plan
 from sdmobile.formats.bundle.reading import open_bundle
 from sdmobile.quantize.apply import apply_recipe
 from sdmobile.quantize.recipes import Override, Recipe, named_recipe, save_recipe
-from sdmobile.quantize.schemes import Palette
+from sdmobile.quantize.schemes import Linear, Palette
 from tests import in_process
 from tests.in_process import exports_in_this_process
 
@@ -177,3 +177,20 @@ def test_a_full_disk_is_told_and_leaves_nothing(plain: Path, tmp_path: Path, roo
     assert list(tmp_path.iterdir()) == []
     assert _files(plain) == before
     assert apply_recipe(plain, named_recipe("palette4"), tmp_path / "small").path.is_dir()
+
+
+def test_a_recipe_for_products_leaves_a_component_without_any(tmp_path: Path) -> None:
+    """The decoder of shapes-64-mobile is of convolutions alone."""
+    from sdmobile.checkpoints import bundled_checkpoint
+
+    request = ExportRequest(
+        bundled_checkpoint("shapes-64-mobile"), "android", tmp_path / "plain", components=COMPONENTS
+    )
+    plain = export_bundle(make_plan(request), ComponentCache(tmp_path / "cache"), lambda *_: None).path
+    applied = apply_recipe(plain, named_recipe("gpu-int8"), tmp_path / "gpu")
+    decoder, encoder = (open_bundle(applied.path).components[name].record for name in COMPONENTS)
+    assert decoder["sha256"] == open_bundle(plain).components["vae_decoder"].record["sha256"]
+    assert "compression" not in decoder
+    assert encoder["compression"]["schemes"]["int8d"] == 4
+    with pytest.raises(OutputError, match="changes no weight"):
+        apply_recipe(plain, Recipe("rare", Linear(8, dynamic=True), min_elements=10**9), tmp_path / "none")

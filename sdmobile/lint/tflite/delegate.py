@@ -11,10 +11,12 @@ from sdmobile.formats.errors import whole
 from sdmobile.formats.tflite.model import Graph, Node, Tensor
 from sdmobile.formats.tflite.names import module_of
 from sdmobile.formats.tflite.reader import read_graph
+from sdmobile.lint.engine import Engine
 from sdmobile.lint.limits import Limits
 from sdmobile.lint.report import Finding, LintReport
 from sdmobile.lint.tflite import classic, ml_drift
 from sdmobile.lint.tflite.element_types import check_element_types
+from sdmobile.lint.tflite.engine_rules import engine_problems
 from sdmobile.lint.tflite.lost_outputs import lost_outputs
 from sdmobile.lint.tflite.memory import memory_findings
 from sdmobile.lint.tflite.miscomputed import check_miscomputed
@@ -42,13 +44,14 @@ _FIXES = {
 _GENERAL_FIX = "Write it with other operators before the export, or leave this part to the CPU"
 
 
-def lint_tflite(path: Path, runtime: GpuRuntime, limits: Limits) -> LintReport:
+def lint_tflite(path: Path, runtime: GpuRuntime, limits: Limits, engine: Engine) -> LintReport:
     """Predicts what a GPU runtime says to a `.tflite` file.
 
     Args:
         path: the file.
         runtime: "ml-drift" (LiteRT's CompiledModel) or "tflite-gpu" (the delegate of TensorFlow Lite).
         limits: what the device can hold.
+        engine: the build of LiteRT and the GPU's maker.
 
     Returns:
         The report; every node that breaks a rule has one finding at least.
@@ -59,6 +62,8 @@ def lint_tflite(path: Path, runtime: GpuRuntime, limits: Limits) -> LintReport:
     graph = read_graph(path)
     with whole(path):
         findings = [*_node_findings(graph, runtime), *memory_findings(graph, runtime, limits)]
+        if runtime == "ml-drift":
+            findings += _of_engine(graph, engine)
     return LintReport(str(path), runtime, BASIS[runtime], len(graph.nodes), tuple(findings))
 
 
@@ -128,13 +133,19 @@ def _known(node: Node, runtime: GpuRuntime) -> Problems:
         )
 
 
+def _of_engine(graph: Graph, engine: Engine) -> Iterator[Finding]:
+    for node, finding in engine_problems(graph, engine):
+        yield finding if node is None else _placed(node, finding)
+
+
 def _finding(node: Node, problem: Problem) -> Finding:
-    return Finding(
-        severity=problem.severity,
-        rule=problem.rule,
-        detail=problem.detail,
-        fix=problem.fix,
-        source=problem.source,
+    return _placed(node, Finding(problem.severity, problem.rule, problem.detail, problem.fix, problem.source))
+
+
+def _placed(node: Node, finding: Finding) -> Finding:
+    """Returns a finding with the node that it is about."""
+    return dataclasses.replace(
+        finding,
         op=node.custom or (f"{node.op} {node.composite.name}" if node.composite else node.op),
         node=str(node.index),
         version=node.version,

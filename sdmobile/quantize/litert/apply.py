@@ -14,7 +14,7 @@ from sdmobile.formats.errors import whole
 from sdmobile.formats.tflite.reader import read_model
 from sdmobile.quantize.litert.engine import TFLiteWeight, float16_weights, quantize_file, reason_against
 from sdmobile.quantize.recipes import Recipe
-from sdmobile.quantize.records import CompressionRecord, TensorRecord
+from sdmobile.quantize.records import CompressionRecord, NothingToCompressError, TensorRecord
 from sdmobile.quantize.schemes import Float16, Linear
 from sdmobile.quantize.support import require_supported
 
@@ -63,7 +63,8 @@ def _compressed(source: Path, out: Path, recipe: Recipe, component: str, device:
     before = source.stat().st_size
     if not chosen:
         reason = next((line for line in kept.values() if line), "the recipe changes no weight of it")
-        raise OutputError("a compressed file must be smaller", f"{source.name}: {reason}", "Leave the component out")
+        rule, value = "a compressed file must be smaller", f"{source.name}: {reason}"
+        raise NothingToCompressError(rule, value, "Leave the component out")
     with whole_file(out) as partial:
         quantize_file(source, partial, chosen, weights)
         facts = check_integers(partial, weights, chosen)
