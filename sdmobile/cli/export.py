@@ -41,6 +41,10 @@ _ISLANDS = (
     "Sample a little with PyTorch and keep in float32 what overflows float16 then (ios); android: warn. Costs the "
     "time and memory of the sampling."
 )
+_CHUNKS = (
+    "Cut the UNet into so many files, run one after the other (Apple's package: 2); auto: parts of a size that the "
+    "device loads and compiles well, by its profile."
+)
 _QUANTIZE = "Store the weights as a recipe says: a name of `sdmobile quantize recipes`, or a JSON file."
 _OUTPUT = "Bundle folder; DIR/TARGET for each of several targets. Without it, NAME-TARGET here."
 _COMPONENTS = f"Export only these, separated by commas: {COMPONENTS}."
@@ -73,10 +77,7 @@ def export(
     check_rewrites: Annotated[
         bool, typer.Option("--check-rewrites", help="Compare the graph before and after every rule on real inputs.")
     ] = False,
-    chunks: Annotated[
-        int,
-        typer.Option(min=1, help="Cut the UNet into so many files, run one after the other (Apple's package: 2)."),
-    ] = 1,
+    chunks: Annotated[str, typer.Option(metavar="N|auto", help=_CHUNKS)] = "1",
     float32_islands: Annotated[bool, typer.Option("--float32-islands", help=_ISLANDS)] = False,
     quantize: Annotated[str | None, typer.Option(help=_QUANTIZE)] = None,
     tokenizer: Tokenizer = None,
@@ -131,7 +132,7 @@ def export(
         guidance,
         overwrite,
         rewrites,
-        chunks,
+        _chunks(chunks),
         float32_islands,
         None if quantize is None else load_recipe(quantize),
         tokenizer,
@@ -274,3 +275,14 @@ def _print_json(values: list[dict[str, Any]], several: bool) -> None:
     import json
 
     typer.echo(json.dumps(values if several else values[0], indent=2))
+
+
+def _chunks(text: str) -> int:
+    """Returns the number of files of the denoiser; the number that stands for the device's choice where it is auto."""
+    from sdmobile.exporters.part_sizes import AUTO
+
+    if text == "auto":
+        return AUTO
+    if not text.isdecimal() or not int(text):
+        raise typer.BadParameter(f"{text!r} is no number of files from 1 on, and not auto", param_hint="--chunks")
+    return int(text)

@@ -103,13 +103,16 @@ def _image(result: Assessment) -> list[RenderableType]:
 
 
 def _memory(result: Assessment) -> Table:
-    table = _columns(_titled("memory, predicted: weights and arenas"), ("loading", "verdict", "advice"), ())
+    title = "memory, predicted: weights and arenas; images, predicted: with loading"
+    table = _columns(_titled(title), ("loading", "verdict", "advice"), ("first image", "further"))
+    times = {one.loading: (short_time(one.first), short_time(one.further)) for one in result.turns}
     for check in result.budgets:
         advice = "\n".join(f"{way.text}: {megabytes(way.needed)}" for way in check.advice)
         small = (
             check.fits is None and result.device.ram_bytes is not None and 10 * check.needed < result.device.ram_bytes
         )
-        table.add_row(check.loading, verdict(check, result.device.ram_bytes), "–" if small else advice or "–")
+        words = (check.loading, verdict(check, result.device.ram_bytes), "–" if small else advice or "–")
+        table.add_row(*words, *times.get(check.loading, ("unknown", "unknown")))
     return table
 
 

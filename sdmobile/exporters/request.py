@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from sdmobile.exporters.estimates import (
     profile_of,
 )
 from sdmobile.exporters.job import ExportJob
+from sdmobile.exporters.part_sizes import AUTO, chunks_for
 from sdmobile.exporters.preflight import PreflightReport, existing, preflight
 from sdmobile.families.control import controls_to_json
 from sdmobile.formats.bundle.contracts import TARGETS
@@ -49,7 +50,7 @@ class ExportRequest:
         guidance: one of the family's, None for its default.
         overwrite: replace an existing bundle.
         rewrites: what the user changes about the device's rules.
-        chunks: number of files that the UNet is cut into.
+        chunks: number of files that the UNet is cut into; `part_sizes.AUTO` for parts of the device's size.
         float32_islands: sample a little and keep in float32 what overflows float16 then.
         recipe: how the weights of the finished files are stored; None leaves them as the device's profile says.
         tokenizer: folder of the tokenizer, for a checkpoint that has none.
@@ -213,10 +214,14 @@ def make_plan(request: ExportRequest, opened: Checkpoint | None = None, dry: boo
         )
     profile = profile_of(request)
     check_names(request.rewrites)
-    check_chunks(request.chunks)
+    if request.chunks != AUTO:
+        check_chunks(request.chunks)
     checkpoint = opened or open_checkpoint(
         request.checkpoint, request.tokenizer, request.prediction_type, request.changes, controls=request.controls
     )
+    if request.chunks == AUTO:
+        request = replace(request, chunks=chunks_for(checkpoint, profile))
+        check_chunks(request.chunks)
     geometry = geometry_for(checkpoint, request.guidance, request.resolution)
     names = chosen_components(checkpoint.family, request.components)
     device = profile.name if request.device is None else device_key(request.device)

@@ -20,7 +20,7 @@ from sdmobile.prediction.assess_savings import Saving, savings
 from sdmobile.prediction.component_cost import ComponentCost, component_cost, predict_files
 from sdmobile.prediction.latency import KernelTime, Prediction
 from sdmobile.prediction.memory_budget import BudgetCheck, check_budget
-from sdmobile.prediction.pipeline_time import ImageTime, image_time
+from sdmobile.prediction.pipeline_time import ImageTime, Loaded, Turns, image_time, turns
 
 if TYPE_CHECKING:
     from sdmobile.families.family import Family
@@ -75,6 +75,19 @@ class Assessment:
     savings: tuple[Saving, ...]
     notes: tuple[str, ...] = field(default=())
 
+    @property
+    def turns(self) -> tuple[Turns, ...]:
+        """The image with loading, for both ways; empty where nobody has measured how long a file takes to load."""
+        used = [part for part in self.components if part.calls]
+        loads = [part.prediction.first_run.load for part in used]
+        if self.image is None or not used or None in loads:
+            return ()
+        known = [
+            Loaded(len(part.graphs), part.calls, (load or 0.0) + (part.prediction.first_run.compile or 0.0))
+            for part, load in zip(used, loads, strict=True)
+        ]
+        return turns(self.image.seconds, known)
+
     def costliest(self, count: int) -> list[CostlyKernel]:
         """Returns the kernels that take most of an image, each with all its calls."""
         total = self.image.seconds if self.image else sum(c.prediction.seconds for c in self.components)
@@ -107,6 +120,7 @@ class Assessment:
             "components": {part.name: part.to_json(count) for part in self.components},
             "file_bytes": sum(part.file_bytes for part in self.components),
             "memory": [check.to_json() for check in self.budgets],
+            "with_loading": [one.to_json() for one in self.turns],
             "ram_bytes": self.device.ram_bytes,
             "costliest": [
                 {

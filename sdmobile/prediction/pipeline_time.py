@@ -39,6 +39,60 @@ class ImageTime:
         return {"predicted": True, "seconds": self.seconds, **vars(self)}
 
 
+@dataclass(frozen=True)
+class Turns:
+    """Predicted seconds of an image with the time that files take to load.
+
+    Args:
+        loading: the way to load.
+        first: of the first image, everything from the file on.
+        further: of each image after it.
+    """
+
+    loading: str
+    first: float
+    further: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a JSON object; every number in it is predicted."""
+        return {
+            "predicted": True,
+            "loading": self.loading,
+            "first_seconds": self.first,
+            "further_seconds": self.further,
+        }
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What loading a component takes.
+
+    Args:
+        files: it consists of.
+        calls: in one image.
+        seconds: to load and to compile all its files once.
+    """
+
+    files: int
+    calls: int
+    seconds: float
+
+
+def turns(image: float, parts: Sequence[Loaded]) -> tuple[Turns, Turns]:
+    """Returns the time of an image where all files stay loaded, and where one file at a time is in memory.
+
+    all at once:   first = image + Σ load,                 further = image
+    one at a time: first = further = image + Σ load · n,   n = calls where a component has several files, else 1
+
+    Args:
+        image: seconds of an image whose files are loaded.
+        parts: of the components that it needs.
+    """
+    once = sum(part.seconds for part in parts)
+    each = sum(part.seconds * (part.calls if part.files > 1 else 1) for part in parts)
+    return Turns("all at once", image + once, image), Turns("one at a time", image + each, image + each)
+
+
 Calls = Sequence[tuple[Prediction, int]]
 """Predictions of single calls, and how often each is called for one image."""
 
