@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from sdmobile.device_profiles import DeviceProfile, load_profile
+from sdmobile.device_profiles import load_profile
 from sdmobile.device_profiles.costs_schema import Unit
+from sdmobile.device_profiles.model import DeviceProfile
 from sdmobile.formats.bundle.reading import Bundle
 from sdmobile.prediction.assess import assess
 from sdmobile.prediction.assess_device import choose_unit
