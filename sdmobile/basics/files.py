@@ -20,6 +20,7 @@ from sdmobile.basics.scratch import put_in_place, real, scratch_beside
 from sdmobile.errors import OutputError, ResourceError, SdmobileError
 
 CACHE_VARIABLE = "SDMOBILE_CACHE"
+DATA_VARIABLE = "SDMOBILE_DATA"
 _CHUNK = 4 << 20
 _SMALL = 1 << 16
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -37,6 +38,13 @@ def cache_folder(part: str) -> Path:
     """Returns where a part of the cache is: below `$SDMOBILE_CACHE`, else below `sdmobile` in the user's cache."""
     chosen = os.environ.get(CACHE_VARIABLE)
     return (Path(chosen) if chosen else user_cache() / "sdmobile") / part
+
+
+def data_folder(part: str) -> Path:
+    """Returns where a part of what the user keeps is: below `$SDMOBILE_DATA`, else `sdmobile` in the user's data."""
+    chosen = os.environ.get(DATA_VARIABLE)
+    user = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share")
+    return (Path(chosen) if chosen else user / "sdmobile") / part
 
 
 @contextmanager

@@ -16,6 +16,7 @@ _EXTRAS = {
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
     **dict.fromkeys(("accelerate", "peft"), "train"),
     "playwright": "gpu",
+    **dict.fromkeys(("cryptography", "segno"), "phone"),
 }
 
 

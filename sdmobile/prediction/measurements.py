@@ -10,13 +10,13 @@ import hashlib
 import io
 import json
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.basics.files import data_folder
 from sdmobile.basics.untrusted import parse_json, read_bounded
 from sdmobile.device_profiles.costs_schema import Runtime
 from sdmobile.device_profiles.model import NAME
@@ -95,11 +95,7 @@ class Measurement:
 
 def default_folder() -> Path:
     """Returns where measurements are kept: `$SDMOBILE_DATA`, else the user's data folder."""
-    chosen = os.environ.get("SDMOBILE_DATA")
-    root = (
-        Path(chosen) if chosen else Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "sdmobile"
-    )
-    return root / "measurements"
+    return data_folder("measurements")
 
 
 def store(measurement: Measurement, folder: Path | None = None) -> Path:

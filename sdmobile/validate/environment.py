@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PACKAGE = "sdmobile"
 CORE = "core"
 TORCH = "torch"
-_EXTRAS = (TORCH, "ios", "android", "onnx", "gpu", "train")
+_EXTRAS = (TORCH, "ios", "android", "onnx", "gpu", "phone", "train")
 _GPU_SETUP = "Run `make gpu-setup`, or `python -m sdmobile.validate.gpu.setup`."
 
 
@@ -122,6 +122,7 @@ def abilities(installed: list[Library]) -> list[Ability]:
         _extra(installed, "check .tflite files (LiteRT on the CPU)", "android"),
         _browser(),
         _vulkan(),
+        _phone(installed),
         _extra(installed, "train", "train"),
         _cuda(),
         _bundled(),
@@ -178,6 +179,15 @@ def _extra(installed: list[Library], name: str, extra: str) -> Ability:
         return Ability(name, False, f"not installed: {', '.join(missing)}", command)
     if untested:
         return Ability(name, True, f"outside the tested range: {', '.join(untested)}", command)
+    return Ability(name, True, "installed")
+
+
+def _phone(installed: list[Library]) -> Ability:
+    """Returns whether a phone can be served over the network; by cable it needs nothing."""
+    name = "serve a bundle to a phone over the network (--lan)"
+    missing = [library.name for library in installed if library.extra == "phone" and library.installed is None]
+    if missing:
+        return Ability(name, False, f"not installed: {', '.join(missing)}", "pip install 'sdmobile[phone]'")
     return Ability(name, True, "installed")
 
 

@@ -16,6 +16,7 @@ from sdmobile.checkpoints import Checkpoint, open_checkpoint
 from sdmobile.exporters.job import ExportJob
 from sdmobile.families.contracts import contract_for
 from sdmobile.formats.bundle.contracts import Geometry
+from sdmobile.formats.bundle.file_list import FILE_LIST, GOLDEN, file_list_text
 from sdmobile.formats.bundle.reading import KIND, MANIFEST, SCHEMA_VERSION
 from sdmobile.reference.geometry import geometry_for
 from sdmobile.reference.subject import wrapped_component
@@ -142,12 +143,19 @@ def _finish(
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Writes the manifest with the hashes that the files have now."""
-    manifest["files"] = {
+    manifest["files"] = _entries(folder)
+    if (folder / FILE_LIST).exists():  # of an export: it says the same
+        (folder / FILE_LIST).write_text(file_list_text(manifest["files"]), "utf-8")
+        manifest["files"] = _entries(folder)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
+
+
+def _entries(folder: Path) -> dict[str, dict[str, Any]]:
+    return {
         file.relative_to(folder).as_posix(): {"sha256": hash_file(file), "bytes": file.stat().st_size}
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name != MANIFEST
+        if file.is_file() and file.name not in (MANIFEST, *GOLDEN)
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from sdmobile.validate.gpu import places
 
 def test_ranges_come_from_the_project_itself() -> None:
     by_name = {library.name: library for library in libraries()}
-    assert {library.extra for library in by_name.values()} == {CORE, TORCH, "ios", "android", "onnx", "gpu", "train"}
+    extras = {CORE, TORCH, "ios", "android", "onnx", "gpu", "phone", "train"}
+    assert {library.extra for library in by_name.values()} == extras
     assert "sdmobile" not in by_name
     source = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     for library in by_name.values():

@@ -15,6 +15,7 @@ from sdmobile.basics import scratch
 from sdmobile.basics.files import explained, files_of, hash_of
 from sdmobile.basics.untrusted import inside
 from sdmobile.errors import OutputError, SdmobileError, UsageError
+from sdmobile.formats.bundle.file_list import FILE_LIST, file_list_text
 from sdmobile.formats.bundle.reading import MANIFEST, is_bundle, open_bundle
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def finite(value: Any) -> Any:
 
 
 def seal(manifest: dict[str, Any], folder: Path, card: str) -> dict[str, Any]:
-    """Writes model card and manifest of a bundle under construction.
+    """Writes model card, list of files and manifest of a bundle under construction.
 
     Args:
         manifest: all but the list of files.
@@ -169,9 +170,14 @@ def seal(manifest: dict[str, Any], folder: Path, card: str) -> dict[str, Any]:
     if fixed_date() is not None:
         manifest["components"] = without_measurements(manifest["components"])
     (folder / "README.md").write_text(card, "utf-8")
-    manifest["files"] = {
-        file.relative_to(folder).as_posix(): {"sha256": hash_of([file]), "bytes": file.stat().st_size}
-        for file in files_of(folder)
-    }
+    (folder / FILE_LIST).unlink(missing_ok=True)  # of the bundle that this one was made from
+    entries = {file.relative_to(folder).as_posix(): _entry(file) for file in files_of(folder)}
+    (folder / FILE_LIST).write_text(file_list_text(entries), "utf-8")
+    manifest["files"] = dict(sorted({**entries, FILE_LIST: _entry(folder / FILE_LIST)}.items()))
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, allow_nan=False) + "\n", "utf-8")
     return manifest
+
+
+def _entry(file: Path) -> dict[str, Any]:
+    """Returns what a manifest says of a file."""
+    return {"sha256": hash_of([file]), "bytes": file.stat().st_size}
