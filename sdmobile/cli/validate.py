@@ -39,6 +39,7 @@ _BISECT = (
 _BENCHMARK = "LiteRT's benchmark_model for Android: run the files with it on the phone that adb finds."
 _LINT = "Predict what the phone's runtime says: report a refusal as a warning, or fail."
 _GPU = "Run Android files on Google's GPU engine with a software GPU: in a browser, by the Python wheel, or both."
+_GOLDEN = "Put a few recorded calls into an Android bundle (golden.json, golden.bin), for `sdmobile serve`."
 
 
 class Lint(str, Enum):
@@ -109,6 +110,7 @@ def validate(
         typer.Option("--report-dir", "-o", help="Write report.html, validation.json, .md, .xml and images here."),
     ] = None,
     record_dir: Annotated[Path | None, typer.Option(help="Save the recorded inputs here as .npz files.")] = None,
+    golden: Annotated[bool, typer.Option("--golden/--no-golden", help=_GOLDEN)] = True,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither reuse nor keep the reference's runs.")] = False,
     format: Annotated[Format, typer.Option(help="What to print to stdout.")] = Format.TEXT,
     json_output: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
@@ -145,6 +147,7 @@ def validate(
         overflow=overflow,
         checkers=CheckerChoice(lint.value, gpu.value, benchmark_model, adb_serial).checkers(),
         changes=changes_of(lora, embedding, vae),
+        golden=golden,
         bisect_dir=(bisect_dir or Path(f"{bundle.name}-bisect")) if bisect else None,
     )
     with step_progress() as progress:

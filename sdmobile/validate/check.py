@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics.words import describe, nearest
 from sdmobile.checkpoints.shapes64.obedience import has_captions
-from sdmobile.errors import UnsupportedError
+from sdmobile.errors import OutputError, ResourceError, UnsupportedError
+from sdmobile.formats.bundle.file_list import check_file_list
 from sdmobile.formats.bundle.reading import Bundle, open_bundle
 from sdmobile.reference.pipeline import PipelineSpec
 from sdmobile.reference.recording import Recording, record
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from sdmobile.runtimes import Runner
     from sdmobile.validate.bisect.part import Culprit
 
+_log = logging.getLogger("sdmobile.validate")
 Progress = Callable[[str, int, int], None]
 
 
@@ -81,11 +84,13 @@ def validate_bundle(folder: Path, options: ValidationOptions, progress: Progress
 
     started = time.perf_counter()
     bundle = open_bundle(folder)
+    check_file_list(bundle)
     names = validation_runtimes(bundle.target) if options.runtime == "auto" else (options.runtime,)
     runners = [bundle_runner(bundle, name, options.threads) for name in names]
     subject = _subject(bundle, options, progress or (lambda _what, _done, _all: None))
     evidence = run_checkers(bundle, subject.wanted, Recording(), _evidence(subject))
     recording, reused = _recorded(subject)
+    _keep_calls(subject, recording)
     components = [check for runner in runners for check in _components(subject, runner, recording)]
     trajectories: list[TrajectoryCheck] = []
     images: list[dict[str, NDArray[np.float32]]] = [{"torch": run.image} for run in recording.runs]
@@ -160,6 +165,19 @@ def _recorded(subject: _Subject) -> tuple[Recording, bool]:
     if options.recording_dir is not None:
         recording.save(options.recording_dir)
     return recording, reused
+
+
+def _keep_calls(subject: _Subject, recording: Recording) -> None:
+    """Puts a few of the recorded calls into an Android bundle; where it cannot be written, a note says so."""
+    if not subject.options.golden or subject.bundle.target != "android":
+        return
+    from sdmobile.validate.golden import write_golden
+    from sdmobile.validate.golden_recording import golden_of
+
+    try:
+        write_golden(subject.bundle, golden_of(subject.bundle, subject.spec, recording))
+    except (OutputError, ResourceError) as error:
+        _log.warning("note: the recorded calls were not put into the bundle: %s", error)
 
 
 def _components(subject: _Subject, runner: Runner, recording: Recording) -> list[ComponentCheck]:

@@ -42,6 +42,7 @@ class ValidationOptions:
         overflow: look for values that float16 cannot hold, in the reference, by component and step.
         checkers: what else is asked, by name; see `checkers`.
         changes: that were put on top of the source checkpoint.
+        golden: put a few recorded calls into an Android bundle, for `sdmobile serve`.
         bisect_dir: where the smallest failing subgraph of each failing component is saved, None for nowhere.
     """
 
@@ -63,6 +64,7 @@ class ValidationOptions:
     overflow: bool = False
     checkers: Mapping[str, Checker] = field(default_factory=dict)
     changes: Changes = UNCHANGED
+    golden: bool = False
     bisect_dir: Path | None = None
 
     def settled(self, spec: PipelineSpec) -> ValidationOptions:
