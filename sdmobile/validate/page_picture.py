@@ -1,4 +1,4 @@
-"""Which bundles the page of `sdmobile serve` can draw with, and by which table: it has one text encoder and one loop."""
+"""Which bundles the page of `sdmobile serve` can draw with, and by which table: one text encoder, one loop."""
 
 from __future__ import annotations
 
