@@ -32,7 +32,7 @@ def lan_address() -> str:
 
 
 def _by_interface() -> str:
-    """Returns the first address of an interface that is up and no loopback; a network without a way out has one, too."""
+    """Returns the first address of an interface that is up and no loopback: a network without a way out has one."""
     import psutil
 
     states = psutil.net_if_stats()
