@@ -23,6 +23,7 @@ from sdmobile.cli.profile import profile
 from sdmobile.cli.push import push
 from sdmobile.cli.quantize import quantize_app
 from sdmobile.cli.rewrites import rewrites_app
+from sdmobile.cli.serve import serve
 from sdmobile.cli.structures import structures_app
 from sdmobile.cli.train import train_app
 from sdmobile.cli.usage import told_usage
@@ -45,6 +46,7 @@ app.command()(export)
 app.command()(validate)
 app.command()(lint)
 app.command("gpu-check")(gpu_check)
+app.command()(serve)
 app.command()(generate)
 app.command()(profile)
 app.command()(push)

@@ -158,6 +158,18 @@ class Phone:
         """
         _checked(_run([self.adb, "-s", self.serial, "push", str(file), target], TIMEOUT))
 
+    def reverse(self, port: int) -> None:
+        """Lets the phone reach a port of this computer's loopback under its own, by the cable.
+
+        Raises:
+            ResourceError: it could not be done.
+        """
+        _checked(_run([self.adb, "-s", self.serial, "reverse", f"tcp:{port}", f"tcp:{port}"], 30.0))
+
+    def reverse_no_more(self, port: int) -> None:
+        """Undoes `reverse`; raises ResourceError where the phone has gone."""
+        _checked(_run([self.adb, "-s", self.serial, "reverse", "--remove", f"tcp:{port}"], 30.0))
+
     def shell(self, command: Sequence[str], timeout: float = TIMEOUT) -> str:
         """Runs a command on the phone and returns what it prints, errors included.
 

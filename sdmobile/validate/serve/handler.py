@@ -37,6 +37,7 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
 _CHUNK = 1 << 18
+_DRAIN_SECONDS = 2.0
 _RANGE = re.compile(r"bytes=([0-9]{0,15})-([0-9]{0,15})")
 _LENGTH = re.compile(r"[0-9]{1,15}")
 _LARGE_AT_ONCE = threading.BoundedSemaphore(2)
@@ -52,6 +53,7 @@ class Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         """Lets reading end in time."""
         super().setup()
+        self.rfile.close()
         self._patient = PatientReader(self.connection)
         self.rfile = io.BufferedReader(self._patient, 1 << 16)  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -94,7 +96,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _below_token(self, path: str) -> str | None:
         """Returns what follows the token in a path, None if the token is missing or another."""
-        before, token, *rest = path.split("/", 2) + ["", ""]
+        before, token, *rest = [*path.split("/", 2), "", ""]
         known = hmac.compare_digest(token.encode("latin-1", "replace"), self.server.site.token.encode())
         return rest[0] if known and before == "" and path.count("/") > 1 else None
 
@@ -160,6 +162,19 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.send_header("Connection", "close")
         self.end_headers()
+        if self.command == "POST":
+            self._drain()
+
+    def _drain(self) -> None:
+        """Takes in what is under way for a moment: a connection that is closed before loses the answer, too."""
+        self._patient.wait_for(min(_DRAIN_SECONDS, self.server.site.limits.idle_seconds))
+        while self.rfile.read1(_CHUNK):
+            pass
+
+    def flush_headers(self) -> None:
+        """Sends the head of an answer; what was left of the patience for the request does not matter any more."""
+        self.connection.settimeout(self.server.site.limits.idle_seconds)
+        super().flush_headers()
 
     def _common(self, caching: str) -> None:
         for name, value in HEADERS.items():

@@ -135,7 +135,8 @@ class PhoneServer(ThreadingHTTPServer):
 
     def _shaken(self, request: socket.socket, tls: ssl.SSLContext) -> ssl.SSLSocket:
         """Returns a connection whose handshake is done; a timer ends one that takes too long in all."""
-        timer = threading.Timer(self.site.limits.idle_seconds, _cut, [request.dup()])
+        second = request.dup()
+        timer = threading.Timer(self.site.limits.idle_seconds, _cut, [second])
         timer.daemon = True
         timer.start()
         try:
@@ -148,7 +149,7 @@ class PhoneServer(ThreadingHTTPServer):
             raise
         finally:
             timer.cancel()
-            _close(timer.args[0])
+            _close(second)
 
     def _once(self, text: str) -> None:
         """Tells something the first time only: a browser tries again and again."""
