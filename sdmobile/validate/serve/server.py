@@ -120,8 +120,10 @@ class PhoneServer(ThreadingHTTPServer):
             if self.site.tls is not None:
                 connection = self._shaken(request, self.site.tls)
             self.finish_request(connection, client_address)
+        except ssl.SSLError as error:  # TLS 1.3 tells it in the first read, earlier versions in the handshake
+            self._explain(error.reason or "")
         except OSError:
-            pass  # the other side has gone, or spoke something else
+            pass  # the other side has gone
         except Exception as error:
             self._once(f"the server met {type(error).__name__}: {error}")
         finally:
@@ -141,15 +143,16 @@ class PhoneServer(ThreadingHTTPServer):
         timer.start()
         try:
             return tls.wrap_socket(request, server_side=True)
-        except ssl.SSLError as error:
-            if error.reason == "HTTP_REQUEST":
-                self._once("a browser asked by http:// ; the address begins with https://")
-            elif error.reason and "CERTIFICATE" in error.reason:
-                self._once("a browser does not trust the certificate: accept it there once, or give --cert and --key")
-            raise
         finally:
             timer.cancel()
             _close(second)
+
+    def _explain(self, reason: str) -> None:
+        """Tells what a broken conversation by TLS means for a person, where it means something."""
+        if reason == "HTTP_REQUEST":
+            self._once("a browser asked by http:// ; the address begins with https://")
+        elif "CERTIFICATE" in reason or "UNKNOWN_CA" in reason:
+            self._once("a browser does not trust the certificate: accept it there once, or give --cert and --key")
 
     def _once(self, text: str) -> None:
         """Tells something the first time only: a browser tries again and again."""
