@@ -46,6 +46,7 @@ _COMMANDS: dict[str, tuple[str, ...]] = {
     "validate": ("ANDROID", "--reference", "CHECKPOINT", *_TINY, "--no-cache"),
     "lint": ("IOS",),
     "gpu-check": ("TFLITE",),
+    "serve": ("ANDROID", "--reference", "CHECKPOINT", "--steps", "1", "--port", "0", "--for", "0"),
     "generate": ("ONNX", "-p", "a circle", "--steps", "1"),
     "profile": ("ANDROID", "--measure", "--repeats", "1"),
     "quantize apply": ("IOS", "--recipe", "palette4", "-o", "palette4"),

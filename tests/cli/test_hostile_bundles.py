@@ -22,6 +22,7 @@ _OPENS_BUNDLES: dict[str, tuple[str, ...]] = {
     "validate": ("BUNDLE", "--no-cache", "--report-dir", "OUT", "--bisect", "--bisect-dir", "OUT"),
     "lint": ("BUNDLE",),
     "gpu-check": ("BUNDLE",),
+    "serve": ("BUNDLE", "--port", "0", "--for", "0", "--results", "OUT"),
     "generate": ("BUNDLE", "--prompt", "a circle", "--output", "OUT"),
     "profile": ("BUNDLE", "--trace", "OUT", "--measure"),
     "push": ("BUNDLE", "somebody/bundle"),

@@ -97,12 +97,15 @@ def test_a_result_that_passes(
     assert "open on the phone: http://" in captured.err
 
 
-def test_the_last_result_counts(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = {"verdict": "failed", "reason": "the device was lost"}
-    _sends(monkeypatch, {}, wrong, bundle=bundle)
-    assert run(["serve", str(bundle), "--port", "0", "--once"]) == 3
-    _sends(monkeypatch, wrong, {}, bundle=bundle)
-    assert run(["serve", str(bundle), "--port", "0", "--for", "0"]) in (0, 3)
+_WRONG = {"verdict": "failed", "reason": "the device was lost"}
+
+
+@pytest.mark.parametrize(("sent", "code"), [(({}, _WRONG), 3), ((_WRONG, {}), 0)])
+def test_the_last_result_counts(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, sent: tuple[dict[str, Any], ...], code: int
+) -> None:
+    _sends(monkeypatch, *sent, bundle=bundle)
+    assert run(["serve", str(bundle), "--port", "0", "--for", "0"]) == code
 
 
 def _started(bundle: Path) -> tuple[subprocess.Popen[str], str]:
