@@ -59,7 +59,7 @@ def test_what_the_page_cannot_draw(tmp_path: Path) -> None:
     folder = paper_bundle(tmp_path / "half", ("unet",))
     with_golden(folder)
     assert _prepare(folder).job["no_picture"] == "the bundle has no text_encoder and no vae_decoder"
-    controlled = {"control": {"kind": "controlnet", "name": "c", "maps": [[4, 4]]}}
+    controlled: Any = {"control": {"kind": "controlnet", "name": "c", "maps": [[4, 4]]}}
     folder = paper_bundle(tmp_path / "controlled", **controlled)
     with_golden(folder)
     assert "a control network" in _prepare(folder).job["no_picture"]
