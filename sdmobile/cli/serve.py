@@ -117,9 +117,9 @@ def _serve(
         wait_for_phone(session, minutes, once)
     output.Output(json_output).data(session.to_json(prepared.job))
     if not session.inbox.receipts:
-        output.failure(f"no result came: {session.reason}")
+        output.failure(f"error: no result came: {session.reason}")
     if (words := session.last_words) is not None:
-        output.warning(words)
+        output.warning(f"warning: {words}")
     if session.exit_code:
         raise typer.Exit(session.exit_code)
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _CALLS = {"text encoder": 2, "denoiser": 3}
 """By role; 1 of every other component."""
+_MAX_BYTES = 16 << 20
+"""Of a component's calls, unless a single one is larger."""
 _MOST = max(_CALLS.values())
 # What a tokenizer is most often wrong about; plain text, since control characters are no JSON of ours.
 NASTY_TEXTS = (
@@ -76,6 +78,9 @@ def golden_of(bundle: Bundle, spec: PipelineSpec, recording: Recording) -> Golde
 def _few(spec: PipelineSpec, component: str, kept: Sequence[RecordedSample]) -> list[RecordedSample]:
     roles = {part.name: part.role.value for part in spec.family.components}
     most = _CALLS.get(roles.get(component, ""), 1)
+    if kept:  # what a control network returns, and the denoiser takes, is tens of megabytes
+        largest = max(sum(array.nbytes for array in (*s.inputs.values(), *s.outputs.values())) for s in kept)
+        most = max(1, min(most, _MAX_BYTES // largest))
     return [kept[index] for index in sorted(chosen_steps(len(kept), most))] if kept else []
 
 

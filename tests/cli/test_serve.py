@@ -80,7 +80,7 @@ def test_quietly_it_says_the_address_and_the_end(bundle: Path, capsys: pytest.Ca
     assert run(["serve", str(bundle), "--port", "0", "--for", "0", "-q"]) == 8
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 1
-    assert captured.err == "no result came: 0 minutes are over\n"
+    assert captured.err == "error: no result came: 0 minutes are over\n"
 
 
 def test_a_result_that_passes(
@@ -120,7 +120,11 @@ def _started(bundle: Path) -> tuple[subprocess.Popen[str], str]:
 @pytest.mark.parametrize(
     ("number", "code", "words"),
     [
-        (signal.SIGINT, 8, "no result came: Ctrl-C\nno result came after the page's last word: compiling unet."),
+        (
+            signal.SIGINT,
+            8,
+            "no result came: Ctrl-C\nwarning: no result came after the page's last word: compiling unet.",
+        ),
         (signal.SIGTERM, 143, "interrupted"),
     ],
 )

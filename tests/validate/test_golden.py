@@ -211,6 +211,17 @@ def test_a_recording_gives_a_few_calls_and_a_picture(
     assert golden_of(fitting, spec, recording).picture is None
 
 
+def test_large_calls_are_fewer(bundle: Bundle, spec: PipelineSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sdmobile.validate import golden_recording
+
+    recording = Recording(samples_of(calls=3))
+    one = recording.samples["unet"][0]
+    size = sum(array.nbytes for array in (*one.inputs.values(), *one.outputs.values()))
+    for limit, calls in ((size - 1, 1), (2 * size, 2), (100 * size, 3)):
+        monkeypatch.setattr(golden_recording, "_MAX_BYTES", limit)
+        assert len(golden_of(bundle, spec, recording).calls("unet")) == calls
+
+
 def test_it_is_recorded_once(
     real: Bundle, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
