@@ -33,6 +33,7 @@ KIND = "sdmobile-golden"
 SCHEMA_VERSION = 1
 DOCUMENT, DATA = GOLDEN
 _ALIGNED = 64  # bytes: any typed array may begin there
+_MOST_SIDE = 1 << 14
 _MAX_DOCUMENT, _MAX_DATA = 1 << 24, 1 << 29
 
 
@@ -222,11 +223,22 @@ def _checked(bundle: Bundle, document: Any, data: bytes) -> tuple[Golden | None,
             _check_place(entry, int(np.prod(entry["shape"])) * np.dtype(entry["dtype"]).itemsize, len(data))
     picture = document["picture"]
     if picture is not None:
-        expected = picture["expected"]
-        _check_place(expected["pixels"], 3 * expected["width"] * expected["height"], len(data))
-        str(picture["prompt"] + picture["negative_prompt"])
-        float(picture["guidance_scale"] + expected["psnr_db"] + picture["seed"] + picture["steps"])
+        _check_picture(picture, data)
     return Golden(document, data), None
+
+
+def _check_picture(picture: Mapping[str, Any], data: bytes) -> None:
+    """Raises an error of Python's own unless a picture has all that is used of it, in the right types."""
+    expected = picture["expected"]
+    sides, place = (expected["width"], expected["height"]), expected["pixels"]
+    if not all(type(side) is int and 0 < side <= _MOST_SIDE for side in sides):
+        raise ValueError("sides that no picture has")
+    _check_place(place, 3 * sides[0] * sides[1], len(data))
+    pixels = data[place["offset"] : place["offset"] + place["bytes"]]
+    if hashlib.sha256(pixels).hexdigest() != expected["sha256"]:
+        raise ValueError("other pixels than were drawn")
+    str(picture["prompt"] + picture["negative_prompt"])
+    float(picture["guidance_scale"] + expected["psnr_db"] + picture["seed"] + picture["steps"])
 
 
 def _check_place(place: Mapping[str, Any], size: int, most: int) -> None:

@@ -130,6 +130,22 @@ def test_an_array_outside_the_file_is_not_used(bundle: Bundle, change: dict[str,
     assert read_golden(bundle)[0] is None
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"width": -16, "height": -12},
+        {"width": 16.0},
+        {"width": True, "height": 192},
+        {"sha256": "0" * 64},
+        {"psnr_db": "x"},
+    ],
+)
+def test_an_impossible_picture_is_not_used(bundle: Bundle, change: dict[str, Any]) -> None:
+    picture = with_golden(bundle.path).document["picture"]
+    _edited(bundle.path, picture={**picture, "expected": {**picture["expected"], **change}})
+    assert read_golden(bundle)[0] is None
+
+
 def test_bytes_come_before_the_document_that_names_them(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     monkeypatch.setattr(golden_module, "write_whole", lambda file, data: order.append(file.name))
