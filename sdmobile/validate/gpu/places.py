@@ -13,7 +13,7 @@ from sdmobile.basics.files import user_cache, write_json
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BROWSER_VARIABLE = "SDMOBILE_CHROMIUM"
 HOME_VARIABLE = "SDMOBILE_GPU_HOME"
-PAGE_FILES = ("index.html", "main.js", "style.css")
+PAGE_FILES = ("index.html", "main.js", "style.css", "phone.html", "phone.js", "phone.css", "wasm/phone_worker.js")
 SETUP = (
     "Run `make gpu-setup`, or `python -m sdmobile.validate.gpu.setup` where sdmobile is installed without its sources"
 )

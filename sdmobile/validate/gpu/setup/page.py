@@ -67,11 +67,13 @@ def build_page() -> str:
             folder=work,
         )
         site = work / "site"
-        run_quietly(["npm", "run", "--silent", "build", "--", f"--outdir={site}"], "bundle the page", folder=work)
-        for file in ("index.html", "style.css"):
-            shutil.copy(work / file, site / file)
         runtime = work / "node_modules" / "@litertjs" / "core" / "wasm"
         shutil.copytree(runtime, site / "wasm", ignore=shutil.ignore_patterns(f"*{_UNUSED}*"))
+        # The runtime looks for its WebAssembly beside the worker's own script.
+        for script, into in (("build", site), ("build-worker", site / "wasm")):
+            run_quietly(["npm", "run", "--silent", script, "--", f"--outdir={into}"], "bundle the pages", folder=work)
+        for file in ("index.html", "style.css", "phone.html"):
+            shutil.copy(work / file, site / file)
         (site / "sources.sha256").write_text(places.sources_hash() + "\n", "utf-8")
         put_in_place(site, target, overwrite=True)
     return f"{target} built"
