@@ -23,7 +23,7 @@ import { Tokenizer } from "./tokenizer.js";
  */
 export async function runJob(job, settings, around, base, tell) {
   const run = new Run(job, settings, base, tell);
-  const page = await pageHash(base);
+  const page = await pageHash();
   run.document = newDocument(job, settings, around, { runtime: RUNTIME, page, userAgent: settings.userAgent });
   const address = job.mode === "static" ? null : new URL("progress", base);
   run.reporter = new Reporter(run.document, address, tell, () => run.engine.heap());
@@ -38,9 +38,9 @@ export async function runJob(job, settings, around, base, tell) {
   return run.document;
 }
 
-/** Returns the SHA-256 of the script that runs, so that a document says which page made it. */
-async function pageHash(base) {
-  const response = await fetch(new URL("phone.js", base)).catch(() => null);
+/** Returns the SHA-256 of the script that computes, this one, so that a document says what made it. */
+async function pageHash() {
+  const response = await fetch(self.location.href).catch(() => null);
   return response?.ok ? sha256(await response.arrayBuffer()) : "unknown";
 }
 
