@@ -17,8 +17,9 @@ export function inOrder(components) {
  *
  * @param job of the server.
  * @param device {ios}: whether this is an iPhone or iPad.
- * @returns {limit, whole, wholeFits, picture, components}: bytes; for every component {name, bytes, largest, file, fits,
- *   resident}: all its files at once, its largest one, that one's name, whether it fits, whether all do together.
+ * @returns {limit, whole, wholeFits, each, picture, components}: bytes of everything at once, and of what is in memory at
+ *   most when one component follows the other; whether a picture can be drawn that way; for every component {name, bytes,
+ *   largest, file, fits, resident}: all its files at once, its largest one, that one's name, whether it fits, whether all do.
  */
 export function memoryPlan(job, { ios }) {
   const { plain_factor: factor, limit_bytes: most, ios_limit_bytes: iosMost } = job.memory;
@@ -31,13 +32,11 @@ export function memoryPlan(job, { ios }) {
   });
   const whole = components.reduce((sum, one) => sum + one.bytes, 0);
   const drawn = components.filter(({ name }) => STAGES.includes(name));
-  return {
-    limit,
-    whole,
-    wholeFits: whole <= limit,
-    picture: drawn.length === STAGES.length && drawn.every(({ resident }) => resident),
-    components,
-  };
+  const picture = Boolean(job.picture) && drawn.length === STAGES.length && drawn.every(({ resident }) => resident);
+  // A component that draws stays whole until it has drawn; of another, only one file is there at a time.
+  const held = (one) => (picture && STAGES.includes(one.name) ? one.bytes : one.largest);
+  const each = Math.max(0, ...components.filter(({ fits }) => fits).map(held));
+  return { limit, whole, wholeFits: whole <= limit, each, picture, components };
 }
 
 /** Whether a browser's own words are those of an iPhone or iPad; the latter says that it is a Mac. */

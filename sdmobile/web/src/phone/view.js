@@ -50,15 +50,14 @@ export function showUnsupported(because, remedy, useCpu = null) {
 /** Shows the device and what fits, and calls `start(way)` when the button is pressed. */
 export function showReady({ job, plan, around, kept, accelerator }, start) {
   element("device").replaceChildren(...deviceLines(job, around, kept, accelerator).flatMap(([name, words]) => [make("dt", name), make("dd", words)]));
-  const { wholeFits, whole, limit, components } = plan;
-  const largest = Math.max(...components.filter(({ fits }) => fits).map((one) => one.largest), 0);
+  const { wholeFits, whole, each: most, limit, components } = plan;
   const unfit = components.filter(({ fits }) => !fits);
   const needs = (bytes) => `about ${mebibytes(bytes)} of the ${mebibytes(limit)} of memory that the runtime has here`;
   element("whole-words").textContent = wholeFits
     ? `${job.picture ? "with the picture; " : ""}needs ${needs(whole)}.`
     : `does not fit: it would need ${needs(whole)}.`;
-  const drawn = job.picture && plan.picture ? "with the picture; " : "";
-  element("each-words").textContent = `each loaded, checked, timed and freed; ${drawn}needs ${needs(largest)}.`;
+  const drawn = plan.picture ? "with the picture; " : "";
+  element("each-words").textContent = `each loaded, checked, timed and freed; ${drawn}needs ${needs(most)} at a time.`;
   const possible = unfit.length < components.length;
   refuse(unfit, limit, possible);
   const [all, each] = document.querySelectorAll("[name=way]");
