@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,11 +130,18 @@ def golden(bundle: Bundle, recorded: Callable[[Bundle], Golden]) -> Golden:
 
 @pytest.fixture
 def serve_job(bundle: Bundle, golden: Golden, built_page: Path) -> Serve:
-    """Serves the job of the shipped model: `with serve_job(runs=1) as (server, address)`."""
+    """Serves the job of the shipped model: `with serve_job(runs=1) as (server, address)`.
+
+    With `only`, names of components, it has no others and draws no picture.
+    """
 
     @contextmanager
-    def serving(**changes: Any) -> Iterator[tuple[JobServer, str]]:
-        server = JobServer(built_page, bundle, golden, job_of(bundle, golden, **changes))
+    def serving(only: Sequence[str] = (), **changes: Any) -> Iterator[tuple[JobServer, str]]:
+        job = job_of(bundle, golden, **changes)
+        if only:
+            kept = [one for one in job["components"] if one["name"] in only]
+            job |= {"components": kept, "picture": None, "no_picture": "the test draws none"}
+        server = JobServer(built_page, bundle, golden, job)
         with served(server) as address:
             yield server, address
 

@@ -39,8 +39,8 @@ def job_of(bundle: Bundle, golden: Golden, **changes: Any) -> dict[str, Any]:
     parts = {name: file.chain or (file,) for name, file in bundle.components.items()}
     names = [*_SMALL, *(name for name in bundle.files if name.startswith("tokenizer/"))]
     names += [part.path.name for chain in parts.values() for part in chain]
-    files = {name: _entry(f"bundle/{name}", (bundle.path / name).read_bytes()) for name in names}
-    files |= {"golden.json": _entry("golden.json", golden.text), "golden.bin": _entry("golden.bin", golden.data)}
+    files = {name: entry_of(f"bundle/{name}", (bundle.path / name).read_bytes()) for name in names}
+    files |= {"golden.json": entry_of("golden.json", golden.text), "golden.bin": entry_of("golden.bin", golden.data)}
     job = {
         "schema_version": 1,
         "kind": "sdmobile-phone-job",
@@ -81,7 +81,8 @@ def job_of(bundle: Bundle, golden: Golden, **changes: Any) -> dict[str, Any]:
     return job | changes
 
 
-def _entry(url: str, data: bytes) -> dict[str, Any]:
+def entry_of(url: str, data: bytes) -> dict[str, Any]:
+    """Returns what a job says of a file."""
     return {"url": url, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
