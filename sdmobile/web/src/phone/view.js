@@ -4,6 +4,7 @@ import { median } from "../numbers.js";
 import { mebibytes } from "./bytes.js";
 
 const PLACES = { webgpu: "GPU (WebGPU)", wasm: "CPU of the browser" };
+const BRIEFLY = { webgpu: "GPU", wasm: "CPU" };
 const PHASES = {
   loading: "Loading",
   verifying: "Verifying",
@@ -14,7 +15,7 @@ const PHASES = {
   sampling: "Sampling",
   decoding: "Decoding",
 };
-const SCREENS = ["unsupported", "ready", "running", "outcome"];
+const SCREENS = ["unsupported", "ready", "running", "result"];
 const element = (id) => document.getElementById(id);
 const say = (text) => (element("status").textContent = text);
 
@@ -34,11 +35,13 @@ function make(kind, text, className = "") {
 
 /** Shows what is checked. */
 export function showBundle({ bundle, sdmobile, runtime }) {
+  element("bundle").dataset.known = "yes";
   element("bundle").textContent = `${bundle.name}, by sdmobile ${sdmobile}, with ${runtime}`;
 }
 
 /** Shows why nothing can be done, and what would help. */
 export function showUnsupported(because, remedy, useCpu = null) {
+  if (!element("bundle").dataset.known) element("bundle").textContent = "";
   element("because").textContent = because;
   element("remedy").textContent = remedy;
   element("cpu-offer").hidden = useCpu === null;
@@ -52,12 +55,12 @@ export function showReady({ job, plan, around, kept, accelerator }, start) {
   element("device").replaceChildren(...deviceLines(job, around, kept, accelerator).flatMap(([name, words]) => [make("dt", name), make("dd", words)]));
   const { wholeFits, whole, each: most, limit, components } = plan;
   const unfit = components.filter(({ fits }) => !fits);
-  const needs = (bytes) => `about ${mebibytes(bytes)} of the ${mebibytes(limit)} of memory that the runtime has here`;
+  const needs = (bytes) => `about ${mebibytes(bytes)} of the ${mebibytes(limit)} that the runtime can have here`;
   element("whole-words").textContent = wholeFits
-    ? `${job.picture ? "with the picture; " : ""}needs ${needs(whole)}.`
-    : `does not fit: it would need ${needs(whole)}.`;
-  const drawn = plan.picture ? "with the picture; " : "";
-  element("each-words").textContent = `each loaded, checked, timed and freed; ${drawn}needs ${needs(most)} at a time.`;
+    ? `${job.picture ? "Draws the picture. " : ""}Needs ${needs(whole)}.`
+    : `Does not fit: it would need ${needs(whole)}.`;
+  const drawn = plan.picture ? ", and draws the picture" : "";
+  element("each-words").textContent = `Each is loaded, checked, timed and freed${drawn}. Needs at most ${needs(most)}.`;
   const possible = unfit.length < components.length;
   refuse(unfit, limit, possible);
   const [all, each] = document.querySelectorAll("[name=way]");
@@ -93,10 +96,12 @@ function deviceLines(job, { adapter, limits, features, problem }, kept, accelera
     lines.push(["float16", features.includes("shader-f16") ? "the GPU computes it" : "the GPU does not compute it"]);
   }
   lines.push(["Computes in", job.precision], ["Timed runs", String(job.runs)], ["To load", loading]);
-  if (job.picture) lines.push(["Picture", `“${job.picture.prompt}”, ${job.picture.steps} steps, seed ${job.picture.seed}`]);
+  if (job.picture) lines.push(["Picture", `“${job.picture.prompt}”, ${counted(job.picture.steps, "step")}, seed ${job.picture.seed}`]);
   else if (job.no_picture) lines.push(["Picture", `none: ${job.no_picture}`]);
   return lines;
 }
+
+const counted = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
 
 function nameOf({ vendor, architecture, device, description }) {
   return [vendor, architecture, device, description].filter(Boolean).join(" / ") || "unnamed";
@@ -194,7 +199,7 @@ export async function showOutcome(found, job) {
   element("log").textContent = JSON.stringify({ ...rest, picture: picture && { ...picture, png_base64: "…" } }, null, 1);
   element("download").href = URL.createObjectURL(new Blob([JSON.stringify(found)], { type: "application/json" }));
   await showPicture(picture, job);
-  show("outcome");
+  show("result");
   say(`Done: ${found.verdict}.`);
 }
 
@@ -213,7 +218,7 @@ async function showPicture(picture, job) {
 function cells(record, found) {
   return [
     ["Component", record.name],
-    ["Ran on", record.used ? PLACES[record.used] : "–"],
+    ["Ran on", record.used ? BRIEFLY[record.used] : "–"],
     ["Load", seconds(record.download_seconds)],
     ["Compile", seconds(record.compile_seconds)],
     ["First run", seconds(record.first_seconds)],
