@@ -59,7 +59,10 @@ def job_of(bundle: Bundle, golden: Golden, **changes: Any) -> dict[str, Any]:
             {
                 "name": name,
                 "parts": [
-                    {"file": part.path.name, **{k: part.contract.to_json()[k] for k in ("signature", "inputs", "outputs")}}
+                    {
+                        "file": part.path.name,
+                        **{k: part.contract.to_json()[k] for k in ("signature", "inputs", "outputs")},
+                    }
                     for part in chain
                 ],
                 "calls": len(golden.calls(name)),
@@ -117,10 +120,16 @@ class JobServer:
         """Returns what a route has, None for none."""
         if route in self.replaced:
             return self.replaced[route]
-        own = {"job.json": json.dumps(self.job).encode(), "golden.json": self.golden.text, "golden.bin": self.golden.data}
+        own = {
+            "job.json": json.dumps(self.job).encode(),
+            "golden.json": self.golden.text,
+            "golden.bin": self.golden.data,
+        }
         if route in own:
             return own[route]
-        root, name = (self.bundle.path, route[7:]) if route.startswith("bundle/") else (self.page, route or "phone.html")
+        root, name = (
+            (self.bundle.path, route[7:]) if route.startswith("bundle/") else (self.page, route or "phone.html")
+        )
         file = (root / name).resolve()
         return file.read_bytes() if file.is_file() and file.is_relative_to(root.resolve()) else None
 

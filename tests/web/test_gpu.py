@@ -26,7 +26,9 @@ def test_the_whole_pipeline_draws_the_same_picture_on_the_gpu(
         phone.run(address)
     (run,), (document,) = server.runs, server.documents
     assert (run.verdict, run.errors, run.faults(thresholds(server))) == ("passed", [], [])
-    assert [(one.name, one.used, one.accepted) for one in run.components] == [(name, "webgpu", True) for name in COMPONENTS]
+    assert [(one.name, one.used, one.accepted) for one in run.components] == [
+        (name, "webgpu", True) for name in COMPONENTS
+    ]
     assert np.array_equal(pixels_of(document), picture_of(bundle, golden))
 
 
@@ -50,9 +52,7 @@ def test_a_component_on_the_gpu_is_proved_by_its_kernels(phone: Phone, serve_job
     assert run.limits["maxStorageBufferBindingSize"] >= 128 << 20
 
 
-def test_what_the_gpu_does_not_take_is_no_silent_run_on_the_cpu(
-    phone: Phone, serve_job: Serve, tmp_path: Path
-) -> None:
+def test_what_the_gpu_does_not_take_is_no_silent_run_on_the_cpu(phone: Phone, serve_job: Serve, tmp_path: Path) -> None:
     data = write_case(tmp_path, "refused", WithNorm(), (1, 4, 16, 16)).path.read_bytes()
     with serve_job(SMALL, runs=1) as (server, address):
         server.replaced["bundle/vae_encoder.tflite"] = data
@@ -70,8 +70,9 @@ def test_a_gpu_that_is_given_nothing_is_noticed(phone: Phone, serve_job: Serve) 
         phone.open(address)
         # The counter wraps this method when the run starts; what passes it by is not counted.
         phone.worker.evaluate("""() => {
-          const real = GPUComputePassEncoder.prototype.dispatchWorkgroups;
-          Object.defineProperty(GPUComputePassEncoder.prototype, "dispatchWorkgroups", { get: () => real, set: () => {} });
+          const passes = GPUComputePassEncoder.prototype;
+          const real = passes.dispatchWorkgroups;
+          Object.defineProperty(passes, "dispatchWorkgroups", { get: () => real, set: () => {} });
         }""")
         phone.start()
         phone.until_done()

@@ -74,8 +74,8 @@ def test_every_kind_of_table_is_run_as_it_says(modules: Modules, schedule: str) 
     assert len(lengths) > 1
     for steps in lengths:
         rows = solver["steps"][steps]
-        start = np.float32(draw.standard_normal(24))
-        predictions, fresh = np.float32(draw.standard_normal((2, len(rows), 24)))
+        start = draw.standard_normal(24).astype(np.float32)
+        predictions, fresh = draw.standard_normal((2, len(rows), 24)).astype(np.float32)
         expected = _run(rows, document["prediction_type"], start, predictions, fresh)
         assert expected[-1].std() > 0.01  # a table that ends in nothing would test nothing
         found = modules.call("sampler.js", _LOOP, document, int(steps), *map(_listed, (start, predictions, fresh)))
@@ -124,11 +124,15 @@ def _run(rows: list[dict[str, float]], kind: str, x: Any, predictions: Any, fres
 
 def test_a_table_that_is_not_there_is_named(modules: Modules) -> None:
     document = scheduler_document({**_TRAINING, **SCHEDULES["dpm++"]}, 0.18215)
-    words = modules.call("sampler.js", "try { m.tableOf(given[0], 7); } catch (error) { return error.message; }", document)
+    words = modules.call(
+        "sampler.js", "try { m.tableOf(given[0], 7); } catch (error) { return error.message; }", document
+    )
     assert "no table of dpm++ for 7 steps: dpm++ has 1, 2, 3" in words
     for row in document["solvers"]["dpm++"]["steps"]["2"]:
         row["e"] = 1.0
-    words = modules.call("sampler.js", "try { m.tableOf(given[0], 2); } catch (error) { return error.message; }", document)
+    words = modules.call(
+        "sampler.js", "try { m.tableOf(given[0], 2); } catch (error) { return error.message; }", document
+    )
     assert "a column that is not known here: e" in words
 
 
@@ -176,9 +180,9 @@ def test_a_guidance_scale_is_embedded_as_the_reference_does(modules: Modules) ->
 
 
 def test_pixels_are_the_reference_s(modules: Modules) -> None:
-    image = np.float32(np.random.RandomState(0).uniform(-1.2, 1.2, (1, 3, 8, 16)))
+    image = np.random.RandomState(0).uniform(-1.2, 1.2, (1, 3, 8, 16)).astype(np.float32)
     halves = (np.arange(255, dtype=np.float64) + 0.5) / 255 * 2 - 1
-    image.ravel()[:255] = np.float32(halves)
+    image.ravel()[:255] = halves
     image.ravel()[300:303] = (np.nan, np.inf, -np.inf)
     expected = to_pixels(image).ravel().tolist()
     body = "return Array.from(m.toPixels(Float32Array.from(given[0].map((v) => v ?? NaN)), given[1]));"
@@ -240,5 +244,3 @@ def test_memory_is_told_before_anything_is_loaded(modules: Modules) -> None:
 def test_phones_with_less_memory_are_known(modules: Modules, agent: str, platform: str, points: int, ios: bool) -> None:
     given = {"userAgent": agent, "platform": platform, "maxTouchPoints": points}
     assert modules.call("memory.js", "return m.isIos(given[0]);", given) is ios
-
-

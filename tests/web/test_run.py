@@ -74,7 +74,11 @@ def test_the_whole_pipeline_draws_the_picture_of_generate(
     assert run.unstorable() == "it ran on the browser's CPU, which no profile knows"
     phases = [(phase.phase, phase.component) for phase in run.phases]
     for name in COMPONENTS:
-        own = [phase for phase, component in phases if component == name and phase not in ("encoding", "sampling", "decoding")]
+        own = [
+            phase
+            for phase, component in phases
+            if component == name and phase not in ("encoding", "sampling", "decoding")
+        ]
         assert own == ["loading", "verifying", "compiling", "checking", "timing"]
     assert phases[-3:] == [("encoding", "text_encoder"), ("sampling", "unet"), ("decoding", "vae_decoder")]
     # Every phase was posted, in order, before it began.
@@ -183,7 +187,9 @@ _WRONG_FROM = """([first, damage]) => {
 }"""
 
 
-@pytest.mark.parametrize(("damage", "figure"), [("more", " dB, at least 60 dB is asked"), ("nan", "not finite, at least 60")])
+@pytest.mark.parametrize(
+    ("damage", "figure"), [("more", " dB, at least 60 dB is asked"), ("nan", "not finite, at least 60")]
+)
 def test_a_runtime_whose_second_run_is_wrong_is_noticed(
     phone: Phone, serve_job: Serve, damage: str, figure: str
 ) -> None:

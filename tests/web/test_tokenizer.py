@@ -36,7 +36,9 @@ _RUN = """
 
 
 def _ids(modules: Modules, folder: Path, facts: dict[str, Any], texts: tuple[str, ...]) -> list[list[int]]:
-    vocabulary, config = (json.loads((folder / name).read_text("utf-8")) for name in ("vocab.json", "tokenizer_config.json"))
+    vocabulary, config = (
+        json.loads((folder / name).read_text("utf-8")) for name in ("vocab.json", "tokenizer_config.json")
+    )
     merges = (folder / "merges.txt").read_text("utf-8")
     return modules.call("tokenizer.js", _RUN, vocabulary, merges, facts, config, list(texts))
 

@@ -56,7 +56,9 @@ export async function loadFile(name, entry, base, { onBytes = () => {}, onVerify
   await onVerify();
   const found = await sha256(bytes);
   if (found !== entry.sha256) {
-    throw new FileFault(`${name} is damaged: its SHA-256 is ${found.slice(0, 16)}…, the job says ${entry.sha256.slice(0, 16)}…`);
+    throw new FileFault(
+      `${name} is damaged: its SHA-256 is ${found.slice(0, 16)}…, the job says ${entry.sha256.slice(0, 16)}…`,
+    );
   }
   try {
     await cache?.put(keyOf(entry.sha256), new Response(bytes));
@@ -81,7 +83,8 @@ async function download(name, entry, base, onBytes) {
     for (;;) {
       const { done, value } = await reader.read();
       if (done) break;
-      if (at + value.length > entry.size) throw new FileFault(`${name} is longer than the ${entry.size} bytes of the job`);
+      if (at + value.length > entry.size)
+        throw new FileFault(`${name} is longer than the ${entry.size} bytes of the job`);
       bytes.set(value, at);
       at += value.length;
       onBytes(value.length);

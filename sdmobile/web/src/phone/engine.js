@@ -31,7 +31,13 @@ export async function lookAround() {
   } catch (error) {
     problem = `this browser's WebGPU failed: ${error.message}`;
   }
-  return { wasm, jspi, isolated: globalThis.crossOriginIsolated === true, problem, ...(adapter ? described(adapter) : none()) };
+  return {
+    wasm,
+    jspi,
+    isolated: globalThis.crossOriginIsolated === true,
+    problem,
+    ...(adapter ? described(adapter) : none()),
+  };
 }
 
 const none = () => ({ adapter: null, features: [], limits: {} });
@@ -41,7 +47,13 @@ function described(adapter) {
   const limits = {};
   for (const name in adapter.limits) if (typeof adapter.limits[name] === "number") limits[name] = adapter.limits[name];
   return {
-    adapter: { vendor, architecture, device, description, fallback: isFallbackAdapter ?? adapter.isFallbackAdapter ?? null },
+    adapter: {
+      vendor,
+      architecture,
+      device,
+      description,
+      fallback: isFallbackAdapter ?? adapter.isFallbackAdapter ?? null,
+    },
     features: [...adapter.features].sort(),
     limits,
   };
@@ -137,7 +149,8 @@ export class Engine {
     } catch (error) {
       if (error instanceof Fatal) throw error;
       const text = textOf(error);
-      if (error instanceof WebAssembly.RuntimeError || text.includes("Aborted(")) throw new Fatal(`the runtime died: ${text}`);
+      if (error instanceof WebAssembly.RuntimeError || text.includes("Aborted("))
+        throw new Fatal(`the runtime died: ${text}`);
       throw error;
     }
   }

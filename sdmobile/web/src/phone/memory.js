@@ -1,7 +1,7 @@
 // What fits into the runtime's memory, told before anything is loaded.
 //
-// A compiled file stays in that memory, at several times its size; WebAssembly has 2 GiB of it, and an iPhone ends a page
-// long before. The figures come with the job: they were measured (docs/phone.md).
+// A compiled file stays in that memory, at several times its size; WebAssembly has 2 GiB of it, and an iPhone ends a
+// page long before. The figures come with the job: they were measured (docs/phone.md).
 
 /** The components that draw a picture, in the order in which they are needed. */
 export const STAGES = ["text_encoder", "unet", "vae_decoder"];
@@ -17,9 +17,10 @@ export function inOrder(components) {
  *
  * @param job of the server.
  * @param device {ios}: whether this is an iPhone or iPad.
- * @returns {limit, whole, wholeFits, each, picture, components}: bytes of everything at once, and of what is in memory at
- *   most when one component follows the other; whether a picture can be drawn that way; for every component {name, bytes,
- *   largest, file, fits, resident}: all its files at once, its largest one, that one's name, whether it fits, whether all do.
+ * @returns {limit, whole, wholeFits, each, picture, components}: bytes of everything at once, and of what is in memory
+ *   at most when one component follows the other; whether a picture can be drawn that way; for every component {name,
+ *   bytes, largest, file, fits, resident}: all its files at once, its largest one, that one's name, whether it fits,
+ *   whether all do.
  */
 export function memoryPlan(job, { ios }) {
   const { plain_factor: factor, limit_bytes: most, ios_limit_bytes: iosMost } = job.memory;
@@ -28,7 +29,14 @@ export function memoryPlan(job, { ios }) {
     const sizes = parts.map(({ file }) => ({ file, bytes: Math.ceil(factor * job.files[file].size) }));
     const largest = sizes.reduce((a, b) => (b.bytes > a.bytes ? b : a));
     const bytes = sizes.reduce((sum, one) => sum + one.bytes, 0);
-    return { name, bytes, largest: largest.bytes, file: largest.file, fits: largest.bytes <= limit, resident: bytes <= limit };
+    return {
+      name,
+      bytes,
+      largest: largest.bytes,
+      file: largest.file,
+      fits: largest.bytes <= limit,
+      resident: bytes <= limit,
+    };
   });
   const whole = components.reduce((sum, one) => sum + one.bytes, 0);
   const drawn = components.filter(({ name }) => STAGES.includes(name));

@@ -11,9 +11,21 @@ const asked = new URLSearchParams(location.search);
 const base = document.baseURI;
 // What the runtime is called where it never came to load.
 const NO_RUNTIME = { runtime: "LiteRT.js", page: "unknown", userAgent: navigator.userAgent };
+const NEEDED =
+  "On Android: Chrome 121 or newer on Android 12 or newer. On an iPhone: iOS 26 or newer. On a computer: a browser " +
+  "with WebGPU switched on.";
 
 /** What the page knows while it is open. */
-const state = { job: null, plan: null, around: null, worker: null, last: null, hidden: false, running: false, accelerator: "webgpu" };
+const state = {
+  job: null,
+  plan: null,
+  around: null,
+  worker: null,
+  last: null,
+  hidden: false,
+  running: false,
+  accelerator: "webgpu",
+};
 
 document.addEventListener("visibilitychange", () => {
   if (state.running && document.visibilityState === "hidden") state.hidden = true;
@@ -29,7 +41,9 @@ async function main() {
   view.showBundle(state.job);
   state.worker = new Worker(new URL("wasm/phone_worker.js", base));
   state.worker.addEventListener("message", ({ data }) => hear(data));
-  state.worker.addEventListener("error", (event) => broken(`the worker stopped: ${event.message || "it could not start"}`));
+  state.worker.addEventListener("error", (event) =>
+    broken(`the worker stopped: ${event.message || "it could not start"}`),
+  );
   state.worker.postMessage({ kind: "look" });
 }
 
@@ -42,7 +56,10 @@ function cannot() {
     ];
   }
   if (typeof WebAssembly !== "object") {
-    return ["This browser runs no WebAssembly.", "Some have it switched off, such as iPhones in lockdown mode. Use another browser."];
+    return [
+      "This browser runs no WebAssembly.",
+      "Some have it switched off, such as iPhones in lockdown mode. Use another browser.",
+    ];
   }
   return null;
 }
@@ -51,7 +68,10 @@ async function readJob() {
   const response = await fetch(new URL("job.json", base), { cache: "no-store" }).catch(() => null);
   if (response?.ok) return response.json();
   const what = response ? `it answers HTTP ${response.status}` : "it does not answer";
-  view.showUnsupported(`The server has no job here: ${what}.`, "It may have ended. Start sdmobile serve again, and scan its new code.");
+  view.showUnsupported(
+    `The server has no job here: ${what}.`,
+    "It may have ended. Start sdmobile serve again, and scan its new code.",
+  );
   return null;
 }
 
@@ -76,9 +96,7 @@ async function lookedAround(around) {
   state.around = around;
   if (asked.get("accelerator") === "wasm") state.accelerator = "wasm";
   if (state.accelerator === "webgpu" && around.problem) {
-    const remedy =
-      "On Android: Chrome 121 or newer on Android 12 or newer. On an iPhone: iOS 26 or newer. On a computer: a browser with WebGPU switched on.";
-    view.showUnsupported(`No GPU: ${around.problem}.`, remedy, () => {
+    view.showUnsupported(`No GPU: ${around.problem}.`, NEEDED, () => {
       state.accelerator = "wasm";
       return ready();
     });

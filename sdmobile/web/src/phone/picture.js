@@ -46,7 +46,12 @@ export class Picture {
     const channelsLast = this.layoutOf("unet", "sample") === "nhwc";
     const stream = new NoiseStream(order.seed);
     const count = table.rows.length;
-    const predict = predictor(metadata, order.guidance_scale, this.states, async (inputs) => (await call(inputs)).noise_pred);
+    const predict = predictor(
+      metadata,
+      order.guidance_scale,
+      this.states,
+      async (inputs) => (await call(inputs)).noise_pred,
+    );
     const step = async (x, timestep, index) => {
       await this.hooks.phase("sampling", "unet", `step ${index + 1} of ${count}`);
       this.began = performance.now();

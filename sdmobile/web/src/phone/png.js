@@ -46,6 +46,11 @@ export async function encodePng(pixels, width, height) {
   for (let y = 0; y < height; y++) {
     rows.set(pixels.subarray(3 * width * y, 3 * width * (y + 1)), y * (3 * width + 1) + 1); // before it 0: no filter
   }
-  const parts = [Uint8Array.from(SIGNATURE), chunk("IHDR", header), chunk("IDAT", await zlib(rows)), chunk("IEND", new Uint8Array(0))];
+  const parts = [
+    Uint8Array.from(SIGNATURE),
+    chunk("IHDR", header),
+    chunk("IDAT", await zlib(rows)),
+    chunk("IEND", new Uint8Array(0)),
+  ];
   return new Uint8Array(await new Blob(parts).arrayBuffer());
 }

@@ -9,9 +9,15 @@
  */
 export async function sendResults(found, job, base) {
   if (job.mode === "static") {
-    return { sent: false, text: "Nobody takes results here: save them, and give the file to sdmobile on your computer." };
+    return {
+      sent: false,
+      text: "Nobody takes results here: save them, and give the file to sdmobile on your computer.",
+    };
   }
-  const unsent = (why) => ({ sent: false, text: `The results were not taken (${why}). Save them, and give the file to sdmobile on your computer.` });
+  const unsent = (why) => ({
+    sent: false,
+    text: `The results were not taken (${why}). Save them, and give the file to sdmobile on your computer.`,
+  });
   let response;
   try {
     response = await fetch(new URL("results", base), {

@@ -79,7 +79,11 @@ class Run {
   async prepareTexts() {
     const { folder } = this.metadata.tokenizer;
     const names = ["vocab.json", "merges.txt", "tokenizer_config.json"].map((name) => `${folder}/${name}`);
-    const [vocabulary, merges, config] = [await this.file(names[0]), await this.file(names[1]), await this.file(names[2])];
+    const [vocabulary, merges, config] = [
+      await this.file(names[0]),
+      await this.file(names[1]),
+      await this.file(names[2]),
+    ];
     await this.reporter.phase("checking", null, "the tokenizer");
     this.tokenizer = new Tokenizer(json(vocabulary), text(merges), this.metadata.tokenizer, json(config));
     for (const { text: given, ids } of this.golden.tokens ?? []) {

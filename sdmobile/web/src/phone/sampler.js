@@ -20,10 +20,13 @@ export function tableOf(document, steps, name = document.default_solver) {
   const solver = document.solvers[name];
   const rows = solver?.steps[String(steps)];
   if (!rows) {
-    const known = solver ? `${name} has ${Object.keys(solver.steps).join(", ")}` : Object.keys(document.solvers).join(", ");
+    const known = solver
+      ? `${name} has ${Object.keys(solver.steps).join(", ")}`
+      : Object.keys(document.solvers).join(", ");
     throw new Error(`scheduler.json has no table of ${name} for ${steps} steps: ${known}`);
   }
-  if (!(document.prediction_type in CLEAN)) throw new Error(`a prediction of the type ${document.prediction_type} is not known here`);
+  if (!(document.prediction_type in CLEAN))
+    throw new Error(`a prediction of the type ${document.prediction_type} is not known here`);
   const strange = rows.flatMap((row) => Object.keys(row)).find((column) => !COLUMNS.has(column));
   if (strange) throw new Error(`scheduler.json has a column that is not known here: ${strange}`);
   return { rows, start: solver.init_noise_sigma ?? document.init_noise_sigma };

@@ -1,12 +1,11 @@
 // CLIP's byte-pair encoding, as transformers' CLIPTokenizer does it from the same files.
 //
-//   text ─▶ tokens that stand for themselves ─▶ NFC, blanks, small letters ─▶ words ─▶ bytes as letters ─▶ merges ─▶ ids
+//   text ─▶ learned tokens ─▶ NFC, blanks, small letters ─▶ words ─▶ bytes as letters ─▶ merges ─▶ identifiers
 
 const WORD_END = "</w>";
 // A blank is what Unicode calls one; JavaScript's own \s takes U+FEFF too and leaves out U+0085.
 const BLANKS = /\p{White_Space}+/gu;
-const WORDS =
-  /<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\p{White_Space}\p{L}\p{N}]+/gu;
+const WORDS = /<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\p{White_Space}\p{L}\p{N}]+/gu;
 // The byte-level step splits once more; it only matters for words that look like the two special tokens.
 const PIECES = /'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}+|[^\p{White_Space}\p{L}\p{N}]+/gu;
 
@@ -20,7 +19,9 @@ function byteLetters() {
 /** Returns a pattern of literal texts, the longest first, or null of none. */
 function anyOf(texts, flags) {
   if (texts.length === 0) return null;
-  const escaped = [...texts].sort((a, b) => b.length - a.length).map((text) => text.replace(/[\\^$.*+?()[\]{}|/-]/g, "\\$&"));
+  const escaped = [...texts]
+    .sort((a, b) => b.length - a.length)
+    .map((text) => text.replace(/[\\^$.*+?()[\]{}|/-]/g, "\\$&"));
   return new RegExp(escaped.join("|"), flags);
 }
 
@@ -65,7 +66,9 @@ export class Tokenizer {
     this.expansions = new Map(
       Object.entries(facts.expansions ?? {}).map(([token, tokens]) => [token.toLowerCase(), tokens.join(" ")]),
     );
-    this.expanded = this.expansions.size ? anyOf([...this.special.keys(), ...Object.keys(facts.added_tokens)], "gi") : null;
+    this.expanded = this.expansions.size
+      ? anyOf([...this.special.keys(), ...Object.keys(facts.added_tokens)], "gi")
+      : null;
   }
 
   /** Returns the identifiers of a text, begun, ended, cut and filled up to the length that the text encoder takes. */
@@ -78,7 +81,9 @@ export class Tokenizer {
 
   /** Returns the identifiers of a text alone. */
   identifiers(text) {
-    const written = this.expanded ? text.replace(this.expanded, (one) => this.expansions.get(one.toLowerCase()) ?? one) : text;
+    const written = this.expanded
+      ? text.replace(this.expanded, (one) => this.expansions.get(one.toLowerCase()) ?? one)
+      : text;
     const ids = [];
     for (const part of splitAt(written, this.specialPattern, this.special)) {
       if (typeof part === "number") {
@@ -87,7 +92,9 @@ export class Tokenizer {
       }
       for (const piece of splitAt(normalised(part), this.addedPattern, this.added)) {
         if (typeof piece === "number") ids.push(piece);
-        else for (const word of piece.match(WORDS) ?? []) ids.push(...(word.match(PIECES) ?? []).flatMap((one) => this.word(one)));
+        else
+          for (const word of piece.match(WORDS) ?? [])
+            ids.push(...(word.match(PIECES) ?? []).flatMap((one) => this.word(one)));
       }
     }
     return ids;

@@ -52,14 +52,16 @@ export function showUnsupported(because, remedy, useCpu = null) {
 
 /** Shows the device and what fits, and calls `start(way)` when the button is pressed. */
 export function showReady({ job, plan, around, kept, accelerator }, start) {
-  element("device").replaceChildren(...deviceLines(job, around, kept, accelerator).flatMap(([name, words]) => [make("dt", name), make("dd", words)]));
+  element("device").replaceChildren(
+    ...deviceLines(job, around, kept, accelerator).flatMap(([name, words]) => [make("dt", name), make("dd", words)]),
+  );
   const { wholeFits, whole, each: most, limit, components } = plan;
   const unfit = components.filter(({ fits }) => !fits);
   const needs = (bytes) => `about ${mebibytes(bytes)} of the ${mebibytes(limit)} that the runtime can have here`;
   element("whole-words").textContent = wholeFits
     ? `${job.picture ? "Draws the picture. " : ""}Needs ${needs(whole)}.`
     : `Does not fit: it would need ${needs(whole)}.`;
-  const drawn = plan.picture ? ", and draws the picture" : "";
+  const drawn = plan.picture ? "; the picture is drawn on the way" : "";
   element("each-words").textContent = `Each is loaded, checked, timed and freed${drawn}. Needs at most ${needs(most)}.`;
   const possible = unfit.length < components.length;
   refuse(unfit, limit, possible);
@@ -79,7 +81,9 @@ export function showReady({ job, plan, around, kept, accelerator }, start) {
 function refuse(unfit, limit, possible) {
   const box = element("refusal");
   box.hidden = unfit.length === 0;
-  const names = unfit.map(({ name, file, largest }) => `${name}: ${file} would need ${mebibytes(largest)} of ${mebibytes(limit)}`);
+  const names = unfit.map(
+    ({ name, file, largest }) => `${name}: ${file} would need ${mebibytes(largest)} of ${mebibytes(limit)}`,
+  );
   const fate = possible ? "Not loaded, because it does not fit" : "Nothing is loaded, because nothing fits";
   box.textContent = `${fate}:\n${names.join("\n")}\nExport with more --chunks, or with --quantize.`;
 }
@@ -89,14 +93,18 @@ function deviceLines(job, { adapter, limits, features, problem }, kept, accelera
   const toLoad = files.filter(([name]) => !kept.has(name)).reduce((sum, [, { size }]) => sum + size, 0);
   const loading = toLoad === 0 ? "nothing: all files are kept from an earlier visit" : mebibytes(toLoad);
   const gpu = adapter ? nameOf(adapter) : problem;
-  const lines = [["Runs on", PLACES[accelerator]], ["GPU", gpu]];
+  const lines = [
+    ["Runs on", PLACES[accelerator]],
+    ["GPU", gpu],
+  ];
   if (adapter) {
     lines.push(["Buffers up to", mebibytes(limits.maxStorageBufferBindingSize)]);
     lines.push(["Textures up to", `${limits.maxTextureDimension2D} × ${limits.maxTextureDimension2D}`]);
     lines.push(["float16", features.includes("shader-f16") ? "the GPU computes it" : "the GPU does not compute it"]);
   }
   lines.push(["Computes in", job.precision], ["Timed runs", String(job.runs)], ["To load", loading]);
-  if (job.picture) lines.push(["Picture", `“${job.picture.prompt}”, ${counted(job.picture.steps, "step")}, seed ${job.picture.seed}`]);
+  if (job.picture)
+    lines.push(["Picture", `“${job.picture.prompt}”, ${counted(job.picture.steps, "step")}, seed ${job.picture.seed}`]);
   else if (job.no_picture) lines.push(["Picture", `none: ${job.no_picture}`]);
   return lines;
 }
@@ -121,8 +129,13 @@ let bytesToCome = 0;
 /** Shows that it runs. */
 export function showRunning(job, plan) {
   const left = new Set(plan.components.filter(({ fits }) => !fits).map(({ name }) => name));
-  const skipped = job.components.filter(({ name }) => left.has(name)).flatMap(({ parts }) => parts.map(({ file }) => file));
-  bytesToCome = Object.entries(job.files).reduce((sum, [name, { size }]) => sum + (skipped.includes(name) ? 0 : size), 0);
+  const skipped = job.components
+    .filter(({ name }) => left.has(name))
+    .flatMap(({ parts }) => parts.map(({ file }) => file));
+  bytesToCome = Object.entries(job.files).reduce(
+    (sum, [name, { size }]) => sum + (skipped.includes(name) ? 0 : size),
+    0,
+  );
   showComponents(job, { components: [], checks: [] });
   element("preview").hidden = true;
   show("running");
@@ -196,7 +209,11 @@ export async function showOutcome(found, job) {
   element("rows").replaceChildren(...found.components.map((record) => row(cells(record, found))));
   element("times").hidden = found.components.length === 0;
   const { picture, ...rest } = found;
-  element("log").textContent = JSON.stringify({ ...rest, picture: picture && { ...picture, png_base64: "…" } }, null, 1);
+  element("log").textContent = JSON.stringify(
+    { ...rest, picture: picture && { ...picture, png_base64: "…" } },
+    null,
+    1,
+  );
   element("download").href = URL.createObjectURL(new Blob([JSON.stringify(found)], { type: "application/json" }));
   await showPicture(picture, job);
   show("result");
@@ -211,7 +228,8 @@ async function showPicture(picture, job) {
   image.alt = `The picture that this device drew of: ${job.picture.prompt}`;
   image.src = URL.createObjectURL(new Blob([bytes], { type: "image/png" }));
   await image.decode().catch(() => {});
-  const same = picture.psnr_db === 999 ? "every pixel is PyTorch's" : `${picture.psnr_db?.toFixed(1) ?? "–"} dB against PyTorch's`;
+  const same =
+    picture.psnr_db === 999 ? "every pixel is PyTorch's" : `${picture.psnr_db?.toFixed(1) ?? "–"} dB against PyTorch's`;
   element("caption").textContent = `“${job.picture.prompt}” in ${seconds(picture.total_seconds)}; ${same}`;
 }
 
