@@ -137,11 +137,7 @@ def serve_job(bundle: Bundle, golden: Golden, built_page: Path) -> Serve:
 
     @contextmanager
     def serving(only: Sequence[str] = (), **changes: Any) -> Iterator[tuple[JobServer, str]]:
-        job = job_of(bundle, golden, **changes)
-        if only:
-            kept = [one for one in job["components"] if one["name"] in only]
-            job |= {"components": kept, "picture": None, "no_picture": "the test draws none"}
-        server = JobServer(built_page, bundle, golden, job)
+        server = JobServer(built_page, bundle, golden, job_of(bundle, golden, only, **changes))
         with served(server) as address:
             yield server, address
 

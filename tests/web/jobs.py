@@ -7,81 +7,33 @@ import hashlib
 import json
 import mimetypes
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from sdmobile.formats.bundle.file_list import bundle_hash
 from sdmobile.formats.bundle.reading import Bundle
 from sdmobile.prediction.phone_run import PhoneRun, PhoneRunError, parse_run
 from sdmobile.validate.golden import Golden
+from sdmobile.validate.serve.handler import HEADERS
+from sdmobile.validate.serve.job import JobOptions, make_job, thresholds_of
 
 TOKEN = "dGVzdC10b2tlbi1vZi"
-POLICY = (
-    "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; img-src 'self' blob: data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 _TYPES = {".wasm": "application/wasm", ".js": "text/javascript", ".html": "text/html", ".css": "text/css"}
-_SMALL = ("metadata.json", "scheduler.json", "noise_golden.json")
 
 
-def job_of(bundle: Bundle, golden: Golden, **changes: Any) -> dict[str, Any]:
-    """Returns the job of a bundle, as job.json has it.
+def job_of(bundle: Bundle, golden: Golden, only: Sequence[str] = (), **changes: Any) -> dict[str, Any]:
+    """Returns the job of a bundle, of three timed runs.
 
     Args:
         bundle: for Android.
         golden: its recorded calls.
+        only: names of components; none for all.
         changes: of the job's entries.
     """
-    parts = {name: file.chain or (file,) for name, file in bundle.components.items()}
-    names = [*_SMALL, *(name for name in bundle.files if name.startswith("tokenizer/"))]
-    names += [part.path.name for chain in parts.values() for part in chain]
-    files = {name: entry_of(f"bundle/{name}", (bundle.path / name).read_bytes()) for name in names}
-    files |= {"golden.json": entry_of("golden.json", golden.text), "golden.bin": entry_of("golden.bin", golden.data)}
-    job = {
-        "schema_version": 1,
-        "kind": "sdmobile-phone-job",
-        "id": "0123456789abcdef",
-        "mode": "served",
-        "sdmobile": "0.1.0",
-        "runtime": "LiteRT.js 2.5.3",
-        "bundle": {
-            "name": bundle.path.name,
-            "sha256": bundle_hash(bundle.manifest["files"]),
-            "target": "android",
-            "device": str(bundle.device),
-        },
-        "files": files,
-        "components": [
-            {
-                "name": name,
-                "parts": [
-                    {
-                        "file": part.path.name,
-                        **{k: part.contract.to_json()[k] for k in ("signature", "inputs", "outputs")},
-                    }
-                    for part in chain
-                ],
-                "calls": len(golden.calls(name)),
-                "threshold_db": 60.0,
-            }
-            for name, chain in parts.items()
-        ],
-        "picture": golden.picture,
-        "no_picture": None,
-        "runs": 3,
-        "precision": "float32",
-        "memory": {
-            "plain_factor": 4.8,
-            "external_factor": 2.7,
-            "limit_bytes": 2 << 30,
-            "ios_limit_bytes": 1 << 30,
-        },
-    }
-    return job | changes
+    return make_job(bundle, golden, JobOptions(tuple(only) or None, runs=3)) | changes
 
 
 def entry_of(url: str, data: bytes) -> dict[str, Any]:
@@ -148,7 +100,7 @@ class JobServer:
         except PhoneRunError as error:
             return HTTPStatus.UNPROCESSABLE_ENTITY, json.dumps({"error": str(error)}).encode()
         self.runs.append(run)
-        faults = run.faults({one["name"]: one["threshold_db"] for one in self.job["components"]})
+        faults = run.faults(thresholds_of(self.job))
         answer = {"verdict": "failed" if faults else "passed", "file": "run-1.json"}
         return HTTPStatus.CREATED, json.dumps(answer).encode()
 
@@ -206,10 +158,8 @@ def _handler(server: JobServer) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(data)))
             self.send_header("Cache-Control", "no-store")
-            self.send_header("Content-Security-Policy", POLICY)
-            self.send_header("Cross-Origin-Opener-Policy", "same-origin")
-            self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
-            self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+            for name, value in HEADERS.items():
+                self.send_header(name, value)
             self.end_headers()
             with contextlib.suppress(OSError):
                 self.wfile.write(data)

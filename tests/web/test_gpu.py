@@ -9,11 +9,12 @@ import pytest
 
 from sdmobile.formats.bundle.reading import Bundle
 from sdmobile.validate.golden import Golden
+from sdmobile.validate.serve.job import thresholds_of
 from tests.validate.gpu.models import WithNorm, write_case
 from tests.web.conftest import Serve
 from tests.web.jobs import entry_of
 from tests.web.screens import Phone
-from tests.web.test_run import COMPONENTS, picture_of, pixels_of, thresholds
+from tests.web.test_run import COMPONENTS, picture_of, pixels_of
 
 SMALL = ("vae_encoder",)
 
@@ -25,7 +26,7 @@ def test_the_whole_pipeline_draws_the_same_picture_on_the_gpu(
     with serve_job(runs=2) as (server, address):
         phone.run(address)
     (run,), (document,) = server.runs, server.documents
-    assert (run.verdict, run.errors, run.faults(thresholds(server))) == ("passed", [], [])
+    assert (run.verdict, run.errors, run.faults(thresholds_of(server.job))) == ("passed", [], [])
     assert [(one.name, one.used, one.accepted) for one in run.components] == [
         (name, "webgpu", True) for name in COMPONENTS
     ]
@@ -41,7 +42,7 @@ def test_a_component_on_the_gpu_is_proved_by_its_kernels(phone: Phone, serve_job
         phone.start()
         phone.until_done()
     (run,) = server.runs
-    assert (run.verdict, run.faults(thresholds(server))) == ("passed", [])
+    assert (run.verdict, run.faults(thresholds_of(server.job))) == ("passed", [])
     (one,) = run.components
     assert (one.used, one.accepted) == ("webgpu", True)
     assert one.dispatches > 10

@@ -18,6 +18,7 @@ from sdmobile.basics.metrics import to_pixels
 from sdmobile.formats.bundle.reading import Bundle
 from sdmobile.prediction.phone_run import parse_run
 from sdmobile.validate.golden import Golden
+from sdmobile.validate.serve.job import thresholds_of
 from tests.web.conftest import Serve
 from tests.web.jobs import JobServer, entry_of, job_of, served
 from tests.web.screens import Phone
@@ -48,17 +49,13 @@ def pixels_of(document: dict[str, Any]) -> NDArray[np.uint8]:
         return np.asarray(image)
 
 
-def thresholds(server: JobServer) -> dict[str, float]:
-    return {one["name"]: one["threshold_db"] for one in server.job["components"]}
-
-
 def test_the_whole_pipeline_draws_the_picture_of_generate(
     phone: Phone, serve_job: Serve, bundle: Bundle, golden: Golden
 ) -> None:
     with serve_job() as (server, address):
         assert "The computer has the results" in phone.run(address, accelerator="wasm")
     (run,), (document,) = server.runs, server.documents
-    assert (run.verdict, run.errors, run.faults(thresholds(server))) == ("passed", [], [])
+    assert (run.verdict, run.errors, run.faults(thresholds_of(server.job))) == ("passed", [], [])
     assert phone.text("verdict") == "Passed"
     assert np.array_equal(pixels_of(document), picture_of(bundle, golden))
     assert run.way == "all resident"
@@ -137,7 +134,7 @@ def test_one_component_after_the_other(
     with served(server) as address:
         phone.run(address, accelerator="wasm", way="each")
     (run,), (document,) = server.runs, server.documents
-    assert (run.verdict, run.way, run.faults(thresholds(server))) == ("passed", "one at a time", [])
+    assert (run.verdict, run.way, run.faults(thresholds_of(server.job))) == ("passed", "one at a time", [])
     assert len(run.components[1].seconds) == 2
     compiled = [line["detail"] for line in server.lines if line["phase"] == "compiling" and line["component"] == "unet"]
     assert compiled == ["unet_1.tflite", "unet_2.tflite", "unet_3.tflite"]
@@ -181,14 +178,14 @@ _WRONG_FROM = """([first, damage]) => {
     const values = await original.call(this);
     if (calls++ < first) return values;
     const wrong = values.slice();
-    wrong[0] = damage === "nan" ? NaN : wrong[0] + 1;
+    wrong[0] = damage === "nan" ? NaN : wrong[0] + 1000;
     return wrong;
   };
 }"""
 
 
 @pytest.mark.parametrize(
-    ("damage", "figure"), [("more", " dB, at least 60 dB is asked"), ("nan", "not finite, at least 60")]
+    ("damage", "figure"), [("more", " dB, at least 35 dB is asked"), ("nan", "not finite, at least 35")]
 )
 def test_a_runtime_whose_second_run_is_wrong_is_noticed(
     phone: Phone, serve_job: Serve, damage: str, figure: str
@@ -206,7 +203,7 @@ def test_a_runtime_whose_second_run_is_wrong_is_noticed(
         assert figure in reason
         assert [check.passed for check in run.checks] == [True, False, False]
         assert [check.identical_to_first for check in run.checks] == [True, False, False]
-        (fault, *_) = run.faults(thresholds(server))
+        (fault, *_) = run.faults(thresholds_of(server.job))
         assert "only the first run is right" in fault
 
 
@@ -215,9 +212,7 @@ def test_a_part_whose_second_run_is_another_is_noticed(
     phone: Phone, chunked: Bundle, built_page: Any, recorded: Callable[[Bundle], Golden]
 ) -> None:
     golden = recorded(chunked)
-    job = job_of(chunked, golden, runs=2, picture=None, no_picture="the test draws none")
-    job["components"] = [one for one in job["components"] if one["name"] == "unet"]
-    server = JobServer(built_page, chunked, golden, job)
+    server = JobServer(built_page, chunked, golden, job_of(chunked, golden, ["unet"], runs=2))
     with served(server) as address:
         phone.open(address, accelerator="wasm")
         outputs = len(chunked.components["unet"].chain[0].contract.outputs)

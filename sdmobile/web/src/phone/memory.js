@@ -6,6 +6,8 @@
 /** The components that draw a picture, in the order in which they are needed. */
 export const STAGES = ["text_encoder", "unet", "vae_decoder"];
 
+const TOKENIZER = /(^|\/)(vocab\.json|merges\.txt|tokenizer_config\.json)$/;
+
 /** Returns the components of a job in the order in which they run: those of a picture first. */
 export function inOrder(components) {
   const place = ({ name }) => (STAGES.includes(name) ? STAGES.indexOf(name) : STAGES.length);
@@ -45,6 +47,18 @@ export function memoryPlan(job, { ios }) {
   const held = (one) => (picture && STAGES.includes(one.name) ? one.bytes : one.largest);
   const each = Math.max(0, ...components.filter(({ fits }) => fits).map(held));
   return { limit, whole, wholeFits: whole <= limit, each, picture, components };
+}
+
+/** Returns the bytes that a run takes over the network: of the files that it needs and that are not kept. */
+export function bytesToLoad(job, plan, kept) {
+  const unfit = new Set(plan.components.filter(({ fits }) => !fits).map(({ name }) => name));
+  const names = job.components
+    .filter(({ name }) => !unfit.has(name))
+    .flatMap(({ parts }) => parts.map(({ file }) => file));
+  names.push("metadata.json", "golden.json", "golden.bin");
+  names.push(...Object.keys(job.files).filter((name) => TOKENIZER.test(name)));
+  if (job.picture) names.push("scheduler.json", "noise_golden.json");
+  return names.reduce((sum, name) => sum + (kept.has(name) ? 0 : (job.files[name]?.size ?? 0)), 0);
 }
 
 /** Whether a browser's own words are those of an iPhone or iPad; the latter says that it is a Mac. */

@@ -25,6 +25,7 @@ const state = {
   hidden: false,
   running: false,
   accelerator: "webgpu",
+  kept: new Set(),
 };
 
 document.addEventListener("visibilitychange", () => {
@@ -108,8 +109,8 @@ async function lookedAround(around) {
 async function ready() {
   const { job, around } = state;
   state.plan = memoryPlan(job, { ios: isIos(navigator) });
-  const kept = await keptFiles(job.files);
-  view.showReady({ ...state, kept }, start);
+  state.kept = await keptFiles(job.files);
+  view.showReady(state, start);
   const way = { whole: "all resident", each: "one at a time" }[asked.get("way")];
   if (way) view.chooseWay(way);
   if (asked.get("auto") === "1" && view.canStart()) view.pressStart();
@@ -123,7 +124,7 @@ function start(way) {
   state.awake = stayAwake();
   const settings = { accelerator: state.accelerator, way, ios: isIos(navigator), userAgent: navigator.userAgent };
   state.last = newDocument(state.job, settings, state.around, NO_RUNTIME);
-  view.showRunning(state.job, state.plan);
+  view.showRunning(state.job, state.plan, state.kept);
   state.worker.postMessage({ kind: "run", job: state.job, settings });
 }
 

@@ -1,5 +1,6 @@
 // Tells the page and the server what happens, each phase before it begins: a page that the phone ends leaves a trace.
 
+const LONGEST_DETAIL = 200;
 const PATIENCE = 5000; // milliseconds for the server to take a line
 const MOST_FAILURES = 2;
 
@@ -22,7 +23,8 @@ export class Reporter {
     this.document.phases.push({ phase, component, at: (performance.now() - this.began) / 1000 });
     this.tell({ kind: "phase", phase, component, detail, document: this.document });
     if (this.address === null || this.failures >= MOST_FAILURES) return;
-    const line = { sequence: this.sequence++, phase, component, detail, heap: this.heap() || null };
+    const brief = detail.slice(0, LONGEST_DETAIL);
+    const line = { sequence: this.sequence++, phase, component, detail: brief, heap: this.heap() || null };
     try {
       const response = await fetch(this.address, {
         method: "POST",

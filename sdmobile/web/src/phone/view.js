@@ -2,6 +2,7 @@
 
 import { median } from "../numbers.js";
 import { mebibytes } from "./bytes.js";
+import { bytesToLoad } from "./memory.js";
 
 const PLACES = { webgpu: "GPU (WebGPU)", wasm: "CPU of the browser" };
 const BRIEFLY = { webgpu: "GPU", wasm: "CPU" };
@@ -53,7 +54,10 @@ export function showUnsupported(because, remedy, useCpu = null) {
 /** Shows the device and what fits, and calls `start(way)` when the button is pressed. */
 export function showReady({ job, plan, around, kept, accelerator }, start) {
   element("device").replaceChildren(
-    ...deviceLines(job, around, kept, accelerator).flatMap(([name, words]) => [make("dt", name), make("dd", words)]),
+    ...deviceLines(job, plan, around, kept, accelerator).flatMap(([name, words]) => [
+      make("dt", name),
+      make("dd", words),
+    ]),
   );
   const { wholeFits, whole, each: most, limit, components } = plan;
   const unfit = components.filter(({ fits }) => !fits);
@@ -88,9 +92,8 @@ function refuse(unfit, limit, possible) {
   box.textContent = `${fate}:\n${names.join("\n")}\nExport with more --chunks, or with --quantize.`;
 }
 
-function deviceLines(job, { adapter, limits, features, problem }, kept, accelerator) {
-  const files = Object.entries(job.files);
-  const toLoad = files.filter(([name]) => !kept.has(name)).reduce((sum, [, { size }]) => sum + size, 0);
+function deviceLines(job, plan, { adapter, limits, features, problem }, kept, accelerator) {
+  const toLoad = bytesToLoad(job, plan, kept);
   const loading = toLoad === 0 ? "nothing: all files are kept from an earlier visit" : mebibytes(toLoad);
   const gpu = adapter ? nameOf(adapter) : problem;
   const lines = [
@@ -127,15 +130,8 @@ export const pressStart = () => element("start").click();
 let bytesToCome = 0;
 
 /** Shows that it runs. */
-export function showRunning(job, plan) {
-  const left = new Set(plan.components.filter(({ fits }) => !fits).map(({ name }) => name));
-  const skipped = job.components
-    .filter(({ name }) => left.has(name))
-    .flatMap(({ parts }) => parts.map(({ file }) => file));
-  bytesToCome = Object.entries(job.files).reduce(
-    (sum, [name, { size }]) => sum + (skipped.includes(name) ? 0 : size),
-    0,
-  );
+export function showRunning(job, plan, kept) {
+  bytesToCome = bytesToLoad(job, plan, kept);
   showComponents(job, { components: [], checks: [] });
   element("preview").hidden = true;
   show("running");
@@ -159,7 +155,7 @@ export function showBytes(received) {
   const bar = element("progress");
   bar.max = bytesToCome;
   bar.value = received;
-  element("detail").textContent = `${mebibytes(received)} of at most ${mebibytes(bytesToCome)} loaded`;
+  element("detail").textContent = `${mebibytes(received)} of ${mebibytes(bytesToCome)} loaded`;
 }
 
 /** Shows every component and how far it is. */
