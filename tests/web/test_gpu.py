@@ -106,6 +106,27 @@ def test_a_lost_device_ends_the_run_and_is_named(phone: Phone, serve_job: Serve,
     assert run.phases[-1].phase == phase
 
 
+def test_what_webgpu_complains_of_is_a_fault(phone: Phone, serve_job: Serve) -> None:
+    with serve_job(("vae_decoder", "vae_encoder"), runs=1) as (server, address):
+        phone.open(address)
+        phone.worker.evaluate("""() => {
+          const real = self.fetch;
+          self.fetch = async (address, options) => {
+            if (options?.body?.includes('"timing","component":"vae_decoder"')) {
+              sdmobile.device().createBuffer({ size: 16, usage: 0 });
+            }
+            return real(address, options);
+          };
+        }""")
+        phone.start()
+        phone.until_done()
+    (run,) = server.runs
+    decoder, encoder = run.components
+    assert "GPUValidationError" in (decoder.error or "")
+    assert encoder.error is None
+    assert run.verdict == "failed"
+
+
 def test_float16_is_not_claimed_where_there_is_none(phone: Phone, serve_job: Serve) -> None:
     with serve_job(SMALL, runs=1, precision="float16") as (server, address):
         phone.run(address)

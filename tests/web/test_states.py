@@ -82,6 +82,13 @@ def test_a_server_without_a_job_is_told_so(phone: Phone, serve_job: Serve) -> No
         assert "The page failed" in phone.text("because")
 
 
+def test_a_job_of_another_version_is_not_run(phone: Phone, serve_job: Serve) -> None:
+    with serve_job(schema_version=2) as (_, address):
+        phone.open(address, auto="1")
+        assert phone.screen() == "unsupported"
+        assert "of another version" in phone.text("because")
+
+
 def test_a_worker_that_dies_leaves_a_document(phone: Phone, serve_job: Serve) -> None:
     with serve_job(("vae_encoder",), runs=1) as (server, address):
         phone.open(address, accelerator="wasm")

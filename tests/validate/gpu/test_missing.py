@@ -45,6 +45,7 @@ def test_page_of_other_sources_counts_as_missing(bare_machine: Path, monkeypatch
     folder = places.page_folder()
     folder.mkdir(parents=True)
     for name in places.PAGE_FILES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("")
     (folder / "sources.sha256").write_text(places.sources_hash())
     assert places.page_is_built()

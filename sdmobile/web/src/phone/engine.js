@@ -36,14 +36,16 @@ export async function lookAround() {
     jspi,
     isolated: globalThis.crossOriginIsolated === true,
     problem,
-    ...(adapter ? described(adapter) : none()),
+    ...(adapter ? await described(adapter) : none()),
   };
 }
 
 const none = () => ({ adapter: null, features: [], limits: {} });
 
-function described(adapter) {
-  const { vendor, architecture, device, description, isFallbackAdapter } = adapter.info;
+async function described(adapter) {
+  // Browsers of before 2024 have a method in the place of the property.
+  const info = adapter.info ?? (await adapter.requestAdapterInfo?.()) ?? {};
+  const { vendor = "", architecture = "", device = "", description = "", isFallbackAdapter } = info;
   const limits = {};
   for (const name in adapter.limits) if (typeof adapter.limits[name] === "number") limits[name] = adapter.limits[name];
   return {
@@ -64,6 +66,7 @@ export class Engine {
   constructor(accelerator, precision) {
     Object.assign(this, { accelerator, precision });
     this.lost = new Promise(() => {});
+    this.told = 0;
   }
 
   /** Loads the runtime from a folder. */
@@ -137,9 +140,13 @@ export class Engine {
     return { outputs, seconds, gpu: since(before) };
   }
 
-  /** Returns the errors that WebGPU has told to nobody so far. */
+  /** Returns the errors that WebGPU has told to nobody since the last call. */
   errors() {
-    return this.accelerator === "webgpu" ? deviceErrors() : [];
+    if (this.accelerator !== "webgpu") return [];
+    const all = deviceErrors();
+    const fresh = all.slice(this.told);
+    this.told = all.length;
+    return fresh;
   }
 
   /** Waits for a result, but not after the device was lost; an abort of the runtime is the end of it. */

@@ -67,7 +67,12 @@ function cannot() {
 
 async function readJob() {
   const response = await fetch(new URL("job.json", base), { cache: "no-store" }).catch(() => null);
-  if (response?.ok) return response.json();
+  if (response?.ok) {
+    const job = await response.json();
+    if (job.kind === "sdmobile-phone-job" && job.schema_version === 1) return job;
+    view.showUnsupported("The server's job is of another version than this page.", "Load the page again.");
+    return null;
+  }
   const what = response ? `it answers HTTP ${response.status}` : "it does not answer";
   view.showUnsupported(
     `The server has no job here: ${what}.`,

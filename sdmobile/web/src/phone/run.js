@@ -34,6 +34,7 @@ export async function runJob(job, settings, around, base, tell) {
   } catch (error) {
     run.document.errors.push(short(textOf(error)));
   }
+  run.document.errors.push(...run.engine.errors()); // of the picture, or come late
   judge(run.document, job, run.note);
   return run.document;
 }
