@@ -205,8 +205,8 @@ def _rows_for(bundle: Bundle, file: Path, device: str | None, unit: str | None) 
     if not is_run(document):
         return _unit_for(bundle, device, unit), rows_of(document, file)
     run = read_run(file)
-    chosen = unit_of_run(run, device or bundle.device or default_profile(bundle.target), unit)
-    return chosen, rows_of_run(run, bundle, f"{file.name}: run {run.job}, {run.started}, {run.user_agent}")
+    rows = rows_of_run(run, bundle, f"{file.name}: run {run.job}, {run.started}, {run.user_agent}")
+    return unit_of_run(run, device or bundle.device or default_profile(bundle.target), unit), rows
 
 
 def _one_row(component: str | None, milliseconds: float | None, place: str, runtime: str) -> Row:

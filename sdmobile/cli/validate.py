@@ -37,6 +37,7 @@ _BISECT = (
     "Cut the smallest failing subgraph out of each component, also of those that passed, and save it with its inputs."
 )
 _BENCHMARK = "LiteRT's benchmark_model for Android: run the files with it on the phone that adb finds."
+_PHONE_RUN = "What a phone sent to `sdmobile serve` (or its page saved): judged again, and in the report; repeatable."
 _LINT = "Predict what the phone's runtime says: report a refusal as a warning, or fail."
 _GPU = "Run Android files on Google's GPU engine with a software GPU: in a browser, by the Python wheel, or both."
 _GOLDEN = "Put a few recorded calls into an Android bundle (golden.json, golden.bin), for `sdmobile serve`."
@@ -105,6 +106,7 @@ def validate(
     adb_serial: Annotated[
         str | None, typer.Option(help="Serial number of the phone, if several are connected.")
     ] = None,
+    phone_run: Annotated[list[Path] | None, typer.Option(help=_PHONE_RUN)] = None,
     report_dir: Annotated[
         Path | None,
         typer.Option("--report-dir", "-o", help="Write report.html, validation.json, .md, .xml and images here."),
@@ -145,7 +147,7 @@ def validate(
         recording_dir=record_dir,
         cache_dir=None if no_cache else default_recordings_dir(),
         overflow=overflow,
-        checkers=CheckerChoice(lint.value, gpu.value, benchmark_model, adb_serial).checkers(),
+        checkers=CheckerChoice(lint.value, gpu.value, benchmark_model, adb_serial, tuple(phone_run or ())).checkers(),
         changes=changes_of(lora, embedding, vae),
         golden=golden,
         bisect_dir=(bisect_dir or Path(f"{bundle.name}-bisect")) if bisect else None,

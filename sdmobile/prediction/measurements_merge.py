@@ -80,7 +80,7 @@ def _taken(path: Path, name: str, bundles: Sequence[Bundle], device: str | None)
         yield stored if stored.origin else replace(stored, origin=name)
         return
     run = read_run(path)
-    bundle = next((one for one in bundles if one.models_sha256 == run.bundle_sha256), None)
+    bundle = next((one for one in bundles if one.sha256 == run.bundle_sha256), None)
     if bundle is None:
         raise PhoneRunError(
             "a run is merged with the bundle that it ran",

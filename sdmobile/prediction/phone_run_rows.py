@@ -30,10 +30,10 @@ def rows_of_run(run: PhoneRun, bundle: Bundle, origin: str) -> tuple[Row, ...]:
     Raises:
         PhoneRunError: the run is of another bundle, is no measurement of a phone's GPU, or has no right component.
     """
-    if run.bundle_sha256 != bundle.models_sha256:
+    if run.bundle_sha256 != bundle.sha256:
         raise PhoneRunError(
             "a run is stored with the bundle that it ran",
-            f"{run.bundle_name}, {run.bundle_sha256[:12]}; this one is {bundle.models_sha256[:12]}",
+            f"{run.bundle_name}, {run.bundle_sha256[:12]}; this one is {bundle.sha256[:12]}",
             "Name the bundle that was served",
         )
     if (reason := run.unstorable()) is not None:

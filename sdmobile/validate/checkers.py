@@ -27,12 +27,14 @@ class CheckerChoice:
         gpu: "off", "browser", "wheel" or "both".
         benchmark_model: LiteRT's benchmark program for Android, None to leave phones alone.
         serial: which connected phone, None for the only one.
+        phone_runs: files that the page of `sdmobile serve` brought.
     """
 
     lint: str = "report"
     gpu: str = "off"
     benchmark_model: Path | None = None
     serial: str | None = None
+    phone_runs: tuple[Path, ...] = ()
 
     def checkers(self) -> dict[str, Checker]:
         """Returns the checkers by name."""
@@ -45,6 +47,10 @@ class CheckerChoice:
             from sdmobile.validate.phone import phone_checker
 
             chosen["adb"] = phone_checker(self.benchmark_model, self.serial)
+        if self.phone_runs:
+            from sdmobile.validate.phone_run_check import phone_run_checker
+
+            chosen["phone run"] = phone_run_checker(self.phone_runs)
         return chosen
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from sdmobile.basics.files import write_whole
 from sdmobile.basics.untrusted import UntrustedError, parse_json, read_bounded
-from sdmobile.formats.bundle.file_list import GOLDEN, bundle_hash
+from sdmobile.formats.bundle.file_list import GOLDEN
 from sdmobile.validate.thresholds import IMAGE_DB
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def make_golden(
     document = {
         "schema_version": SCHEMA_VERSION,
         "kind": KIND,
-        "bundle_sha256": bundle_hash(bundle.manifest["files"]),
+        "bundle_sha256": bundle.sha256,
         "bin": {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()},
         "calls": calls,
         "tokens": [{"text": text, "ids": [int(token) for token in ids]} for text, ids in tokens.items()],
@@ -213,7 +213,7 @@ def read_golden(bundle: Bundle) -> tuple[Golden | None, str | None]:
 def _checked(bundle: Bundle, document: Any, data: bytes) -> tuple[Golden | None, str | None]:
     if (document["kind"], document["schema_version"]) != (KIND, SCHEMA_VERSION):
         return None, f"{DOCUMENT} is of another kind or version"
-    if document["bundle_sha256"] != bundle_hash(bundle.manifest["files"]):
+    if document["bundle_sha256"] != bundle.sha256:
         return None, f"{DOCUMENT} belongs to another bundle"
     if document["bin"] != {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}:
         return None, f"{DATA} is not what {DOCUMENT} says"

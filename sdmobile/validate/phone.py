@@ -14,10 +14,11 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdmobile.basics.files import hash_file
 from sdmobile.basics.tether import tethered
 from sdmobile.errors import (
     EXIT_MISSING,
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 TIMEOUT = 600.0  # seconds; a full-size UNet on a slow CPU takes minutes
 FOLDER = "/data/local/tmp/sdmobile"
+BENCHMARK_MODEL = "https://storage.googleapis.com/litert/binaries/latest/android_arm64/benchmark_model"
+"""Where Google keeps it (LiteRT's documentation, benchmark); it changes every night, so that its hash is told."""
 BACKENDS = {"cpu": ("--use_xnnpack=true",), "gpu": ("--use_gpu=true",)}
 _COMMON = ("--warmup_runs=1", "--num_runs=5", "--min_secs=0", "--max_secs=60", "--verbose=true")
 _STATES = {
@@ -67,7 +70,9 @@ def phone_checker(program: Path, serial: str | None = None) -> Checker:
     """
     if not program.is_file():
         raise UnsupportedError(
-            "--benchmark-model names LiteRT's benchmark_model for Android", program, "Build or download it for arm64."
+            "--benchmark-model names LiteRT's benchmark_model for Android",
+            program,
+            f"Load {BENCHMARK_MODEL}, or take the one that `litert benchmark --android` keeps in ~/.cache/litert-cli",
         )
 
     def check(bundle: Bundle, components: Sequence[str], recording: Recording) -> list[ExtraCheck]:
@@ -86,7 +91,8 @@ def phone_checker(program: Path, serial: str | None = None) -> Checker:
             status = Status.NOT_RUN if error.exit_code in (EXIT_MISSING, EXIT_RESOURCES) else Status.ERROR
             return [ExtraCheck("adb", "bundle", status, reason=error.message())]
         files = [file for name, file in bundle.components.items() if name in components]
-        return [result for file in files for result in _check_file(phone, file)]
+        place = f"{phone.title}, benchmark_model {hash_file(program)[:12]}"
+        return [replace(result, place=place) for file in files for result in _check_file(phone, file)]
 
     return check
 

@@ -26,7 +26,7 @@ __all__ = ["sd15"]
 _THRESHOLDS = {"unet": 60.0}
 
 
-def _document(bundle: str = "0" * 64, seconds: tuple[float, ...] = (2.0, 0.5, 0.7)) -> dict[str, Any]:
+def run_document(bundle: str = "0" * 64, seconds: tuple[float, ...] = (2.0, 0.5, 0.7)) -> dict[str, Any]:
     """What the page sends after a run in which all is well."""
     component = {
         "name": "unet", "accepted": True, "used": "webgpu", "dispatches": 501, "download_seconds": 3,
@@ -50,7 +50,7 @@ def _document(bundle: str = "0" * 64, seconds: tuple[float, ...] = (2.0, 0.5, 0.
 
 
 def _run(document: dict[str, Any] | None = None, **changes: Any) -> PhoneRun:
-    return parse_run(json.dumps((document or _document()) | changes).encode())
+    return parse_run(json.dumps((document or run_document()) | changes).encode())
 
 
 def test_a_run_in_which_all_is_well_has_no_fault() -> None:
@@ -76,7 +76,7 @@ def test_a_run_in_which_all_is_well_has_no_fault() -> None:
     ],
 )
 def test_what_is_wrong_is_found_whatever_the_page_says(change: Any, words: str) -> None:
-    document = _document()
+    document = run_document()
     change(document)
     assert any(words in line for line in _run(document).faults(_THRESHOLDS))
 
@@ -92,7 +92,7 @@ def test_what_is_wrong_is_found_whatever_the_page_says(change: Any, words: str) 
     ],
 )
 def test_times_that_are_none_of_a_phones_gpu(sd15: Bundle, changes: dict[str, Any], words: str) -> None:
-    run = _run(_document(sd15.models_sha256), **changes)
+    run = _run(run_document(sd15.sha256), **changes)
     assert words in str(run.unstorable())
     with pytest.raises(PhoneRunError, match=words):
         rows_of_run(run, sd15, "run.json")
@@ -138,7 +138,7 @@ def test_a_picture_is_a_png() -> None:
 
 
 def test_a_run_gives_the_median_of_what_ran_rightly(sd15: Bundle) -> None:
-    document = _document(sd15.models_sha256)
+    document = run_document(sd15.sha256)
     wrong = deepcopy(document["components"][0]) | {"name": "vae_decoder"}
     document["components"].append(wrong)
     document["checks"].append(document["checks"][0] | {"component": "vae_decoder", "psnr_db": 12.0})
@@ -195,10 +195,10 @@ def test_results_of_many_people_are_merged_each_with_its_origin(sd15: Bundle, tm
     results, kept = tmp_path / "results", tmp_path / "kept"
     (results / "alice").mkdir(parents=True)
     for name in ("one.json", "the-same.json"):
-        (results / "alice" / name).write_text(json.dumps(_document(sd15.models_sha256)))
-    (results / "other-bundle.json").write_text(json.dumps(_document()))
+        (results / "alice" / name).write_text(json.dumps(run_document(sd15.sha256)))
+    (results / "other-bundle.json").write_text(json.dumps(run_document()))
     (results / "software.json").write_text(
-        json.dumps(_document(sd15.models_sha256) | {"adapter": {"vendor": "google", "architecture": "swiftshader"}})
+        json.dumps(run_document(sd15.sha256) | {"adapter": {"vendor": "google", "architecture": "swiftshader"}})
     )
     (results / "garbage.json").write_text("{")
     for row in _measured(sd15, 2.0)[:1]:

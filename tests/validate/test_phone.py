@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ def test_unfinished_output_has_no_figures(text: str) -> None:
 def test_a_file_is_pushed_run_and_removed(tmp_path: Path, adb: Path) -> None:
     cpu, gpu = checked(tmp_path)
     assert (cpu.checker, gpu.checker) == ("adb cpu", "adb gpu")
-    assert cpu.place == gpu.place == "Pixel 9 (Android 16, 0A1B2C)"
+    digest = sha256(b"program").hexdigest()[:12]
+    assert cpu.place == gpu.place == f"Pixel 9 (Android 16, 0A1B2C), benchmark_model {digest}"
     assert (cpu.status, gpu.status) == ("passed", "passed")
     assert gpu.figures["average_ms"] == pytest.approx(40.6)
     assert gpu.figures["delegated_nodes"] == gpu.figures["nodes"] == 412

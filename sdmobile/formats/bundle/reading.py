@@ -6,7 +6,6 @@ links, and what the rest of the program gets are checked paths; nothing else joi
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -104,10 +103,11 @@ class Bundle:
         return str(self.source.get("content_hash", ""))
 
     @property
-    def models_sha256(self) -> str:
-        """One SHA-256 of all model files: what a run on a phone names its bundle by."""
-        digests = [f"{name} {component.record.get('sha256', '')}\n" for name, component in self.components.items()]
-        return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
+    def sha256(self) -> str:
+        """One SHA-256 of all listed files: what recorded calls and runs on phones name their bundle by."""
+        from sdmobile.formats.bundle.file_list import bundle_hash
+
+        return bundle_hash(self.manifest.get("files", {}))
 
 
 def is_bundle(path: Path) -> bool:

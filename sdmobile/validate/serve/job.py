@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from sdmobile import __version__
 from sdmobile.basics.files import hash_json
-from sdmobile.formats.bundle.file_list import FILE_LIST, bundle_hash
+from sdmobile.formats.bundle.file_list import FILE_LIST
 from sdmobile.validate.check import is_compressed
 from sdmobile.validate.golden import DATA, DOCUMENT
 from sdmobile.validate.page_picture import why_no_picture
@@ -68,7 +68,7 @@ def make_job(bundle: Bundle, golden: Golden, options: JobOptions, mode: Mode = "
         "runtime": RUNTIME,
         "bundle": {
             "name": str(bundle.source.get("name") or bundle.path.name),
-            "sha256": bundle_hash(bundle.manifest["files"]),
+            "sha256": bundle.sha256,
             "target": bundle.target,
             "device": str(bundle.manifest.get("device") or "unknown").removesuffix(".toml"),
         },
