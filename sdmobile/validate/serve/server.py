@@ -116,9 +116,9 @@ class PhoneServer(ThreadingHTTPServer):
         """Shakes hands where TLS is spoken, then serves the connection's requests."""
         connection = request
         try:
-            request.settimeout(self.site.limits.idle_seconds)
+            request.settimeout(self.site.limits.idle_seconds)  # of a handshake, too: Python counts all of it
             if self.site.tls is not None:
-                connection = self._shaken(request, self.site.tls)
+                connection = self.site.tls.wrap_socket(request, server_side=True)
             self.finish_request(connection, client_address)
         except ssl.SSLError as error:  # TLS 1.3 tells it in the first read, earlier versions in the handshake
             self._explain(error.reason or "")
@@ -134,18 +134,6 @@ class PhoneServer(ThreadingHTTPServer):
                 if not self._each[host]:
                     del self._each[host]
                 self._slots.release()
-
-    def _shaken(self, request: socket.socket, tls: ssl.SSLContext) -> ssl.SSLSocket:
-        """Returns a connection whose handshake is done; a timer ends one that takes too long in all."""
-        second = request.dup()
-        timer = threading.Timer(self.site.limits.idle_seconds, _cut, [second])
-        timer.daemon = True
-        timer.start()
-        try:
-            return tls.wrap_socket(request, server_side=True)
-        finally:
-            timer.cancel()
-            _close(second)
 
     def _explain(self, reason: str) -> None:
         """Tells what a broken conversation by TLS means for a person, where it means something."""
@@ -169,16 +157,6 @@ class PhoneServer(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Prints no traceback."""
-
-
-def _cut(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
-
-
-def _close(connection: Any) -> None:
-    with contextlib.suppress(OSError):
-        connection.close()
 
 
 class PatientReader(io.RawIOBase):

@@ -63,17 +63,28 @@ def test_a_body_that_comes_slowly_is_not_waited_for(hasty: Served, tmp_path: Pat
     assert not (tmp_path / "results").exists()
 
 
-def test_one_address_has_so_many_connections_and_gets_them_back(hasty: Served) -> None:
-    held = [_open(hasty) for _ in range(4)]
-    time.sleep(0.2)
-    with _open(hasty) as more:
-        more.settimeout(5)
-        with contextlib.suppress(ConnectionResetError):
-            assert more.recv(1) == b""
-    for connection in held:
-        connection.close()
-    time.sleep(0.3)
-    assert hasty.ask("GET", hasty.base)[0] == 200
+def test_one_address_has_so_many_connections_and_gets_them_back(ready: Prepared, tmp_path: Path) -> None:
+    with served(ready, tmp_path / "results", limits=Limits(idle_seconds=20, threads=6, threads_each=4)) as site:
+        held = [_open(site) for _ in range(4)]
+        time.sleep(0.2)
+        with _open(site) as more:
+            more.settimeout(5)
+            with contextlib.suppress(ConnectionResetError):
+                assert more.recv(1) == b""
+        for connection in held:
+            connection.close()
+        time.sleep(0.3)
+        assert site.ask("GET", site.base)[0] == 200
+
+
+def test_all_together_have_so_many(ready: Prepared, tmp_path: Path) -> None:
+    with served(ready, tmp_path / "results", limits=Limits(idle_seconds=20, threads=2, threads_each=4)) as site:
+        with _open(site), _open(site), _open(site) as more:
+            more.settimeout(5)
+            with contextlib.suppress(ConnectionResetError):
+                assert more.recv(1) == b""
+        time.sleep(0.3)
+        assert site.ask("GET", site.base)[0] == 200
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,24 @@ def test_a_changed_file_is_named(bundle: Path) -> None:
         _prepare(bundle)
 
 
+def test_a_list_that_says_something_else_is_refused(bundle: Path) -> None:
+    """By `validate`, too, before it looks for a checkpoint."""
+    from sdmobile.formats.bundle.file_list import FILE_LIST
+    from sdmobile.validate.check import validate_bundle
+    from sdmobile.validate.options import ValidationOptions
+
+    document = json.loads((bundle / FILE_LIST).read_text())
+    document["files"][0]["size"] += 1
+    data = json.dumps(document).encode()
+    (bundle / FILE_LIST).write_bytes(data)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"][FILE_LIST] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    for check in (_prepare, lambda folder: validate_bundle(folder, ValidationOptions())):
+        with pytest.raises(BundleError, match=f"must say the same of every file: {document['files'][0]['path']}"):
+            check(bundle)
+
+
 def test_a_link_in_the_bundle_is_refused(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "secret.txt").write_text("the user's own")
     (bundle / "more.txt").symlink_to(tmp_path / "secret.txt")
