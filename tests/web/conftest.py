@@ -93,23 +93,22 @@ def served_sources() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The shipped model of one step."""
-    return exported(tmp_path_factory.mktemp("phone") / "shapes-64-mobile", chunks=None)
+    return exported(tmp_path_factory.mktemp("phone") / "shapes-64-mobile")
 
 
 @pytest.fixture(scope="session")
 def chunked(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The same with a UNet in three files."""
-    return exported(tmp_path_factory.mktemp("phone-chunks") / "shapes-64-mobile", chunks=3)
+    return exported(tmp_path_factory.mktemp("phone-chunks") / "shapes-64-mobile", "--chunks", "3")
 
 
-def exported(folder: Path, chunks: int | None) -> Bundle:
-    """Exports the shipped model of one step for Android."""
+def exported(folder: Path, *options: str) -> Bundle:
+    """Exports a shipped model, the one that the folder is called after, for Android."""
     from typer.testing import CliRunner
 
     from sdmobile.cli.app import app
 
-    further = [] if chunks is None else ["--chunks", str(chunks)]
-    result = CliRunner().invoke(app, ["export", "shapes-64-mobile", "--target", "android", "-o", str(folder), *further])
+    result = CliRunner().invoke(app, ["export", folder.name, "--target", "android", "-o", str(folder), *options])
     assert result.exit_code == 0, result.output
     return open_bundle(folder)
 

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,9 @@ from sdmobile.basics.metrics import to_pixels
 from sdmobile.formats.bundle.reading import Bundle
 from sdmobile.prediction.phone_run import parse_run
 from sdmobile.validate.golden import Golden
+from sdmobile.validate.golden_recording import PictureOrder, record_golden
 from sdmobile.validate.serve.job import thresholds_of
-from tests.web.conftest import Serve
+from tests.web.conftest import Serve, exported
 from tests.web.jobs import JobServer, entry_of, job_of, served
 from tests.web.screens import Phone
 
@@ -117,6 +119,27 @@ def test_a_kept_file_that_was_damaged_comes_again(phone: Phone, serve_job: Serve
         phone.run(address, accelerator="wasm")
         assert "bundle/vae_decoder.tflite" in server.asked
         assert server.runs[-1].verdict == "passed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guidance", ["batch2", "separate"])
+def test_several_steps_with_guidance(phone: Phone, built_page: Path, tmp_path: Path, guidance: str) -> None:
+    """Two texts, a solver with memory, both rows in one call or in two; a preview after every step."""
+    made = exported(tmp_path / "shapes-64", "--guidance", guidance)
+    golden = record_golden(made, PictureOrder(steps=5, seed=7))
+    server = JobServer(built_page, made, golden, job_of(made, golden, runs=4))
+    with served(server) as address:
+        phone.run(address, accelerator="wasm")
+        shown = phone.page.get_attribute("#canvas", "aria-label")
+    (run,), (document,) = server.runs, server.documents
+    assert (run.verdict, run.faults(thresholds_of(server.job))) == ("passed", [])
+    assert np.array_equal(pixels_of(document), picture_of(made, golden))
+    assert run.picture is not None
+    assert len(run.picture.step_seconds) == 5
+    assert shown == "Preview of the latent after step 5 of 5"
+    # The timed runs take turns over the recorded calls.
+    labels = {check.label for check in run.checks if check.component == "unet" and check.run > 0}
+    assert len(labels) == 3
 
 
 @pytest.mark.slow
