@@ -52,6 +52,7 @@ class JobServer:
         job: of `job_of`.
         replaced: bytes in the place of a route's own, by route.
         refuse_results: status that results are answered with; None takes them.
+        refuse_progress: status that lines of progress are answered with; None takes them.
         dies_at: phase at whose announcement the server closes every connection from then on.
     """
 
@@ -61,6 +62,7 @@ class JobServer:
     job: dict[str, Any]
     replaced: dict[str, bytes] = field(default_factory=dict)
     refuse_results: int | None = None
+    refuse_progress: int | None = None
     dies_at: str | None = None
     dead: bool = False
     asked: list[str] = field(default_factory=list)
@@ -91,7 +93,7 @@ class JobServer:
         if route == "progress":
             self.lines.append(document)
             self.dead = self.dead or document["phase"] == self.dies_at
-            return HTTPStatus.NO_CONTENT, b""
+            return self.refuse_progress or HTTPStatus.NO_CONTENT, b""
         if self.refuse_results is not None:
             return self.refuse_results, json.dumps({"error": "the test refuses it"}).encode()
         self.documents.append(document)

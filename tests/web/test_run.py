@@ -289,6 +289,14 @@ def test_results_that_are_refused_can_be_saved(phone: Phone, serve_job: Serve) -
         assert parse_run(phone.saved()).verdict == "passed"
 
 
+def test_a_server_that_takes_no_progress_does_not_stop_the_run(phone: Phone, serve_job: Serve) -> None:
+    with serve_job(SMALL[1:], runs=1) as (server, address):
+        server.refuse_progress = 500
+        assert "The computer has the results" in phone.run(address, accelerator="wasm")
+        assert server.runs[0].verdict == "passed"
+        assert len(server.lines) == 2  # it is not asked for ever
+
+
 def test_a_folder_of_files_takes_no_results(phone: Phone, serve_job: Serve) -> None:
     with serve_job(SMALL, runs=1, mode="static") as (server, address):
         assert "save them" in phone.run(address, accelerator="wasm")

@@ -6,7 +6,7 @@ import functools
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -16,12 +16,16 @@ from sdmobile.formats.bundle.reading import Bundle
 from sdmobile.prediction.phone_run import parse_run
 from sdmobile.validate.golden import Golden, write_golden
 from sdmobile.validate.golden_recording import PictureOrder
+from sdmobile.validate.serve import session
 from sdmobile.validate.serve.job import JobOptions, Mode
-from sdmobile.validate.serve.session import Prepared, Source, prepare
+from sdmobile.validate.serve.session import Network, Prepared, Source, prepare
 from sdmobile.validate.serve.static import write_static
 from tests.validate.serve.site import served
 from tests.web.screens import Phone
 from tests.web.test_run import COMPONENTS, picture_of
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +53,25 @@ def test_a_run_by_the_real_server(phone: Phone, bundle: Bundle, golden: Golden, 
     told = [line.split(" (")[0] for line in site.lines]
     assert "phone: compiling unet" in told
     assert "phone: decoding vae_decoder" in told
+
+
+def test_a_run_by_tls_after_the_warning_was_passed_over(
+    browser: Browser, bundle: Bundle, golden: Golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Playwright's override stands for the click on "proceed"; files are kept for the next visit all the same."""
+    pytest.importorskip("cryptography")
+    monkeypatch.setattr(session, "lan_address", lambda: "127.0.0.1")
+    context = browser.new_context(ignore_https_errors=True)
+    phone = Phone(context.new_page())
+    ready = _prepared(bundle, golden, "served", ("vae_encoder",))
+    with served(ready, tmp_path / "runs", Network(lan=True, port=0)) as site:
+        assert site.session.address.startswith("https://")
+        assert "The computer has the results" in phone.run(site.session.address, accelerator="wasm")
+        (receipt,) = site.session.inbox.receipts
+        assert receipt.verdict == "passed"
+        phone.open(site.session.address, accelerator="wasm")
+        assert "nothing: all files are kept" in phone.text("device")
+    context.close()
 
 
 def test_a_static_folder_on_any_host(phone: Phone, bundle: Bundle, golden: Golden, tmp_path: Path) -> None:

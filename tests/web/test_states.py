@@ -54,8 +54,13 @@ def test_without_a_gpu_the_cpu_is_offered_as_such(without_gpu: Browser, serve_jo
     context.close()
 
 
-def test_a_browser_without_webgpu_is_told_so(phone: Phone, serve_job: Serve) -> None:
-    """As old browsers are: the worker has no navigator.gpu."""
+@pytest.mark.parametrize(
+    ("everywhere", "words"), [(True, "this browser offers web pages no WebGPU"), (False, "and not to their workers")]
+)
+def test_a_browser_without_webgpu_is_told_so(phone: Phone, serve_job: Serve, everywhere: bool, words: str) -> None:
+    """The computing worker has no navigator.gpu; as in old browsers, the page has none either."""
+    if everywhere:
+        phone.page.add_init_script("Object.defineProperty(Navigator.prototype, 'gpu', { value: undefined });")
     with serve_job() as (server, address):
         script = server.content("wasm/phone_worker.js")
         assert script is not None
@@ -63,7 +68,7 @@ def test_a_browser_without_webgpu_is_told_so(phone: Phone, serve_job: Serve) -> 
         server.replaced["wasm/phone_worker.js"] = hidden + script
         phone.open(address)
         assert phone.screen() == "unsupported"
-        assert "this browser offers web pages no WebGPU" in phone.text("because")
+        assert words in phone.text("because")
 
 
 def test_a_browser_without_webassembly_is_told_so(phone: Phone, serve_job: Serve) -> None:

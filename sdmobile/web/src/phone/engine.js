@@ -21,10 +21,10 @@ export function arrayAt(buffer, { dtype, offset, bytes }) {
 
 /** Returns what this browser has, without loading the runtime. */
 export async function lookAround() {
-  const wasm = typeof WebAssembly === "object";
-  const jspi = wasm && "Suspending" in WebAssembly;
+  const jspi = "Suspending" in WebAssembly;
   let adapter = null;
-  let problem = navigator.gpu ? null : "this browser offers web pages no WebGPU";
+  const offered = Boolean(navigator.gpu);
+  let problem = offered ? null : "this browser offers web pages no WebGPU";
   try {
     adapter = (await navigator.gpu?.requestAdapter({ powerPreference: "high-performance" })) ?? null;
     if (navigator.gpu && !adapter) problem = "this browser has WebGPU, and found no GPU for it";
@@ -32,7 +32,7 @@ export async function lookAround() {
     problem = `this browser's WebGPU failed: ${error.message}`;
   }
   return {
-    wasm,
+    offered,
     jspi,
     isolated: globalThis.crossOriginIsolated === true,
     problem,

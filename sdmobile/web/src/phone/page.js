@@ -100,6 +100,9 @@ function hear(message) {
 /** The worker told what the browser has. */
 async function lookedAround(around) {
   state.around = around;
+  if (!around.offered && navigator.gpu) {
+    around.problem = "this browser offers WebGPU to pages, and not to their workers, where this page computes";
+  }
   if (asked.get("accelerator") === "wasm") state.accelerator = "wasm";
   if (state.accelerator === "webgpu" && around.problem) {
     view.showUnsupported(`No GPU: ${around.problem}.`, NEEDED, () => {
