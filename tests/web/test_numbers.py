@@ -183,7 +183,7 @@ def test_pixels_are_the_reference_s(modules: Modules) -> None:
     image = np.random.RandomState(0).uniform(-1.2, 1.2, (1, 3, 8, 16)).astype(np.float32)
     halves = (np.arange(255, dtype=np.float64) + 0.5) / 255 * 2 - 1
     image.ravel()[:255] = halves
-    image.ravel()[300:303] = (np.nan, np.inf, -np.inf)
+    image.ravel()[300:304] = (np.nan, np.inf, -np.inf, 0.0)
     expected = to_pixels(image).ravel().tolist()
     body = "return Array.from(m.toPixels(Float32Array.from(given[0].map((v) => v ?? NaN)), given[1]));"
     for array, channels_last in ((image, False), (image.transpose(0, 2, 3, 1), True)):

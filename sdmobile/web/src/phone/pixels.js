@@ -1,13 +1,5 @@
 // From the decoder's numbers to 8-bit pixels, and what a latent looks like meanwhile.
 
-/** Rounds as NumPy does: a half goes to the even neighbour. */
-function rounded(value) {
-  const floor = Math.floor(value);
-  const rest = value - floor;
-  if (rest !== 0.5) return rest > 0.5 ? floor + 1 : floor;
-  return floor % 2 === 0 ? floor : floor + 1;
-}
-
 /**
  * Returns RGB bytes of a decoder's output in [−1, 1]; what is not finite is black.
  *
@@ -20,7 +12,8 @@ export function toPixels(image, channelsLast) {
   for (let i = 0; i < image.length; i++) {
     const value = channelsLast ? image[i] : image[(i % 3) * area + Math.floor(i / 3)];
     const unit = Number.isFinite(value) ? Math.min(Math.max(value / 2 + 0.5, 0), 1) : 0;
-    pixels[i] = rounded(unit * 255);
+    // Exact so far, and the only half that a float32 gives is 127.5: NumPy's rounding to even is the same.
+    pixels[i] = Math.round(unit * 255);
   }
   return pixels;
 }
