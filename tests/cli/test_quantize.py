@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 from sdmobile.cli.app import run
-from sdmobile.quantize.recipes import NAMED, SHIPPED
+from sdmobile.quantize.recipes import GPU_INT8, NAMED, SHIPPED
 from sdmobile.quantize.sensitivity import DIRECT, Sensitivity
 
 
 def test_recipes_lists_every_name_with_its_support(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["quantize", "recipes", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
-    assert [recipe["name"] for recipe in data["recipes"]] == [*NAMED, *SHIPPED]
+    assert [recipe["name"] for recipe in data["recipes"]] == [*NAMED, GPU_INT8, *SHIPPED]
     assert all(set(row) >= {"scheme", "runtime", "verdict", "since", "note"} for row in data["support"])
     assert run(["quantize", "recipes"]) == 0
     shown = capsys.readouterr().out
-    assert all(name in shown for name in (*NAMED, *SHIPPED))
+    assert all(name in shown for name in (*NAMED, GPU_INT8, *SHIPPED))
 
 
 @pytest.mark.parametrize(

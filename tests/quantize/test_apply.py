@@ -112,7 +112,7 @@ def test_an_export_refuses_before_it_starts(tiny_checkpoint: Path, tmp_path: Pat
         loaded = named_recipe(recipe) if components is None else Recipe(recipe, Palette(4), components=("unet",))
         make_plan(ExportRequest(tiny_checkpoint, target, tmp_path / "x", components=components, recipe=loaded))
 
-    with pytest.raises(UnsupportedError, match="only fp16 is known to work"):
+    with pytest.raises(UnsupportedError, match="only fp16 and int8d are known to work"):
         plan("android", "int8c")
     with pytest.raises(UnsupportedError, match="unet not among vae_decoder"):
         plan("ios", "r", ("vae_decoder",))
