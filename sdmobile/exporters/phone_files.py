@@ -5,13 +5,26 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.families.component import Role
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from sdmobile.checkpoints.tokenizers import Vocabulary
     from sdmobile.exporters.request import ExportPlan
+    from sdmobile.families.family import Family
 
 METADATA_SCHEMA = 1
+_TURNS = {
+    Role.TEXT_ENCODER: "once per text",
+    Role.IMAGE_ENCODER: "once per picture that is put in",
+    Role.PLUGIN: "once per picture",
+    Role.CONTROL: "at every step",
+    Role.DENOISER: "at every step",
+    Role.DECODER: "once per picture, at the end",
+}
+"""When the files of a component are in memory, in the order of a picture."""
 
 
 _LAYOUTS = {
@@ -68,6 +81,25 @@ def _write_documents(plan: ExportPlan, records: dict[str, Any], folder: Path, vo
         (folder / name).write_text(json.dumps(document, indent=1) + "\n", "utf-8")
 
 
+def turns(family: Family, records: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns which files are in memory when, for an app that has room for one at a time.
+
+    Each entry is one component, in the order of a picture: its files as they are loaded, called and freed one after the
+    other, and how often that is.
+
+    Args:
+        family: of the checkpoint.
+        records: component records by name.
+    """
+    found: list[dict[str, Any]] = []
+    for part in sorted(family.components, key=lambda part: list(_TURNS).index(part.role)):
+        if (record := records.get(part.name)) is None:
+            continue
+        files = [str(one["file_name"]) for one in record.get("chain", [])] or [str(record["file"])]
+        found.append({"component": part.name, "files": files, "when": _TURNS[part.role]})
+    return found
+
+
 def _scheduler(plan: ExportPlan) -> dict[str, Any]:
     """Returns the loop as tables, with the checkpoint's usual number of steps for default where there is a table."""
     checkpoint = plan.checkpoint
@@ -122,5 +154,6 @@ def _metadata(plan: ExportPlan, records: dict[str, Any], vocabulary: Vocabulary)
         "noise": {"definition": "noise_golden.json", "order": "N, C, H, W with W fastest" + _TRANSPOSED[target]},
         "scheduler": "scheduler.json",
         "models": models,
+        "turns": turns(checkpoint.family, records),
         **checkpoint.family.app_facts(checkpoint),
     }

@@ -13,6 +13,7 @@ from sdmobile.cli import app as cli
 from sdmobile.device_profiles import load_profile
 from sdmobile.device_profiles.fact import Fact
 from sdmobile.exporters.part_sizes import AUTO, chunks_for
+from sdmobile.exporters.phone_files import turns
 from sdmobile.exporters.request import ExportRequest, make_plan
 
 
@@ -50,3 +51,18 @@ def test_a_plan_has_a_settled_number(tmp_path: Path) -> None:
 def test_other_words_are_no_number_of_files(tmp_path: Path, words: str) -> None:
     arguments = ["export", "--target", "android", f"--chunks={words}", "-o", str(tmp_path / "x"), "--dry-run"]
     assert cli.run(arguments) == 2
+
+
+def test_an_app_is_told_which_files_take_turns() -> None:
+    family = open_checkpoint(bundled_checkpoint("shapes-64")).family
+    chain = [{"file_name": f"unet_{number}.tflite"} for number in (1, 2)]
+    records: dict[str, Any] = {
+        "vae_decoder": {"file": "vae_decoder.tflite"},
+        "unet": {"file": "unet_1.tflite", "chain": chain},
+        "text_encoder": {"file": "text_encoder.tflite", "chain": []},
+    }
+    assert turns(family, records) == [
+        {"component": "text_encoder", "files": ["text_encoder.tflite"], "when": "once per text"},
+        {"component": "unet", "files": ["unet_1.tflite", "unet_2.tflite"], "when": "at every step"},
+        {"component": "vae_decoder", "files": ["vae_decoder.tflite"], "when": "once per picture, at the end"},
+    ]

@@ -198,6 +198,7 @@ def _further_documents() -> Iterator[Fault]:
     yield Fault("metadata.json: scaling_factor 0.5", BUNDLE, _json(facts, lambda d: d.update(scaling_factor=0.5)))
     yield Fault("metadata.json: inputs exchanged", BUNDLE, _json(facts, _exchange_inputs))
     yield Fault("metadata.json: another signature", BUNDLE, _json(facts, _other_signature))
+    yield Fault("metadata.json: a turn of another file", BUNDLE, _json(facts, _other_turns))
 
 
 def _parameters(anatomy: Anatomy, component: str) -> list[str]:
@@ -366,6 +367,10 @@ def _denoiser(document: Mapping[str, Any]) -> Any:
 def _exchange_inputs(document: Any) -> None:
     inputs = _denoiser(document)["inputs"]
     inputs[0]["name"], inputs[1]["name"] = inputs[1]["name"], inputs[0]["name"]
+
+
+def _other_turns(document: Any) -> None:
+    document["turns"][0]["files"] = ["decoder.tflite"]
 
 
 def _other_signature(document: Any) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from sdmobile.families.component import Role
 from sdmobile.families.contracts import contract_for
 from sdmobile.reference.noise import DEFINITION, MAX_SEED, golden_vector
 from sdmobile.validate.app_files.comparison import differences
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
 
 _NOISE = "noise_golden.json"
 _NORMALS = 1e-12
+
+_WHEN = {
+    Role.TEXT_ENCODER: "once per text",
+    Role.IMAGE_ENCODER: "once per picture that is put in",
+    Role.PLUGIN: "once per picture",
+    Role.CONTROL: "at every step",
+    Role.DENOISER: "at every step",
+    Role.DECODER: "once per picture, at the end",
+}
 
 
 def noise_findings(
@@ -68,6 +78,7 @@ def metadata_findings(
         "scheduler": "scheduler.json",
         "tokenizer": _tokenizer(spec),
         "models": {name: _model(bundle, checkpoint, spec, name) for name in bundle.components},
+        **({"turns": _turns(bundle, checkpoint)} if "turns" in document else {}),
         **checkpoint.family.app_facts(checkpoint),
     }
     if "steps" in document:
@@ -75,6 +86,17 @@ def metadata_findings(
     found = differences(document, expected)
     found += _padding(document.get("tokenizer") or {}, spec)
     return found, {"models": len(bundle.components)}
+
+
+def _turns(bundle: Bundle, checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """Returns which files are in memory when, in the order of a picture."""
+    files = {name: one.chain or (one,) for name, one in bundle.components.items()}
+    return [
+        {"component": part.name, "files": [one.path.name for one in files[part.name]], "when": when}
+        for role, when in _WHEN.items()
+        for part in checkpoint.family.components
+        if part.role is role and part.name in files
+    ]
 
 
 def _tokenizer(spec: PipelineSpec) -> dict[str, Any]:
