@@ -12,6 +12,7 @@ from sdmobile.basics.memory import peak_resident_bytes
 from sdmobile.exporters.gpu_warnings import gpu_warnings
 from sdmobile.exporters.lowering import provenance_of
 from sdmobile.exporters.structures.keys import file_stem
+from sdmobile.exporters.structures.renaming import called
 from sdmobile.exporters.structures.streaming import Written, write_files
 from sdmobile.exporters.structures.texts import texts_for
 from sdmobile.exporters.structures.weights import StreamedWeights
@@ -37,6 +38,7 @@ def stream_component(structure: Structure, checkpoint: Checkpoint, folder: Path)
     """
     started = time.perf_counter()
     part = checkpoint.family.component(structure.facts["component"])
+    structure = called(structure, part.files[structure.facts["contract"]["target"]].file)
     weights = StreamedWeights(checkpoint, part.model)
     provenance = provenance_of(checkpoint)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.basics.files import hash_json
@@ -120,7 +120,7 @@ def facts_of(
         "interface": f"{part.wrap.__module__}.{part.wrap.__qualname__}",
         "component": contract.component,
         "class": info.class_name,
-        "contract": contract.to_json(),
+        "contract": _unnamed(contract.to_json(), part.role),
         "profile": profile_hash(device),
         "runtime": load_profile(device).runtime,
         "rewrites": rewrites.to_json(),
@@ -130,6 +130,13 @@ def facts_of(
     if part.role in (Role.CONTROL, Role.PLUGIN):  # whose files multiply by them
         facts["scales"] = [control.scale for control in checkpoint.family.controls]
     return json.loads(json.dumps(facts))  # as they are read back
+
+
+def _unnamed(contract: dict[str, Any], role: Role) -> dict[str, Any]:
+    """Returns a contract whose file is not called after the user's folder, as Apple's control networks are."""
+    if role not in (Role.CONTROL, Role.PLUGIN):
+        return contract
+    return contract | {"file_name": contract["component"] + PurePath(contract["file_name"]).suffix}
 
 
 def file_stem(facts: Mapping[str, Any]) -> str:
