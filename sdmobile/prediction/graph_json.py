@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from sdmobile.basics.untrusted import MAX_INTEGER
 from sdmobile.formats.graph import FileGraph, Operation, Tensor
+
+_MOST_SIZE, _MOST_AXES = 1 << 31, 8  # a file's sizes are int32
 
 
 def encode(graph: FileGraph) -> dict[str, Any]:
@@ -31,21 +34,57 @@ def encode(graph: FileGraph) -> dict[str, Any]:
 
 
 def decode(known: Mapping[str, Any]) -> FileGraph:
-    """Returns the graph of what `encode` gave; tensors are named t0, t1, ..."""
-    tensors = {
-        f"t{i}": Tensor(f"t{i}", tuple(shape), dtype, stored is not None, stored or 0)
-        for i, (dtype, shape, stored) in enumerate(known["tensors"])
-    }
-    operations = tuple(
-        Operation(kind, name, _names(inputs), _names(outputs), attributes)
-        for kind, name, inputs, outputs, attributes in known["operations"]
-    )
-    ends = (_names(known["inputs"]), _names(known["outputs"]))
-    return FileGraph(known["format"], tensors, operations, *ends, known["file_bytes"])
+    """Returns the graph of what `encode` gave; tensors are named t0, t1, ...
+
+    Raises:
+        ValueError, KeyError, TypeError: it is none such, which may be somebody else's doing.
+    """
+    tensors = {f"t{i}": _tensor(f"t{i}", *entry) for i, entry in enumerate(known["tensors"])}
+    operations = tuple(_operation(tensors, *entry) for entry in known["operations"])
+    if not operations:
+        raise ValueError("a graph has operators")
+    ends = (_names(tensors, known["inputs"]), _names(tensors, known["outputs"]))
+    if known["format"] not in ("tflite", "mlprogram"):
+        raise ValueError(f"no format of a model file: {known['format']!r}")
+    return FileGraph(known["format"], tensors, operations, *ends, _count(known["file_bytes"]))
 
 
-def _names(numbers: list[int]) -> tuple[str, ...]:
-    return tuple(f"t{number}" for number in numbers)
+def _tensor(name: str, dtype: Any, shape: Any, stored: Any) -> Tensor:
+    sizes = tuple(_count(size, _MOST_SIZE) for size in _list(shape))
+    if len(sizes) > _MOST_AXES:
+        raise ValueError(f"a tensor of {len(sizes)} axes")
+    return Tensor(name, sizes, _text(dtype), stored is not None, 0 if stored is None else _count(stored))
+
+
+def _operation(tensors: Collection[str], kind: Any, name: Any, inputs: Any, outputs: Any, attributes: Any) -> Operation:
+    if not isinstance(attributes, dict):
+        raise TypeError("attributes have names")
+    return Operation(_text(kind), _text(name), _names(tensors, inputs), _names(tensors, outputs), attributes)
+
+
+def _names(tensors: Collection[str], numbers: Any) -> tuple[str, ...]:
+    names = tuple(f"t{_count(number)}" for number in _list(numbers))
+    if unknown := [name for name in names if name not in tensors]:
+        raise ValueError(f"there is no tensor {unknown[0]}")
+    return names
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"a list, not {type(value).__name__}")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a text, not {type(value).__name__}")
+    return value
+
+
+def _count(value: Any, most: int = MAX_INTEGER) -> int:
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError(f"a number from 0 to {most}, not {value!r}")
+    return value
 
 
 def _plain(value: Any) -> Any:

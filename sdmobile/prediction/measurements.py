@@ -11,6 +11,7 @@ import io
 import json
 import math
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,12 +138,14 @@ def read_stored(path: Path) -> Measurement:
     """
     try:
         known = parse_json(_unpacked(read_bounded(path, _MAX_FILE)))
+        if known["version"] != _VERSION or known.get("measured") is not True:
+            raise ValueError(f"it is of version {known['version']}, and measured: {known.get('measured')}")
         graphs = tuple(decode(graph) for graph in known["graphs"])
         fields = {key: known[key] for key in Measurement.__dataclass_fields__ if key not in ("graphs", "origin")}
         found = Measurement(**fields, graphs=graphs, origin=str(known.get("origin", "")))
         _check_types(found)
         return found
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
         raise MeasurementError(
             "a stored measurement must be whole", f"{path}: {type(error).__name__}: {error}", "Delete the file"
         ) from error
@@ -159,12 +162,14 @@ def _unpacked(data: bytes) -> bytes:
 
 def _check_types(found: Measurement) -> None:
     names = (found.device, found.unit, found.component)
-    if not all(isinstance(name, str) and re.match(NAME, name) for name in names):
+    if not all(isinstance(name, str) and re.fullmatch(NAME.removesuffix("$"), name) for name in names):
         raise ValueError(f"device, unit and component are names, not {names}")
     if not isinstance(found.seconds, int | float) or isinstance(found.seconds, bool) or not 0 < found.seconds < 1e6:
         raise ValueError(f"seconds is a positive number, not {found.seconds!r}")
     if not all(isinstance(text, str) for text in (found.bundle, found.place, found.runtime)):
         raise ValueError("bundle, place and runtime are texts")
+    if not found.graphs:
+        raise ValueError("a component has a graph")
 
 
 def measurement(

@@ -121,7 +121,7 @@ def _equal(table: str, facts: Mapping[Category, Fact], most: float) -> dict[tupl
 
 def _problem(unit: ChosenUnit, entries: Mapping[tuple[str, ...], Parameter], rows: Sequence[Measurement]) -> Problem:
     model = unit.model
-    work = [[_features(unit, graph) for graph in row.graphs] for row in rows]
+    work = [features_of(unit, row) for row in rows]
 
     def predict(vector: Vector) -> Vector:
         values = {name: float(value) for names, value in zip(entries, vector, strict=True) for name in names}
@@ -132,8 +132,22 @@ def _problem(unit: ChosenUnit, entries: Mapping[tuple[str, ...], Parameter], row
     return Problem(tuple(entries.values()), predict, np.array([row.seconds for row in rows]))
 
 
-def _features(unit: ChosenUnit, graph: object) -> Features:
-    return features(kernels_of(graph, unit.unit, unit.rules), unit.unit.element_bytes)  # pyright: ignore
+def features_of(unit: ChosenUnit, row: Measurement) -> list[Features]:
+    """Returns what a unit's runtime would do for each graph of a measurement.
+
+    Raises:
+        MeasurementError: a graph makes no sense; it may be somebody else's.
+        UnsupportedError: the unit runs no such files.
+    """
+    try:
+        kernels = [kernels_of(graph, unit.unit, unit.rules) for graph in row.graphs]
+        return [features(each, unit.unit.element_bytes) for each in kernels]
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise MeasurementError(
+            "the graph of a measurement must be one that a file can have",
+            f"{row.component}, {row.origin or row.place}: {type(error).__name__}: {error}",
+            f"Delete the file of {row.seconds:g} s in the folder of measurements",
+        ) from error
 
 
 def _with(parameters: Parameters, values: Mapping[str, float]) -> Parameters:

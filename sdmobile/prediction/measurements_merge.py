@@ -13,8 +13,18 @@ from typing import TYPE_CHECKING
 from sdmobile.basics.untrusted import MAX_TREE
 from sdmobile.device_profiles import load_profile
 from sdmobile.errors import SdmobileError
-from sdmobile.prediction.measurements import Measurement, MeasurementError, Row, check_row, measurement, read_stored
-from sdmobile.prediction.phone_run import PhoneRunError, read_run
+from sdmobile.prediction.assess_device import choose_unit
+from sdmobile.prediction.measurements import (
+    Measurement,
+    MeasurementError,
+    Row,
+    belongs,
+    check_row,
+    measurement,
+    read_stored,
+)
+from sdmobile.prediction.measurements_fit import features_of
+from sdmobile.prediction.phone_run import PhoneRun, PhoneRunError, read_run
 from sdmobile.prediction.phone_run_rows import rows_of_run, unit_of_run
 
 if TYPE_CHECKING:
@@ -52,7 +62,7 @@ def merge(folder: Path, bundles: Sequence[Bundle], device: str | None = None) ->
     for path in _files(folder):
         name = path.relative_to(folder).as_posix()
         try:
-            for one in _taken(path, name, bundles, device):
+            for one in tuple(_taken(path, name, bundles, device)):  # all of a file, or nothing
                 found.setdefault(_identity(one), one)
         except SdmobileError as error:
             left_out.append(f"{name}: {error.message()}")
@@ -75,8 +85,7 @@ def _taken(path: Path, name: str, bundles: Sequence[Bundle], device: str | None)
     """Yields the measurements of one file, each with its origin."""
     if path.name.endswith(_STORED):
         stored = read_stored(path)
-        load_profile(stored.device)  # a device that nobody here knows is of no use, and may be no name at all
-        check_row(Row(stored.component, stored.seconds, stored.place, stored.runtime))
+        _check_stored(stored)
         yield stored if stored.origin else replace(stored, origin=name)
         return
     run = read_run(path)
@@ -88,9 +97,25 @@ def _taken(path: Path, name: str, bundles: Sequence[Bundle], device: str | None)
             "Name it: --bundle FOLDER",
         )
     origin = f"{name}: run {run.job}, {run.started}, bundle {run.bundle_name}, {run.user_agent}"
-    unit = unit_of_run(run, device or run.device_profile, None)
+    unit = unit_of_run(run, device or _device_of(run, bundle), None)
     for row in rows_of_run(run, bundle, origin):
         yield measurement(bundle, unit, row.component, row.seconds, row.place, row.runtime, row.origin)
+
+
+def _check_stored(stored: Measurement) -> None:
+    """Raises an error of sdmobile's unless a stored measurement is of a device, a unit and a graph that can be used."""
+    unit = choose_unit(load_profile(stored.device), stored.unit, to_fit=True)
+    check_row(Row(stored.component, stored.seconds, stored.place, stored.runtime))
+    if not belongs(stored.runtime, unit):
+        raise MeasurementError("a measurement must be of its unit", f"{stored.unit} by {stored.runtime}")
+    features_of(unit, stored)
+
+
+def _device_of(run: PhoneRun, bundle: Bundle) -> str:
+    """Returns the profile that a run names; one of the user's own travels in the bundle."""
+    own = bundle.device
+    carried = own is not None and own.endswith(".toml") and Path(own).stem == run.device_profile
+    return own if own is not None and carried else run.device_profile
 
 
 def _identity(one: Measurement) -> tuple[object, ...]:

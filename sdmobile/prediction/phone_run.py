@@ -212,10 +212,32 @@ class PhoneRun(_Part):
             found += self._silent_fallback(one) if one.error is None else []
         for name, least in thresholds.items():
             if name in ran and ran[name].error is None:
-                found += _wrong(name, least, ran[name], [c for c in self.checks if c.component == name])
-        if self.picture is not None and not self.picture.passed:
-            found.append(f"the picture has {self.picture.psnr_db} dB")
-        return found
+                found += self._wrong(ran[name], least)
+        return found + self.picture_faults()
+
+    def component_faults(self, name: str, least: float) -> list[str]:
+        """Returns what is wrong with one component, whatever else is wrong with the run; nothing if it ran rightly.
+
+        Args:
+            name: canonical name.
+            least: decibels that every output of every run must have.
+        """
+        one = next((one for one in self.components if one.name == name), None)
+        if one is None:
+            return [f"{name} did not run"]
+        if one.error is not None:
+            return [f"{name}: {one.error}"]
+        return self._silent_fallback(one) + self._wrong(one, least)
+
+    def picture_faults(self) -> list[str]:
+        """Returns what the page found wrong with the picture that it drew."""
+        if self.picture is None or self.picture.passed:
+            return []
+        figure = self.picture.psnr_db
+        return [f"the picture has {figure:.1f} dB" if figure is not None else "the picture could not be compared"]
+
+    def _wrong(self, one: ComponentRun, least: float) -> list[str]:
+        return _wrong(one.name, least, one, [check for check in self.checks if check.component == one.name])
 
     def _silent_fallback(self, one: ComponentRun) -> list[str]:
         if self.accelerator == "wasm":
@@ -241,9 +263,11 @@ def _wrong(name: str, least: float, one: ComponentRun, checks: list[OutputCheck]
     """Returns what the checks of a component that ran say against it."""
     if not checks:
         return [f"{name} was compared with nothing"]
-    runs = {check.run for check in checks}
-    if len(runs) < len(one.seconds):
-        return [f"{name}: {len(one.seconds)} runs were timed, {len(runs)} compared"]
+    outputs = {check.output for check in checks}
+    compared = Counter(run for run, _ in {(check.run, check.output) for check in checks})
+    whole = sum(count == len(outputs) for count in compared.values())
+    if whole < len(one.seconds):
+        return [f"{name}: {len(one.seconds)} runs were timed, {whole} compared"]
     low = [check for check in checks if check.psnr_db is None or check.psnr_db < least]
     if not low:
         return []

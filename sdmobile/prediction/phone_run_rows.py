@@ -39,14 +39,12 @@ def rows_of_run(run: PhoneRun, bundle: Bundle, origin: str) -> tuple[Row, ...]:
     if (reason := run.unstorable()) is not None:
         raise PhoneRunError("only a phone's own GPU is measured by a page", reason)
     assert run.adapter is not None
-    checked = {check.component for check in run.checks}
-    wrong = {c.component for c in run.checks if not c.passed or c.psnr_db is None or c.psnr_db < _LEAST_DB}
+    failed = {check.component for check in run.checks if not check.passed}
     runtime = f"LiteRT.js webgpu {run.runtime.removeprefix('LiteRT.js ')} {run.precision}"
     rows = tuple(
         Row(one.name, statistics.median(one.seconds), run.adapter.title, runtime, origin)
         for one in run.components
-        if one.seconds and one.error is None and one.used == "webgpu" and one.dispatches
-        if one.name in checked and one.name not in wrong
+        if one.seconds and one.name not in failed and not run.component_faults(one.name, _LEAST_DB)
     )
     if not rows:
         raise PhoneRunError("a time is stored where the results were right", "no component of the run was")

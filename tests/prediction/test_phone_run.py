@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,27 @@ def test_a_run_gives_the_median_of_what_ran_rightly(sd15: Bundle) -> None:
         rows_of_run(_run(), sd15, "")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d["components"][0].update(accepted=False),  # some of it ran on the CPU
+        lambda d: d["checks"].pop(),  # a timed run that nobody compared
+        lambda d: d["components"][0].update(dispatches=0),
+    ],
+)
+def test_a_time_that_serve_would_call_failed_is_not_stored(sd15: Bundle, change: Any) -> None:
+    document = run_document(sd15.sha256)
+    change(document)
+    with pytest.raises(PhoneRunError, match="no component of the run was"):
+        rows_of_run(_run(document), sd15, "")
+
+
+def test_every_output_of_every_timed_run_is_compared() -> None:
+    document = run_document()
+    document["checks"].append(document["checks"][0] | {"output": "second"})
+    assert _run(document).faults(_THRESHOLDS) == ["unet: 3 runs were timed, 1 compared"]
+
+
 def test_a_run_belongs_to_the_unit_of_its_precision_and_maker() -> None:
     assert unit_of_run(_run(), "galaxy-s23-ultra", None).name == "webgpu"
     assert unit_of_run(_run(precision="float32"), "galaxy-s23-ultra", None).name == "webgpu-float32"
@@ -214,6 +236,48 @@ def test_results_of_many_people_are_merged_each_with_its_origin(sd15: Bundle, tm
     assert {one.origin for one in again.measurements} == {one.origin for one in found.measurements}
 
 
+def _nonsense(graph: dict[str, Any]) -> list[dict[str, Any]]:
+    """Parts of a graph that no file has."""
+    (kind, name, inputs, outputs, attributes), *others = graph["operations"]
+    operations = [
+        [5, name, inputs, outputs, attributes], [kind, name, "ab", outputs, attributes],
+        [kind, name, [10**6], outputs, attributes], [kind, name, inputs, outputs, None], [kind, name],
+    ]  # fmt: skip
+    return [
+        {"operations": []},
+        {"tensors": []},
+        {"outputs": [10**6]},
+        {"format": 7},
+        {"file_bytes": "many"},
+        *({"operations": [operation, *others]} for operation in operations),
+        *({"tensors": [[d, shape, s] for d, _, s in graph["tensors"]]} for shape in ("ab", [-1], [1.5], [2**40], [])),
+        {"tensors": [[d, [0] * len(shape), s] for d, shape, s in graph["tensors"]]},
+        {"tensors": [[3, shape, s] for _, shape, s in graph["tensors"]]},
+        {"tensors": [[d, shape, "a"] for d, shape, _ in graph["tensors"]]},
+    ]
+
+
+def test_a_run_of_which_something_cannot_be_kept_is_left_out_whole(sd15: Bundle, tmp_path: Path) -> None:
+    document = run_document(sd15.sha256)
+    document["components"].append(document["components"][0] | {"name": "stranger"})
+    document["checks"] += [check | {"component": "stranger"} for check in document["checks"]]
+    (tmp_path / "run.json").write_text(json.dumps(document))
+    found = merge(tmp_path, [sd15])
+    assert not found.measurements
+    assert "stranger" in found.left_out[0]
+
+
+def test_a_run_on_a_profile_of_ones_own_is_merged_with_the_bundle_that_carries_it(sd15: Bundle, tmp_path: Path) -> None:
+    own = tmp_path / "mine.toml"
+    own.write_text(
+        profile_path("galaxy-s23-ultra").read_text("utf-8").replace('name = "galaxy-s23-ultra"', 'name = "mine"')
+    )
+    carrying = replace(sd15, manifest={**sd15.manifest, "device": "mine.toml"}, files={**sd15.files, "mine.toml": own})
+    (tmp_path / "run.json").write_text(json.dumps(run_document(sd15.sha256) | {"device_profile": "mine"}))
+    assert [one.device for one in merge(tmp_path, [carrying]).measurements] == ["mine"]
+    assert not merge(tmp_path, [sd15]).measurements
+
+
 def test_a_damaged_or_lying_stored_measurement_is_left_out(sd15: Bundle, tmp_path: Path) -> None:
     import gzip
 
@@ -222,15 +286,20 @@ def test_a_damaged_or_lying_stored_measurement_is_left_out(sd15: Bundle, tmp_pat
     known = json.loads(gzip.decompress(path.read_bytes()))
     lies: list[dict[str, Any]] = [
         {"device": "../../etc"}, {"seconds": -1}, {"seconds": "1"}, {"runtime": ""}, {"unit": 3}, {"graphs": 1},
-        {"device": "nokia-3310"}, {"place": "llvmpipe"},
+        {"device": "nokia-3310"}, {"place": "llvmpipe"}, {"version": 2}, {"measured": False}, {"unit": "webgpu\n"},
+        {"unit": "no-such-unit"}, {"runtime": "LiteRT.js webgpu 2.5.3 float32"}, {"graphs": []},
+        *({"graphs": [known["graphs"][0] | change]} for change in _nonsense(known["graphs"][0])),
     ]  # fmt: skip
     folder = tmp_path / "lies"
     folder.mkdir()
     for number, lie in enumerate(lies):
         (folder / f"{number}.json.gz").write_bytes(gzip.compress(json.dumps(known | lie).encode()))
     (folder / "bomb.json.gz").write_bytes(gzip.compress(b" " * (1 << 26)))
+    flipped = bytearray(path.read_bytes())
+    flipped[20] ^= 0xFF
+    (folder / "flipped.json.gz").write_bytes(flipped)
     found = merge(folder, [])
     assert not found.measurements
-    assert len(found.left_out) == len(lies) + 1
+    assert len(found.left_out) == len(lies) + 2
     with pytest.raises(MeasurementError, match="from a folder"):
         merge(tmp_path / "missing", [])

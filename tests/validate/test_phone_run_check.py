@@ -55,3 +55,24 @@ def test_another_bundles_run_and_no_run_at_all_are_errors(sd15: Bundle, tmp_path
     (tmp_path / "run.json").write_text(json.dumps(run_document(sd15.sha256)))
     (absent,) = phone_run_checker([tmp_path / "run.json"])(sd15, ["vae_decoder"], Recording())
     assert absent.status == Status.NOT_RUN
+
+
+def test_what_is_wrong_beside_the_components_fails_too(sd15: Bundle, tmp_path: Path) -> None:
+    """A picture that is not PyTorch's, a tokenizer that errs, an end that came early: no component is at fault."""
+    picture = {"sha256": "0" * 64, "psnr_db": 12.0, "passed": False, "png_base64": "iVBORw0KGgo=", "total_seconds": 3.0}
+    for changes, words in (
+        ({"picture": picture}, "12.0 dB"),
+        ({"errors": ["the page's tokenizer gives other identifiers"], "verdict": "failed"}, "tokenizer"),
+        ({"verdict": "failed", "reason": "the GPU device was lost"}, "device was lost"),
+    ):
+        unet, whole = _checked(sd15, tmp_path, **changes)
+        assert (unet.component, unet.status) == ("unet", Status.PASSED)
+        assert (whole.component, whole.status) == ("bundle", Status.FAILED)
+        assert words in str(whole.reason)
+
+
+def test_a_component_is_not_blamed_for_another_of_a_longer_name(sd15: Bundle, tmp_path: Path) -> None:
+    (first,) = run_document()["components"]
+    lost = first | {"name": "unet_2", "error": "lost"}
+    (found,) = _checked(sd15, tmp_path, components=[first, lost])
+    assert (found.component, found.status) == ("unet", Status.PASSED)
