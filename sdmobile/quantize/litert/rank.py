@@ -7,7 +7,8 @@ wrongly (lint rule `hybrid-rank`). The values are the same, so that the axis can
     x [1, 80, 64] ─▶ FULLY_CONNECTED ─▶ [80, 256] ─▶ GELU ─▶ [80, 256] ─▶ RESHAPE ─▶ [1, 80, 256]
     x [1, 80, 64] ─▶ FULLY_CONNECTED, keep_num_dims ─▶ [1, 80, 256] ─▶ GELU ─▶ [1, 80, 256] ─▶ RESHAPE ─▶ [1, 80, 256]
 
-Where an operator that follows would not mean the same, a RESHAPE is put between.
+Where an operator that follows would not mean the same, a RESHAPE is put between. A product that joins more than leading
+axes, x [1, 4, 4, 16] by weights [256, 256], has its RESHAPE before it: keep_num_dims wants the weights' width last.
 """
 
 from __future__ import annotations
@@ -76,6 +77,10 @@ def _keep_in(graph: _Graph, weights: Collection[tuple[int, int]]) -> int:
         result, first = int(op.outputs[0]), graph.shape(int(op.inputs[0]))
         wide = (*first[:-1], graph.shape(result)[-1])
         if len(graph.shape(result)) == len(first):
+            continue
+        if first[-1:] != graph.shape(int(op.inputs[1]))[-1:]:
+            _reshape_before(graph, op)
+            changed += 1
             continue
         op.builtinOptions.keepNumDims = True
         lifted = _lifted(graph, result, wide)
@@ -146,31 +151,59 @@ def _lift(graph: _Graph, tensor: int, shape: tuple[int, ...]) -> None:
         maker.builtinOptions.keepNumDims = True
 
 
+def _reshape_before(graph: _Graph, op: Any) -> None:
+    """Lets a product take a matrix, which a RESHAPE makes of its input."""
+    from copy import copy
+
+    given = int(op.inputs[0])
+    shape = (graph.shape(int(op.outputs[0]))[0], graph.shape(int(op.inputs[1]))[-1])
+    made = copy(graph.part.tensors[given])
+    flat = _added(graph, made, f"sdmobile.flat.{graph.index}.{len(graph.part.tensors)}".encode())
+    _lift(graph, flat, shape)
+    _insert(graph, given, flat, before=op)
+    op.inputs = [flat, *(int(one) for one in op.inputs[1:])]
+    graph.readers[given] = [one for one in graph.readers[given] if one is not op] + [graph.makers[flat]]
+    graph.readers[flat] = [op]
+
+
 def _reshape_after(graph: _Graph, op: Any, wide: tuple[int, ...]) -> None:
     """Lets a product write a new tensor of the full rank, from which a RESHAPE makes the old one."""
     from copy import copy
 
+    old = int(op.outputs[0])
+    narrow = graph.part.tensors[old]
+    kept = _added(graph, copy(narrow), narrow.name)  # the old name, by which AEQ's recipe knows the operator
+    narrow.name = narrow.name + b";rank"
+    _lift(graph, kept, wide)
+    op.outputs = [kept]
+    graph.makers[kept] = op
+    _insert(graph, kept, old, after=op)
+    graph.readers[kept] = [graph.makers[old]]
+
+
+def _added(graph: _Graph, tensor: Any, name: bytes) -> int:
+    """Adds a tensor and returns its index; AEQ wants every name once in a file."""
+    tensor.name = name
+    graph.part.tensors.append(tensor)
+    return len(graph.part.tensors) - 1
+
+
+def _insert(graph: _Graph, source: int, result: int, before: Any = None, after: Any = None) -> None:
+    """Puts a RESHAPE of one tensor into another beside an operator."""
     from ai_edge_litert import schema_py_generated
 
     schema: Any = schema_py_generated
-    old = int(op.outputs[0])
-    narrow = graph.part.tensors[old]
-    made = copy(narrow)  # under the old name, by which AEQ's recipe knows the operator
-    narrow.name = narrow.name + b";rank"
-    graph.part.tensors.append(made)
-    kept = len(graph.part.tensors) - 1
-    _lift(graph, kept, wide)
+    shape = graph.shape(result)
     reshape = schema.OperatorT()
     reshape.opcodeIndex = _code(graph.model, "RESHAPE")
-    reshape.inputs, reshape.outputs = [kept, _sizes(graph, graph.shape(old))], [old]
+    reshape.inputs, reshape.outputs = [source, _sizes(graph, shape)], [result]
     reshape.builtinOptionsType = schema.BuiltinOptions.ReshapeOptions
     reshape.builtinOptions = schema.ReshapeOptionsT()
-    reshape.builtinOptions.newShape = list(graph.shape(old))
-    op.outputs = [kept]
-    graph.makers |= {kept: op, old: reshape}
-    graph.readers[kept] = [reshape]
+    reshape.builtinOptions.newShape = list(shape)
+    graph.makers[result] = reshape
     operators = list(graph.part.operators)
-    operators.insert(next(i for i, one in enumerate(operators) if one is op) + 1, reshape)
+    place = next(number for number, one in enumerate(operators) if one is (after if before is None else before))
+    operators.insert(place + (before is None), reshape)
     graph.part.operators = operators
 
 
@@ -184,10 +217,9 @@ def _sizes(graph: _Graph, shape: tuple[int, ...]) -> int:
     buffer.data = np.array(shape, np.int32).view(np.uint8)
     graph.model.buffers.append(buffer)
     tensor = schema.TensorT()
-    tensor.shape, tensor.type, tensor.name = [len(shape)], schema.TensorType.INT32, b"sdmobile.rank"
+    tensor.shape, tensor.type = [len(shape)], schema.TensorType.INT32
     tensor.buffer = len(graph.model.buffers) - 1
-    graph.part.tensors.append(tensor)
-    return len(graph.part.tensors) - 1
+    return _added(graph, tensor, f"sdmobile.rank.{graph.index}.{len(graph.part.tensors)}".encode())
 
 
 def _code(model: Any, name: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -60,6 +61,43 @@ def _dropping(behind: str) -> bytes:
     elif behind:
         made = graph.op("ADD", [made, graph.weights(80, 64)], (80, 64), options=options("Add"))[0]
     return graph.bytes(made)
+
+
+def _product(graph: Graph, x: int, shape: tuple[int, int], rows: int) -> int:
+    """A product whose result is a matrix, with float16 weights of their own."""
+    stored = graph.weights(*shape, dtype="float16")
+    wide = graph.op("DEQUANTIZE", [stored], shape, options=options("Dequantize"), version=3)[0]
+    inputs = [x, wide, -1]
+    return graph.op("FULLY_CONNECTED", inputs, (rows, shape[0]), options=options("FullyConnected"), version=5)[0]
+
+
+def _two_sides() -> bytes:
+    """Two products that are added: neither side can be lifted without the other, so that each gets a RESHAPE."""
+    graph = Graph()
+    x = graph.input((1, 80, 64))
+    both = [_product(graph, x, (64, 64), 80) for _ in range(2)]
+    made = graph.op("ADD", both, (80, 64), options=options("Add"))[0]
+    return graph.bytes(graph.op("RESHAPE", [made, graph.const((1, 80, 64))], (1, 80, 64))[0])
+
+
+def _joined() -> bytes:
+    """A product that joins height, width and channels: keep_num_dims would want the weights' width last."""
+    graph = Graph()
+    x = graph.input((1, 4, 4, 16))
+    return graph.bytes(_product(graph, x, (64, 256), 1), _product(graph, x, (64, 64), 4))
+
+
+@pytest.mark.parametrize(("build", "reshapes"), [(_two_sides, 3), (_joined, 2)])
+def test_several_products_and_such_as_join_axes_stay_whole(tmp_path: Path, build: Any, reshapes: int) -> None:
+    source, kept, plain = (tmp_path / f"{name}.tflite" for name in ("source", "kept", "plain"))
+    source.write_bytes(build())
+    compress_tflite(source, kept, named_recipe("gpu-int8"), "unet", "galaxy-s23-ultra")
+    with mock.patch.object(engine, "keep_ranks", return_value=0):
+        compress_tflite(source, plain, named_recipe("gpu-int8"), "unet", "galaxy-s23-ultra")
+    assert "hybrid-rank" in lint_file(plain, "ml-drift").rules()
+    assert lint_file(kept, "ml-drift").accepted
+    assert [node.op for node in read_graph(kept).nodes].count("RESHAPE") == reshapes
+    assert np.array_equal(_outputs(kept), _outputs(plain))
 
 
 def test_a_batch_of_two_has_nothing_to_keep(tmp_path: Path) -> None:
