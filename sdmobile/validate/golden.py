@@ -19,6 +19,7 @@ import numpy as np
 from sdmobile.basics.files import write_whole
 from sdmobile.basics.untrusted import UntrustedError, parse_json, read_bounded
 from sdmobile.formats.bundle.file_list import GOLDEN
+from sdmobile.validate.golden_checking import check_content
 from sdmobile.validate.thresholds import IMAGE_DB
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ KIND = "sdmobile-golden"
 SCHEMA_VERSION = 1
 DOCUMENT, DATA = GOLDEN
 _ALIGNED = 64  # bytes: any typed array may begin there
-_MOST_SIDE = 1 << 14
 _MAX_DOCUMENT, _MAX_DATA = 1 << 24, 1 << 29
 
 
@@ -217,31 +217,5 @@ def _checked(bundle: Bundle, document: Any, data: bytes) -> tuple[Golden | None,
         return None, f"{DOCUMENT} belongs to another bundle"
     if document["bin"] != {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}:
         return None, f"{DATA} is not what {DOCUMENT} says"
-    for call in document["calls"]:
-        str(call["component"] + call["label"])
-        for entry in (*call["inputs"].values(), *call["outputs"].values()):
-            _check_place(entry, int(np.prod(entry["shape"])) * np.dtype(entry["dtype"]).itemsize, len(data))
-    picture = document["picture"]
-    if picture is not None:
-        _check_picture(picture, data)
+    check_content(bundle, document, data)
     return Golden(document, data), None
-
-
-def _check_picture(picture: Mapping[str, Any], data: bytes) -> None:
-    """Raises an error of Python's own unless a picture has all that is used of it, in the right types."""
-    expected = picture["expected"]
-    sides, place = (expected["width"], expected["height"]), expected["pixels"]
-    if not all(type(side) is int and 0 < side <= _MOST_SIDE for side in sides):
-        raise ValueError("sides that no picture has")
-    _check_place(place, 3 * sides[0] * sides[1], len(data))
-    pixels = data[place["offset"] : place["offset"] + place["bytes"]]
-    if hashlib.sha256(pixels).hexdigest() != expected["sha256"]:
-        raise ValueError("other pixels than were drawn")
-    str(picture["prompt"] + picture["negative_prompt"])
-    float(picture["guidance_scale"] + expected["psnr_db"] + picture["seed"] + picture["steps"])
-
-
-def _check_place(place: Mapping[str, Any], size: int, most: int) -> None:
-    offset = place["offset"]
-    if place["bytes"] != size or type(offset) is not int or not 0 <= offset <= offset + size <= most:
-        raise ValueError("an array outside the file")

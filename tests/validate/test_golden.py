@@ -146,6 +146,45 @@ def test_an_impossible_picture_is_not_used(bundle: Bundle, change: dict[str, Any
     assert read_golden(bundle)[0] is None
 
 
+def _each(document: dict[str, Any], **changes: Any) -> None:
+    for call in document["calls"]:
+        call.update(changes)
+
+
+def _first(document: dict[str, Any], **changes: Any) -> None:
+    next(iter(document["calls"][0]["inputs"].values())).update(changes)
+
+
+_LIES: dict[str, Any] = {
+    "labels that are lists": lambda d: _each(d, component=["a"], label=["b"]),
+    "a label that comes back shortened": lambda d: _each(d, label="a" * 5000),
+    "a component that the bundle lacks": lambda d: d["calls"].append({**d["calls"][0], "component": "stranger"}),
+    "no inputs": lambda d: _each(d, inputs={}),
+    "no outputs": lambda d: _each(d, outputs={}),
+    "another output": lambda d: _each(d, outputs={"other": next(iter(d["calls"][0]["outputs"].values()))}),
+    "another type of the same size": lambda d: _first(d, dtype="float32"),
+    "sizes below zero": lambda d: _first(d, shape=[-size for size in d["calls"][0]["inputs"]["tokens"]["shape"]]),
+    "sizes whose product wraps": lambda d: _first(d, shape=[2**52, 2**12], bytes=0),
+    "no tokens": lambda d: d.pop("tokens"),
+    "tokens of another kind": lambda d: d.update(tokens=[{"text": 5, "ids": "x"}]),
+    "a picture that any other equals": lambda d: d["picture"]["expected"].update(psnr_db=-1000),
+    "steps without a table": lambda d: d["picture"].update(steps=3),
+    "steps and a half": lambda d: d["picture"].update(steps=1.5),
+    "no seed": lambda d: d["picture"].update(seed=-1),
+    "prompts that are lists": lambda d: d["picture"].update(prompt=["a"], negative_prompt=["b"]),
+}
+
+
+@pytest.mark.parametrize("lie", _LIES)
+def test_what_the_files_do_not_take_is_not_used_and_is_replaced(bundle: Bundle, lie: str) -> None:
+    good = with_golden(bundle.path)
+    document = json.loads(good.text)
+    _LIES[lie](document)
+    (bundle.path / DOCUMENT).write_text(json.dumps(document))
+    assert read_golden(bundle) == (None, "golden.json is not as sdmobile writes it")
+    assert write_golden(bundle, good)
+
+
 def test_bytes_come_before_the_document_that_names_them(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     monkeypatch.setattr(golden_module, "write_whole", lambda file, data: order.append(file.name))

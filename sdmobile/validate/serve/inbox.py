@@ -146,6 +146,8 @@ class Inbox:
             raise RefusedError(str(error)) from error
         if run.job != self._job["id"] or run.bundle_sha256 != self._job["bundle"]["sha256"]:
             raise RefusedError("a result must be of this job and bundle", run.job, "Load the page again")
+        if run.precision != self._job["precision"]:
+            raise RefusedError("a result must be of the job's precision", run.precision, "Load the page again")
         faults = (*run.faults(thresholds_of(self._job)), *self._gaps(run), *self._picture_faults(run, pixels))
         with self._lock:
             if len(self.receipts) >= MOST_RESULTS:

@@ -84,10 +84,10 @@ def _joined() -> bytes:
     """A product that joins height, width and channels: keep_num_dims would want the weights' width last."""
     graph = Graph()
     x = graph.input((1, 4, 4, 16))
-    return graph.bytes(_product(graph, x, (64, 256), 1), _product(graph, x, (64, 64), 4))
+    return graph.bytes(_product(graph, x, (64, 256), 1))
 
 
-@pytest.mark.parametrize(("build", "reshapes"), [(_two_sides, 3), (_joined, 2)])
+@pytest.mark.parametrize(("build", "reshapes"), [(_two_sides, 3), (_joined, 1)])
 def test_several_products_and_such_as_join_axes_stay_whole(tmp_path: Path, build: Any, reshapes: int) -> None:
     source, kept, plain = (tmp_path / f"{name}.tflite" for name in ("source", "kept", "plain"))
     source.write_bytes(build())

@@ -160,6 +160,7 @@ def _bad_picture(data: bytes) -> Any:
 _NO_RESULT: dict[str, Any] = {
     "another job": lambda run: run.update(job="0" * 16),
     "another bundle": lambda run: run.update(bundle_sha256="0" * 64),
+    "another precision": lambda run: run.update(precision="float16"),
     "an unknown key": lambda run: run.update(more=1),
     "another kind": lambda run: run.update(kind="sdmobile-gpu-check"),
     "a component twice": lambda run: run["components"].append(run["components"][0]),
