@@ -97,8 +97,9 @@ def _taken(path: Path, name: str, bundles: Sequence[Bundle], device: str | None)
             "Name it: --bundle FOLDER",
         )
     origin = f"{name}: run {run.job}, {run.started}, bundle {run.bundle_name}, {run.user_agent}"
+    rows = rows_of_run(run, bundle, origin)  # first: it says why a run is no measurement at all
     unit = unit_of_run(run, device or _device_of(run, bundle), None)
-    for row in rows_of_run(run, bundle, origin):
+    for row in rows:
         yield measurement(bundle, unit, row.component, row.seconds, row.place, row.runtime, row.origin)
 
 

@@ -230,6 +230,7 @@ def test_results_of_many_people_are_merged_each_with_its_origin(sd15: Bundle, tm
     assert found.measurements[0].origin.startswith("alice/one.json: run 0123456789abcdef")
     assert found.measurements[1].origin == "run of text_encoder"
     assert [line.partition(":")[0] for line in found.left_out] == ["garbage.json", "other-bundle.json", "software.json"]
+    assert "made of software" in found.left_out[2]
     for one in found.measurements:
         store(one, kept)
     again = merge(kept, [])
