@@ -90,14 +90,16 @@ def lint_checker(fail: bool) -> Checker:
             return []
         profile = load_profile(bundle.device) if bundle.device else default_profile(bundle.target)
         runtime, limits, checks = linted_runtime(profile), limits_of(profile), []
-        for name in components if runtime is not None else ():
-            report = lint_component(bundle.components[name], runtime, limits)
+        chosen = [bundle.components[name] for name in components] if runtime is not None else []
+        for whole, part in ((one, part) for one in chosen for part in one.chain or (one,)):
+            report = lint_component(part, runtime, limits)
+            place = f"{PREDICTED}, {part.path.name}" if whole.chain else PREDICTED
             status = Status.PASSED if report.accepted else Status.FAILED if fail else Status.WARNING
             objections = [f for f in report.findings if f.severity != "warning" or f.rule == DEPLOYMENT_TARGET]
             lines = [_finding(finding.op, finding.module, finding.detail) for finding in objections[:_SHOWN]]
             more = len(objections) - _SHOWN
             reason = None if report.accepted else f"{report.verdict}, as predicted" + (f"; {more} more" * (more > 0))
-            checks.append(ExtraCheck(f"lint {report.runtime}", name, status, PREDICTED, reason, tuple(lines)))
+            checks.append(ExtraCheck(f"lint {report.runtime}", whole.name, status, place, reason, tuple(lines)))
         return checks
 
     return check

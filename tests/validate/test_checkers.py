@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ import pytest
 
 from sdmobile.basics.metrics import Metrics
 from sdmobile.formats.bundle.contracts import Geometry
-from sdmobile.formats.bundle.reading import Bundle
+from sdmobile.formats.bundle.reading import Bundle, BundleComponent
+from sdmobile.lint.report import Finding, LintReport
 from sdmobile.reference.recording import Recording
 from sdmobile.validate.checkers import CheckerChoice, gpu_checker, lint_checker, run_checkers
 from sdmobile.validate.checks import ExtraCheck, Status
@@ -57,6 +59,20 @@ def test_files_for_a_cpu_are_not_linted_for_a_gpu() -> None:
     assert lint_checker(fail=True)(bundle("android", "android-cpu"), ["unet"], Recording()) == []
     with pytest.raises(KeyError, match="unet"):
         lint_checker(fail=True)(bundle("android"), ["unet"], Recording())
+
+
+def test_every_file_of_a_component_in_chunks_is_linted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def linted(part: BundleComponent, *_: object) -> LintReport:
+        bad = (Finding("refused", "rank", "rank 5", "", ""),) if part.path.name == "unet_2.tflite" else ()
+        return LintReport(str(part.path), "ml-drift", "", 1, bad)
+
+    monkeypatch.setattr("sdmobile.lint.lint_component", linted)
+    contract: Any = None
+    parts = tuple(BundleComponent("unet", Path(f"unet_{number}.tflite"), contract, {}) for number in (1, 2))
+    chunked = replace(bundle("android"), components={"unet": replace(parts[0], chain=parts)})
+    found = lint_checker(fail=True)(chunked, ["unet"], Recording())
+    assert [(check.component, check.status) for check in found] == [("unet", Status.PASSED), ("unet", Status.FAILED)]
+    assert [check.place for check in found] == [f"prediction, unet_{number}.tflite" for number in (1, 2)]
 
 
 def test_a_checker_that_raises_hides_no_other() -> None:
