@@ -17,7 +17,7 @@ from sdmobile.lint.report import Finding, LintReport
 from sdmobile.lint.tflite import classic, ml_drift
 from sdmobile.lint.tflite.element_types import check_element_types
 from sdmobile.lint.tflite.engine_rules import engine_problems
-from sdmobile.lint.tflite.lost_outputs import lost_outputs
+from sdmobile.lint.tflite.lost_outputs import lost_outputs, wrong_paddings
 from sdmobile.lint.tflite.memory import memory_findings
 from sdmobile.lint.tflite.miscomputed import check_miscomputed
 from sdmobile.lint.tflite.problem import CLASSIC, COMMIT, PARSERS, Problem, Problems
@@ -83,7 +83,7 @@ def _node_findings(graph: Graph, runtime: GpuRuntime) -> Iterator[Finding]:
         for problem in _problems(seen[-1], runtime, consumers):
             yield _finding(node, problem)
     if runtime == "ml-drift":
-        for node, problem in lost_outputs(seen, graph.outputs):
+        for node, problem in (*lost_outputs(seen, graph.outputs), *wrong_paddings(seen)):
             yield _finding(node, problem)
 
 

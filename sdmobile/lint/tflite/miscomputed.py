@@ -60,7 +60,15 @@ def _stored_base(node: Node, constant: Tensor) -> Problems:
 
 def _batch_matmul(node: Node) -> Problems:
     left, right = node.input(0), node.input(1)
-    if left is None or right is None or (right.constant and right.rank == 2):
+    if left is None or right is None:
+        return
+    if right.constant and right.rank == 2:
+        if node.options.get("adjX") or node.options.get("adjY"):
+            yield _wrong(
+                "batch-matmul-adjoint",
+                f"{left} by {right}, transposed: the engine ignores that beside a stored matrix",
+                "Store the matrix transposed, or with rank 3, or write it as FULLY_CONNECTED",
+            )
         return
     if math.prod(left.shape[:-2]) != math.prod(right.shape[:-2]):
         yield _wrong(

@@ -87,6 +87,17 @@ def _weights(node: Node, position: int, what: str) -> Problems:
         yield Problem("weights-type", f"{what} {weights}", "Store them as float32, float16 or int8", PRECHECKS)
 
 
+def _bias(node: Node, position: int = 2) -> Problems:
+    bias = node.input(position)
+    if bias is not None and not bias.constant:
+        yield Problem(
+            "computed-bias",
+            f"the bias {bias} is computed: the process ends with SIGABRT",
+            "Leave the bias out, and add it with ADD",
+            MEASURED,
+        )
+
+
 def _batch_matmul(node: Node) -> Problems:
     left, right = node.input(0), node.input(1)
     if len(node.runtime) == 2 or left is None or right is None:
@@ -112,6 +123,7 @@ def _convolution(node: Node) -> Problems:
     if weights.dtype in ("INT8", "INT4") and weights.quantization is not None and weights.shape[1:3] == (1, 1):
         yield from _quantized_matrix(weights)
     yield from _weights(node, 1, "weights")
+    yield from _bias(node)
     yield from fused_activation(node, PRECHECKS)
 
 
@@ -126,6 +138,12 @@ def _depthwise(node: Node) -> Problems:
     if len(node.runtime) not in (1, 2):
         yield Problem("operands", f"{len(node.runtime)} computed inputs", "Store bias and weights", SOURCE)
     yield from _weights(node, 1, "weights")
+    yield from _bias(node)
+
+
+def _transposed_convolution(node: Node) -> Problems:
+    yield from _weights(node, 1, "weights")
+    yield from _bias(node, 3)
 
 
 def _fully_connected(node: Node) -> Problems:
@@ -133,6 +151,7 @@ def _fully_connected(node: Node) -> Problems:
     if weights is not None and weights.quantization is not None and weights.quantization.kind == "affine":
         yield from _quantized_matrix(weights)
         yield from _hybrid_rank(node, weights)
+    yield from _bias(node)
     yield from fused_activation(node, PRECHECKS)
 
 
@@ -374,7 +393,7 @@ _CHECKS: dict[str, Check] = {
     "BATCH_MATMUL": _batch_matmul,
     "CONV_2D": _convolution,
     "DEPTHWISE_CONV_2D": _depthwise,
-    "TRANSPOSE_CONV": partial(_weights, position=1, what="weights"),
+    "TRANSPOSE_CONV": _transposed_convolution,
     "FULLY_CONNECTED": _fully_connected,
     "DEQUANTIZE": _dequantize,
     "QUANTIZE": _quantize,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.lint.corpus import drawn, elementwise, filters, joining, layers, layout, models, outputs, reductions
+from tests.lint.corpus import drawn, elementwise, filters, joining, layers, layout, merging, models, outputs, reductions
 from tests.lint.corpus.case import Case
 
 
@@ -10,7 +10,7 @@ def corpus() -> list[Case]:
     """Returns all cases; names are unique."""
     found = [
         case
-        for part in (elementwise, layers, filters, layout, joining, reductions, outputs, models, drawn)
+        for part in (elementwise, layers, filters, layout, joining, reductions, outputs, merging, models, drawn)
         for case in part.cases()
     ]
     names = [case.name for case in found]
