@@ -84,7 +84,7 @@ def lint_bundle(
         engine: as `lint_file`.
 
     Returns:
-        One report per component, in the order of the pipeline.
+        One report per file, in the order of the pipeline; a component in chunks has several.
 
     Raises:
         BundleError: the folder is no whole bundle.
@@ -97,13 +97,14 @@ def lint_bundle(
         raise UnsupportedError("a lint exists for the targets ios and android", bundle.target)
     chosen = device or bundle.device
     runtime, limits = runtime or device_runtime(bundle.target, chosen), device_limits(bundle.target, chosen)
-    return [lint_component(component, runtime, limits, engine) for component in bundle.components.values()]
+    parts = [part for component in bundle.components.values() for part in component.chain or (component,)]
+    return [lint_component(part, runtime, limits, engine) for part in parts]
 
 
 def lint_component(
     component: BundleComponent, runtime: str | None, limits: Limits, engine: Engine | None = None
 ) -> LintReport:
-    """Predicts what a runtime says to one component of a bundle; otherwise as `lint_file`.
+    """Predicts what a runtime says to a component's file, or to one part of its chain; otherwise as `lint_file`.
 
     A recipe that needs a newer iOS than the device profile serves has raised the deployment target of the file, and its
     user was told so: the report warns of it and does not refuse the file.

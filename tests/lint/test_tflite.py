@@ -314,16 +314,18 @@ def _renamed(device: str, folder: Path) -> Path:
 
 
 def test_a_bundle_is_linted_file_by_file_at_its_device_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    refused = SimpleNamespace(path=_broadcast(tmp_path), record={})
+    refused = SimpleNamespace(path=_broadcast(tmp_path), record={}, chain=())
     large = Graph()
     shape = (1, 4096, 4096, 8)  # 268 MB of float16; the device binds 134 MB
-    accepted = SimpleNamespace(path=tmp_path / "large.tflite", record={})
+    accepted = SimpleNamespace(path=tmp_path / "large.tflite", record={}, chain=())
     accepted.path.write_bytes(large.bytes(*large.op("EXP", [large.input(shape)], shape)))
     bundle = SimpleNamespace(target="android", device=None, components={"unet": refused, "vae_decoder": accepted})
     monkeypatch.setattr("sdmobile.formats.bundle.reading.open_bundle", lambda _: bundle)
     reports = lint_bundle(tmp_path)
     assert [report.verdict for report in reports] == ["refused", "miscomputed"]
     assert worst(reports) == "refused"
+    bundle.components = {"unet": SimpleNamespace(path=accepted.path, record={}, chain=(accepted, refused))}
+    assert [report.verdict for report in lint_bundle(tmp_path)] == ["miscomputed", "refused"]
     bundle.device = str(_renamed("android-cpu", tmp_path))
     with pytest.raises(UnsupportedError, match="my-device, whose runtime is xnnpack"):
         lint_bundle(tmp_path)
