@@ -12,11 +12,15 @@ from sdmobile.cli import output
 from sdmobile.cli.arguments import ControlModel, Embedding, Lora, Vae, changes_of, controls_of, path
 
 if TYPE_CHECKING:
-    from sdmobile.validate.serve.session import Network, Prepared, Session
+    from sdmobile.validate.serve.session import Network, Prepared
 
 _LAN = "Serve the local network by TLS; without it, this computer alone and a phone on a cable (adb)."
 _CERT = "Certificate of your own for --lan, PEM; without it, one is made, which the phone will warn of."
 _FOR = "Minutes after which it ends by itself."
+_EXTERNAL = (
+    "Serve the weights in files of their own even where the bundle fits without, and let Chrome 137 or newer use them; "
+    "they take less of the browser's memory."
+)
 _STATIC = "Write page, bundle and job into a new folder for any https host, and serve nothing."
 _RESULTS = "Folder for what comes back; without it, phone-runs in the user's data folder."
 _QR = "Print the address as a code for the phone's camera; without it, in a terminal only."
@@ -44,6 +48,7 @@ def serve(
     runs: Annotated[int, typer.Option(min=1, max=1000, help="Timed runs of each component, all compared.")] = 5,
     precision: Annotated[Precision, typer.Option(help="What the phone's GPU computes in.")] = Precision.FLOAT32,
     components: Annotated[str | None, typer.Option(help="Run only these, separated by commas.")] = None,
+    external: Annotated[bool, typer.Option("--external", help=_EXTERNAL)] = False,
     results: Annotated[Path | None, typer.Option(help=_RESULTS)] = None,
     static: Annotated[Path | None, typer.Option(help=_STATIC)] = None,
     qr: Annotated[bool, typer.Option("--qr", help=_QR)] = False,
@@ -62,6 +67,7 @@ def serve(
     Every component is compared with float32 PyTorch and timed on the phone's own GPU, a picture is drawn, and the
     results come back. The exit code is 0 if the last result passed, 3 if it failed, 8 if none came.
     """
+    from sdmobile.basics.scratch import temporary_folder
     from sdmobile.cli.progress import step_progress
     from sdmobile.validate.golden_recording import PictureOrder
     from sdmobile.validate.serve.job import JobOptions
@@ -72,18 +78,19 @@ def serve(
     if static is not None:
         check_folder(static)
     names = None if components is None else tuple(name.strip() for name in components.split(","))
-    options = JobOptions(names, runs, precision.value)
+    options = JobOptions(names, runs, precision.value, external)
     source = Source(reference, changes_of(lora, embedding, vae), controls_of(control_model))
     order = PictureOrder(prompt, seed, steps)
-    with step_progress() as progress:
-        mode = "served" if static is None else "static"
-        prepared = prepare(bundle, options, order, source, mode, tell, progress)
-    for line in prepared.lines:
-        tell(line)
-    if static is not None:
-        _write(prepared, static, json_output)
-    else:
-        _serve(prepared, network, results, minutes, once, qr, json_output)
+    with temporary_folder("serve") as folder:
+        with step_progress() as progress:
+            mode = "served" if static is None else "static"
+            prepared = prepare(bundle, options, order, source, mode, tell, progress, folder)
+        for line in prepared.lines:
+            tell(line)
+        if static is not None:
+            _write(prepared, static, json_output)
+        else:
+            _serve(prepared, network, results, minutes, once, qr, json_output, "?external=1" if external else "")
 
 
 def tell(text: str) -> None:
@@ -108,11 +115,12 @@ def _serve(
     once: bool,
     qr: bool,
     json_output: bool,
+    query: str,
 ) -> None:
     from sdmobile.validate.serve.session import phone_session, wait_for_phone
 
     with phone_session(prepared, network, results, tell) as session:
-        _announce(session, qr, json_output)
+        _announce(session.address + query, qr, json_output)
         tell(f"waiting for a phone; ends in {minutes:g} minutes, or with Ctrl-C")
         wait_for_phone(session, minutes, once)
     output.Output(json_output).data(session.to_json(prepared.job))
@@ -124,9 +132,9 @@ def _serve(
         raise typer.Exit(session.exit_code)
 
 
-def _announce(session: Session, qr: bool, json_output: bool) -> None:
+def _announce(address: str, qr: bool, json_output: bool) -> None:
     """Prints the address, to stdout unless JSON goes there, and its code."""
-    typer.echo(f"open on the phone: {session.address}", file=output.own_stderr() if json_output else None)
+    typer.echo(f"open on the phone: {address}", file=output.own_stderr() if json_output else None)
     stream = output.own_stderr()
     if not qr and not stream.isatty():
         return
@@ -134,7 +142,7 @@ def _announce(session: Session, qr: bool, json_output: bool) -> None:
     from sdmobile.validate.serve.address import terminal_code
 
     try:
-        typer.echo(terminal_code(session.address), file=stream)
+        typer.echo(terminal_code(address), file=stream)
     except ModuleNotFoundError as error:
         if qr or (missing := missing_library(error)) is None:
             raise

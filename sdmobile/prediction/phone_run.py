@@ -189,6 +189,7 @@ class PhoneRun(_Part):
     isolated: bool = False
     hidden: bool = False
     jspi: bool = False
+    external: bool = False
     way: Literal["all resident", "one at a time"]
     components: list[ComponentRun] = Field(max_length=64)
     checks: list[OutputCheck] = Field(max_length=100_000)
@@ -250,6 +251,8 @@ class PhoneRun(_Part):
         """Returns why the times of this run are no measurement of a phone's GPU, None if they are."""
         if self.accelerator != "webgpu":
             return "it ran on the browser's CPU, which no profile knows"
+        if self.external:
+            return "its weights came in files of their own, for which the runtime launches other kernels than in an app"
         if self.adapter is None:
             return "the browser named no adapter"
         if self.adapter.is_software:

@@ -20,6 +20,7 @@ from sdmobile.validate.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from sdmobile.formats.bundle.reading import Bundle, BundleComponent
+    from sdmobile.formats.tflite.external import External, Written
     from sdmobile.validate.golden import Golden
 
 KIND = "sdmobile-phone-job"
@@ -40,14 +41,22 @@ class JobOptions:
         components: which to run, None for all of which calls were recorded.
         runs: timed runs of each component.
         precision: of the GPU.
+        external: weights in files of their own, also where the bundle fits without.
     """
 
     components: tuple[str, ...] | None = None
     runs: int = 5
     precision: Precision = "float32"
+    external: bool = False
 
 
-def make_job(bundle: Bundle, golden: Golden, options: JobOptions, mode: Mode = "served") -> dict[str, Any]:
+def make_job(
+    bundle: Bundle,
+    golden: Golden,
+    options: JobOptions,
+    mode: Mode = "served",
+    external: Mapping[str, External] | None = None,
+) -> dict[str, Any]:
     """Returns the document.
 
     Args:
@@ -55,6 +64,7 @@ def make_job(bundle: Bundle, golden: Golden, options: JobOptions, mode: Mode = "
         golden: recorded calls; a component without any is left out.
         options: how the page shall work.
         mode: whether a server takes the results.
+        external: models without weights and their weights, by the model's file name; None for none.
     """
     asked = bundle.components if options.components is None else options.components
     chosen = {name: file for name, file in bundle.components.items() if name in asked and golden.calls(name)}
@@ -72,7 +82,7 @@ def make_job(bundle: Bundle, golden: Golden, options: JobOptions, mode: Mode = "
             "target": bundle.target,
             "device": str(bundle.manifest.get("device") or "unknown").removesuffix(".toml"),
         },
-        "files": _files(bundle, chosen, golden),
+        "files": _files(bundle, chosen, golden, external or {}),
         "components": [_component(file, golden, options) for file in chosen.values()],
         "picture": golden.picture if reason is None else None,
         "no_picture": reason,
@@ -130,7 +140,9 @@ def _component(file: BundleComponent, golden: Golden, options: JobOptions) -> di
     }
 
 
-def _files(bundle: Bundle, chosen: Mapping[str, BundleComponent], golden: Golden) -> dict[str, Any]:
+def _files(
+    bundle: Bundle, chosen: Mapping[str, BundleComponent], golden: Golden, external: Mapping[str, External]
+) -> dict[str, Any]:
     """Returns address, size and hash of every file that the page may load."""
     entries = bundle.manifest["files"]
     models = {part.path.name for file in chosen.values() for part in file.chain or (file,)}
@@ -140,10 +152,21 @@ def _files(bundle: Bundle, chosen: Mapping[str, BundleComponent], golden: Golden
             "url": f"bundle/{quote(name)}",
             "size": entries[name]["bytes"],
             "sha256": entries[name]["sha256"],
+            **(_split(external[name]) if name in external else {}),
         }
         for name in names
     }
     return {**listed, DOCUMENT: _described(DOCUMENT, golden.text), DATA: _described(DATA, golden.data)}
+
+
+def _split(external: External) -> dict[str, Any]:
+    """Returns what else a job says of a file that can be had in two; the model knows its weights by `name`."""
+
+    def entry(file: Written) -> dict[str, Any]:
+        return {"url": f"external/{quote(file.path.name)}", "size": file.size, "sha256": file.sha256}
+
+    weights = external.weights
+    return {"external": {"name": weights.path.name, "model": entry(external.model), "weights": entry(weights)}}
 
 
 def _described(name: str, data: bytes) -> dict[str, Any]:

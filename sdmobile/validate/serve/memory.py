@@ -2,8 +2,9 @@
 
 A file stays in the runtime's WebAssembly memory after it was compiled. Measured with LiteRT.js 2.5.3 in Chromium on the
 18.6 MiB UNet of shapes-64, in float16, loaded four times: 4.8 times the file for each, 2.7 times with weights placed in
-the runtime's own file system. Its builds declare at most 2 GiB. What an iPhone's browser gives is not known well:
-WebKit ends a page at some 1.5 GB in all, so 1 GiB is reckoned with.
+the runtime's own file system. Only the runtime's build for JSPI takes those, which Chrome has from version 137 on and
+Safari has not. Its builds declare at most 2 GiB. What an iPhone's browser gives is not known well: WebKit ends a page
+at some 1.5 GB in all, so 1 GiB is reckoned with.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ EXTERNAL_FACTOR = 2.7
 LIMIT_BYTES = 2 << 30
 IOS_LIMIT_BYTES = 1 << 30
 
+Parts = Mapping[str, Sequence[int]]
+"""Bytes of each file of a component, by component; several files are loaded one after the other."""
+
 
 def memory_figures() -> dict[str, Any]:
     """Returns the figures of a job, by which the page refuses before it downloads."""
@@ -29,25 +33,34 @@ def memory_figures() -> dict[str, Any]:
     }
 
 
-def what_fits(parts: Mapping[str, Sequence[int]]) -> list[str]:
+def fits_plainly(parts: Parts) -> bool:
+    """Whether an Android phone's browser is predicted to hold all files at once, each with its weights inside."""
+    return PLAIN_FACTOR * sum(map(sum, parts.values())) <= LIMIT_BYTES
+
+
+def what_fits(parts: Parts, external: bool = False) -> list[str]:
     """Returns lines about what a browser is predicted to hold.
 
     Args:
-        parts: bytes of each file of a component, by component; several files are loaded one after the other.
+        parts: bytes of files.
+        external: whether weights are served in files of their own, too.
     """
-    together = PLAIN_FACTOR * sum(sum(sizes) for sizes in parts.values())
-    largest = PLAIN_FACTOR * max(max(sizes) for sizes in parts.values())
-    lines = []
-    for where, limit in (("Android", LIMIT_BYTES), ("iPhone", IOS_LIMIT_BYTES)):
-        told = f"memory, predicted ({PLAIN_FACTOR} × the files), {where}, of {size(limit)}:"
-        if together <= limit:
-            lines.append(f"{told} {size(together)} for all at once; fits")
-        elif largest <= limit:
-            lines.append(
-                f"{told} {size(together)} for all at once do not fit, so no picture; one file at a time takes "
-                f"{size(largest)} and fits"
-            )
-        else:
-            names = [name for name, sizes in parts.items() if PLAIN_FACTOR * max(sizes) > limit]
-            lines.append(f"{told} not even a file of {', '.join(names)} fits; export with more --chunks")
-    return lines
+    lines = [_line(parts, PLAIN_FACTOR, "Android", LIMIT_BYTES)]
+    if external:
+        lines.append(_line(parts, EXTERNAL_FACTOR, "Android with JSPI (Chrome 137 or newer)", LIMIT_BYTES))
+    return [*lines, _line(parts, PLAIN_FACTOR, "iPhone", IOS_LIMIT_BYTES)]
+
+
+def _line(parts: Parts, factor: float, where: str, limit: int) -> str:
+    together = factor * sum(map(sum, parts.values()))
+    largest = factor * max(map(max, parts.values()))
+    told = f"memory, predicted ({factor} × the files), {where}, of {size(limit)}:"
+    if together <= limit:
+        return f"{told} {size(together)} for all at once; fits"
+    if largest <= limit:
+        return (
+            f"{told} {size(together)} for all at once do not fit, so no picture; one file at a time takes "
+            f"{size(largest)} and fits"
+        )
+    names = [name for name, sizes in parts.items() if factor * max(sizes) > limit]
+    return f"{told} not even a file of {', '.join(names)} fits; export with more --chunks"

@@ -18,6 +18,7 @@ from sdmobile.validate.gpu import places
 
 if TYPE_CHECKING:
     from sdmobile.formats.bundle.reading import Bundle
+    from sdmobile.formats.tflite.external import External
     from sdmobile.validate.golden import Golden
 
 JOB = "job.json"
@@ -97,7 +98,13 @@ def page_files() -> dict[str, Path]:
     }
 
 
-def make_routes(bundle: Bundle, golden: Golden, job: Mapping[str, Any], page: Mapping[str, Path]) -> Routes:
+def make_routes(
+    bundle: Bundle,
+    golden: Golden,
+    job: Mapping[str, Any],
+    page: Mapping[str, Path],
+    external: Mapping[str, External] | None = None,
+) -> Routes:
     """Returns what is served by its path below the token; the page itself has the empty path.
 
     Args:
@@ -105,6 +112,7 @@ def make_routes(bundle: Bundle, golden: Golden, job: Mapping[str, Any], page: Ma
         golden: recorded calls.
         job: of the page.
         page: the page's files by path.
+        external: models without weights and their weights, by the model's file name; None for none.
     """
     routes = {"" if name == PAGE else name: _file(path, hash_file(path)) for name, path in page.items()}
     made = {DOCUMENT: golden.text, DATA: golden.data}
@@ -112,6 +120,10 @@ def make_routes(bundle: Bundle, golden: Golden, job: Mapping[str, Any], page: Ma
         source = made.get(name, bundle.files.get(name))
         assert source is not None
         routes[entry["url"]] = Asset(source, entry["size"], kind_of(name), entry["sha256"], lasting=True)
+    for name, files in (external or {}).items():
+        for part, file in (("model", files.model), ("weights", files.weights)):
+            url = job["files"][name]["external"][part]["url"]
+            routes[url] = Asset(file.path, file.size, _OTHER, file.sha256, lasting=True)
     routes[JOB] = _bytes(JOB, json_bytes(job))
     return routes
 

@@ -35,6 +35,7 @@ from sdmobile.validate.serve.job import JobOptions, Mode, make_job, model_bytes
 from sdmobile.validate.serve.memory import what_fits
 from sdmobile.validate.serve.routes import Routes, make_routes, page_files
 from sdmobile.validate.serve.server import Limits, Site, new_token, serving
+from sdmobile.validate.serve.splitting import split_models
 from sdmobile.validate.serve.tls import context_of, host_of, own_certificate
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Prepared:
         total = sum(entry["size"] for entry in self.job["files"].values())
         components = ", ".join(sizes)
         lines = [f"{self.job['bundle']['name']}: {components}; the phone loads {total / 1e6:.1f} MB once"]
-        lines += what_fits(sizes)
+        lines += what_fits(sizes, all("external" in entry for entry in _models(self.job)))
         if self.job["no_picture"] is not None:
             lines.append(f"no picture is drawn: {self.job['no_picture']}")
         return lines
@@ -169,6 +170,7 @@ def prepare(
     mode: Mode,
     tell: Tell,
     progress: Callable[[str, int, int], None] | None = None,
+    folder: Path | None = None,
 ) -> Prepared:
     """Opens a bundle and gathers all that is served.
 
@@ -180,6 +182,7 @@ def prepare(
         mode: whether a server takes the results.
         tell: gets lines for people.
         progress: sees (what, done, all) of recording.
+        folder: for what is served and is not the bundle's; it must stay. None: weights stay in their files.
 
     Raises:
         BundleError: the bundle is damaged.
@@ -206,7 +209,15 @@ def prepare(
     job = make_job(bundle, golden, options, mode)
     if not job["components"]:
         raise UnsupportedError("a component that runs needs a recorded call", "the reference calls none of them")
-    return Prepared(bundle, golden, job, make_routes(bundle, golden, job, page))
+    external = {} if folder is None else split_models(bundle, job, options, folder, tell)
+    if external:
+        job = make_job(bundle, golden, options, mode, external)
+    return Prepared(bundle, golden, job, make_routes(bundle, golden, job, page, external))
+
+
+def _models(job: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns what a job says of its models' files."""
+    return [job["files"][part["file"]] for one in job["components"] for part in one["parts"]]
 
 
 def _golden(

@@ -15,7 +15,6 @@ _BROWSER_FIX = (
     f"As root: `apt-get install chromium`. Any Chromium or Chrome will do; set {places.BROWSER_VARIABLE} to its path "
     "if it is not on the PATH"
 )
-_UNUSED = "jspi"  # a build of the runtime for a mixture of GPU and CPU, which a check of the GPU alone does not use
 
 
 def install_browser() -> str:
@@ -68,7 +67,7 @@ def build_page() -> str:
         )
         site = work / "site"
         runtime = work / "node_modules" / "@litertjs" / "core" / "wasm"
-        shutil.copytree(runtime, site / "wasm", ignore=shutil.ignore_patterns(f"*{_UNUSED}*"))
+        shutil.copytree(runtime, site / "wasm")
         # The runtime looks for its WebAssembly beside the worker's own script.
         for script, into in (("build", site), ("build-worker", site / "wasm")):
             run_quietly(["npm", "run", "--silent", script, "--", f"--outdir={into}"], "bundle the pages", folder=work)

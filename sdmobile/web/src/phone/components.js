@@ -4,6 +4,7 @@ import { psnr } from "../numbers.js";
 import { loadFile } from "./cache.js";
 import { newComponent, short } from "./document.js";
 import { arrayAt, Fatal, textOf } from "./engine.js";
+import { piecesOf } from "./memory.js";
 
 const EQUAL_DB = 999;
 
@@ -37,7 +38,7 @@ function callsOf(name, model, golden) {
 
 export class ComponentCheck {
   /**
-   * @param run {job, base, engine, document, reporter, golden, onBytes}.
+   * @param run {job, settings, base, engine, document, reporter, golden, onBytes}.
    * @param component of the job.
    * @param model of metadata.json.
    */
@@ -102,16 +103,21 @@ export class ComponentCheck {
   }
 
   async load(part) {
-    const { job, base, engine, reporter, onBytes } = this.run;
+    const { job, settings, base, engine, reporter, onBytes } = this.run;
     const { name } = this.component;
     const { record } = this;
     await reporter.phase("loading", name, part.file);
     const began = performance.now();
     const onVerify = () => reporter.phase("verifying", name, part.file);
-    const { bytes } = await loadFile(part.file, job.files[part.file], base, { onBytes, onVerify });
+    const entry = job.files[part.file];
+    const pieces = [];
+    for (const [title, piece] of Object.entries(piecesOf(part.file, entry, settings.external))) {
+      pieces.push((await loadFile(title, piece, base, { onBytes, onVerify })).bytes);
+    }
+    const [bytes, data] = pieces;
     record.download_seconds = (record.download_seconds ?? 0) + (performance.now() - began) / 1000;
     await reporter.phase("compiling", name, part.file);
-    const { model, seconds, accepted, used, log } = await engine.compile(bytes);
+    const { model, seconds, accepted, used, log } = await engine.compile(bytes, data && { name: entry.external.name, data });
     record.used = used;
     record.compile_seconds = (record.compile_seconds ?? 0) + seconds;
     if (!accepted) {

@@ -12,11 +12,11 @@ export function short(text) {
  * Returns an empty document.
  *
  * @param job of the server.
- * @param settings {accelerator, way}.
+ * @param settings {accelerator, way, external}.
  * @param around of `lookAround`.
  * @param facts {runtime, page, userAgent}.
  */
-export function newDocument(job, { accelerator, way }, around, { runtime, page, userAgent }) {
+export function newDocument(job, { accelerator, way, external }, around, { runtime, page, userAgent }) {
   return {
     schema_version: 1,
     kind: "sdmobile-phone-run",
@@ -37,6 +37,7 @@ export function newDocument(job, { accelerator, way }, around, { runtime, page, 
     isolated: around.isolated,
     hidden: false,
     jspi: around.jspi,
+    external,
     way,
     components: [],
     checks: [],

@@ -1,6 +1,6 @@
 // LiteRT.js in a worker: compiles files for one accelerator, runs their signatures, notices a lost device.
 
-import { getWebGpuDevice, loadAndCompile, loadLiteRt, Tensor } from "@litertjs/core";
+import { getWebGpuDevice, loadAndCompile, loadLiteRt, loadModelAndWeights, Tensor } from "@litertjs/core";
 import { keepConsole, takeLines } from "../console_log.js";
 import { deviceErrors, installProbe, since, snapshot, watchDevice } from "../probe.js";
 
@@ -69,12 +69,12 @@ export class Engine {
     this.told = 0;
   }
 
-  /** Loads the runtime from a folder. */
-  async start(folder) {
+  /** Loads the runtime from a folder; only its build for JSPI takes weights in files of their own. */
+  async start(folder, jspi) {
     keepConsole();
     installProbe();
     // No threads: inside of a worker the threaded build waits for ever.
-    this.runtime = await loadLiteRt(folder, { threads: false });
+    this.runtime = await loadLiteRt(folder, { threads: false, jspi });
     const device = getWebGpuDevice();
     if (this.accelerator === "wasm") return;
     if (!device) throw new Fatal(`the browser gave no GPU device: ${takeLines().join("; ") || "it does not say why"}`);
@@ -96,19 +96,35 @@ export class Engine {
   /**
    * Compiles a file.
    *
+   * @param bytes of the model.
+   * @param weights bytes of its weights, and the name that the model knows them by; undefined if it holds them itself.
    * @returns {model, seconds, accepted, used, log}; the model is null unless all of it runs where it should.
    */
-  async compile(bytes) {
+  async compile(bytes, weights) {
     takeLines();
     const began = performance.now();
     const gpuOptions = { precision: this.precision === "float16" ? "fp16" : "fp32" };
-    const model = await this.survive(loadAndCompile(bytes, { accelerator: this.accelerator, gpuOptions }));
+    const options = { accelerator: this.accelerator, gpuOptions };
+    const compiling = weights ? this.compileSplit(bytes, weights, options) : loadAndCompile(bytes, options);
+    const model = await this.survive(compiling);
     const seconds = (performance.now() - began) / 1000;
     const used = model.options.accelerator === "webgpu" ? "webgpu" : "wasm";
     // On the CPU the runtime calls no file fully accelerated.
     const accepted = this.accelerator === "wasm" || (used === "webgpu" && model.isFullyAccelerated);
     if (!accepted) model.delete();
     return { model: accepted ? model : null, seconds, accepted, used, log: takeLines() };
+  }
+
+  /** Compiles a model whose weights lie in a file of the runtime's file system, which its loader looks for there. */
+  async compileSplit(bytes, { name, data }, options) {
+    const files = this.runtime.liteRtWasm;
+    files.FS_createDataFile("/", name, data, true, false, true);
+    try {
+      // From a stream the runtime of this version fails; it does not read this one.
+      return await loadModelAndWeights(bytes, new ReadableStream(), options);
+    } finally {
+      files.FS_unlink(`/${name}`);
+    }
   }
 
   /**

@@ -2,7 +2,7 @@
 
 import { forgetFiles, keptFiles } from "./cache.js";
 import { judge, newDocument, short } from "./document.js";
-import { isIos, memoryPlan } from "./memory.js";
+import { allFiles, canSplit, isIos, memoryPlan } from "./memory.js";
 import { sendResults } from "./results.js";
 import * as view from "./view.js";
 import { stayAwake } from "./wake.js";
@@ -116,8 +116,8 @@ async function lookedAround(around) {
 
 async function ready() {
   const { job, around } = state;
-  state.plan = memoryPlan(job, { ios: isIos(navigator) });
-  state.kept = await keptFiles(job.files);
+  state.plan = planned();
+  state.kept = await keptFiles(allFiles(job, state.plan.external));
   view.showReady(state, start);
   const way = { whole: "all resident", each: "one at a time" }[asked.get("way")];
   if (way) view.chooseWay(way);
@@ -125,12 +125,24 @@ async function ready() {
   else if (around.problem && state.accelerator === "webgpu") view.showUnsupported(around.problem, "");
 }
 
+/** Returns what fits, with weights in files of their own where not everything does otherwise. */
+function planned() {
+  const { job, around, accelerator } = state;
+  const ios = isIos(navigator);
+  const plain = memoryPlan(job, { ios });
+  const useful = !plain.wholeFits || asked.get("external") === "1";
+  const external = useful && canSplit(job, { jspi: around.jspi, accelerator });
+  return external ? memoryPlan(job, { ios, external }) : plain;
+}
+
 /** Starts the run in the chosen way. */
 function start(way) {
   state.running = true;
   state.hidden = document.visibilityState === "hidden";
   state.awake = stayAwake();
-  const settings = { accelerator: state.accelerator, way, ios: isIos(navigator), userAgent: navigator.userAgent };
+  const { accelerator, plan } = state;
+  const { userAgent } = navigator;
+  const settings = { accelerator, way, ios: isIos(navigator), external: plan.external, userAgent };
   state.last = newDocument(state.job, settings, state.around, NO_RUNTIME);
   view.showRunning(state.job, state.plan, state.kept);
   state.worker.postMessage({ kind: "run", job: state.job, settings });
@@ -154,6 +166,6 @@ async function finish(found) {
   found.hidden = state.hidden;
   await view.showOutcome(found, state.job);
   view.showPosted(await sendResults(found, state.job, base));
-  const kept = await keptFiles(state.job.files);
+  const kept = await keptFiles(allFiles(state.job, state.plan.external));
   view.showKept(kept, state.job, forgetFiles);
 }

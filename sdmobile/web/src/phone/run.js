@@ -15,7 +15,7 @@ import { Tokenizer } from "./tokenizer.js";
  * Runs a job.
  *
  * @param job of the server.
- * @param settings {accelerator, way, ios, userAgent}.
+ * @param settings {accelerator, way, ios, external, userAgent}.
  * @param around of `lookAround`.
  * @param base address of the page.
  * @param tell (message) to the page.
@@ -70,7 +70,7 @@ class Run {
     this.golden = { ...json(small["golden.json"]), buffer: small["golden.bin"].buffer };
     if (this.golden.bundle_sha256 !== job.bundle.sha256) throw new Error("golden.json was recorded for another bundle");
     await this.reporter.phase("loading", null, "the runtime");
-    await this.engine.start(new URL("wasm/", this.base).href);
+    await this.engine.start(new URL("wasm/", this.base).href, this.settings.external);
     if (job.picture || this.golden.tokens?.length) await this.prepareTexts();
     if (job.picture) await this.preparePicture();
     else this.note = job.no_picture ?? "";

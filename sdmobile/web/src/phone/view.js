@@ -105,6 +105,7 @@ function deviceLines(job, plan, { adapter, limits, features, problem }, kept, ac
     lines.push(["Textures up to", `${limits.maxTextureDimension2D} × ${limits.maxTextureDimension2D}`]);
     lines.push(["float16", features.includes("shader-f16") ? "the GPU computes it" : "the GPU does not compute it"]);
   }
+  if (plan.external) lines.push(["Weights", "in files of their own, of which the runtime keeps less (JSPI)"]);
   lines.push(["Computes in", job.precision], ["Timed runs", String(job.runs)], ["To load", loading]);
   if (job.picture)
     lines.push(["Picture", `“${job.picture.prompt}”, ${counted(job.picture.steps, "step")}, seed ${job.picture.seed}`]);
