@@ -76,6 +76,16 @@ def test_it_ends_by_itself(bundle: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "▀" not in captured.err  # no terminal, no code
 
 
+def test_weights_apart_are_asked_of_the_page_by_its_address(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(session, "split_models", lambda *_: {})  # the bundle's files hold no model
+    assert run(["serve", str(bundle), "--port", "0", "--for", "0", "--external"]) == 8
+    assert capsys.readouterr().out.strip().endswith("/?external=1")
+    assert run(["serve", str(bundle), "--port", "0", "--for", "0"]) == 8
+    assert capsys.readouterr().out.strip().endswith("/")
+
+
 def test_quietly_it_says_the_address_and_the_end(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["serve", str(bundle), "--port", "0", "--for", "0", "-q"]) == 8
     captured = capsys.readouterr()

@@ -90,6 +90,7 @@ def test_what_is_wrong_is_found_whatever_the_page_says(change: Any, words: str) 
         ({"adapter": {"vendor": "google", "architecture": "swiftshader"}}, "software"),
         ({"adapter": {"vendor": "qualcomm", "fallback": True}}, "software"),
         ({"hidden": True}, "hidden"),
+        ({"external": True}, "weights came in files of their own"),
     ],
 )
 def test_times_that_are_none_of_a_phones_gpu(sd15: Bundle, changes: dict[str, Any], words: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,31 +12,34 @@ from sdmobile.formats.bundle.reading import Bundle
 from sdmobile.formats.tflite.external import External, write_external
 from sdmobile.validate.golden import Golden
 from sdmobile.validate.serve.job import JobOptions, make_job, thresholds_of
-from tests.web.conftest import Serve
-from tests.web.jobs import JobServer, entry_of
+from tests.web.conftest import exported
+from tests.web.jobs import JobServer, entry_of, served
 from tests.web.screens import Modules, Phone
 
 NAME = "vae_encoder"
 FILE = f"{NAME}.tflite"
 WHOLE, MODEL, WEIGHTS = f"bundle/{FILE}", f"external/{NAME}.model", f"external/{NAME}.weights"
 
-ServeSplit = Callable[..., AbstractContextManager[tuple[JobServer, str]]]
+ServeSplit = Callable[[], AbstractContextManager[tuple[JobServer, str]]]
+
+
+@contextmanager
+def serving(page: Path, bundle: Bundle, golden: Golden, name: str, folder: Path) -> Iterator[tuple[JobServer, str]]:
+    """Serves a component whole and in two, which are written into a folder."""
+    file = bundle.components[name].path
+    split: External = write_external(file, folder)
+    job = make_job(bundle, golden, JobOptions((name,), runs=2), external={file.name: split})
+    server = JobServer(page, bundle, golden, job)
+    for written in (split.model, split.weights):
+        server.replaced[f"external/{written.path.name}"] = written.path.read_bytes()
+    with served(server) as address:
+        yield server, address
 
 
 @pytest.fixture
-def serve_split(serve_job: Serve, bundle: Bundle, golden: Golden, tmp_path: Path) -> ServeSplit:
-    """Serves a component of the shipped model whole and in two: `with serve_split(runs=1) as (server, address)`."""
-
-    @contextmanager
-    def serving(**changes: Any) -> Iterator[tuple[JobServer, str]]:
-        split: External = write_external(bundle.path / FILE, tmp_path)
-        with serve_job((NAME,)) as (server, address):
-            server.job = make_job(bundle, golden, JobOptions((NAME,), runs=2), external={FILE: split}) | changes
-            server.replaced[MODEL] = split.model.path.read_bytes()
-            server.replaced[WEIGHTS] = split.weights.path.read_bytes()
-            yield server, address
-
-    return serving
+def serve_split(built_page: Path, bundle: Bundle, golden: Golden, tmp_path: Path) -> ServeSplit:
+    """Serves a component of the shipped model: `with serve_split() as (server, address)`."""
+    return lambda: serving(built_page, bundle, golden, NAME, tmp_path)
 
 
 def without_jspi(server: JobServer) -> None:
@@ -63,6 +65,18 @@ def test_weights_in_a_file_of_their_own_compute_the_same(phone: Phone, serve_spl
     assert {MODEL, WEIGHTS, "wasm/litert_wasm_jspi_internal.wasm"} <= set(server.asked)
     assert WHOLE not in server.asked
     assert "in files of their own" in (run.unstorable() or "")
+
+
+@pytest.mark.slow
+def test_integer_weights_are_taken_too(
+    phone: Phone, built_page: Path, recorded: Callable[[Bundle], Golden], tmp_path: Path
+) -> None:
+    """Those of a fully connected layer the runtime reads from a stream, and not from its file system."""
+    bundle = exported(tmp_path / "shapes-64-mobile", "--quantize", "gpu-int8")
+    with serving(built_page, bundle, recorded(bundle), "vae_decoder", tmp_path) as (server, address):
+        phone.run(address, external="1")
+    (run,) = server.runs
+    assert (run.verdict, run.external, run.faults(thresholds_of(server.job))) == ("passed", True, [])
 
 
 def test_the_weights_are_those_of_the_file(phone: Phone, serve_split: ServeSplit) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,17 @@ import pytest
 
 from sdmobile.errors import MissingDependencyError, OutputError, ResourceError, UnsupportedError, UsageError
 from sdmobile.formats.bundle.reading import BundleError, open_bundle
+from sdmobile.formats.bundle.writing import seal
+from sdmobile.formats.errors import FormatError
 from sdmobile.validate.golden_recording import PictureOrder
-from sdmobile.validate.serve import address, session
+from sdmobile.validate.serve import address, memory, session, splitting
 from sdmobile.validate.serve.cable import joined
 from sdmobile.validate.serve.job import JobOptions
-from sdmobile.validate.serve.memory import LIMIT_BYTES, PLAIN_FACTOR, what_fits
+from sdmobile.validate.serve.memory import LIMIT_BYTES, PLAIN_FACTOR, fits_plainly, what_fits
 from sdmobile.validate.serve.session import Prepared, Source, prepare
 from sdmobile.validate.serve.static import write_static
 from tests.fuzz.bundles import small_bundle
+from tests.lint.corpus.graph import Graph
 from tests.validate.serve.site import paper_bundle, prepared, with_golden
 
 
@@ -178,6 +182,80 @@ def test_the_limit_itself_fits() -> None:
     largest = int(LIMIT_BYTES / PLAIN_FACTOR)
     assert "all at once; fits" in what_fits({"unet": [largest]})[0]
     assert "not even" in what_fits({"unet": [largest + 1]})[0]
+
+
+def test_both_figures_are_told_where_weights_can_be_had_apart() -> None:
+    sizes = {"unet": [int(LIMIT_BYTES / 3)]}
+    assert not fits_plainly(sizes)
+    plain, split, iphone = what_fits(sizes, external=True)
+    assert ("4.8 ×" in plain, "not even" in plain) == (True, True)
+    assert ("2.7 ×" in split, "JSPI" in split, "all at once; fits" in split) == (True, True, True)
+    assert ("4.8 ×" in iphone, "iPhone" in iphone) == (True, True)
+
+
+def _with_model(bundle: Path) -> Path:
+    """Puts a real model, of one wide layer, in the place of the UNet's and seals the bundle again."""
+    graph = Graph()
+    x = graph.input((1, 64))
+    (y,) = graph.op("FULLY_CONNECTED", [x, graph.weights(32, 64), graph.weights(32)], (1, 32))
+    (bundle / "unet.tflite").write_bytes(graph.bytes(y))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    for name in ("manifest.json", "files.json", "golden.json", "golden.bin"):
+        (bundle / name).unlink()
+    seal({key: value for key, value in manifest.items() if key != "files"}, bundle, "# paper\n")
+    with_golden(bundle)
+    return bundle
+
+
+def _split(bundle: Path, folder: Path, external: bool, tell: Callable[[str], None] = lambda _: None) -> Prepared:
+    options = JobOptions(("unet",), external=external)
+    return prepare(bundle, options, PictureOrder(), Source(), "served", tell, None, folder)
+
+
+def test_weights_are_served_apart_where_they_were_asked_for(bundle: Path, tmp_path: Path) -> None:
+    ready = _split(_with_model(bundle), tmp_path, external=True)
+    entry = ready.job["files"]["unet.tflite"]["external"]
+    assert entry["name"] == "unet.weights"
+    for part in ("model", "weights"):
+        asset = ready.routes[entry[part]["url"]]
+        with asset.opened() as file:
+            data = file.read()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (entry[part]["size"], entry[part]["sha256"])
+        assert (asset.sha256, asset.lasting, asset.kind) == (entry[part]["sha256"], True, "application/octet-stream")
+    assert entry["weights"]["size"] == 4 * 32 * 64
+    assert any("2.7 ×" in line for line in ready.lines)
+    write_static(tmp_path / "site", ready.routes)
+    assert (tmp_path / "site/external/unet.weights").stat().st_size == entry["weights"]["size"]
+
+
+def test_weights_are_served_apart_where_the_bundle_does_not_fit(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _with_model(bundle)
+    job = _split(bundle, tmp_path, external=False).job
+    assert "external" not in job["files"]["unet.tflite"]
+    assert list(tmp_path.glob("*.weights")) == []
+    monkeypatch.setattr(memory, "LIMIT_BYTES", 1000)
+    assert "external" in _split(bundle, tmp_path, external=False).job["files"]["unet.tflite"]
+
+
+def test_without_the_library_weights_stay_where_they_are(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _with_model(bundle)
+    monkeypatch.setattr(splitting, "is_installed", lambda name: name != "ai_edge_litert")
+    with pytest.raises(MissingDependencyError, match=r"sdmobile\[android\]"):
+        _split(bundle, tmp_path, external=True)
+    monkeypatch.setattr(memory, "LIMIT_BYTES", 1000)
+    lines: list[str] = []
+    ready = _split(bundle, tmp_path, external=False, tell=lines.append)
+    assert "external" not in ready.job["files"]["unet.tflite"]
+    assert any("weights stay in their files" in line and "sdmobile[android]" in line for line in lines)
+
+
+def test_a_damaged_model_is_named(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"unet\.tflite"):
+        _split(bundle, tmp_path, external=True)
 
 
 def test_a_folder_holds_what_would_be_served(bundle: Path, tmp_path: Path) -> None:

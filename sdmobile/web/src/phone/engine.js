@@ -6,6 +6,7 @@ import { deviceErrors, installProbe, since, snapshot, watchDevice } from "../pro
 
 /** The version that package.json pins. */
 export const RUNTIME = "LiteRT.js 2.5.3";
+const PIECE = 4 << 20; // bytes
 const ARRAYS = { float32: Float32Array, int32: Int32Array, uint8: Uint8Array };
 // The tests look in here: to lose the device, to make a runtime that computes wrongly.
 export const handles = { Tensor, device: getWebGpuDevice };
@@ -120,8 +121,7 @@ export class Engine {
     const files = this.runtime.liteRtWasm;
     files.FS_createDataFile("/", name, data, true, false, true);
     try {
-      // From a stream the runtime of this version fails; it does not read this one.
-      return await loadModelAndWeights(bytes, new ReadableStream(), options);
+      return await loadModelAndWeights(bytes, inPieces(data), options);
     } finally {
       files.FS_unlink(`/${name}`);
     }
@@ -177,6 +177,16 @@ export class Engine {
       throw error;
     }
   }
+}
+
+/** Returns bytes as a stream that ends. */
+function inPieces(data) {
+  let at = 0;
+  const pull = (controller) => {
+    if (at >= data.length) return controller.close();
+    return controller.enqueue(data.subarray(at, (at += PIECE)));
+  };
+  return new ReadableStream({ pull });
 }
 
 /** Returns an error in words; the runtime also throws things that are none. */
