@@ -3,8 +3,8 @@
     model     everything but the weights; a tensor names its weights by the number of an external buffer
     weights   the bytes of every external buffer, each at a multiple of 64, zeros between
 
-The schema has no word on these numbers; LiteRT takes those whose highest bit is set. Group 0 stays empty, since 0 is
-what a file without groups has; group 1 is called after the file of the weights.
+Found by trying what LiteRT.js 2.5.3 takes: numbers have their highest bit set, and group 0 is one without a name; group
+1 is called after the file of the weights. Buffers behind the flatbuffer must move into it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from sdmobile.formats.errors import FormatError
+from sdmobile.formats.tflite.model import Model
 from sdmobile.formats.tflite.reader import IDENTIFIER, read_model
 
 ALIGNMENT = 64
 """Bytes."""
 FIRST_ID = 1 << 31
 SMALLEST = 1024
-"""Bytes; what is smaller, such as shapes and axes, stays in the model, where a runtime reads it while it plans."""
+"""Bytes; what is smaller stays in the model."""
+TAKEN = {("DEQUANTIZE", 0, "FLOAT16"), ("CONV_2D", 1, "INT8"), ("FULLY_CONNECTED", 1, "INT8")}
+"""Operators, places of their inputs and types that were tried."""
+_REFUSED = "EMBEDDING_LOOKUP"
+"""In a file with any external buffer, LiteRT.js 2.5.3 ends itself at this, even if its table is in the model."""
 _GROUP = 1
 _PIECE = 4 << 20
 
@@ -55,12 +60,15 @@ class External:
     weights: Written
 
 
-def write_external(path: Path, folder: Path) -> External:
+def write_external(path: Path, folder: Path) -> External | None:
     """Writes a model without weights and its weights, whose bytes are copied piece by piece.
 
     Args:
         path: the `.tflite` file, whole; of more than 2 GB, too.
         folder: where to; the files are called after `path`, and the model knows its weights by that name.
+
+    Returns:
+        What was written; None, and nothing is, for a file that would have no weights apart.
 
     Raises:
         FormatError: the file is no whole `.tflite` file, or its weights are external already.
@@ -74,14 +82,16 @@ def write_external(path: Path, folder: Path) -> External:
     except ModuleNotFoundError as error:
         raise missing_library(error) or error from error
     schema: Any = schema_py_generated
-    read_model(path)  # every place lies inside of the file: the object API below does not look
+    known = read_model(path)  # every place lies inside of the file: the object API below does not look
     with path.open("rb") as file:
         whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     model = schema.ModelT.InitFromPackedBuf(whole, 0)
     if model.externalBuffers:
         raise FormatError("a file that is split must hold its weights itself", path, "Give the file that was exported")
     contents = [_content(buffer, whole) for buffer in model.buffers]
-    moved = _movable(model, contents)
+    moved = sorted(_movable(known) - {entry.buffer for entry in model.metadata or ()})
+    if not moved:
+        return None
     weights = folder / f"{path.stem}.weights"
     model.externalBufferGroups = [_group(schema, ""), _group(schema, weights.name)]
     model.externalBuffers, end = [], 0
@@ -104,11 +114,22 @@ def _content(buffer: Any, whole: memoryview) -> memoryview:
     return memoryview(b"") if buffer.data is None else memoryview(buffer.data)
 
 
-def _movable(model: Any, contents: list[memoryview]) -> list[int]:
-    """Returns the numbers of the buffers that may leave: large ones that tensors have, and metadata has not."""
-    kept = {entry.buffer for entry in model.metadata or ()} | {0}
-    used = {tensor.buffer for graph in model.subgraphs for tensor in _or_none(graph.tensors)}
-    return sorted(number for number in used - kept if len(contents[number]) >= SMALLEST)
+def _movable(model: Model) -> set[int]:
+    """Returns the numbers of the buffers that may leave: large ones that every operator takes from elsewhere."""
+    if any(node.op == _REFUSED for graph in model.graphs for node in graph.nodes):
+        return set()
+    taken: dict[int, bool] = {}
+    for graph in model.graphs:
+        for node in graph.nodes:
+            for place, tensor in enumerate(node.inputs):
+                if tensor is None or tensor.data is None:
+                    continue
+                blocks = tensor.quantization is not None and tensor.quantization.kind != "affine"
+                fine = (node.op, place, tensor.dtype) in TAKEN and not blocks and len(tensor.data) >= SMALLEST
+                taken[tensor.buffer] = taken.get(tensor.buffer, True) and fine
+        for index in graph.outputs:
+            taken[graph.tensors[index].buffer] = False
+    return {number for number, fine in taken.items() if fine}
 
 
 def _point(model: Any, ids: dict[int, int]) -> None:

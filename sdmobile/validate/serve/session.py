@@ -32,7 +32,7 @@ from sdmobile.validate.serve.address import LOOPBACK, lan_address
 from sdmobile.validate.serve.cable import joined
 from sdmobile.validate.serve.inbox import Inbox, Tell
 from sdmobile.validate.serve.job import JobOptions, Mode, make_job, model_bytes
-from sdmobile.validate.serve.memory import what_fits
+from sdmobile.validate.serve.memory import held, what_fits
 from sdmobile.validate.serve.routes import Routes, make_routes, page_files
 from sdmobile.validate.serve.server import Limits, Site, new_token, serving
 from sdmobile.validate.serve.splitting import split_models
@@ -109,7 +109,7 @@ class Prepared:
         total = sum(entry["size"] for entry in self.job["files"].values())
         components = ", ".join(sizes)
         lines = [f"{self.job['bundle']['name']}: {components}; the phone loads {total / 1e6:.1f} MB once"]
-        lines += what_fits(sizes, all("external" in entry for entry in _models(self.job)))
+        lines += what_fits(sizes, _apart(self.job))
         if self.job["no_picture"] is not None:
             lines.append(f"no picture is drawn: {self.job['no_picture']}")
         return lines
@@ -215,9 +215,12 @@ def prepare(
     return Prepared(bundle, golden, job, make_routes(bundle, golden, job, page, external))
 
 
-def _models(job: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns what a job says of its models' files."""
-    return [job["files"][part["file"]] for one in job["components"] for part in one["parts"]]
+def _apart(job: dict[str, Any]) -> dict[str, list[float]] | None:
+    """Returns what is held of each file of each component if weights come apart; None if none can."""
+    entries = {one["name"]: [job["files"][part["file"]] for part in one["parts"]] for one in job["components"]}
+    if not any("external" in entry for each in entries.values() for entry in each):
+        return None
+    return {name: [held(entry) for entry in each] for name, each in entries.items()}
 
 
 def _golden(

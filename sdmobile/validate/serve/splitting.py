@@ -21,7 +21,7 @@ _WRITER = "ai_edge_litert"
 def split_models(
     bundle: Bundle, job: Mapping[str, Any], options: JobOptions, folder: Path, tell: Callable[[str], None]
 ) -> dict[str, External]:
-    """Returns models without weights and their weights, by the model's file name.
+    """Returns models without weights and their weights, by the model's file name; without those that stay whole.
 
     Nothing is made if everything fits as it is, or without the library that writes such files; unless it was asked for.
 
@@ -48,6 +48,7 @@ def split_models(
         return {}
     names = [part["file"] for one in job["components"] for part in one["parts"]]
     try:
-        return {name: write_external(bundle.files[name], folder) for name in names}
+        written = {name: write_external(bundle.files[name], folder) for name in names}
     except OSError as error:
         raise explained(error, folder) from error
+    return {name: split for name, split in written.items() if split is not None}

@@ -80,6 +80,13 @@ def _appended(data: bytes) -> bytes:
     return _packed(model) + behind
 
 
+def _split(path: Path) -> External:
+    """Returns a file in two, which lie beside it."""
+    split = write_external(path, path.parent)
+    assert split is not None
+    return split
+
+
 def _together(split: External) -> bytes:
     """Returns a whole file again, by the model's own words about where its weights are."""
     model = schema.ModelT.InitFromPackedBuf(split.model.path.read_bytes(), 0)
@@ -121,6 +128,11 @@ def test_a_file_in_two_is_the_same_file(
     path = folder / "net.tflite"
     path.write_bytes(_appended(data) if far else data)
     split = write_external(path, folder)
+    fit = [tensor for tensor in read_model(path).graphs[0].tensors if tensor.data and tensor.dtype == "FLOAT16"]
+    if not any(len(tensor.data or b"") >= SMALLEST for tensor in fit):
+        assert split is None
+        return
+    assert split is not None
     for written in (split.model, split.weights):
         content = written.path.read_bytes()
         assert (written.size, written.sha256) == (len(content), hashlib.sha256(content).hexdigest())
@@ -131,7 +143,7 @@ def test_a_file_in_two_is_the_same_file(
     for old, new in zip(whole.subgraphs[0].tensors, small.subgraphs[0].tensors, strict=True):
         stored = whole.buffers[old.buffer].data
         bytes_ = b"" if stored is None else bytes(stored)
-        assert (new.externalBuffer != 0) == (len(bytes_) >= SMALLEST)
+        assert (new.externalBuffer != 0) == (len(bytes_) >= SMALLEST and old.type == schema.TensorType.FLOAT16)
         if new.externalBuffer:
             entry = entries[new.externalBuffer]
             assert weights[entry.offset : entry.offset + entry.length] == bytes_
@@ -144,7 +156,7 @@ def test_a_file_in_two_is_the_same_file(
 def test_the_split_file_is_read_like_any_other(tmp_path: Path) -> None:
     path = tmp_path / "net.tflite"
     path.write_bytes(_file([32, 32, 8], halves=True, shared=False))
-    whole, small = read_model(path), read_model(write_external(path, tmp_path).model.path)
+    whole, small = read_model(path), read_model(_split(path).model.path)
     assert [node.op for node in small.graphs[0].nodes] == [node.op for node in whole.graphs[0].nodes]
     assert [tensor.shape for tensor in small.graphs[0].tensors] == [tensor.shape for tensor in whole.graphs[0].tensors]
     assert sum(tensor.constant for tensor in small.graphs[0].tensors) < sum(
@@ -153,24 +165,50 @@ def test_the_split_file_is_read_like_any_other(tmp_path: Path) -> None:
 
 
 def test_what_metadata_has_stays(tmp_path: Path) -> None:
-    model = schema.ModelT.InitFromPackedBuf(_file([32, 32], halves=False, shared=False), 0)
+    model = schema.ModelT.InitFromPackedBuf(_file([32, 32, 32], halves=True, shared=False), 0)
     kept = next(tensor.buffer for tensor in model.subgraphs[0].tensors if tensor.buffer)
     entry = schema.MetadataT()
     entry.name, entry.buffer = "kept", kept
     model.metadata = [entry]
     path = tmp_path / "net.tflite"
     path.write_bytes(_packed(model))
-    split = write_external(path, tmp_path)
-    small = schema.ModelT.InitFromPackedBuf(split.model.path.read_bytes(), 0)
+    small = schema.ModelT.InitFromPackedBuf(_split(path).model.path.read_bytes(), 0)
     assert bytes(small.buffers[kept].data) == bytes(model.buffers[kept].data)
-    assert (split.weights.size, small.externalBuffers) == (0, [])
+    assert len(small.externalBuffers) == 1
+
+
+def test_what_another_operator_takes_too_stays(tmp_path: Path) -> None:
+    graph = Graph()
+    x = graph.input((32, 32), "float16")
+    table = graph.weights(32, 32, dtype="float16")
+    (row,) = graph.op("ADD", [x, table], (32, 32))
+    (wide,) = graph.op("DEQUANTIZE", [table], (32, 32))
+    alone = graph.weights(32, 32, dtype="float16")
+    (other,) = graph.op("DEQUANTIZE", [alone], (32, 32))
+    path = tmp_path / "net.tflite"
+    path.write_bytes(graph.bytes(row, wide, other))
+    model = schema.ModelT.InitFromPackedBuf(_split(path).model.path.read_bytes(), 0)
+    apart = [place for place, tensor in enumerate(model.subgraphs[0].tensors) if tensor.externalBuffer]
+    assert apart == [alone]
+
+
+def test_a_file_with_a_table_stays_whole(tmp_path: Path) -> None:
+    """The runtime ends itself at EMBEDDING_LOOKUP as soon as anything of the file is external."""
+    graph = Graph()
+    number = graph.input((4,), "int32")
+    (row,) = graph.op("EMBEDDING_LOOKUP", [number, graph.weights(32, 32)], (4, 32))
+    (wide,) = graph.op("DEQUANTIZE", [graph.weights(32, 32, dtype="float16")], (32, 32))
+    path = tmp_path / "net.tflite"
+    path.write_bytes(graph.bytes(row, wide))
+    assert write_external(path, tmp_path) is None
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_file_is_split_once(tmp_path: Path) -> None:
     path = tmp_path / "net.tflite"
-    path.write_bytes(_file([32, 32], halves=False, shared=False))
+    path.write_bytes(_file([32, 32], halves=True, shared=False))
     (tmp_path / "again").mkdir()
-    again = write_external(path, tmp_path).model.path
+    again = _split(path).model.path
     with pytest.raises(FormatError, match="must hold its weights itself"):
         write_external(again, tmp_path / "again")
 

@@ -20,7 +20,7 @@ from sdmobile.validate.golden_recording import PictureOrder
 from sdmobile.validate.serve import address, memory, session, splitting
 from sdmobile.validate.serve.cable import joined
 from sdmobile.validate.serve.job import JobOptions
-from sdmobile.validate.serve.memory import LIMIT_BYTES, PLAIN_FACTOR, fits_plainly, what_fits
+from sdmobile.validate.serve.memory import LIMIT_BYTES, PLAIN_FACTOR, fits_plainly, held, what_fits
 from sdmobile.validate.serve.session import Prepared, Source, prepare
 from sdmobile.validate.serve.static import write_static
 from tests.fuzz.bundles import small_bundle
@@ -187,7 +187,11 @@ def test_the_limit_itself_fits() -> None:
 def test_both_figures_are_told_where_weights_can_be_had_apart() -> None:
     sizes = {"unet": [int(LIMIT_BYTES / 3)]}
     assert not fits_plainly(sizes)
-    plain, split, iphone = what_fits(sizes, external=True)
+    pieces = {"model": {"size": 1 << 20}, "weights": {"size": sizes["unet"][0] - (1 << 20)}}
+    entry = {"size": sizes["unet"][0], "external": pieces}
+    assert held(entry) == pytest.approx(4.8 * 2**20 + 2.7 * (sizes["unet"][0] - 2**20))
+    assert held({"size": 100}) == pytest.approx(480)
+    plain, split, iphone = what_fits(sizes, {"unet": [held(entry)]})
     assert ("4.8 ×" in plain, "not even" in plain) == (True, True)
     assert ("2.7 ×" in split, "JSPI" in split, "all at once; fits" in split) == (True, True, True)
     assert ("4.8 ×" in iphone, "iPhone" in iphone) == (True, True)
@@ -197,7 +201,8 @@ def _with_model(bundle: Path) -> Path:
     """Puts a real model, of one wide layer, in the place of the UNet's and seals the bundle again."""
     graph = Graph()
     x = graph.input((1, 64))
-    (y,) = graph.op("FULLY_CONNECTED", [x, graph.weights(32, 64), graph.weights(32)], (1, 32))
+    (wide,) = graph.op("DEQUANTIZE", [graph.weights(32, 64, dtype="float16")], (32, 64))
+    (y,) = graph.op("FULLY_CONNECTED", [x, wide, graph.weights(32)], (1, 32))
     (bundle / "unet.tflite").write_bytes(graph.bytes(y))
     manifest = json.loads((bundle / "manifest.json").read_text())
     for name in ("manifest.json", "files.json", "golden.json", "golden.bin"):
@@ -222,7 +227,7 @@ def test_weights_are_served_apart_where_they_were_asked_for(bundle: Path, tmp_pa
             data = file.read()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (entry[part]["size"], entry[part]["sha256"])
         assert (asset.sha256, asset.lasting, asset.kind) == (entry[part]["sha256"], True, "application/octet-stream")
-    assert entry["weights"]["size"] == 4 * 32 * 64
+    assert entry["weights"]["size"] == 2 * 32 * 64
     assert any("2.7 ×" in line for line in ready.lines)
     write_static(tmp_path / "site", ready.routes)
     assert (tmp_path / "site/external/unet.weights").stat().st_size == entry["weights"]["size"]

@@ -15,10 +15,10 @@ export function inOrder(components) {
   return [...components].sort((a, b) => place(a) - place(b));
 }
 
-/** Whether a job has the weights of all its models in files of their own, and this browser can use them. */
+/** Whether a job has weights in files of their own, and this browser can use them. */
 export function canSplit(job, { jspi, accelerator }) {
   const models = job.components.flatMap(({ parts }) => parts);
-  return jspi && accelerator === "webgpu" && models.every(({ file }) => job.files[file].external);
+  return jspi && accelerator === "webgpu" && models.some(({ file }) => job.files[file].external);
 }
 
 /** Returns what is loaded for a file of the job, by name: the file, or a model and its weights. */
@@ -44,10 +44,13 @@ export function allFiles(job, external) {
  */
 export function memoryPlan(job, { ios, external = false }) {
   const { plain_factor, external_factor, limit_bytes: most, ios_limit_bytes: iosMost } = job.memory;
-  const factor = external ? external_factor : plain_factor;
+  const held = ({ size, external: pieces }) =>
+    external && pieces
+      ? plain_factor * pieces.model.size + external_factor * pieces.weights.size
+      : plain_factor * size;
   const limit = ios ? iosMost : most;
   const components = inOrder(job.components).map(({ name, parts }) => {
-    const sizes = parts.map(({ file }) => ({ file, bytes: Math.ceil(factor * job.files[file].size) }));
+    const sizes = parts.map(({ file }) => ({ file, bytes: Math.ceil(held(job.files[file])) }));
     const largest = sizes.reduce((a, b) => (b.bytes > a.bytes ? b : a));
     const bytes = sizes.reduce((sum, one) => sum + one.bytes, 0);
     return {
@@ -63,8 +66,8 @@ export function memoryPlan(job, { ios, external = false }) {
   const drawn = components.filter(({ name }) => STAGES.includes(name));
   const picture = Boolean(job.picture) && drawn.length === STAGES.length && drawn.every(({ resident }) => resident);
   // A component that draws stays whole until it has drawn; of another, only one file is there at a time.
-  const held = (one) => (picture && STAGES.includes(one.name) ? one.bytes : one.largest);
-  const each = Math.max(0, ...components.filter(({ fits }) => fits).map(held));
+  const atMost = (one) => (picture && STAGES.includes(one.name) ? one.bytes : one.largest);
+  const each = Math.max(0, ...components.filter(({ fits }) => fits).map(atMost));
   return { limit, external, whole, wholeFits: whole <= limit, each, picture, components };
 }
 
