@@ -153,3 +153,6 @@ def test_less_memory_is_reckoned_with_and_the_pieces_are_loaded(modules: Modules
     assert modules.call("memory.js", script, job, False, []) == [400, False, 7]  # it is not loaded
     assert modules.call("memory.js", script, job, True, []) == [4 * 3 + 2.5 * 98, True, 108]
     assert modules.call("memory.js", script, job, True, ["a, weights"]) == [4 * 3 + 2.5 * 98, True, 10]
+    job["files"]["a"]["widened"] = 90  # weights of 8 bits, which grow
+    assert modules.call("memory.js", script, job, False, []) == [4 * 190, False, 7]
+    assert modules.call("memory.js", script, job, True, [])[:2] == [4 * 3 + 2.5 * 188, False]

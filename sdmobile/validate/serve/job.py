@@ -15,7 +15,7 @@ from sdmobile.formats.bundle.file_list import FILE_LIST
 from sdmobile.validate.check import is_compressed
 from sdmobile.validate.golden import DATA, DOCUMENT
 from sdmobile.validate.page_picture import why_no_picture
-from sdmobile.validate.serve.memory import memory_figures
+from sdmobile.validate.serve.memory import memory_figures, widened_bytes
 from sdmobile.validate.thresholds import Thresholds
 
 if TYPE_CHECKING:
@@ -94,8 +94,9 @@ def make_job(
 
 
 def model_bytes(bundle: Bundle, job: Mapping[str, Any]) -> dict[str, list[int]]:
-    """Returns the bytes of each file of a job's components."""
-    sizes = {name: file.stat().st_size for name, file in bundle.files.items()}
+    """Returns the bytes of each file of a job's components, with those by which 8-bit weights grow."""
+    grown = {name: entry.get("widened", 0) for name, entry in job["files"].items()}
+    sizes = {name: file.stat().st_size + grown.get(name, 0) for name, file in bundle.files.items()}
     return {one["name"]: [sizes[part["file"]] for part in one["parts"]] for one in job["components"]}
 
 
@@ -146,12 +147,14 @@ def _files(
     """Returns address, size and hash of every file that the page may load."""
     entries = bundle.manifest["files"]
     models = {part.path.name for file in chosen.values() for part in file.chain or (file,)}
+    small = {p.path.name for file in chosen.values() if is_compressed(file.record) for p in file.chain or (file,)}
     names = [name for name in bundle.files if name in models or name in _SMALL or name.startswith(_TOKENIZER)]
     listed = {
         name: {
             "url": f"bundle/{quote(name)}",
             "size": entries[name]["bytes"],
             "sha256": entries[name]["sha256"],
+            **({"widened": grown} if name in small and (grown := widened_bytes(bundle.files[name])) else {}),
             **(_split(external[name]) if name in external else {}),
         }
         for name in names

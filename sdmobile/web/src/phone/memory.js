@@ -44,10 +44,10 @@ export function allFiles(job, external) {
  */
 export function memoryPlan(job, { ios, external = false }) {
   const { plain_factor, external_factor, limit_bytes: most, ios_limit_bytes: iosMost } = job.memory;
-  const held = ({ size, external: pieces }) =>
+  const held = ({ size, external: pieces, widened = 0 }) =>
     external && pieces
-      ? plain_factor * pieces.model.size + external_factor * pieces.weights.size
-      : plain_factor * size;
+      ? plain_factor * pieces.model.size + external_factor * (pieces.weights.size + widened)
+      : plain_factor * (size + widened);
   const limit = ios ? iosMost : most;
   const components = inOrder(job.components).map(({ name, parts }) => {
     const sizes = parts.map(({ file }) => ({ file, bytes: Math.ceil(held(job.files[file])) }));
