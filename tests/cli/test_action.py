@@ -187,7 +187,7 @@ def test_a_checkpoint_is_exported_and_judged(action: dict[str, Any], tmp_path: P
     assert [call[1] for call in ran.calls[2:]] == ["export", "validate"]
     assert (str(export["checkpoint"]), export["output"]) == ("my model", bundle)
     assert "ios" in export["target"]
-    assert (export["quantize"], export["chunks"]) == ("palette6", 2)
+    assert (export["quantize"], export["chunks"]) == ("palette6", "2")
     assert (validate["bundle"], str(validate["reference"]), validate["report_dir"]) == (bundle, "my model", report)
     assert (validate["thresholds"], validate["threshold_db"], validate["steps"]) == (Path(limits), 40.0, 10)
     assert validate["bisect"] is True

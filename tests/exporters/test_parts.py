@@ -71,6 +71,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
     monkeypatch.setattr(component, "lower_to_file", lower)
     monkeypatch.setattr(component, "_cast_to_float16", lambda *_: None)
+    monkeypatch.setattr(component, "gpu_warnings", lambda *_: ())
     return seen
 
 
