@@ -19,6 +19,11 @@ from sdmobile.lint.report import Finding, Severity
 _LARGE_MAP = 65_536
 _METAL_BUFFER = 0x7000000
 _LARGE_GRAPH = 1_000_000_000
+_VERBS: dict[Severity, str] = {
+    "refused": "refused by",
+    "miscomputed": "computed wrongly by",
+    "warning": "takes minutes to compile on",
+}
 Found = Iterator[tuple[Node | None, str]]
 
 
@@ -55,9 +60,9 @@ def engine_problems(graph: Graph, engine: Engine) -> Iterator[tuple[Node | None,
         if holds is False:
             continue
         severity: Severity = rule.severity if holds else "warning"
-        verb = {"refused": "refused", "miscomputed": "computed wrongly", "warning": "slow"}[rule.severity]
+        verb = _VERBS[rule.severity]
         for node, detail in rule.find(graph):
-            yield node, Finding(severity, rule.name, f"{detail}: {verb} by {rule.where}", rule.fix, rule.source)
+            yield node, Finding(severity, rule.name, f"{detail}: {verb} {rule.where}", rule.fix, rule.source)
 
 
 def _named(*names: str) -> Callable[[Graph], Found]:
@@ -160,9 +165,9 @@ RULES: tuple[EngineRule, ...] = (
         "older-runtime",
         _21X,
         "refused",
-        _named("SELECT", "SELECT_V2", "PRELU", "ELU", "SPLIT", "TOPK_V2", "PACK"),
-        "Write it as arithmetic, slices or a concatenation; or ship a runtime of 2.2 or newer with the app",
-        f"{_SAMPLES}; utilities/litert_gpu_toolkit",
+        _named("SELECT", "SELECT_V2", "PRELU", "ELU"),
+        "Write it as arithmetic, or ship a runtime of 2.2 or newer with the app",
+        _SAMPLES,
     ),
     EngineRule(
         "transpose-conv-2.1",

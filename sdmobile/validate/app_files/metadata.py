@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _NOISE = "noise_golden.json"
 _NORMALS = 1e-12
 
+# Said here a second time, so that what writes it and what checks it do not share a mistake.
 _WHEN = {
     Role.TEXT_ENCODER: "once per text",
     Role.IMAGE_ENCODER: "once per picture that is put in",
