@@ -145,6 +145,7 @@ def test_less_memory_is_reckoned_with_and_the_pieces_are_loaded(modules: Modules
         "memory": {"plain_factor": 4.0, "external_factor": 2.5, "limit_bytes": 300, "ios_limit_bytes": 100},
         "files": {"a": {"size": 100, "external": pieces}, "metadata.json": {"size": 7}},
         "components": [{"name": "unet", "parts": [{"file": "a"}]}],
+        "stages": [],
     }
     script = """
       const plan = m.memoryPlan(given[0], { ios: false, external: given[1] });

@@ -222,6 +222,7 @@ def test_memory_is_told_before_anything_is_loaded(modules: Modules) -> None:
             {"name": "unet", "parts": [{"file": "b"}, {"file": "c"}]},
         ],
         "picture": {},
+        "stages": ["text_encoder", "unet", "vae_decoder"],
     }
     plan = modules.call("memory.js", "return m.memoryPlan(given[0], { ios: false });", job)
     assert [one["name"] for one in plan["components"]] == ["text_encoder", "unet", "vae_decoder"]

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from sdmobile import __version__
 from sdmobile.basics.files import hash_json
+from sdmobile.families.component import Role
 from sdmobile.formats.bundle.file_list import FILE_LIST
 from sdmobile.validate.check import is_compressed
 from sdmobile.validate.golden import DATA, DOCUMENT
@@ -86,6 +87,7 @@ def make_job(
         "components": [_component(file, golden, options) for file in chosen.values()],
         "picture": golden.picture if reason is None else None,
         "no_picture": reason,
+        "stages": [] if reason is not None else _stages(bundle),
         "runs": options.runs,
         "precision": options.precision,
         "memory": memory_figures(),
@@ -103,6 +105,15 @@ def model_bytes(bundle: Bundle, job: Mapping[str, Any]) -> dict[str, list[int]]:
 def thresholds_of(job: Mapping[str, Any]) -> dict[str, float]:
     """Returns the least decibels of every component of a job."""
     return {one["name"]: one["threshold_db"] for one in job["components"]}
+
+
+def _stages(bundle: Bundle) -> list[str]:
+    """Returns the names of the components that draw a picture, in the order in which they are needed."""
+    from sdmobile.families import family_of
+
+    family = family_of(bundle.manifest)
+    roles = (Role.TEXT_ENCODER, Role.DENOISER, Role.DECODER)
+    return [part.name for role in roles for part in family.of_role(role)]
 
 
 def _no_picture(bundle: Bundle, chosen: Mapping[str, Any], golden: Golden) -> str | None:

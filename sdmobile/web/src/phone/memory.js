@@ -4,14 +4,11 @@
 // page long before. The figures come with the job: they were measured (docs/phone.md). Less stays of a file whose weights
 // come beside it, in a file of the runtime's own file system; only the build for JSPI can do that, and only for the GPU.
 
-/** The components that draw a picture, in the order in which they are needed. */
-export const STAGES = ["text_encoder", "unet", "vae_decoder"];
-
 const TOKENIZER = /(^|\/)(vocab\.json|merges\.txt|tokenizer_config\.json)$/;
 
 /** Returns the components of a job in the order in which they run: those of a picture first. */
-export function inOrder(components) {
-  const place = ({ name }) => (STAGES.includes(name) ? STAGES.indexOf(name) : STAGES.length);
+export function inOrder({ components, stages }) {
+  const place = ({ name }) => (stages.includes(name) ? stages.indexOf(name) : stages.length);
   return [...components].sort((a, b) => place(a) - place(b));
 }
 
@@ -49,7 +46,7 @@ export function memoryPlan(job, { ios, external = false }) {
       ? plain_factor * pieces.model.size + external_factor * (pieces.weights.size + widened)
       : plain_factor * (size + widened);
   const limit = ios ? iosMost : most;
-  const components = inOrder(job.components).map(({ name, parts }) => {
+  const components = inOrder(job).map(({ name, parts }) => {
     const sizes = parts.map(({ file }) => ({ file, bytes: Math.ceil(held(job.files[file])) }));
     const largest = sizes.reduce((a, b) => (b.bytes > a.bytes ? b : a));
     const bytes = sizes.reduce((sum, one) => sum + one.bytes, 0);
@@ -63,10 +60,10 @@ export function memoryPlan(job, { ios, external = false }) {
     };
   });
   const whole = components.reduce((sum, one) => sum + one.bytes, 0);
-  const drawn = components.filter(({ name }) => STAGES.includes(name));
-  const picture = Boolean(job.picture) && drawn.length === STAGES.length && drawn.every(({ resident }) => resident);
+  const drawn = components.filter(({ name }) => job.stages.includes(name));
+  const picture = Boolean(job.picture) && drawn.length === job.stages.length && drawn.every(({ resident }) => resident);
   // A component that draws stays whole until it has drawn; of another, only one file is there at a time.
-  const atMost = (one) => (picture && STAGES.includes(one.name) ? one.bytes : one.largest);
+  const atMost = (one) => (picture && job.stages.includes(one.name) ? one.bytes : one.largest);
   const each = Math.max(0, ...components.filter(({ fits }) => fits).map(atMost));
   return { limit, external, whole, wholeFits: whole <= limit, each, picture, components };
 }

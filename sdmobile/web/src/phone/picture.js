@@ -12,13 +12,15 @@ const secondsSince = (began) => (performance.now() - began) / 1000;
 export class Picture {
   /**
    * @param order `picture` of the job.
+   * @param stages `stages` of the job: names of text encoder, denoiser and decoder.
    * @param metadata content of metadata.json.
    * @param scheduler content of scheduler.json.
    * @param tokenizer a Tokenizer.
    * @param hooks {phase(name, component, detail), preview(image, index, count)}.
    */
-  constructor(order, metadata, scheduler, tokenizer, hooks) {
-    Object.assign(this, { order, metadata, scheduler, tokenizer, hooks });
+  constructor(order, stages, metadata, scheduler, tokenizer, hooks) {
+    const [encoder, denoiser, decoder] = stages;
+    Object.assign(this, { order, encoder, denoiser, decoder, metadata, scheduler, tokenizer, hooks });
     const { latent_channels: channels, latent_height: height, latent_width: width } = metadata.geometry;
     this.latent = { channels, height, width };
     this.table = tableOf(scheduler, order.steps);
@@ -26,14 +28,14 @@ export class Picture {
     this.total = 0;
   }
 
-  /** Computes one stage: "text_encoder", "unet", "vae_decoder", in this order. */
+  /** Computes the stage of a component; they come in the order of a picture. */
   async stage(name, call) {
-    const stages = { text_encoder: this.encode, unet: this.denoise, vae_decoder: this.decode };
+    const stages = { [this.encoder]: this.encode, [this.denoiser]: this.denoise, [this.decoder]: this.decode };
     await stages[name].call(this, call);
   }
 
   async encode(call) {
-    await this.hooks.phase("encoding", "text_encoder", this.order.prompt);
+    await this.hooks.phase("encoding", this.encoder, this.order.prompt);
     const began = performance.now();
     const features = async (text) => (await call({ input_ids: this.tokenizer.encode(text) })).last_hidden_state;
     const unconditional = takesTwoTexts(this.metadata) ? await features(this.order.negative_prompt) : null;
@@ -43,7 +45,7 @@ export class Picture {
 
   async denoise(call) {
     const { order, metadata, scheduler, table, latent } = this;
-    const channelsLast = this.layoutOf("unet", "sample") === "nhwc";
+    const channelsLast = this.layoutOf(this.denoiser, "sample") === "nhwc";
     const stream = new NoiseStream(order.seed);
     const count = table.rows.length;
     const predict = predictor(
@@ -53,7 +55,7 @@ export class Picture {
       async (inputs) => (await call(inputs)).noise_pred,
     );
     const step = async (x, timestep, index) => {
-      await this.hooks.phase("sampling", "unet", `step ${index + 1} of ${count}`);
+      await this.hooks.phase("sampling", this.denoiser, `step ${index + 1} of ${count}`);
       this.began = performance.now();
       return predict(x, timestep);
     };
@@ -70,11 +72,11 @@ export class Picture {
   }
 
   async decode(call) {
-    await this.hooks.phase("decoding", "vae_decoder");
+    await this.hooks.phase("decoding", this.decoder);
     const began = performance.now();
     const factor = Math.fround(this.scheduler.scaling_factor);
     const { image } = await call({ latent: this.x.map((value) => value / factor) });
-    this.pixels = toPixels(image, this.layoutOf("vae_decoder", "latent") === "nhwc");
+    this.pixels = toPixels(image, this.layoutOf(this.decoder, "latent") === "nhwc");
     this.total += secondsSince(began);
   }
 

@@ -5,7 +5,7 @@ import { loadFile } from "./cache.js";
 import { ComponentCheck } from "./components.js";
 import { judge, newComponent, newDocument, short } from "./document.js";
 import { Engine, Fatal, RUNTIME, textOf } from "./engine.js";
-import { inOrder, memoryPlan, STAGES } from "./memory.js";
+import { inOrder, memoryPlan } from "./memory.js";
 import { noiseFault } from "./noise.js";
 import { Picture } from "./picture.js";
 import { Reporter } from "./reporter.js";
@@ -108,19 +108,19 @@ class Run {
       phase: (...words) => this.reporter.phase(...words),
       preview: (image, index, count) => this.tell({ kind: "preview", image, index, count }),
     };
-    this.picture = new Picture(this.job.picture, this.metadata, scheduler, this.tokenizer, hooks);
+    this.picture = new Picture(this.job.picture, this.job.stages, this.metadata, scheduler, this.tokenizer, hooks);
   }
 
   /** Checks every component; one after the other, its part of the picture is drawn before it is freed. */
   async components() {
-    for (const component of inOrder(this.job.components)) {
+    for (const component of inOrder(this.job)) {
       const { name } = component;
       const planned = this.plan.components.find((one) => one.name === name);
       if (!planned.fits) {
         this.leaveOut(planned);
         continue;
       }
-      const drawn = this.picture !== undefined && STAGES.includes(name);
+      const drawn = this.picture !== undefined && this.job.stages.includes(name);
       const check = new ComponentCheck(this, component, this.metadata.models[name]);
       await check.check(this.resident || drawn);
       this.tell({ kind: "component", document: this.document });
@@ -143,14 +143,14 @@ class Run {
   }
 
   giveUpPicture(name) {
-    if (STAGES.includes(name)) this.picture = undefined;
+    if (this.job.stages.includes(name)) this.picture = undefined;
   }
 
   /** Computes a stage of the picture; a fault ends the picture, and the run only if nothing can run any more. */
   async stage(name, check) {
     try {
       await this.picture.stage(name, (inputs) => check.call(inputs));
-      if (name !== STAGES.at(-1)) return;
+      if (name !== this.job.stages.at(-1)) return;
       const { offset, bytes } = this.job.picture.expected.pixels;
       this.document.picture = await this.picture.record(new Uint8Array(this.golden.buffer, offset, bytes));
     } catch (error) {
@@ -163,7 +163,7 @@ class Run {
   /** Draws the picture with all components in memory. */
   async draw() {
     if (!this.resident || !this.picture) return;
-    for (const name of STAGES) if (this.picture) await this.stage(name, this.kept.get(name));
+    for (const name of this.job.stages) if (this.picture) await this.stage(name, this.kept.get(name));
     for (const check of this.kept.values()) check.free();
   }
 
