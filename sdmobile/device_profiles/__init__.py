@@ -84,7 +84,7 @@ def profile_hash(name: str) -> str:
     """
     import hashlib
 
-    return hashlib.sha256(load_profile(name).deciding().model_dump_json().encode()).hexdigest()
+    return hashlib.sha256(load_profile(name).deciding().model_dump_json(exclude_none=True).encode()).hexdigest()
 
 
 @cache

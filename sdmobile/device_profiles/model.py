@@ -72,10 +72,13 @@ class Limits(Strict):
     Args:
         file_bytes: largest model file.
         buffer_bytes: largest tensor that the GPU can bind as one buffer.
+        texture_rows: most rows of a texture, where the runtime keeps transformed weights in textures whatever their
+            size; convolutions that would exceed it are cut.
     """
 
     file_bytes: Fact
     buffer_bytes: Fact
+    texture_rows: Fact | None = None
 
 
 class DeviceProfile(Strict):
@@ -140,6 +143,12 @@ class DeviceProfile(Strict):
         """Largest model file, None where there is no known limit."""
         value = self.limits.file_bytes.value
         return None if value is None else int(value)
+
+    @property
+    def max_texture_rows(self) -> int | None:
+        """Most rows of a texture, None where no weights are bound by it or it is not known."""
+        fact = self.limits.texture_rows
+        return None if fact is None or fact.value is None else int(fact.value)
 
     @property
     def max_buffer_bytes(self) -> int | None:

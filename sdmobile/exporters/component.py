@@ -205,7 +205,8 @@ def _keep_structure(run: _Run, names: list[str], made: Path, probe: Path, place:
 
     with run.log.stage("structure") as details:
         model, device = run.checkpoint.family.component(run.job.component).model, _device(run.job).name
-        facts = facts_of(run.checkpoint, run.contract, device, run.job.rewrites, run.job.chunks)
+        named = run.job.device or device  # the path of a user's profile, which has no name that others know
+        facts = facts_of(run.checkpoint, run.contract, named, run.job.rewrites, run.job.chunks)
         form = _form(run, names)
         try:
             structure = make_structure(

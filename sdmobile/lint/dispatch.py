@@ -23,7 +23,12 @@ RUNTIMES = (*GPU_RUNTIMES, "core-ml")
 DEPLOYMENT_TARGET = "deployment-target"
 _DEFAULTS = {".tflite": "ml-drift", ".mlpackage": "core-ml"}
 _TARGETS = {".tflite": "android", ".mlpackage": "ios"}
-_LINTED = {**{name: name for name in GPU_RUNTIMES}, "coreml-ne": "core-ml", "coreml-gpu": "core-ml"}
+_LINTED = {
+    **{name: name for name in GPU_RUNTIMES},
+    "coreml-ne": "core-ml",
+    "coreml-gpu": "core-ml",
+    "ml-drift-webgpu": "ml-drift",
+}
 """The runtimes of device profiles that have a lint, with its name."""
 _SUFFIXES = {"ml-drift": ".tflite", "tflite-gpu": ".tflite", "core-ml": ".mlpackage"}
 

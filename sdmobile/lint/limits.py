@@ -23,6 +23,7 @@ class Limits:
         deployment_target: oldest iOS version that must load the file.
         source: where the figures come from.
         gpu: the family of GPUs; it decides which weights Google's engines transform.
+        texture_rows: most rows of a texture, where transformed weights are textures.
     """
 
     buffer_bytes: int | None = None
@@ -31,6 +32,7 @@ class Limits:
     deployment_target: int | None = None
     source: str = ""
     gpu: Gpu = Gpu.OTHER
+    texture_rows: int | None = None
 
     @property
     def maker(self) -> Maker | None:
@@ -48,4 +50,5 @@ def limits_of(profile: DeviceProfile) -> Limits:
         deployment_target=None if target is None else int(target.removeprefix("iOS")),
         source=f"device profile {profile.name}: {profile.limits.buffer_bytes.source}",
         gpu=Gpu(families[0]) if families else Gpu.OTHER,
+        texture_rows=profile.max_texture_rows,
     )

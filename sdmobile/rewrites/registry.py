@@ -48,6 +48,7 @@ RULES = {
     "attention_blocked": f"{_ROOM}.attention.blocked:AttentionBlocked",
     "attention_partial_softmax": f"{_ROOM}.attention.plain_forms:AttentionPartialSoftmax",
     "attention_plain": f"{_ROOM}.attention.plain_forms:AttentionPlain",
+    "convolution_slices": f"{_ROOM}.convolution_slices:ConvolutionSlices",
     "winograd_conv": f"{_ROOM}.winograd.rule:WinogradConv",
     "split_constants": f"{_ROOM}.constants:SplitConstants",
 }
@@ -148,7 +149,7 @@ def _ordered(profile: DeviceProfile, forms: Forms, options: RewriteOptions) -> I
     # 5. Attention, after GEGLU and before layout: split-einsum takes the projections around it along.
     yield from _attention(profile, forms)
     # 6. Convolutions, after everything that makes new ones.
-    yield from _convolution(forms)
+    yield from _convolution(profile, forms)
     # 7. Last, on what is left: factors that float16 cannot hold.
     yield from _form(forms, "constants")
 
@@ -209,8 +210,11 @@ def wrong_forms(profile: DeviceProfile) -> dict[str, UnsupportedError]:
     return found
 
 
-def _convolution(forms: Forms) -> Iterator[Rule]:
-    """Yields Winograd's rule: explicit where the runtime has none, else to say what the runtime will do."""
+def _convolution(profile: DeviceProfile, forms: Forms) -> Iterator[Rule]:
+    """Yields Winograd's rule: explicit where the runtime has none, else to say what the runtime will do.
+
+    Before it come slices of the convolutions whose transformed weights the runtime could not hold.
+    """
     form = forms.of("convolution") or AS_CAPTURED
     if not form.startswith(RUNTIME):
         yield from _form(forms, "convolution")
@@ -219,6 +223,9 @@ def _convolution(forms: Forms) -> Iterator[Rule]:
     from sdmobile.device_profiles.runtime_rules.winograd import Gpu
 
     runtime, _, gpu = form.removeprefix(RUNTIME).partition("/")
+    if profile.max_texture_rows is not None:
+        slices: Any = rule_class("convolution_slices")
+        yield slices(texture_rows=profile.max_texture_rows, runtime=runtime, gpu=Gpu(gpu))
     rule: Any = rule_class("winograd_conv")
     yield rule(runtime=runtime, gpu=Gpu(gpu))
 

@@ -214,6 +214,17 @@ def test_weights_transformed_for_winograd_need_a_buffer(
     assert all(f"takes {transformed} bytes" in finding.detail for finding in report.findings)
 
 
+@pytest.mark.parametrize(("rows", "found"), [(36 * 16, {}), (36 * 16 - 1, {"texture-rows": 1}), (None, {})])
+def test_weights_transformed_for_winograd_fit_a_browsers_textures(
+    tmp_path: Path, rows: int | None, found: dict[str, int]
+) -> None:
+    graph = Graph()
+    stride = options("Conv2D", strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1)
+    inputs = [graph.input((1, 24, 24, 64)), graph.weights(72, 3, 3, 64), graph.weights(72)]
+    path = _saved(tmp_path, graph, *graph.op("CONV_2D", inputs, (1, 24, 24, 72), options=stride))
+    assert lint_file(path, limits=Limits(texture_rows=rows)).rules() == found
+
+
 def test_computed_weights_are_not_transformed(tmp_path: Path) -> None:
     graph = Graph()
     stride = options("Conv2D", strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1)

@@ -17,6 +17,7 @@ from sdmobile.validate.checks import ExtraCheck, Status
 from sdmobile.validate.gpu.browser import open_page
 from sdmobile.validate.gpu.places import SETUP, find_browser
 from sdmobile.validate.results import ValidationReport
+from tests.accessibility import violations
 from tests.report.samples import images, manifest, validation
 
 if TYPE_CHECKING:
@@ -155,3 +156,8 @@ def test_light_and_dark(page: Page, report: Path) -> None:
         assert [(name, ratio) for name, ratio in opened.evaluate(contrast) if ratio < 4.5] == []
         grounds.add(opened.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert len(grounds) == 2
+
+
+@pytest.mark.parametrize("width", [1200, 400])
+def test_axe_finds_nothing(page: Page, report: Path, width: int) -> None:
+    assert not violations(shown(page, report, width))

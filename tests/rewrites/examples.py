@@ -173,6 +173,13 @@ EXAMPLES = {
     ),
     "attention_partial_softmax": _attention_example(),
     "attention_plain": _attention_example(),
+    "convolution_slices": Example(
+        lambda x, w, b: F.conv2d(x, w, b, padding=1),
+        ((1, 66, 24, 28),),
+        ((64, 66, 3, 3), (64,)),
+        {"N": 1, "C": 66, "D": 32, "E": 34, "O": 64, "H": 24, "W": 28},
+        {"texture_rows": 36 * 9},
+    ),
     "winograd_conv": Example(
         lambda x, w, b: F.conv2d(x, w, b, padding=1),
         ((2, 3, 8, 12),),

@@ -1,4 +1,4 @@
-"""Every screen at two widths, in light and dark: nothing sticks out, texts have contrast, things have names."""
+"""Every screen at two widths, in light and dark: nothing sticks out, texts have contrast, names; axe agrees."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.accessibility import violations
 from tests.web.conftest import Serve
 from tests.web.screens import Phone
 
@@ -115,6 +116,8 @@ def test_a_screen_can_be_read_by_everybody(browser: Browser, serve_job: Serve, s
             phone.page.set_viewport_size({"width": width, "height": 800})
             phone.page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
             _check_looks(phone)
+            if (width, scheme) in (_LOOKS[0], _LOOKS[-1]):  # each takes seconds
+                assert not violations(phone.page)
             if os.environ.get(SHOTS):
                 file = Path(os.environ[SHOTS]) / f"{screen}-{width}-{scheme}.png"
                 phone.page.screenshot(path=file, full_page=True)

@@ -52,6 +52,10 @@ class RuntimeRule:
             return f"{tiles} tiles; {self.name} wants {self.min_tiles[gpu]} on {gpu.value}"
         return None
 
+    def texture_rows(self, channels: int) -> int:
+        """Returns the rows of a texture that holds transformed weights of so many input channels, (m+2)² · ⌈C/4⌉."""
+        return (self.tile + KERNEL - 1) ** 2 * -(-channels // _CHANNELS_PER_SLICE)
+
     def weight_buffer(self, layer: ConvLayer, gpu: Gpu) -> tuple[int, int] | None:
         """Returns the shape of the buffer that holds a layer's transformed weights, ((m+2)² · ⌈C/4⌉ · 4, O).
 
@@ -66,7 +70,7 @@ class RuntimeRule:
         """
         if self.objection(layer, gpu) is not None:
             return None
-        rows = (self.tile + KERNEL - 1) ** 2 * -(-layer.channels[0] // _CHANNELS_PER_SLICE)
+        rows = self.texture_rows(layer.channels[0])
         if gpu is not Gpu.OTHER and rows <= _ADRENO_IMAGE_ROWS:
             return None
         return rows * _CHANNELS_PER_SLICE, layer.channels[1]

@@ -50,12 +50,35 @@ def memory_findings(graph: Graph, runtime: GpuRuntime, limits: Limits) -> Iterat
             "Store float16 weights, or export in chunks",
             limits.source or "device limits",
         )
+    yield from texture_findings(graph, limits)
     if limits.buffer_bytes is None:
         return
     buffers = (*_tensors(graph, limits.float_bytes), *_transformed_weights(graph, runtime, limits))
     for buffer in sorted(buffers, key=lambda item: -item.size):
         if buffer.size > limits.buffer_bytes:
             yield _too_large(buffer, limits)
+
+
+def texture_findings(graph: Graph, limits: Limits) -> Iterator[Finding]:
+    """Yields the convolutions whose weights, transformed for Winograd's method, exceed a texture of WebGPU."""
+    if limits.texture_rows is None:
+        return
+    for node, layer in convolutions(graph):
+        rows = ML_DRIFT.texture_rows(layer.channels[0])
+        if ML_DRIFT.objection(layer, limits.gpu) is None and rows > limits.texture_rows:
+            yield Finding(
+                "refused",
+                "texture-rows",
+                f"{node.inputs[1]} transformed for Winograd's method is a texture of {rows} rows in a browser; "
+                f"{limits.texture_rows} at most: the GPU refuses the run",
+                "Export with --device phone-browser, which cuts the convolution along its input channels",
+                "own check with LiteRT.js (docs/gpu-check.md); limit: WebGPU specification, maxTextureDimension2D",
+                op=node.op,
+                node=str(node.index),
+                version=node.version,
+                shapes={"outputs": [str(item) for item in node.outputs]},
+                module=module_of(node),
+            )
 
 
 def _tensors(graph: Graph, float_bytes: int) -> Iterator[_Buffer]:

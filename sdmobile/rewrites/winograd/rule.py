@@ -63,7 +63,7 @@ class WinogradConv(OperatorRule):
 
     def matches(self, graph: Graph) -> Iterable[Match]:
         convolutions = list(super().matches(graph))
-        static = [m for m in convolutions if _obstacle(m) is None]
+        static = [m for m in convolutions if obstacle(m) is None]
         layers = [layer_of(m) for m in static]
         tiles = choose(layers, _weights(graph), self.policy)
         chosen = {m.root: t for m, t in zip(static, tiles, strict=True)}
@@ -74,9 +74,9 @@ class WinogradConv(OperatorRule):
         return replace(match, options={**match.options, "tile": tile})
 
     def check(self, match: Match) -> str | None:
-        obstacle = _obstacle(match)
-        if obstacle is not None:
-            return obstacle
+        nothing = obstacle(match)
+        if nothing is not None:
+            return nothing
         layer = layer_of(match)
         if self.runtime is not None:
             objection = RUNTIME_RULES[self.runtime].objection(layer, self.gpu)
@@ -114,7 +114,7 @@ class WinogradConv(OperatorRule):
         return winograd_conv2d(input, weight, bias, tile=tile, padding=_pair(padding), strips=self.policy.strips)
 
     def details(self, match: Match) -> dict[str, Any]:
-        if _obstacle(match) is not None or layer_of(match).shape_objection() is not None:
+        if obstacle(match) is not None or layer_of(match).shape_objection() is not None:
             return {}
         return answers(layer_of(match), match.options["tile"] or max(self.policy.tiles), self.policy.time).to_json()
 
@@ -135,8 +135,8 @@ def layer_of(match: Match) -> ConvLayer:
     )
 
 
-def _obstacle(match: Match) -> str | None:
-    """Returns why nothing can be said about a convolution at all."""
+def obstacle(match: Match) -> str | None:
+    """Returns why nothing can be said about a matched convolution at all, None if something can."""
     x, weight = match.tensors[0], match.tensors[1]
     assert x is not None
     assert weight is not None

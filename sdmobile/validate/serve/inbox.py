@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 MOST_RESULTS = 100
 """A page that sends without end shall not fill the disk."""
+MOST_MESSAGES = 20_000
+"""Nor the terminal, or what it is written into; a run of a pipeline in parts sends some hundreds."""
 Tell = Callable[[str], None]
 
 
@@ -117,6 +119,7 @@ class Inbox:
         self.arrived = threading.Event()
         self._job, self._golden, self._folder, self._tell = job, golden, folder, tell
         self._lock = threading.Lock()
+        self._messages = 0
 
     def progress(self, data: bytes) -> None:
         """Takes a message.
@@ -129,6 +132,9 @@ class Inbox:
         except (ValidationError, UntrustedError) as error:
             raise RefusedError("a message must keep to its schema", _first(error)) from error
         with self._lock:
+            if self._messages >= MOST_MESSAGES:
+                raise RefusedError(f"at most {MOST_MESSAGES} messages are taken", None, "Start `sdmobile serve` again")
+            self._messages += 1
             self.last = message
             self._tell(f"phone: {message.words}")
 

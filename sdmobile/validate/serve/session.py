@@ -41,10 +41,13 @@ from sdmobile.validate.serve.tls import context_of, host_of, own_certificate
 if TYPE_CHECKING:
     from sdmobile.checkpoints.control import ControlFolder
     from sdmobile.formats.bundle.reading import Bundle
+    from sdmobile.lint.report import Finding
     from sdmobile.validate.golden import Golden
 
 DEFAULT_PORT = 8765
 """One and the same, since what a browser keeps belongs to address and port."""
+BROWSER = "phone-browser"
+"""The device profile with the limits that every browser with WebGPU has."""
 SCHEMA_VERSION = 1
 _LISTEN_SECONDS = 0.2
 
@@ -205,6 +208,7 @@ def prepare(
     if order.steps is not None and why_no_picture(bundle) is None and not has_table(bundle, order.steps):
         raise UsageError("--steps must be a number that the bundle's scheduler.json has a table for", order.steps)
     page = page_files()
+    _warn_of_textures(bundle, options, tell)
     golden = _golden(bundle, options, order, source, tell, progress)
     job = make_job(bundle, golden, options, mode)
     if not job["components"]:
@@ -213,6 +217,27 @@ def prepare(
     if external:
         job = make_job(bundle, golden, options, mode, external)
     return Prepared(bundle, golden, job, make_routes(bundle, golden, job, page, external))
+
+
+def _warn_of_textures(bundle: Bundle, options: JobOptions, tell: Tell) -> None:
+    """Warns of files with convolutions whose transformed weights exceed the textures that every browser has."""
+    from sdmobile.device_profiles import load_profile
+    from sdmobile.formats.errors import FormatError
+    from sdmobile.formats.tflite.reader import read_graph
+    from sdmobile.lint.limits import limits_of
+    from sdmobile.lint.tflite.memory import texture_findings
+    from sdmobile.validate.serve.job import chosen_components
+
+    limits = limits_of(load_profile(BROWSER))
+    for name in chosen_components(bundle, options.components) or bundle.components:
+        file = bundle.components[name]
+        for part in file.chain or (file,):
+            found: list[Finding] = []
+            with contextlib.suppress(FormatError):  # the page says what is wrong with such a file
+                found = list(texture_findings(read_graph(part.path), limits))
+            if found:
+                more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+                tell(f"warning: {part.path.name}: {found[0].detail}{more}. {found[0].fix}")
 
 
 def _apart(job: dict[str, Any]) -> dict[str, list[float]] | None:

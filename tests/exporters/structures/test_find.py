@@ -14,6 +14,7 @@ import pytest
 from sdmobile.basics.files import files_of
 from sdmobile.checkpoints import open_checkpoint
 from sdmobile.checkpoints.control import ControlFolder
+from sdmobile.device_profiles import profile_path
 from sdmobile.exporters.bundle import export_bundle
 from sdmobile.exporters.cache import ComponentCache
 from sdmobile.exporters.estimates import STREAMING_BYTES
@@ -189,6 +190,21 @@ def test_the_first_export_keeps_a_structure_and_the_next_one_streams(
     }
     assert again.keys() == files.keys()
     assert [name for name in files if files[name] != again[name]] == []
+
+
+def test_a_device_that_is_given_as_a_file_has_structures_too(
+    exports: None, kept: Path, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    mine = tmp_path / "phone.toml"
+    mine.write_text(profile_path("iphone-15-pro").read_text("utf-8").replace('"iphone-15-pro"', '"mine"'), "utf-8")
+    for name in ("first", "second"):
+        plan = ExportRequest(tiny_checkpoint, "ios", tmp_path / name, components=("text_encoder",), device=str(mine))
+        export_bundle(make_plan(plan), NO_CACHE, lambda *_: None)
+    first, second = (
+        open_bundle(tmp_path / name).manifest["components"]["text_encoder"] for name in ("first", "second")
+    )
+    assert [stage["name"] for stage in second["stages"]] == ["stream"]
+    assert first["sha256"] == second["sha256"]
 
 
 def test_unusual_weights_go_the_long_way_with_a_word(

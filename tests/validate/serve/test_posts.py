@@ -202,6 +202,12 @@ def test_the_disk_is_not_filled(site: Served, monkeypatch: pytest.MonkeyPatch) -
     assert [site.post("results", run_of(site.prepared))[0] for _ in range(3)] == [201, 201, 422]
 
 
+def test_the_terminal_is_not_filled(site: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox, "MOST_MESSAGES", 2)
+    assert [site.post("progress", _PROGRESS)[0] for _ in range(3)] == [204, 204, 422]
+    assert site.post("results", run_of(site.prepared))[0] == 201
+
+
 def test_a_result_that_cannot_be_kept_is_said(ready: Prepared, tmp_path: Path) -> None:
     (tmp_path / "results").write_text("a file where the folder should be")
     with served(ready, tmp_path / "results") as site:

@@ -24,7 +24,7 @@ from sdmobile.validate.serve.memory import LIMIT_BYTES, PLAIN_FACTOR, fits_plain
 from sdmobile.validate.serve.session import Prepared, Source, prepare
 from sdmobile.validate.serve.static import write_static
 from tests.fuzz.bundles import small_bundle
-from tests.lint.corpus.graph import Graph
+from tests.lint.corpus.graph import Graph, options
 from tests.validate.serve.site import paper_bundle, prepared, with_golden
 
 
@@ -197,13 +197,24 @@ def test_both_figures_are_told_where_weights_can_be_had_apart() -> None:
     assert ("4.8 ×" in iphone, "iPhone" in iphone) == (True, True)
 
 
-def _with_model(bundle: Path) -> Path:
-    """Puts a real model, of one wide layer, in the place of the UNet's and seals the bundle again."""
+def _wide_layer() -> bytes:
     graph = Graph()
     x = graph.input((1, 64))
     (wide,) = graph.op("DEQUANTIZE", [graph.weights(32, 64, dtype="float16")], (32, 64))
     (y,) = graph.op("FULLY_CONNECTED", [x, wide, graph.weights(32)], (1, 32))
-    (bundle / "unet.tflite").write_bytes(graph.bytes(y))
+    return graph.bytes(y)
+
+
+def _large_convolution(channels: int) -> bytes:
+    graph = Graph()
+    stride = options("Conv2D", strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1)
+    inputs = [graph.input((1, 32, 32, channels)), graph.weights(64, 3, 3, channels), graph.weights(64)]
+    return graph.bytes(*graph.op("CONV_2D", inputs, (1, 32, 32, 64), options=stride))
+
+
+def _with_model(bundle: Path, model: bytes) -> Path:
+    """Puts a real model in the place of the UNet's and seals the bundle again."""
+    (bundle / "unet.tflite").write_bytes(model)
     manifest = json.loads((bundle / "manifest.json").read_text())
     for name in ("manifest.json", "files.json", "golden.json", "golden.bin"):
         (bundle / name).unlink()
@@ -212,13 +223,23 @@ def _with_model(bundle: Path) -> Path:
     return bundle
 
 
+@pytest.mark.parametrize(("channels", "warned"), [(908, False), (912, True)])
+def test_convolutions_beyond_a_browsers_textures_are_named(bundle: Path, channels: int, warned: bool) -> None:
+    lines: list[str] = []
+    options = JobOptions(("unet",))
+    prepare(
+        _with_model(bundle, _large_convolution(channels)), options, PictureOrder(), Source(), "served", lines.append
+    )
+    assert ["--device phone-browser" in line for line in lines] == [True] * warned
+
+
 def _split(bundle: Path, folder: Path, external: bool, tell: Callable[[str], None] = lambda _: None) -> Prepared:
     options = JobOptions(("unet",), external=external)
     return prepare(bundle, options, PictureOrder(), Source(), "served", tell, None, folder)
 
 
 def test_weights_are_served_apart_where_they_were_asked_for(bundle: Path, tmp_path: Path) -> None:
-    ready = _split(_with_model(bundle), tmp_path, external=True)
+    ready = _split(_with_model(bundle, _wide_layer()), tmp_path, external=True)
     entry = ready.job["files"]["unet.tflite"]["external"]
     assert entry["name"] == "unet.weights"
     for part in ("model", "weights"):
@@ -236,7 +257,7 @@ def test_weights_are_served_apart_where_they_were_asked_for(bundle: Path, tmp_pa
 def test_weights_are_served_apart_where_the_bundle_does_not_fit(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _with_model(bundle)
+    _with_model(bundle, _wide_layer())
     job = _split(bundle, tmp_path, external=False).job
     assert "external" not in job["files"]["unet.tflite"]
     assert list(tmp_path.glob("*.weights")) == []
@@ -247,7 +268,7 @@ def test_weights_are_served_apart_where_the_bundle_does_not_fit(
 def test_without_the_library_weights_stay_where_they_are(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _with_model(bundle)
+    _with_model(bundle, _wide_layer())
     monkeypatch.setattr(splitting, "is_installed", lambda name: name != "ai_edge_litert")
     with pytest.raises(MissingDependencyError, match=r"sdmobile\[android\]"):
         _split(bundle, tmp_path, external=True)
