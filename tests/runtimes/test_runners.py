@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import sys
+import weakref
+from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +13,11 @@ import pytest
 from sdmobile.basics import metrics
 from sdmobile.checkpoints import Checkpoint
 from sdmobile.errors import UnsupportedError
-from sdmobile.formats.bundle.reading import open_bundle
+from sdmobile.formats.bundle.reading import BundleComponent, open_bundle
 from sdmobile.reference.pipeline import PipelineSpec
 from sdmobile.reference.torch_runner import TorchRunner
 from sdmobile.runtimes import Runner, bundle_runner, default_runtime, validation_runtimes
+from sdmobile.runtimes.base import FileRunner, Predict
 from sdmobile.runtimes.coreml import CoreMLRunner
 from sdmobile.runtimes.mlprogram import MLProgram
 from sdmobile.runtimes.mlprogram.precision import EVALUATORS
@@ -134,6 +139,48 @@ def test_components_are_loaded_once_and_can_be_released(onnx_bundle: Path, spec:
     np.testing.assert_array_equal(first["last_hidden_state"], again["last_hidden_state"])
     runner.release()
     assert not runner._loaded
+
+
+class _Doubling(FileRunner):
+    """Doubles x in every part, and notes what is loaded when a part is."""
+
+    def __init__(self, components: Mapping[str, Any]) -> None:
+        super().__init__("doubling", components)
+        self.opened: list[str] = []
+        self.beside: list[int] = []
+        self.alive: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def _open(self, file: BundleComponent) -> Predict:
+        self.opened.append(file.path.name)
+        self.beside.append(len(self.alive))
+        double = _Double()
+        self.alive.add(double)
+        return double
+
+
+class _Double:
+    def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"x": inputs["x"] * 2}
+
+
+@pytest.mark.parametrize(("room", "stay"), [(1e9, 3), (600, 2), (599, 1), (0, 0)])
+def test_parts_take_turns_where_memory_is_short(tmp_path: Path, room: float, stay: int) -> None:
+    """Three parts of 120 bytes, 300 loaded: as many stay as fit, and beside them there is one at a time."""
+    contract = SimpleNamespace(
+        to_target=lambda values: values, from_target=lambda values: values, outputs=[SimpleNamespace(canonical="x")]
+    )
+    parts = []
+    for index in range(3):
+        (tmp_path / f"{index}").write_bytes(bytes(120))
+        parts.append(SimpleNamespace(path=tmp_path / f"{index}", contract=contract, chain=()))
+    runner = _Doubling({"net": SimpleNamespace(path=parts[0].path, contract=contract, chain=tuple(parts))})
+    runner.room = room
+    for _ in range(2):
+        np.testing.assert_array_equal(runner.run("net", {"x": np.ones(2)})["x"], np.full(2, 8.0))
+    assert runner.opened == ["0", "1", "2", *["0", "1", "2"][stay:]]
+    assert max(runner.beside) <= stay if stay < 3 else runner.beside == [0, 1, 2]
+    runner.release()
+    assert not runner.alive
 
 
 def test_shapes_and_names_are_checked(
