@@ -33,6 +33,10 @@ _RUNTIME = (
     "coreml-ne, litert, ort."
 )
 _OVERFLOW = "Look for values that float16 cannot hold, in the float32 reference, by module and step."
+_PRECISION = (
+    "Android: simulate float16 with sums in float32 on each component's graph, and say which precision an app should "
+    "ask the GPU for."
+)
 _BISECT = (
     "Cut the smallest failing subgraph out of each component, also of those that passed, and save it with its inputs."
 )
@@ -98,6 +102,7 @@ def validate(
     thresholds: Annotated[Path | None, typer.Option(help="TOML file with limits per component and runtime.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the runtime.")] = None,
     overflow: Annotated[bool, typer.Option("--overflow", help=_OVERFLOW)] = False,
+    precision: Annotated[bool, typer.Option("--precision", help=_PRECISION)] = False,
     bisect: Annotated[bool, typer.Option("--bisect", help=_BISECT)] = False,
     bisect_dir: Annotated[Path | None, typer.Option(help="Where --bisect saves; without it, BUNDLE-bisect.")] = None,
     lint: Annotated[Lint, typer.Option(help=_LINT)] = Lint.REPORT,
@@ -147,6 +152,7 @@ def validate(
         recording_dir=record_dir,
         cache_dir=None if no_cache else default_recordings_dir(),
         overflow=overflow,
+        precision=precision,
         checkers=CheckerChoice(lint.value, gpu.value, benchmark_model, adb_serial, tuple(phone_run or ())).checkers(),
         changes=changes_of(lora, embedding, vae),
         golden=golden,

@@ -37,7 +37,8 @@ val environment = Environment.create() // one for all files: each one made keeps
 /** Compiles a file for the GPU, which takes long: keep the result while it is called, then close it. */
 fun load(folder: File, file: String): CompiledModel {
     val options = CompiledModel.Options(Accelerator.GPU)
-    // FP32 rounds as the checks of this bundle do; DEFAULT is FP16, FP16_WITH_FP32_ACCUM lies between.
+    // FP32 rounds as the checks of this bundle do; DEFAULT is FP16. Between them lies FP16_WITH_FP32_ACCUM, from
+    // LiteRT 2.2 on: `sdmobile validate --precision` says for which of these files it will do.
     options.gpuOptions = CompiledModel.GpuOptions(precision = CompiledModel.GpuOptions.Precision.FP32)
     return CompiledModel.create(File(folder, file).path, options, environment)
 }

@@ -53,6 +53,7 @@ Load each file with ONNX Runtime; inputs and outputs are named as below.
 {signatures}
 {code}""",
 }
+_PRECISION = "gpu precision"  # the checker of `sdmobile validate --precision`
 _CODE = {"ios": excerpts.swift, "android": excerpts.kotlin, "onnx": excerpts.python}
 
 
@@ -252,6 +253,11 @@ def _evidence(validation: Mapping[str, Any] | None) -> str:
         + "**",
         "| what | run by | PSNR | result |\n|---|---|---|---|\n" + "\n".join(_evidence_rows(validation)),
     ]
+    if advice := [check for check in validation["extras"] if check["checker"] == _PRECISION and check["findings"]]:
+        text.append(
+            "**The GPU's precision** (`GpuOptions.precision`), simulated in float16, run on no phone:\n\n"
+            + "\n".join(f"- {words.title(check['component'])}: {check['findings'][0]}" for check in advice)
+        )
     if not validation["complete"]:
         text.append("Some checks were left out; they are marked `not run` and count for nothing.")
     return "\n\n".join(text)

@@ -12,14 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch.fx import Interpreter, Node
-from torch.utils._pytree import tree_map
-
 from sdmobile.rewrites.cost import GraphCost, cost_of
 from sdmobile.rewrites.engine import agreement, apply_rule
-from sdmobile.rewrites.operators import ancestors
 from sdmobile.rewrites.program import run
+from sdmobile.rewrites.rounded import run_rounded
 from sdmobile.rewrites.rule import Outcome
 
 if TYPE_CHECKING:
@@ -30,7 +26,6 @@ if TYPE_CHECKING:
     from sdmobile.rewrites.rule import Rule
 
 BASELINE = "as captured"
-_TRIGONOMETRIC = (torch.ops.aten.sin.default, torch.ops.aten.cos.default)
 
 
 @dataclass(frozen=True)
@@ -88,48 +83,3 @@ def ablate(
 def _least(expected: list[tuple[Tensor, ...]], outputs: list[tuple[Tensor, ...]]) -> float:
     """Returns the least PSNR over all inputs and outputs in dB."""
     return min(agreement(a, b) for a, b in zip(expected, outputs, strict=True))
-
-
-class _Rounded(Interpreter):
-    """Rounds the result of every node, weights included, and computes each operator in float32."""
-
-    def __init__(self, module: torch.fx.GraphModule, exact: set[Node]) -> None:
-        super().__init__(module)
-        self._exact = exact
-
-    def run_node(self, n: Node) -> Any:
-        value = super().run_node(n)
-        return value if n in self._exact else tree_map(_round, value)
-
-
-def _round(value: Any) -> Any:
-    """Returns a floating-point tensor rounded to float16 and back; anything else as it is."""
-    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-        return value
-    return value.half().to(value.dtype)
-
-
-def run_rounded(
-    program: ExportedProgram, inputs: tuple[Tensor, ...], exact_sinusoids: bool = False
-) -> tuple[Tensor, ...]:
-    """Returns a program's outputs where every intermediate value is a float16 number.
-
-    Each operator computes in float32 and rounds its result once, so sums inside an operator do not overflow: it is the
-    storage precision of a phone, and an accumulation that is at least as good as the phone's.
-
-    Args:
-        program: captured or rewritten.
-        inputs: float32, rounded too.
-        exact_sinusoids: keep what the timestep's sinusoids are made of in float32, as the Core ML export does.
-    """
-    module = program.module(check_guards=False)
-    assert isinstance(module, torch.fx.GraphModule)
-    exact = _feeding_sinusoids(module) if exact_sinusoids else set()
-    with torch.no_grad():
-        output = _Rounded(module, exact).run(*inputs)
-    return output if isinstance(output, tuple) else (output,)
-
-
-def _feeding_sinusoids(module: torch.fx.GraphModule) -> set[Node]:
-    """Returns the sines and cosines, and everything that they are computed from."""
-    return ancestors(node for node in module.graph.nodes if node.target in _TRIGONOMETRIC)

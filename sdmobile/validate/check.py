@@ -102,7 +102,7 @@ def validate_bundle(folder: Path, options: ValidationOptions, progress: Progress
     overflow = _overflow(subject, recording)
     culprits = _bisected(subject, components, recording)
     components = _with_causes(subject, components, recording, culprits)
-    if checkers := subject.options.checkers:
+    if checkers := _checkers(subject):
         subject.tell(f"checking by {', '.join(checkers)}", 0, 1)
     extras = run_checkers(bundle, subject.wanted, recording, checkers)
     report = ValidationReport(
@@ -129,6 +129,15 @@ def _subject(bundle: Bundle, options: ValidationOptions, tell: Progress) -> _Sub
     spec = reference_pipeline(bundle, checkpoint)
     reason = _why_no_trajectory(bundle, spec.family, options)
     return _Subject(bundle, checkpoint, spec, options.settled(spec), wanted, reason, tell)
+
+
+def _checkers(subject: _Subject) -> dict[str, Checker]:
+    """Returns what else is asked: what the options name, and the advice of a precision if that was asked for."""
+    if not subject.options.precision:
+        return dict(subject.options.checkers)
+    from sdmobile.validate.gpu_precision import NAME, precision_checker
+
+    return {**subject.options.checkers, NAME: precision_checker(subject.checkpoint, subject.options.thresholds)}
 
 
 def _evidence(subject: _Subject) -> dict[str, Checker]:

@@ -40,6 +40,7 @@ class ValidationOptions:
         recording_dir: where recorded inputs are saved, None for nowhere.
         cache_dir: where the reference's recordings are kept for the next validation, None for nowhere.
         overflow: look for values that float16 cannot hold, in the reference, by component and step.
+        precision: simulate float16 on Android's GPU and advise a precision for each component.
         checkers: what else is asked, by name; see `checkers`.
         changes: that were put on top of the source checkpoint.
         golden: put a few recorded calls into an Android bundle, for `sdmobile serve`.
@@ -62,6 +63,7 @@ class ValidationOptions:
     recording_dir: Path | None = None
     cache_dir: Path | None = None
     overflow: bool = False
+    precision: bool = False
     checkers: Mapping[str, Checker] = field(default_factory=dict)
     changes: Changes = UNCHANGED
     golden: bool = False

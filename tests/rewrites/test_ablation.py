@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sdmobile.rewrites.ablation import run_rounded
+from sdmobile.rewrites.rounded import run_rounded
 
 
 class Square(nn.Module):
