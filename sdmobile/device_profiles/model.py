@@ -72,10 +72,12 @@ class Limits(Strict):
     Args:
         file_bytes: largest model file.
         buffer_bytes: largest tensor that the GPU can bind as one buffer.
+        rank: most axes of a tensor; None where the runtime takes as many as PyTorch writes.
     """
 
     file_bytes: Fact
     buffer_bytes: Fact
+    rank: Fact | None = None
 
 
 class DeviceProfile(Strict):
@@ -146,3 +148,8 @@ class DeviceProfile(Strict):
         """Largest single tensor for the GPU, None where it is not known."""
         value = self.limits.buffer_bytes.value
         return None if value is None else int(value)
+
+    @property
+    def max_rank(self) -> int | None:
+        """Most axes of a tensor, None where there is no known limit."""
+        return None if self.limits.rank is None or self.limits.rank.value is None else int(self.limits.rank.value)

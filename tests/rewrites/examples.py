@@ -117,6 +117,10 @@ def _embedded(indices: Tensor, table: Tensor) -> Tensor:
     return F.embedding(indices.long(), table)
 
 
+def _patches_to_pixels(x: Tensor) -> Tensor:
+    return x.view(2, 6, 5, 3, 3, 8).permute(0, 5, 1, 3, 2, 4).reshape(2, 8, 18, 15)
+
+
 _IMAGE, _CHANNELS = ((2, 8, 6, 5),), ((8,), (8,))
 _TOKENS = ((2, 5, 8),)
 _HEADS = ((2, 3, 6, 4), (2, 3, 7, 4), (2, 3, 7, 4))
@@ -147,6 +151,7 @@ EXAMPLES = {
     "gelu_tanh": _token_example(F.gelu),
     "gelu_swish": _token_example(F.gelu),
     "relu_attention": _attention_example(approved=True),
+    "permute_rank_4": Example(_patches_to_pixels, ((2, 30, 72),), (), {**_IMAGE_SIZES, "P": 3, "Q": 3}),
     "timestep_sinusoid": Example(_sinusoids, ((2,),), ((5, 8),), {"N": 2, "D": 8, "K": 1001}),
     "channel_bias": Example(_time_of_block, ((2, 8, 6, 5), (2, 9)), ((8, 9), (8,)), _IMAGE_SIZES),
     "embedding_columns": Example(
