@@ -42,6 +42,7 @@ class Forms(Strict):
 
     group_norm: Fact
     layer_norm: Fact | None = None
+    rms_norm: Fact | None = None
     geglu: Fact | None = None
     timestep: Fact | None = None
     channel_bias: Fact | None = None
@@ -63,6 +64,7 @@ class PlainForms(Strict):
 
     group_norm: Fact
     layer_norm: Fact
+    rms_norm: Fact | None = None
     attention: Attention
 
 

@@ -24,6 +24,7 @@ _FEW_AXES = 4
 RULES = {
     "raise_group_norm": f"{_ROOM}.raising.norm:RaiseGroupNorm",
     "raise_layer_norm": f"{_ROOM}.raising.norm:RaiseLayerNorm",
+    "raise_rms_norm": f"{_ROOM}.raising.rms_norm:RaiseRmsNorm",
     "raise_silu": f"{_ROOM}.raising.activation:RaiseSilu",
     "raise_gelu": f"{_ROOM}.raising.activation:RaiseGelu",
     "raise_attention": f"{_ROOM}.attention.raise_attention:RaiseAttention",
@@ -43,6 +44,9 @@ RULES = {
     "layer_norm_plain": f"{_ROOM}.layer_norm:LayerNormPlain",
     "layer_norm_amax": f"{_ROOM}.layer_norm:LayerNormAmax",
     "layer_norm_composite": f"{_ROOM}.composites.layer_norm:LayerNormComposite",
+    "rms_norm_plain": f"{_ROOM}.rms_norm:RmsNormPlain",
+    "rms_norm_amax": f"{_ROOM}.rms_norm:RmsNormAmax",
+    "rms_norm_composite": f"{_ROOM}.composites.rms_norm:RmsNormComposite",
     "attention_sdpa": f"{_ROOM}.attention.plain_forms:AttentionSdpa",
     "attention_split_einsum": f"{_ROOM}.attention.split_einsum:AttentionSplitEinsum",
     "relu_attention_blocked": f"{_ROOM}.attention.relu_blocked:ReluAttentionBlocked",
@@ -70,6 +74,7 @@ FORMS = {
         "composite": "group_norm_composite",
     },
     "layer_norm": {"plain": "layer_norm_plain", "amax": "layer_norm_amax", "composite": "layer_norm_composite"},
+    "rms_norm": {"plain": "rms_norm_plain", "amax": "rms_norm_amax", "composite": "rms_norm_composite"},
     "convolution": {"winograd": "winograd_conv"},
     "constants": {"split": "split_constants"},
 }
@@ -153,6 +158,7 @@ def _ordered(profile: DeviceProfile, forms: Forms, options: RewriteOptions) -> I
     # 5. Normalisation: one operator each; neither needs nor hinders any other rule.
     yield from _form(forms, "group_norm")
     yield from _form(forms, "layer_norm")
+    yield from _form(forms, "rms_norm")
     # 6. Attention, after GEGLU and before layout: split-einsum takes the projections around it along.
     yield from _attention(profile, forms)
     # 7. Convolutions, after everything that makes new ones.

@@ -61,6 +61,10 @@ def _layer_norm_written_out(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return d * torch.rsqrt((d * d).mean(-1, keepdim=True) + 1e-5) * weight + bias
 
 
+def _rms_norm_written_out(x: Tensor, weight: Tensor) -> Tensor:
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * weight
+
+
 def _gelu_written_out(x: Tensor) -> Tensor:
     return x * 0.5 * (torch.erf(x / math.sqrt(2.0)) + 1.0)
 
@@ -97,6 +101,10 @@ def _group_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.layer_norm(x, (8,), weight, bias)
+
+
+def _rms_norm(x: Tensor, weight: Tensor) -> Tensor:
+    return F.rms_norm(x, (8,), weight, 1e-6)
 
 
 def _self_attention(x: Tensor, *weights: Tensor) -> Tensor:
@@ -144,6 +152,7 @@ def _attention_example(function: Callable[..., Tensor] = F.scaled_dot_product_at
 EXAMPLES = {
     "raise_group_norm": _group_norm_example(_group_norm_written_out),
     "raise_layer_norm": _token_example(_layer_norm_written_out, _CHANNELS),
+    "raise_rms_norm": _token_example(_rms_norm_written_out, _CHANNELS[:1]),
     "raise_silu": _token_example(lambda x: x * torch.sigmoid(x)),
     "raise_gelu": _token_example(_gelu_written_out),
     "raise_attention": _attention_example(_attention_written_out),
@@ -165,6 +174,9 @@ EXAMPLES = {
     "layer_norm_plain": _token_example(_layer_norm, _CHANNELS),
     "layer_norm_amax": _token_example(_layer_norm, _CHANNELS),
     "layer_norm_composite": _token_example(_layer_norm, _CHANNELS),
+    "rms_norm_plain": _token_example(_rms_norm, _CHANNELS[:1]),
+    "rms_norm_amax": _token_example(_rms_norm, _CHANNELS[:1]),
+    "rms_norm_composite": _token_example(_rms_norm, _CHANNELS[:1]),
     "attention_sdpa": _attention_example(_attention_with_scale),
     "attention_split_einsum": Example(
         _self_attention, ((2, 5, 9),), ((8, 9),) * 3 + ((7, 8), (7,)), {"B": 2, "S": 5, "C": 9, "H": 2, "D": 4, "O": 7}

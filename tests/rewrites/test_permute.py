@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -129,7 +130,12 @@ def test_pixart_runs_within_four_axes(tmp_path: Path) -> None:
     class Denoiser(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            sizes = {"num_attention_heads": 2, "attention_head_dim": 8, "cross_attention_dim": 16, "num_layers": 1}
+            sizes: dict[str, Any] = {
+                "num_attention_heads": 2,
+                "attention_head_dim": 8,
+                "cross_attention_dim": 16,
+                "num_layers": 1,
+            }
             self.component = PixArtTransformer2DModel(
                 **sizes,
                 in_channels=4,
