@@ -33,6 +33,7 @@ RULES = {
     "gelu_swish": f"{_ROOM}.gelu:GeluSwish",
     "relu_attention": f"{_ROOM}.attention.relu_attention:ReluAttention",
     "permute_rank_4": f"{_ROOM}.permute:PermuteRank4",
+    "rotary_turn": f"{_ROOM}.rotary:RotaryTurn",
     "timestep_sinusoid": f"{_ROOM}.timestep_sinusoid:TimestepSinusoid",
     "channel_bias": f"{_ROOM}.channel_bias:ChannelBias",
     "embedding_columns": f"{_ROOM}.embedding_columns:EmbeddingColumns",
@@ -57,7 +58,7 @@ RULES = {
     "winograd_conv": f"{_ROOM}.winograd.rule:WinogradConv",
     "split_constants": f"{_ROOM}.constants:SplitConstants",
 }
-RANK_4 = ("permute_rank_4",)
+RANK_4 = ("permute_rank_4", "rotary_turn")
 """Rules for devices whose tensors have four axes at most; they match what has more."""
 RAISING = tuple(name for name in RULES if name.startswith("raise_"))
 APPROXIMATE = ("gelu_tanh", "gelu_swish", "relu_attention")

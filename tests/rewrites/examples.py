@@ -129,6 +129,11 @@ def _patches_to_pixels(x: Tensor) -> Tensor:
     return x.view(2, 6, 5, 3, 3, 8).permute(0, 5, 1, 3, 2, 4).reshape(2, 8, 18, 15)
 
 
+def _turned(x: Tensor) -> Tensor:
+    first, second = x.reshape(*x.shape[:-1], -1, 2).unbind(-1)
+    return torch.stack([-second, first], -1).flatten(3)
+
+
 _IMAGE, _CHANNELS = ((2, 8, 6, 5),), ((8,), (8,))
 _TOKENS = ((2, 5, 8),)
 _HEADS = ((2, 3, 6, 4), (2, 3, 7, 4), (2, 3, 7, 4))
@@ -161,6 +166,7 @@ EXAMPLES = {
     "gelu_swish": _token_example(F.gelu),
     "relu_attention": _attention_example(approved=True),
     "permute_rank_4": Example(_patches_to_pixels, ((2, 30, 72),), (), {**_IMAGE_SIZES, "P": 3, "Q": 3}),
+    "rotary_turn": Example(_turned, ((2, 5, 3, 8),), (), {"B": 2, "S": 5, "H": 3, "D": 8}),
     "timestep_sinusoid": Example(_sinusoids, ((2,),), ((5, 8),), {"N": 2, "D": 8, "K": 1001}),
     "channel_bias": Example(_time_of_block, ((2, 8, 6, 5), (2, 9)), ((8, 9), (8,)), _IMAGE_SIZES),
     "embedding_columns": Example(
