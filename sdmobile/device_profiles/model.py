@@ -42,6 +42,7 @@ class Forms(Strict):
 
     group_norm: Fact
     layer_norm: Fact | None = None
+    rms_norm: Fact | None = None
     geglu: Fact | None = None
     timestep: Fact | None = None
     channel_bias: Fact | None = None
@@ -63,6 +64,7 @@ class PlainForms(Strict):
 
     group_norm: Fact
     layer_norm: Fact
+    rms_norm: Fact | None = None
     attention: Attention
 
 
@@ -74,11 +76,13 @@ class Limits(Strict):
         buffer_bytes: largest tensor that the GPU can bind as one buffer.
         texture_rows: most rows of a texture, where the runtime keeps transformed weights in textures whatever their
             size; convolutions that would exceed it are cut.
+        rank: most axes of a tensor; None where the runtime takes as many as PyTorch writes.
     """
 
     file_bytes: Fact
     buffer_bytes: Fact
     texture_rows: Fact | None = None
+    rank: Fact | None = None
 
 
 class DeviceProfile(Strict):
@@ -155,3 +159,8 @@ class DeviceProfile(Strict):
         """Largest single tensor for the GPU, None where it is not known."""
         value = self.limits.buffer_bytes.value
         return None if value is None else int(value)
+
+    @property
+    def max_rank(self) -> int | None:
+        """Most axes of a tensor, None where there is no known limit."""
+        return None if self.limits.rank is None or self.limits.rank.value is None else int(self.limits.rank.value)

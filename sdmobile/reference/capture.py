@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sdmobile.rewrites.tables import fold_tables
 from sdmobile.rewrites.tidy import tidy
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def _example(spec: TensorSpec, generator: torch.Generator) -> torch.Tensor:
 
 
 def capture(module: torch.nn.Module, contract: Contract) -> tuple[ExportedProgram, dict[str, int]]:
-    """Returns the module's graph of ATen operators for the contract's shapes, without nodes that do nothing.
+    """Returns the module's graph of ATen operators for the contract's shapes, tidied and with its tables as constants.
 
     Args:
         module: what `contracts.wrap` returned.
@@ -42,4 +43,5 @@ def capture(module: torch.nn.Module, contract: Contract) -> tuple[ExportedProgra
         The program, and how many idle nodes of each operator were removed.
     """
     with torch.no_grad():
-        return tidy(torch.export.export(module, example_inputs(contract), strict=False))
+        program, removed = tidy(torch.export.export(module, example_inputs(contract), strict=False))
+    return fold_tables(program)[0], removed

@@ -85,6 +85,7 @@ def fold(draft: Draft, nodes: Iterable[Node], name: str) -> int:
         with torch.no_grad():  # intermediate values live as long as one evaluation
             value = evaluate(node, dict(weights)).clone().contiguous()
         folded = draft.add_constant(label, value)
+        weights[folded] = value  # another constant may be computed from this one
         if is_absent(value):
             folded.meta[EXPRESSION] = _expression(node, weights, draft)
         draft.replace(node, folded)

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 AS_CAPTURED = "as_captured"
 RUNTIME = "runtime:"  # the runtime chooses by rules of its own, as in "runtime:ml-drift/adreno7xx"
 _ROOM = "sdmobile.rewrites"
+_FEW_AXES = 4
 
 # The place of every rule by its name: names can be checked and listed without importing PyTorch.
 RULES = {
     "raise_group_norm": f"{_ROOM}.raising.norm:RaiseGroupNorm",
     "raise_layer_norm": f"{_ROOM}.raising.norm:RaiseLayerNorm",
+    "raise_rms_norm": f"{_ROOM}.raising.rms_norm:RaiseRmsNorm",
     "raise_silu": f"{_ROOM}.raising.activation:RaiseSilu",
     "raise_gelu": f"{_ROOM}.raising.activation:RaiseGelu",
     "raise_attention": f"{_ROOM}.attention.raise_attention:RaiseAttention",
@@ -30,6 +32,8 @@ RULES = {
     "gelu_tanh": f"{_ROOM}.gelu:GeluTanh",
     "gelu_swish": f"{_ROOM}.gelu:GeluSwish",
     "relu_attention": f"{_ROOM}.attention.relu_attention:ReluAttention",
+    "permute_rank_4": f"{_ROOM}.permute:PermuteRank4",
+    "rotary_turn": f"{_ROOM}.rotary:RotaryTurn",
     "timestep_sinusoid": f"{_ROOM}.timestep_sinusoid:TimestepSinusoid",
     "channel_bias": f"{_ROOM}.channel_bias:ChannelBias",
     "embedding_columns": f"{_ROOM}.embedding_columns:EmbeddingColumns",
@@ -41,6 +45,9 @@ RULES = {
     "layer_norm_plain": f"{_ROOM}.layer_norm:LayerNormPlain",
     "layer_norm_amax": f"{_ROOM}.layer_norm:LayerNormAmax",
     "layer_norm_composite": f"{_ROOM}.composites.layer_norm:LayerNormComposite",
+    "rms_norm_plain": f"{_ROOM}.rms_norm:RmsNormPlain",
+    "rms_norm_amax": f"{_ROOM}.rms_norm:RmsNormAmax",
+    "rms_norm_composite": f"{_ROOM}.composites.rms_norm:RmsNormComposite",
     "attention_sdpa": f"{_ROOM}.attention.plain_forms:AttentionSdpa",
     "attention_split_einsum": f"{_ROOM}.attention.split_einsum:AttentionSplitEinsum",
     "relu_attention_blocked": f"{_ROOM}.attention.relu_blocked:ReluAttentionBlocked",
@@ -52,6 +59,8 @@ RULES = {
     "winograd_conv": f"{_ROOM}.winograd.rule:WinogradConv",
     "split_constants": f"{_ROOM}.constants:SplitConstants",
 }
+RANK_4 = ("permute_rank_4", "rotary_turn")
+"""Rules for devices whose tensors have four axes at most; they match what has more."""
 RAISING = tuple(name for name in RULES if name.startswith("raise_"))
 APPROXIMATE = ("gelu_tanh", "gelu_swish", "relu_attention")
 
@@ -67,6 +76,7 @@ FORMS = {
         "composite": "group_norm_composite",
     },
     "layer_norm": {"plain": "layer_norm_plain", "amax": "layer_norm_amax", "composite": "layer_norm_composite"},
+    "rms_norm": {"plain": "rms_norm_plain", "amax": "rms_norm_amax", "composite": "rms_norm_composite"},
     "convolution": {"winograd": "winograd_conv"},
     "constants": {"split": "split_constants"},
 }
@@ -134,7 +144,11 @@ def _ordered(profile: DeviceProfile, forms: Forms, options: RewriteOptions) -> I
         yield rule_class(name)()
     # 2. What changes the function, while the operators are whole.
     yield from _approximations(options, profile)
-    # 3. The timestep's sinusoids, its sum with images, and GEGLU: patterns of several operators, while their linear
+    # 3. What has more axes than the device's tensors; what is written instead is ordinary layers and reshapes.
+    if profile.max_rank is not None and profile.max_rank <= _FEW_AXES:
+        for name in RANK_4:
+            yield rule_class(name)()
+    # 4. The timestep's sinusoids, its sum with images, and GEGLU: patterns of several operators, while their linear
     #    layers, sines and GELUs are what was captured.
     yield from _form(forms, "timestep")
     yield from _form(forms, "channel_bias")
@@ -143,14 +157,15 @@ def _ordered(profile: DeviceProfile, forms: Forms, options: RewriteOptions) -> I
         embedding: Any = rule_class("embedding_columns")
         yield embedding(budget_bytes=budget)
     yield from _form(forms, "geglu")
-    # 4. Normalisation: one operator each; neither needs nor hinders any other rule.
+    # 5. Normalisation: one operator each; neither needs nor hinders any other rule.
     yield from _form(forms, "group_norm")
     yield from _form(forms, "layer_norm")
-    # 5. Attention, after GEGLU and before layout: split-einsum takes the projections around it along.
+    yield from _form(forms, "rms_norm")
+    # 6. Attention, after GEGLU and before layout: split-einsum takes the projections around it along.
     yield from _attention(profile, forms)
-    # 6. Convolutions, after everything that makes new ones.
+    # 7. Convolutions, after everything that makes new ones.
     yield from _convolution(profile, forms)
-    # 7. Last, on what is left: factors that float16 cannot hold.
+    # 8. Last, on what is left: factors that float16 cannot hold.
     yield from _form(forms, "constants")
 
 

@@ -49,7 +49,7 @@ def _is_identity(node: Node) -> bool:
     if node.target in (_aten.mul.Tensor, _aten.div.Tensor):
         # Diffusers divides every residual by an output_scale_factor of 1.
         return isinstance(node.args[1], float | int) and node.args[1] == 1 and _same_type(node)
-    if node.target in (_aten.to.dtype, _aten.to.device, _aten.to.dtype_layout):
+    if node.target in (_aten.to.dtype, _aten.to.device, _aten.to.dtype_layout, _aten.type_as.default):
         return _same_type(node)
     return False
 

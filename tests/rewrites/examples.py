@@ -61,6 +61,10 @@ def _layer_norm_written_out(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return d * torch.rsqrt((d * d).mean(-1, keepdim=True) + 1e-5) * weight + bias
 
 
+def _rms_norm_written_out(x: Tensor, weight: Tensor) -> Tensor:
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * weight
+
+
 def _gelu_written_out(x: Tensor) -> Tensor:
     return x * 0.5 * (torch.erf(x / math.sqrt(2.0)) + 1.0)
 
@@ -99,6 +103,10 @@ def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.layer_norm(x, (8,), weight, bias)
 
 
+def _rms_norm(x: Tensor, weight: Tensor) -> Tensor:
+    return F.rms_norm(x, (8,), weight, 1e-6)
+
+
 def _self_attention(x: Tensor, *weights: Tensor) -> Tensor:
     q, k, v = (F.linear(x, w).view(*x.shape[:2], 2, 4).transpose(1, 2) for w in weights[:3])
     y = F.scaled_dot_product_attention(q, k, v)
@@ -115,6 +123,15 @@ def _relu_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 def _embedded(indices: Tensor, table: Tensor) -> Tensor:
     return F.embedding(indices.long(), table)
+
+
+def _patches_to_pixels(x: Tensor) -> Tensor:
+    return x.view(2, 6, 5, 3, 3, 8).permute(0, 5, 1, 3, 2, 4).reshape(2, 8, 18, 15)
+
+
+def _turned(x: Tensor) -> Tensor:
+    first, second = x.reshape(*x.shape[:-1], -1, 2).unbind(-1)
+    return torch.stack([-second, first], -1).flatten(3)
 
 
 _IMAGE, _CHANNELS = ((2, 8, 6, 5),), ((8,), (8,))
@@ -140,6 +157,7 @@ def _attention_example(function: Callable[..., Tensor] = F.scaled_dot_product_at
 EXAMPLES = {
     "raise_group_norm": _group_norm_example(_group_norm_written_out),
     "raise_layer_norm": _token_example(_layer_norm_written_out, _CHANNELS),
+    "raise_rms_norm": _token_example(_rms_norm_written_out, _CHANNELS[:1]),
     "raise_silu": _token_example(lambda x: x * torch.sigmoid(x)),
     "raise_gelu": _token_example(_gelu_written_out),
     "raise_attention": _attention_example(_attention_written_out),
@@ -147,6 +165,8 @@ EXAMPLES = {
     "gelu_tanh": _token_example(F.gelu),
     "gelu_swish": _token_example(F.gelu),
     "relu_attention": _attention_example(approved=True),
+    "permute_rank_4": Example(_patches_to_pixels, ((2, 30, 72),), (), {**_IMAGE_SIZES, "P": 3, "Q": 3}),
+    "rotary_turn": Example(_turned, ((2, 5, 3, 8),), (), {"B": 2, "S": 5, "H": 3, "D": 8}),
     "timestep_sinusoid": Example(_sinusoids, ((2,),), ((5, 8),), {"N": 2, "D": 8, "K": 1001}),
     "channel_bias": Example(_time_of_block, ((2, 8, 6, 5), (2, 9)), ((8, 9), (8,)), _IMAGE_SIZES),
     "embedding_columns": Example(
@@ -160,6 +180,9 @@ EXAMPLES = {
     "layer_norm_plain": _token_example(_layer_norm, _CHANNELS),
     "layer_norm_amax": _token_example(_layer_norm, _CHANNELS),
     "layer_norm_composite": _token_example(_layer_norm, _CHANNELS),
+    "rms_norm_plain": _token_example(_rms_norm, _CHANNELS[:1]),
+    "rms_norm_amax": _token_example(_rms_norm, _CHANNELS[:1]),
+    "rms_norm_composite": _token_example(_rms_norm, _CHANNELS[:1]),
     "attention_sdpa": _attention_example(_attention_with_scale),
     "attention_split_einsum": Example(
         _self_attention, ((2, 5, 9),), ((8, 9),) * 3 + ((7, 8), (7,)), {"B": 2, "S": 5, "C": 9, "H": 2, "D": 4, "O": 7}

@@ -16,6 +16,7 @@ from sdmobile.formats.bundle.contracts import Contract, TensorSpec
 from sdmobile.formats.tflite.graph import FileFacts, read_facts
 from sdmobile.rewrites.engine import rewrite
 from sdmobile.rewrites.rule import RewriteRecord, Rule
+from sdmobile.rewrites.tables import fold_tables
 from sdmobile.rewrites.tidy import tidy
 
 
@@ -53,7 +54,7 @@ def litert_file(module: nn.Module, inputs: tuple[Tensor, ...], rules: Sequence[R
     with torch.no_grad():
         expected = module(*inputs).numpy()
         program, _ = tidy(torch.export.export(module, inputs, strict=False))
-    rewritten = rewrite(program, rules)
+    rewritten = rewrite(fold_tables(program)[0], rules)
     specs = tuple(spec_of(f"x{i}", x) for i, x in enumerate(inputs))
     output = spec_of("y", torch.from_numpy(expected))
     contract = Contract("android", "unet", "file.tflite", "run", specs, (output,))
