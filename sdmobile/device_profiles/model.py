@@ -49,6 +49,7 @@ class Forms(Strict):
     embedding: Fact | None = None
     convolution: Fact | None = None
     constants: Fact | None = None
+    linear_attention: Fact | None = None
     attention: Attention = Attention()
     weights: Fact
     deployment_target: Fact | None = None

@@ -34,6 +34,10 @@ RULES = {
     "relu_attention": f"{_ROOM}.attention.relu_attention:ReluAttention",
     "permute_rank_4": f"{_ROOM}.permute:PermuteRank4",
     "rotary_turn": f"{_ROOM}.rotary:RotaryTurn",
+    "attention_mask_heads": f"{_ROOM}.attention.shared_operands:AttentionMaskHeads",
+    "attention_grouped_keys": f"{_ROOM}.attention.shared_operands:AttentionGroupedKeys",
+    "repeat_heads": f"{_ROOM}.repeat:RepeatHeads",
+    "repeat_channels": f"{_ROOM}.repeat:RepeatChannels",
     "timestep_sinusoid": f"{_ROOM}.timestep_sinusoid:TimestepSinusoid",
     "channel_bias": f"{_ROOM}.channel_bias:ChannelBias",
     "embedding_columns": f"{_ROOM}.embedding_columns:EmbeddingColumns",
@@ -48,6 +52,7 @@ RULES = {
     "rms_norm_plain": f"{_ROOM}.rms_norm:RmsNormPlain",
     "rms_norm_amax": f"{_ROOM}.rms_norm:RmsNormAmax",
     "rms_norm_composite": f"{_ROOM}.composites.rms_norm:RmsNormComposite",
+    "linear_attention_amax": f"{_ROOM}.attention.linear_attention:LinearAttentionAmax",
     "attention_sdpa": f"{_ROOM}.attention.plain_forms:AttentionSdpa",
     "attention_split_einsum": f"{_ROOM}.attention.split_einsum:AttentionSplitEinsum",
     "relu_attention_blocked": f"{_ROOM}.attention.relu_blocked:ReluAttentionBlocked",
@@ -59,8 +64,15 @@ RULES = {
     "winograd_conv": f"{_ROOM}.winograd.rule:WinogradConv",
     "split_constants": f"{_ROOM}.constants:SplitConstants",
 }
-RANK_4 = ("permute_rank_4", "rotary_turn")
-"""Rules for devices whose tensors have four axes at most; they match what has more."""
+RANK_4 = (
+    "permute_rank_4",
+    "rotary_turn",
+    "attention_mask_heads",
+    "attention_grouped_keys",
+    "repeat_heads",
+    "repeat_channels",
+)
+"""Rules for devices whose tensors have four axes at most; they match what has more, or what converters give more."""
 RAISING = tuple(name for name in RULES if name.startswith("raise_"))
 APPROXIMATE = ("gelu_tanh", "gelu_swish", "relu_attention")
 
@@ -77,6 +89,7 @@ FORMS = {
     },
     "layer_norm": {"plain": "layer_norm_plain", "amax": "layer_norm_amax", "composite": "layer_norm_composite"},
     "rms_norm": {"plain": "rms_norm_plain", "amax": "rms_norm_amax", "composite": "rms_norm_composite"},
+    "linear_attention": {"amax": "linear_attention_amax"},
     "convolution": {"winograd": "winograd_conv"},
     "constants": {"split": "split_constants"},
 }
@@ -162,6 +175,7 @@ def _ordered(profile: DeviceProfile, forms: Forms, options: RewriteOptions) -> I
     yield from _form(forms, "layer_norm")
     yield from _form(forms, "rms_norm")
     # 6. Attention, after GEGLU and before layout: split-einsum takes the projections around it along.
+    yield from _form(forms, "linear_attention")
     yield from _attention(profile, forms)
     # 7. Convolutions, after everything that makes new ones.
     yield from _convolution(profile, forms)

@@ -83,7 +83,7 @@ class RmsNormAmax(RmsNormRule):
     Rewritten:
         a = add(amax(abs(x), -1), 1e-4)                                 (N, S, 1)
         e = div(x, a)                                                   (N, S, C)
-        f = mul(reciprocal(a), √ε)                                      (N, S, 1)
+        f = mul(div(1, a), √ε)                                          (N, S, 1)
         r = rsqrt(add(mean(mul(e, e), -1), mul(f, f)))                  (N, S, 1)
         y = mul(mul(e, γ), r)                                           (N, S, C)
     """
@@ -108,6 +108,8 @@ def rms_norm_amax(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) ->
     """
     a = x.abs().amax(-1, keepdim=True) + 1e-4  # a row of zeros would give 0/0; 1e-4 is a normal float16 number
     e = x / a
-    floor = eps**0.5 / a  # squared here, not a: a² underflows in float16 where √ε/a does not
+    # Squared here, not a: a² underflows in float16 where √ε/a does not. A quotient of two tensors, since coremltools
+    # gives a reciprocal an ε of 1e-4 of its own (40 dB where rows are of that size).
+    floor = torch.tensor([1.0], dtype=x.dtype) / a * eps**0.5
     r = torch.rsqrt((e * e).mean(-1, keepdim=True) + floor * floor)
     return (e if weight is None else e * weight) * r  # γ first: see rms_norm_plain

@@ -134,6 +134,23 @@ def _turned(x: Tensor) -> Tensor:
     return torch.stack([-second, first], -1).flatten(3)
 
 
+def _mask_of_heads(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(query, key, value, mask.repeat_interleave(3, 0).view(2, 3, 1, 7))
+
+
+def _repeated_heads(x: Tensor, times: int = 2) -> Tensor:
+    return x[:, :, None].expand(-1, -1, times, -1, -1).reshape(len(x), -1, *x.shape[2:])
+
+
+def _grouped_keys(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(query, _repeated_heads(key), _repeated_heads(value), mask)
+
+
+def _linear_attention(value: Tensor, key: Tensor, query: Tensor) -> Tensor:
+    sums = F.pad(value, (0, 0, 0, 1), value=1.0) @ key.relu() @ query.relu()
+    return sums[:, :, :-1] / (sums[:, :, -1:] + 1e-15)
+
+
 _IMAGE, _CHANNELS = ((2, 8, 6, 5),), ((8,), (8,))
 _TOKENS = ((2, 5, 8),)
 _HEADS = ((2, 3, 6, 4), (2, 3, 7, 4), (2, 3, 7, 4))
@@ -167,6 +184,12 @@ EXAMPLES = {
     "relu_attention": _attention_example(approved=True),
     "permute_rank_4": Example(_patches_to_pixels, ((2, 30, 72),), (), {**_IMAGE_SIZES, "P": 3, "Q": 3}),
     "rotary_turn": Example(_turned, ((2, 5, 3, 8),), (), {"B": 2, "S": 5, "H": 3, "D": 8}),
+    "attention_mask_heads": Example(_mask_of_heads, (*_HEADS, (2, 1, 7)), (), _HEAD_SIZES),
+    "attention_grouped_keys": Example(
+        _grouped_keys, ((2, 6, 5, 4), *[(2, 3, 7, 4)] * 2, (2, 1, 5, 7)), (), {**_HEAD_SIZES, "H": 6, "G": 3, "M": 5}
+    ),
+    "repeat_heads": Example(_repeated_heads, ((2, 3, 7, 4),), (), {**_HEAD_SIZES, "H": 6, "G": 3}),
+    "repeat_channels": Example(lambda x: x.repeat_interleave(3, 1), _IMAGE, (), {**_IMAGE_SIZES, "R": 3}),
     "timestep_sinusoid": Example(_sinusoids, ((2,),), ((5, 8),), {"N": 2, "D": 8, "K": 1001}),
     "channel_bias": Example(_time_of_block, ((2, 8, 6, 5), (2, 9)), ((8, 9), (8,)), _IMAGE_SIZES),
     "embedding_columns": Example(
@@ -183,6 +206,7 @@ EXAMPLES = {
     "rms_norm_plain": _token_example(_rms_norm, _CHANNELS[:1]),
     "rms_norm_amax": _token_example(_rms_norm, _CHANNELS[:1]),
     "rms_norm_composite": _token_example(_rms_norm, _CHANNELS[:1]),
+    "linear_attention_amax": Example(_linear_attention, ((2, 3, 4, 7), (2, 3, 7, 4), (2, 3, 4, 6)), (), _HEAD_SIZES),
     "attention_sdpa": _attention_example(_attention_with_scale),
     "attention_split_einsum": Example(
         _self_attention, ((2, 5, 9),), ((8, 9),) * 3 + ((7, 8), (7,)), {"B": 2, "S": 5, "C": 9, "H": 2, "D": 4, "O": 7}

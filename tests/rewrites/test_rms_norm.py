@@ -25,7 +25,7 @@ from tests.rewrites.test_group_norm_coreml import packaged
 
 DECADES = pytest.mark.parametrize("std", [0.001, 0.01, 1.0, 100.0, 1000.0, 4400.0])
 
-PRECISIONS: tuple[tuple[Precision, int], ...] = (("float32", 90), ("float16-float32acc", 68))
+PRECISIONS: tuple[tuple[Precision, int], ...] = (("float32", 110), ("float16-float32acc", 68))
 
 
 def example(std: float, width: int = 320) -> tuple[Tensor, Tensor]:
@@ -95,7 +95,7 @@ class Inflated(nn.Module):
         return self.out(self.norm(self.proj(x)))
 
 
-@pytest.mark.parametrize("std", [0.01, 1.0, 100.0, 4400.0])
+@pytest.mark.parametrize("std", [0.0003, 0.01, 1.0, 4400.0])
 def test_core_ml_holds_in_float16(std: float, tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = Inflated(std).eval().requires_grad_(False)
