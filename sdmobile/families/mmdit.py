@@ -57,7 +57,8 @@ def with_idle_rows(context: Tensor) -> Tensor:
     """
     from torch.nn.functional import pad
 
-    return pad(context, (0, 0, 0, T5_ROWS - context.shape[1] // 2))
+    # As (B, 1, S, D): an Android GPU pads other axes where there are three.
+    return pad(context.unsqueeze(1), (0, 0, 0, T5_ROWS - context.shape[1] // 2)).squeeze(1)
 
 
 def patch_size(config: Config) -> int:
