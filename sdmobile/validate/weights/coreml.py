@@ -41,9 +41,9 @@ _BIASES = {
     *("conv.bias", "conv_transpose.bias", "linear.bias", "add.x", "add.y"),
     *("batch_norm.beta", "layer_norm.beta", "instance_norm.beta"),
 }
-# Whose epsilon is the converter's own: an affine map in disguise, whose variance is 1, and a root, to whose operand a
-# norm that is written out has added its own.
-_CONVERTERS_OWN = ("batch_norm", "rsqrt")
+# Whose epsilon is the converter's own: an affine map in disguise, whose variance is 1, and what a norm that is written
+# out takes of a sum to which it has added its own.
+_CONVERTERS_OWN = ("batch_norm", "inverse", "rsqrt")
 _TRANSPOSED = (1, 0)
 
 
