@@ -31,6 +31,7 @@ WEIGHT_FILES = {
     "text_encoder": "model.safetensors",
     "text_encoder_2": "model.safetensors",
     "unet": "diffusion_pytorch_model.safetensors",
+    "transformer": "diffusion_pytorch_model.safetensors",
     "vae": "diffusion_pytorch_model.safetensors",
 }
 # Stable Diffusion 1.5's own counts: they tell whether a preset has its shape.
@@ -69,13 +70,15 @@ def write_checkpoint(
         seed: same seed, same bytes.
         changes: to the configurations of "unet" and so on, of "scheduler" and of the "index"; for other families.
         family: whose models they are.
-        instead: whole configurations, of models that have little in common with those of the preset.
+        instead: whole configurations, of models, or of the "scheduler", that have little in common with the preset's.
 
     Returns:
         The folder.
     """
     changes = changes or {}
     presets = {**_PRESETS[preset], **(instead or {})}
+    scheduler = {**(presets.pop("scheduler", None) or STABLE_DIFFUSION)}
+    presets = {name: config for name, config in presets.items() if name in {model.name for model in family.models}}
     configs = {name: {**config, **changes.get(name, {})} for name, config in presets.items()}
     folder.mkdir(parents=True, exist_ok=True)
     vocab_size = None if preset == "tiny" else 49408
@@ -86,13 +89,15 @@ def write_checkpoint(
             config |= {"architectures": [config.pop("_class_name")], "model_type": "clip_text_model"}
             config |= {"vocab_size": tokens, "bos_token_id": tokens - 2, "eos_token_id": tokens - 1, "pad_token_id": 1}
         module = empty_module(family.model(component), config)
+        buffers = family.model(component).build(config) if _stored_buffers(module) else None
         count = sum(parameter.numel() for parameter in module.parameters())
         known = {} if component in changes else _COUNTS.get(preset, {})
         if (wanted := known.get(component, count)) != count:
             raise AssertionError(f"{component} has {count} parameters, {preset} has {wanted}")
-        _write_component(folder / component, config, module, WEIGHT_FILES[component], seed)
+        _write_component(folder / component, config, module, WEIGHT_FILES[component], seed, buffers)
     further = XL if "text_encoder_2" in configs else {}
-    scheduler = {**STABLE_DIFFUSION, **further.get("scheduler", {}), **changes.get("scheduler", {})}
+    scheduler |= {} if "scheduler" in (instead or {}) else further.get("scheduler", {})
+    scheduler |= changes.get("scheduler", {})
     _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     _write_json(folder / "model_index.json", {**_MODEL_INDEX, **further.get("index", {}), **changes.get("index", {})})
     if further:
@@ -130,12 +135,27 @@ def _write_second_tokenizer(folder: Path) -> None:
         _write_json(folder / "tokenizer_2" / name, {**stated, "pad_token": "!"})
 
 
-def _write_component(folder: Path, config: dict[str, Any], module: nn.Module, file_name: str, seed: int) -> None:
+def _stored_buffers(module: nn.Module) -> list[str]:
+    """Returns the names of tables that a checkpoint stores beside its weights."""
+    return [name for name, _ in module.named_buffers() if name in module.state_dict()]
+
+
+def _write_component(
+    folder: Path,
+    config: dict[str, Any],
+    module: nn.Module,
+    file_name: str,
+    seed: int,
+    buffers: nn.Module | None = None,
+) -> None:
+    """Writes one model; `buffers` is the same one that holds its tables, where it stores any."""
     from safetensors.torch import save_file
 
     prefix = "text_model." if file_name == "model.safetensors" else ""
     places = {name: "" if name.startswith("text_projection.") else prefix for name, _ in module.named_parameters()}
     tensors = {place + name: _random(name, module, seed) for name, place in places.items()}
+    if buffers is not None:
+        tensors |= {name: buffers.get_buffer(name).half() for name in _stored_buffers(module)}
     _write_json(folder / "config.json", config)
     save_file(tensors, folder / file_name, metadata={"format": "pt"})
 
@@ -151,7 +171,7 @@ def _random(name: str, module: nn.Module, seed: int) -> torch.Tensor:
     values = torch.empty(shape)
     if isinstance(owner, torch.nn.Embedding):
         values.normal_(0.0, 0.02, generator=generator)
-    elif isinstance(owner, torch.nn.GroupNorm | torch.nn.LayerNorm):
+    elif isinstance(owner, torch.nn.GroupNorm | torch.nn.LayerNorm) or type(owner).__name__ == "RMSNorm":
         low, high = (0.8, 1.2) if kind == "weight" else (-0.1, 0.1)
         values.uniform_(low, high, generator=generator)
     else:

@@ -95,7 +95,7 @@ def assemble(parts: Parts) -> Checkpoint:
     )
     steps, guidance_scale = parts.steps, parts.guidance_scale
     if steps is None and guidance_scale is None:
-        steps, guidance_scale = family.usual_sampling(scheduler_config, notes)
+        steps, guidance_scale = family.usual_sampling(configs, scheduler_config, notes)
     return Checkpoint(
         **vars(facts),
         family=family,

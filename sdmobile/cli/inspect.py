@@ -90,6 +90,7 @@ def _as_json(checkpoint: Checkpoint, verdicts: list[PreflightReport]) -> dict[st
         "image": [3, *checkpoint.image_size],
         "vae_scale_factor": checkpoint.vae_scale_factor,
         "scaling_factor": checkpoint.scaling_factor,
+        "shift_factor": checkpoint.shift_factor,
         "context": [checkpoint.context_length, checkpoint.context_dim],
         "scheduler": checkpoint.scheduler_config,
         "prediction_type": checkpoint.prediction_type,
@@ -134,13 +135,16 @@ def _facts(checkpoint: Checkpoint) -> Table:
     scheduler = checkpoint.scheduler_config
     (height, width), (rows, columns) = checkpoint.latent_size, checkpoint.image_size
     controls = ", ".join(f"{one.name} × {one.scale:g}" for one in checkpoint.family.controls)
-    betas = f"{scheduler.get('beta_schedule')} {scheduler.get('beta_start')}…{scheduler.get('beta_end')}"
+    scaled = f"scaled by {checkpoint.scaling_factor:g}"
+    scaled += f", shifted by {checkpoint.shift_factor:g}" if checkpoint.shift_factor else ""
+    betas = f"betas {scheduler.get('beta_schedule')} {scheduler.get('beta_start')}…{scheduler.get('beta_end')}"
+    noise = betas if "beta_start" in scheduler or "shift" not in scheduler else f"shift {scheduler['shift']}"
     facts = {
         "family": checkpoint.family.title,
-        "latent": f"{checkpoint.latent_channels} × {height} × {width}, scaled by {checkpoint.scaling_factor:g}",
+        "latent": f"{checkpoint.latent_channels} × {height} × {width}, {scaled}",
         "image": f"3 × {rows} × {columns} pixels, {checkpoint.vae_scale_factor} per latent cell",
         "context": f"{checkpoint.context_length} tokens × {checkpoint.context_dim}",
-        "scheduler": f"{scheduler.get('_class_name', 'not named')}, betas {betas}",
+        "scheduler": f"{scheduler.get('_class_name', 'not named')}, {noise}",
         "prediction": checkpoint.prediction_type,
         **({"controlled by": controls} if controls else {}),
         "tokenizer": str(checkpoint.tokenizer_dir or "none"),

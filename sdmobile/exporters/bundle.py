@@ -274,6 +274,7 @@ def _write_manifest(plan: ExportPlan, records: dict[str, Any], folder: Path) -> 
         "guidance": plan.guidance,
         "pipeline": {
             "scaling_factor": checkpoint.scaling_factor,
+            **({"shift_factor": checkpoint.shift_factor} if checkpoint.shift_factor else {}),
             "vae_scale_factor": checkpoint.vae_scale_factor,
             "guidance_scale": checkpoint.guidance_scale,
             "steps": checkpoint.steps,

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 SLACK = 1.25
 """A part holds at most so many times its share of the component's weights."""
-_APPLE_CHUNKS = 2
 
 
 def check_chunks(chunks: int) -> None:
@@ -32,10 +31,21 @@ def check_chunks(chunks: int) -> None:
         raise UnsupportedError(f"a UNet is cut into 1 to {MOST_FILES} parts", chunks)
 
 
-def app_warnings(target: str, chunks: int) -> tuple[str, ...]:
-    """Returns what the usual app cannot do with so many parts."""
-    if target != "ios" or chunks <= _APPLE_CHUNKS:
+def app_warnings(target: str, chunks: int, most: int) -> tuple[str, ...]:
+    """Returns what the usual app cannot do with so many parts.
+
+    Args:
+        target: ios, android or onnx.
+        chunks: files of the denoiser.
+        most: files that the app reads it from.
+    """
+    if target != "ios" or chunks <= most:
         return ()
+    if most == 1:
+        return (
+            "Apple's StableDiffusion package reads the denoiser of this family in one file; "
+            f"{chunks} files are for code of your own that runs them one after the other",
+        )
     return (
         "Apple's StableDiffusion package reads a UNet in one file or in two, UnetChunk1 and UnetChunk2; "
         f"{chunks} files are for code of your own that runs them one after the other (--chunks 2 is for the package)",

@@ -26,8 +26,9 @@ class Provenance:
         content_hash: its SHA-256.
         license: its licence, None where it does not say.
         scaling_factor: latents are divided by it before decoding.
-        prediction_type: what the UNet predicts.
+        prediction_type: what the denoiser predicts.
         version: sdmobile's version.
+        shift_factor: is added to latents after the division.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Provenance:
     scaling_factor: float
     prediction_type: str
     version: str
+    shift_factor: float = 0.0
 
     def entries(self, component: str) -> dict[str, str]:
         """Returns the facts as the key-value metadata of `component`'s file."""
@@ -46,6 +48,7 @@ class Provenance:
             "sdmobile.source_hash": self.content_hash,
             "sdmobile.license": self.license or "unknown",
             "sdmobile.scaling_factor": repr(self.scaling_factor),
+            **({"sdmobile.shift_factor": repr(self.shift_factor)} if self.shift_factor else {}),
             "sdmobile.prediction_type": self.prediction_type,
         }
 
@@ -117,4 +120,5 @@ def provenance_of(checkpoint: Checkpoint, known: str | None = None) -> Provenanc
         checkpoint.scaling_factor,
         checkpoint.prediction_type,
         __version__,
+        checkpoint.shift_factor,
     )

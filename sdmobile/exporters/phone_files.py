@@ -103,7 +103,8 @@ def turns(family: Family, records: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _scheduler(plan: ExportPlan) -> dict[str, Any]:
     """Returns the loop as tables, with the checkpoint's usual number of steps for default where there is a table."""
     checkpoint = plan.checkpoint
-    document = checkpoint.family.scheduler_document(checkpoint.scheduler_config, checkpoint.scaling_factor)
+    latents = (checkpoint.scaling_factor, checkpoint.shift_factor)
+    document = checkpoint.family.scheduler_document(checkpoint.scheduler_config, *latents)
     tables, steps = document["solvers"][document["default_solver"]]["steps"], checkpoint.usual_steps
     return {**document, "default_steps": steps} if str(steps) in tables else document
 
@@ -135,6 +136,7 @@ def _metadata(plan: ExportPlan, records: dict[str, Any], vocabulary: Vocabulary)
         "steps": checkpoint.usual_steps,
         "geometry": plan.geometry.to_json(),
         "scaling_factor": checkpoint.scaling_factor,
+        **({"shift_factor": checkpoint.shift_factor} if checkpoint.shift_factor else {}),
         "prediction_type": checkpoint.prediction_type,
         "image_range": [-1.0, 1.0],
         "layouts": _LAYOUTS[target],

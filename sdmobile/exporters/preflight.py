@@ -228,7 +228,9 @@ def _sampler(checkpoint: Checkpoint, request: ExportRequest, covered: frozenset[
     family = checkpoint.family
     _check_steps(checkpoint, request)
     if request.target != "onnx" and request.target not in family.app_use:
-        document = family.scheduler_document(checkpoint.scheduler_config, checkpoint.scaling_factor)
+        document = family.scheduler_document(
+            checkpoint.scheduler_config, checkpoint.scaling_factor, checkpoint.shift_factor
+        )
         if "note" in document:
             yield Level.NOTE, str(document["note"])
 
@@ -238,11 +240,10 @@ def _check_steps(checkpoint: Checkpoint, request: ExportRequest) -> None:
 
     Without Diffusers, that is left to an app that brings its own scheduler.
     """
-    from sdmobile.families.kept_tables import known_loop, unknown
-    from sdmobile.families.schedulers import check_schedule
+    from sdmobile.families.kept_tables import check_loop, known_loop, unknown
 
     family, config, steps = checkpoint.family, checkpoint.scheduler_config, checkpoint.usual_steps
-    check_schedule(config)
+    check_loop(config, family.loop_kind)
     known = known_loop(config, family.loop_kind)
     if known is not None and steps in known.lengths:
         return
@@ -255,7 +256,7 @@ def _check_steps(checkpoint: Checkpoint, request: ExportRequest) -> None:
 def _app(checkpoint: Checkpoint, request: ExportRequest, covered: frozenset[str]) -> Iterator[tuple[Level, str]]:
     """What the usual app has built in, and how many files of a denoiser it reads."""
     differences = checkpoint.family.app_differences(request.target, checkpoint)
-    parts = app_warnings(request.target, request.chunks)
+    parts = app_warnings(request.target, request.chunks, checkpoint.family.app_chunks)
     yield from ((Level.WARNING, line) for line in (*differences, *parts))
 
 

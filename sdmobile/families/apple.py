@@ -11,13 +11,25 @@ if TYPE_CHECKING:
 
     from sdmobile.families.component import Guidance
     from sdmobile.families.control import Control
+    from sdmobile.families.facts import Facts
 
 # Built in, whatever the bundle says (Scheduler, Decoder, Encoder).
 LATENT_CHANNELS = 4
 SCHEDULE = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
+# Of StableDiffusion3Pipeline and its DiscreteFlowScheduler.
+FLOW_TRAIN_STEPS = 1000
+FLOW_TEXT = {
+    "context_length": 77,
+    "context_dim": 4096,
+    "text_encoder_width": 768,
+    "text_encoder_2_width": 1280,
+    "text_encoder_pooled_width": 768,
+    "text_embeds_width": 1280,
+}
 
 PIPELINE = ": StableDiffusionPipeline(resourcesAt: Resources, controlNet: [])"
 PIPELINE_XL = ": StableDiffusionXLPipeline(resourcesAt: Resources)"
+PIPELINE_3 = ": StableDiffusion3Pipeline(resourcesAt: Resources)"
 SCRIPT = "compile.sh"
 _COMPILE = """\
 #!/bin/sh
@@ -82,6 +94,13 @@ USE_XL = (
     .replace("controlNet: [], configuration: configuration, disableSafety: true", "configuration: configuration")
     .replace(_GUIDED, _GUIDED + _SIZES)
 )
+# It takes no control networks either, and shifts what it decodes.
+USE_3 = (
+    USE.replace("let pipeline = try StableDiffusionPipeline(", "let pipeline = try StableDiffusion3Pipeline(")
+    .replace("controlNet: [], configuration: configuration, disableSafety: true", "configuration: configuration")
+    .replace("{sampler}   request.decoder", "   request.schedulerTimestepShift = {timestep_shift}\n   request.decoder")
+    .replace("request.encoderScaleFactor = {scaling_factor}", "request.decoderShiftFactor = {shift_factor}")
+)
 USE_ONE_ROW = USE.replace(_GUIDED, _ONE_ROW)
 
 
@@ -101,6 +120,29 @@ def compile_script(pipeline: str = "") -> str:
         pipeline: what it ends in, if there is a class that takes the result.
     """
     return _COMPILE.replace("{usual}", pipeline)
+
+
+def flow_differences(facts: Facts) -> list[str]:
+    """Returns where the package would draw other pictures by flow matching than Diffusers, or cannot.
+
+    Its StableDiffusion3Pipeline has the sizes of the published text encoders built in.
+    """
+    differences = [
+        "the image encoder of Apple's Swift package assumes 4 latent channels without a shift: it draws from a text "
+        "alone, not from a picture",
+        f"Apple's Swift package has another scaling factor by default: set {facts.scaling_factor:g} and a shift of "
+        f"{facts.shift_factor:g} in the pipeline's configuration, as README.md does",
+    ]
+    steps = facts.scheduler_config.get("num_train_timesteps", FLOW_TRAIN_STEPS)
+    if steps != FLOW_TRAIN_STEPS:
+        differences.append(f"scheduler num_train_timesteps is {steps}; Apple's Swift package has {FLOW_TRAIN_STEPS}")
+    sizes = {**dict(facts.sizes), "context_length": facts.context_length, "context_dim": facts.context_dim}
+    if other := {name: sizes[name] for name, size in FLOW_TEXT.items() if sizes[name] != size}:
+        shown = ", ".join(f"{name} {size}" for name, size in other.items())
+        differences.append(
+            f"Apple's Swift package gives the denoiser texts of other sizes than {shown}: run it yourself"
+        )
+    return differences
 
 
 def controlnet_name(name: str) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PREFIX = "first_stage_model."
 _LOSS = PREFIX + "loss."
+_STATISTICS = ("latents_mean", "latents_std")
 SCALING_FACTOR = 0.18215
 """Diffusers' default, which older checkpoints rely on."""
 
@@ -56,11 +57,16 @@ def _derive(shapes: Shapes) -> Config:
     return facts
 
 
-def _check(class_name: str, config: Config) -> None:
+def check_shifted(class_name: str, config: Config) -> None:
+    """Refuses latents that are more than scaled and shifted."""
+    _check(class_name, config, keys=_STATISTICS)
+
+
+def _check(class_name: str, config: Config, keys: Sequence[str] = ("shift_factor", *_STATISTICS)) -> None:
     if class_name == tiny_autoencoder.CLASS:
         tiny_autoencoder.check(config)
         return
-    for key in ("shift_factor", "latents_mean", "latents_std"):
+    for key in keys:
         if config.get(key) is not None:
             raise UnsupportedError(
                 "the autoencoder must have latents that are only scaled",
@@ -119,6 +125,18 @@ def scaling_factor(config: Config, notes: list[str]) -> float:
         return float(factor)
     notes.append(f"vae: config does not say scaling_factor; {SCALING_FACTOR} assumed")
     return SCALING_FACTOR
+
+
+def shift_factor(config: Config) -> float:
+    """Returns what is added to latents after the division.
+
+    Raises:
+        CheckpointError: what is stated is no finite number.
+    """
+    shift = config.get("shift_factor") or 0.0
+    if shift and not finite_positive(abs(shift) if isinstance(shift, int | float) else shift):
+        raise CheckpointError("shift_factor of the VAE must be a finite number", shift)
+    return float(shift)
 
 
 def latent_shape(g: Geometry) -> tuple[int, int, int]:

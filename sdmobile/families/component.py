@@ -81,6 +81,7 @@ class Kind(str, Enum):
     CONTEXT = "context"  # (batch, tokens, width), as a denoiser takes them
     TIMESTEPS = "timesteps"  # (batch,)
     VECTOR = "vector"  # (batch, width)
+    COLUMN = "column"  # (batch, width), with two unit axes more in an iPhone's file
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sdmobile.errors import UnsupportedError
 from sdmobile.families.component import Component, Kind, Value
 from sdmobile.families.family import Family
-from sdmobile.formats.bundle.contracts import PERMUTATIONS, TARGETS, Contract, Geometry, TensorSpec
+from sdmobile.formats.bundle.contracts import PERMUTATIONS, TARGETS, UNIT_AXES, Contract, Geometry, TensorSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,6 +21,7 @@ _LAYOUTS: dict[Kind, tuple[str, str, str]] = {
     Kind.CONTEXT: ("channels_1_tokens", "tokens", "tokens"),
     Kind.TIMESTEPS: ("flat", "flat", "flat"),
     Kind.VECTOR: ("vector", "vector", "vector"),
+    Kind.COLUMN: ("column", "vector", "vector"),
 }
 _TOKEN_TYPES = ("float32", "int32", "int64")
 
@@ -51,8 +52,8 @@ def _spec(target: str, name: str, value: Value, geometry: Geometry, rows: str) -
     place = TARGETS.index(target)
     layout, shape = _LAYOUTS[value.kind][place], value.shape(geometry)
     lying = tuple(shape[axis] for axis in PERMUTATIONS[layout])
-    if layout == "channels_1_tokens":
-        lying = (lying[0], lying[1], 1, lying[2])
+    for axis in UNIT_AXES.get(layout, ()):
+        lying = (*lying[:axis], 1, *lying[axis:])
     dtype = _TOKEN_TYPES[place] if value.kind is Kind.TOKEN_IDS else "float32"
     return TensorSpec(name, lying, dtype, value.description.format(rows=rows), value.name, layout)
 

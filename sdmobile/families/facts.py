@@ -18,9 +18,12 @@ class Facts:
         scaling_factor: latents are multiplied by it after encoding and divided by it before decoding.
         context_length: tokens per prompt.
         context_dim: features per token.
-        prediction_type: what the denoiser predicts: "epsilon", "v_prediction" or "sample".
+        prediction_type: what the denoiser predicts: "epsilon", "v_prediction", "sample" or "flow".
         sizes: further sizes of the family's inputs, by name.
         zeros_where_empty: the unconditional row of an empty negative text is zeros, not what text encoders make of it.
+        shift_factor: is subtracted from latents before they are multiplied, and added after they were divided.
+        latent_multiple: h and w are multiples of it.
+        latent_most: the largest h and w, None where there is none.
     """
 
     scheduler_config: dict[str, Any]
@@ -33,3 +36,6 @@ class Facts:
     prediction_type: str
     sizes: tuple[tuple[str, int], ...] = ()
     zeros_where_empty: bool = False
+    shift_factor: float = 0.0
+    latent_multiple: int = 1
+    latent_most: int | None = None

@@ -76,6 +76,9 @@ class Family(ABC):
     app_tokenizer: ClassVar[Mapping[str, str]] = {"ios": "."}
     """By target: the folder where an app looks for the tokenizer; elsewhere it is `tokenizer`."""
 
+    app_chunks: ClassVar[int] = 2
+    """Files that the usual app on an iPhone can read a denoiser from, at most."""
+
     # -- recognition
 
     @abstractmethod
@@ -231,11 +234,14 @@ class Family(ABC):
 
     # -- conditioning and sampling
 
-    def usual_sampling(self, scheduler_config: Config, notes: list[str]) -> tuple[int | None, float | None]:
-        """Returns steps and guidance scale of a checkpoint that was distilled to few steps; None where it was not.
+    def usual_sampling(
+        self, configs: Mapping[str, Config], scheduler_config: Config, notes: list[str]
+    ) -> tuple[int | None, float | None]:
+        """Returns steps and guidance scale that scheduler or models ask for; None for the family's defaults.
 
         Args:
-            scheduler_config: which tells it.
+            configs: of the models.
+            scheduler_config: which tells what was distilled to few steps.
             notes: gets what was concluded.
         """
         from sdmobile.families.few_steps import few_steps
@@ -257,12 +263,13 @@ class Family(ABC):
         return False
 
     @abstractmethod
-    def encode(self, token_ids: NDArray[np.int64], run: Run) -> Arrays:
+    def encode(self, token_ids: NDArray[np.int64], run: Run, geometry: Geometry) -> Arrays:
         """Returns what one text gives one row of the denoiser's inputs.
 
         Args:
             token_ids: padded, [1, L].
             run: computes a text encoder.
+            geometry: the sizes of the export.
         """
 
     def conditioning(self, guidance_scale: float, geometry: Geometry) -> Arrays:
@@ -367,8 +374,15 @@ class Family(ABC):
     # -- phones
 
     @abstractmethod
-    def scheduler_document(self, config: Mapping[str, Any], scaling_factor: float) -> dict[str, Any]:
+    def scheduler_document(
+        self, config: Mapping[str, Any], scaling_factor: float, shift_factor: float = 0.0
+    ) -> dict[str, Any]:
         """Returns the content of `scheduler.json`: the loop as tables, so that an app needs no scheduler library.
+
+        Args:
+            config: the checkpoint's Diffusers scheduler configuration.
+            scaling_factor: latents are divided by it before decoding.
+            shift_factor: then it is added to them.
 
         Raises:
             UnsupportedError: the scheduler cannot be written as tables.

@@ -115,8 +115,12 @@ class InstructPix2Pix(StableDiffusion):
         by_picture = np.float32(self.default_image_guidance_scale if image_scale is None else image_scale)
         return without + np.float32(scale) * (with_text - with_picture) + by_picture * (with_picture - without)
 
-    def scheduler_document(self, config: Mapping[str, Any], scaling_factor: float) -> dict[str, Any]:
-        return super().scheduler_document(config, scaling_factor) | {"guidance": f"{_GUIDED}; {_UNGUIDED}"}
+    def scheduler_document(
+        self, config: Mapping[str, Any], scaling_factor: float, shift_factor: float = 0.0
+    ) -> dict[str, Any]:
+        return super().scheduler_document(config, scaling_factor, shift_factor) | {
+            "guidance": f"{_GUIDED}; {_UNGUIDED}"
+        }
 
     def app_differences(self, target: str, facts: Facts) -> list[str]:
         if target != "ios":

@@ -17,14 +17,20 @@ from typing import Any
 
 from sdmobile.basics.files import cache_folder, hash_json, hash_tree, whole_file
 from sdmobile.errors import CheckpointError, MissingDependencyError, SdmobileError
-from sdmobile.families import noisy_tables, sampler_tables, schedulers
+from sdmobile.families import flow_matching, noisy_tables, sampler_tables, schedulers
 from sdmobile.families.few_steps import DISTILLED
+from sdmobile.families.flow_matching import check_flow, flow_loop
 from sdmobile.families.sampler_tables import Loop, Solver, consistency_loop, standard_loop
 from sdmobile.families.schedulers import check_schedule
 
-STANDARD, CONSISTENCY = "standard", "consistency"
-"""Kinds of loops: of any scheduler, and of a latent consistency model."""
-MAKERS: Mapping[str, Callable[[Mapping[str, Any]], Loop]] = {STANDARD: standard_loop, CONSISTENCY: consistency_loop}
+STANDARD, CONSISTENCY, FLOW = "standard", "consistency", "flow"
+"""Kinds of loops: of any scheduler of diffusion, of a latent consistency model, of flow matching."""
+MAKERS: Mapping[str, Callable[[Mapping[str, Any]], Loop]] = {
+    STANDARD: standard_loop,
+    CONSISTENCY: consistency_loop,
+    FLOW: flow_loop,
+}
+_CHECKS: Mapping[str, Callable[[Mapping[str, Any]], None]] = {FLOW: check_flow}
 _OWN = ("_class_name", DISTILLED)
 SHIPPED = Path(__file__).resolve().parents[1] / "data" / "scheduler_tables.json.xz"
 
@@ -41,12 +47,17 @@ def loop_of(config: Mapping[str, Any], kind: str = STANDARD) -> Loop:
         UnsupportedError: a schedule for which not even a standard solver can be written as tables.
         MissingDependencyError: it is not known, and Diffusers is not installed.
     """
-    check_schedule(config)
+    check_loop(config, kind)
     if (known := known_loop(config, kind)) is not None:
         return known
     loop = _made(config, kind)
     _keep(loop, _key(config, kind))
     return loop
+
+
+def check_loop(config: Mapping[str, Any], kind: str) -> None:
+    """Raises CheckpointError or UnsupportedError unless a scheduler's configuration can be one of a kind of loops."""
+    _CHECKS.get(kind, check_schedule)(config)
 
 
 def _made(config: Mapping[str, Any], kind: str) -> Loop:
@@ -100,8 +111,9 @@ def essence(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str,
 def code() -> str:
     """Returns the SHA-256 of the code that the tables come from."""
     root = Path(__file__).parent
-    names = (noisy_tables.__name__, sampler_tables.__name__, schedulers.__name__, "few_steps")
-    return hash_tree(root, [root / f"{name.rpartition('.')[2]}.py" for name in names])
+    modules = (flow_matching, noisy_tables, sampler_tables, schedulers)
+    names = (*(module.__name__.rpartition(".")[2] for module in modules), "few_steps", "flow_scheduler")
+    return hash_tree(root, [root / f"{name}.py" for name in names])
 
 
 @lru_cache(maxsize=1)

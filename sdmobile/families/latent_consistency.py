@@ -153,12 +153,17 @@ class LatentConsistency(StableDiffusion):
             most = config.get("original_inference_steps", 50)
             raise UnsupportedError(f"a latent consistency model takes at most {most} steps", steps) from error
 
-    def usual_sampling(self, scheduler_config: Config, notes: list[str]) -> tuple[int | None, float | None]:
+    def usual_sampling(
+        self, configs: Mapping[str, Config], scheduler_config: Config, notes: list[str]
+    ) -> tuple[int | None, float | None]:
         return None, None
 
-    def scheduler_document(self, config: Mapping[str, Any], scaling_factor: float) -> dict[str, Any]:
+    def scheduler_document(
+        self, config: Mapping[str, Any], scaling_factor: float, shift_factor: float = 0.0
+    ) -> dict[str, Any]:
         guidance = f"{_EMBEDDING}, see metadata.json; no unconditional row"
-        return document_of(loop_of(config, self.loop_kind), scaling_factor, guidance, self.default_steps)
+        loop = loop_of(config, self.loop_kind)
+        return document_of(loop, scaling_factor, shift_factor, guidance, self.default_steps)
 
     def app_differences(self, target: str, facts: Facts) -> list[str]:
         if target != "ios":

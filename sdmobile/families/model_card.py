@@ -28,7 +28,7 @@ _USE = {
 {signatures}
 3. `scheduler.json` holds the tables of the sampling loop, `metadata.json` the shapes and names. The initial noise is
    defined by `noise_golden.json`; an implementation is right when it gives those numbers.
-4. {guidance}; the latent is divided by {scaling_factor}
+4. {guidance}; the latent is divided by {decoding}
    before decoding.
 
 ### In Swift
@@ -41,7 +41,7 @@ _USE = {
 {signatures}
 3. `scheduler.json` holds the tables of the sampling loop, `metadata.json` the shapes and names. The initial noise is
    defined by `noise_golden.json`; an implementation is right when it gives those numbers.
-4. {guidance}; the latent is divided by {scaling_factor}
+4. {guidance}; the latent is divided by {decoding}
    before decoding.
 
 ### In Kotlin
@@ -177,7 +177,10 @@ def _use(manifest: Mapping[str, Any]) -> str:
     text = family.app_use.get(manifest["target"]) or _USE[manifest["target"]]
     for name, value in {
         "{guidance}": family.guidance_rule,
+        "{decoding}": _decoding(manifest["pipeline"]),
         "{scaling_factor}": str(manifest["pipeline"]["scaling_factor"]),
+        "{shift_factor}": str(manifest["pipeline"].get("shift_factor", 0.0)),
+        "{timestep_shift}": str((manifest["pipeline"].get("scheduler") or {}).get("shift", 1.0)),
         "{guidance_scale}": f"{_stated(manifest, 'guidance_scale', family.default_guidance_scale):g}",
         "{steps}": f"{_stated(manifest, 'steps', family.default_steps):g}",
         "{prompt}": "a large red circle in the center on a white background",
@@ -190,6 +193,12 @@ def _use(manifest: Mapping[str, Any]) -> str:
     }.items():
         text = text.replace(name, value)
     return text
+
+
+def _decoding(pipeline: Mapping[str, Any]) -> str:
+    """Returns what the last latent is divided by, and what is added to it."""
+    shift = pipeline.get("shift_factor", 0.0)
+    return f"{pipeline['scaling_factor']}" + (f", and {shift} is added to it," if shift else "")
 
 
 def _stated(manifest: Mapping[str, Any], key: str, default: float) -> float:

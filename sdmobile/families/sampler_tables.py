@@ -54,8 +54,9 @@ _TABLED = (
 _STANDARD = {"dpm++": "DPMSolverMultistepScheduler", "ddim": "DDIMScheduler"}
 # What makes the standard solvers deterministic and linear whatever the checkpoint's own scheduler asks for.
 _PLAIN = {"algorithm_type": "dpmsolver++", "solver_order": 2, "thresholding": False, "use_lu_lambdas": False}
-_UPDATE = "x_next = a * x + b * D + c * D_previous"
-_LONG_UPDATE = _UPDATE + " + d * D_before_previous"
+UPDATE = "x_next = a * x + b * D + c * D_previous"
+"""A step, in the names of the columns."""
+_LONG_UPDATE = UPDATE + " + d * D_before_previous"
 _NOISY_UPDATE = "x_next = a * x + b * D + n * z"
 
 
@@ -103,7 +104,7 @@ class Loop:
         solvers: of `scheduler.json`, the default first.
         note: why the checkpoint's own scheduler is not among them, None where it is.
         prediction_type: what the denoiser predicts.
-        alphas_cumprod: ᾱ of every step of the training schedule.
+        alphas_cumprod: ᾱ of every step of the training schedule; none where x is no such mixture.
         lengths: numbers of steps that the checkpoint's own scheduler takes, of those that were tried.
     """
 
@@ -237,7 +238,7 @@ def _solver(config: Mapping[str, Any], name: str, class_name: str, settings: dic
     if len(scales) != 1 or str(usual) not in tables:
         raise UnsupportedError("a table needs one scale of the initial noise", f"{class_name}: {sorted(scales)}")
     columns = {column for rows in tables.values() for row in rows for column in row}
-    update = _NOISY_UPDATE if "n" in columns else _LONG_UPDATE if "d" in columns else _UPDATE
+    update = _NOISY_UPDATE if "n" in columns else _LONG_UPDATE if "d" in columns else UPDATE
     in_order = dict(sorted(tables.items(), key=lambda table: int(table[0])))
     return Solver(name, class_name, settings, update, scales.pop(), in_order)
 

@@ -66,12 +66,26 @@ def scheduler_from_config(config: Mapping[str, Any], name: str | None = None, **
     class_name, overrides = SCHEDULERS.get(name or "", (name or config.get("_class_name", DEFAULT), {}))
     cls = _scheduler_class(class_name)
     check_schedule(config)
+    return built(cls, config, {**OVERRIDDEN, **overrides, **settings})
+
+
+def built(cls: Any, config: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> Any:
+    """Makes a scheduler of a class of Diffusers.
+
+    Args:
+        cls: the class.
+        config: the checkpoint's configuration.
+        settings: set on top of it.
+
+    Raises:
+        CheckpointError: the configuration is not usable.
+    """
     own = {key: value for key, value in config.items() if key != "_use_default_values"}
     try:
-        return cls.from_config(own, **{**OVERRIDDEN, **overrides, **settings})
+        return cls.from_config(own, **(settings or {}))
     except Exception as error:  # whatever a class makes of values that it did not expect
         value = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise CheckpointError(f"the scheduler configuration must suit {class_name}", value) from error
+        raise CheckpointError(f"the scheduler configuration must suit {cls.__name__}", value) from error
 
 
 def _scheduler_class(class_name: object) -> Any:
@@ -99,17 +113,27 @@ def check_schedule(config: Mapping[str, Any]) -> None:
             f"{name}: flow matching (SD3, Flux)",
             "Give the scheduler that the UNet was trained with: scheduler/scheduler_config.json",
         )
-    steps = config.get("num_train_timesteps", 1000)
-    if type(steps) is not int or not 1 <= steps <= _MOST_TIMESTEPS:
-        raise CheckpointError(
-            f"num_train_timesteps of the scheduler must be a whole number up to {_MOST_TIMESTEPS}", steps
-        )
+    steps = check_training_steps(config)
     for key in ("beta_start", "beta_end"):
         if key in config and not _is_share(config[key]):
             raise CheckpointError(f"{key} of the scheduler must be a number from 0 to 1", config[key])
     betas = config.get("trained_betas")
     if betas is not None and not (isinstance(betas, list) and len(betas) == steps and all(map(_is_share, betas))):
         raise CheckpointError("trained_betas of the scheduler must be one number from 0 to 1 per training step", "")
+
+
+def check_training_steps(config: Mapping[str, Any]) -> int:
+    """Returns the steps of a training schedule.
+
+    Raises:
+        CheckpointError: a number that no schedule can have.
+    """
+    steps = config.get("num_train_timesteps", 1000)
+    if type(steps) is not int or not 1 <= steps <= _MOST_TIMESTEPS:
+        raise CheckpointError(
+            f"num_train_timesteps of the scheduler must be a whole number up to {_MOST_TIMESTEPS}", steps
+        )
+    return steps
 
 
 def _is_share(value: object) -> bool:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sdmobile.families.component import Arrays, Run
+    from sdmobile.formats.bundle.contracts import Geometry
 
 _RULE = "the architecture must be one that sdmobile exports"
 _SUPPORTED = (
@@ -45,7 +46,7 @@ _OTHER_FILES = (
     (".lora_", "a LoRA, which holds changes to a checkpoint, not a checkpoint"),
     ("control_model.", "a ControlNet"),
     ("conditioner.embedders.", "the refiner of Stable Diffusion XL, or a file that lacks its second text encoder"),
-    ("joint_blocks.", "Stable Diffusion 3"),
+    ("joint_blocks.", "Stable Diffusion 3, which is read as a Diffusers folder"),
     ("double_blocks.", "Flux"),
     ("double_stream_modulation", "Flux 2"),
     ("model.diffusion_model.label_emb.", "a UNet with class or image embeddings (SDXL, unCLIP)"),
@@ -187,13 +188,15 @@ class StableDiffusion(Family):
         notes.append(f"unet: the file does not say its resolution; {pixels} pixels assumed")
         return pixels // scale, pixels // scale
 
-    def encode(self, token_ids: NDArray[np.int64], run: Run) -> Arrays:
+    def encode(self, token_ids: NDArray[np.int64], run: Run, geometry: Geometry) -> Arrays:
         return {"encoder_hidden_states": run("text_encoder", {"input_ids": token_ids})["last_hidden_state"]}
 
-    def scheduler_document(self, config: Mapping[str, Any], scaling_factor: float) -> dict[str, Any]:
+    def scheduler_document(
+        self, config: Mapping[str, Any], scaling_factor: float, shift_factor: float = 0.0
+    ) -> dict[str, Any]:
         from sdmobile.families.scheduler_document import scheduler_document
 
-        return scheduler_document(config, scaling_factor)
+        return scheduler_document(config, scaling_factor, shift_factor)
 
     def tokenizer_differences(self, target: str, pad_token: str, eos_token: str, added: Mapping[str, int]) -> list[str]:
         if target not in self.app_use:

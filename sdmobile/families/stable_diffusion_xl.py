@@ -120,7 +120,7 @@ class StableDiffusionXL(StableDiffusion):
         notes.append("scheduler: the file has none; Euler with the betas of Stable Diffusion XL assumed")
         return {**_SCHEDULE, **schedule, "_class_name": _SCHEDULE["_class_name"]}
 
-    def encode(self, token_ids: NDArray[np.int64], run: Run) -> Arrays:
+    def encode(self, token_ids: NDArray[np.int64], run: Run, geometry: Geometry) -> Arrays:
         return clip_pooled.encode(token_ids, run)
 
     def conditioning(self, guidance_scale: float, geometry: Geometry) -> Arrays:

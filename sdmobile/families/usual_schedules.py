@@ -1,8 +1,9 @@
 """Scheduler configurations that most checkpoints have, whose tables ship (`kept_tables`).
 
 Sources: `scheduler/scheduler_config.json` of stable-diffusion-v1-5, stable-diffusion-2-1 and -base, stable-diffusion
--inpainting, stable-diffusion-xl-base-1.0, sd-turbo, sdxl-turbo, LCM_Dreamshaper_v7 and instruct-pix2pix; what single
-files are given (`Family.file_scheduler`) and `--distilled` sets (`few_steps.KINDS`); the bundled checkpoints.
+-inpainting, stable-diffusion-xl-base-1.0, sd-turbo, sdxl-turbo, LCM_Dreamshaper_v7, instruct-pix2pix and
+stable-diffusion-3-medium (that of 3.5 means the same); what single files are given (`Family.file_scheduler`) and
+`--distilled` sets (`few_steps.KINDS`); the bundled checkpoints.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from typing import Any
 
 from sdmobile.basics.files import hash_json, whole_file
 from sdmobile.families.few_steps import KINDS, Distillation
+from sdmobile.families.flow_matching import EULER as FLOW_EULER
 from sdmobile.families.kept_tables import (
     CONSISTENCY,
+    FLOW,
     MAKERS,
     SHIPPED,
     STANDARD,
@@ -53,12 +56,14 @@ _LCM = {
     "set_alpha_to_one": True,
     "timestep_spacing": "leading",
 }
+_FLOW = {"_class_name": FLOW_EULER, "num_train_timesteps": 1000, "shift": 3.0}
 
 
 def usual_schedules() -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields kind and configuration of each loop that ships."""
     for config in _USUAL:
         yield STANDARD, config
+    yield FLOW, _FLOW
     for kind in (STANDARD, CONSISTENCY):
         yield kind, _LCM
         yield kind, {**STABLE_DIFFUSION, "_class_name": LCM, "original_inference_steps": 50}
@@ -72,7 +77,8 @@ def class_defaults() -> dict[str, Any]:
     """Returns the settings that each scheduler's class knows, and in "*" those that are every class's default."""
     import diffusers
 
-    names = dict.fromkeys((*(name for name, _ in SCHEDULERS.values()), DEFAULT, LCM, ANCESTRAL, "TCDScheduler"))
+    named = (name for name, _ in SCHEDULERS.values())
+    names = dict.fromkeys((*named, DEFAULT, LCM, ANCESTRAL, "TCDScheduler", FLOW_EULER))
     parameters: dict[str, dict[str, Any]] = {}
     for name in names:
         signature = inspect.signature(getattr(diffusers, name).__init__)

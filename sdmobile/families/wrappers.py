@@ -115,6 +115,27 @@ class UNetXL(_Wrapper):
         return self.leave(self.component(*arguments, added_cond_kwargs=added, return_dict=False)[0])
 
 
+class MultiModalTransformer(_Wrapper):
+    """Latents, timestep (B,), text features (B, S, D) and pooled text (B, P) -> velocity in the latents' layout.
+
+    Args:
+        component: an SD3Transformer2DModel.
+        channels_last: whether latents lie so in the file.
+        fill: adds the rows of text that the file is not given.
+    """
+
+    def __init__(self, component: nn.Module, channels_last: bool, fill: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(component, channels_last)
+        self.fill = fill
+
+    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, pooled: Tensor) -> Tensor:
+        if encoder_hidden_states.ndim == 4:  # (B, D, 1, S), with (B, P, 1, 1), as Apple's package gives them
+            encoder_hidden_states = encoder_hidden_states.squeeze(2).transpose(1, 2)
+            pooled = pooled.flatten(1)
+        text = self.fill(encoder_hidden_states)
+        return self.leave(self.component(self.enter(sample), text, pooled, timestep, return_dict=False)[0])
+
+
 class ControlledUNet(_Wrapper):
     """As `UNet`, with the feature maps of a control network as further inputs, each in the latents' layout.
 

@@ -17,7 +17,6 @@ import numpy as np
 from sdmobile.basics.words import nearest
 from sdmobile.errors import UnsupportedError
 from sdmobile.families import FAMILIES
-from sdmobile.families.component import BATCH2
 from sdmobile.families.family import Family
 from sdmobile.quantize.schemes import parse_scheme
 from sdmobile.quantize.sensitivity import DEFAULT_SCHEMES, DIRECT, PROBES, Sensitivity
@@ -81,7 +80,8 @@ def _is_denoiser(component: str) -> bool:
 
 def can_be_followed(family: Family) -> bool:
     """Returns whether a whole trajectory can be analysed: with both rows of guidance, and nothing beside the latent."""
-    return BATCH2 in family.guidances and not family.takes_picture and not family.controls
+    guided = any(guidance.rows == guidance.texts == 2 for guidance in family.guidances)
+    return guided and not family.takes_picture and not family.controls
 
 
 def usual_error(family: Family, component: str) -> str:

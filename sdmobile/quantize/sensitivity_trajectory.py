@@ -6,7 +6,8 @@ early steps, which decide what is drawn.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,10 +31,8 @@ class Trajectory(nn.Module):
     Args:
         unet: the Diffusers UNet.
         denoiser: says how it is called.
-        scheduler_config: of a deterministic Diffusers scheduler.
-        steps: scheduler steps.
+        scheduler: makes a deterministic Diffusers scheduler with its timesteps.
         guidance: s.
-        name: short name of another scheduler.
         texts: names of the inputs that texts give, in the order of the arguments.
     """
 
@@ -41,22 +40,17 @@ class Trajectory(nn.Module):
         self,
         unet: nn.Module,
         denoiser: Component,
-        scheduler_config: Mapping[str, Any],
-        steps: int,
+        scheduler: Callable[[], Any],
         guidance: float,
-        name: str | None = None,
         texts: Sequence[str] = ("encoder_hidden_states",),
     ) -> None:
         super().__init__()
         self.component = unet
         self._call, self._texts = denoiser.reference, tuple(texts)
-        self._config, self._steps, self._guidance, self._name = dict(scheduler_config), steps, guidance, name
+        self._scheduler, self._guidance = scheduler, guidance
 
     def forward(self, latent: Tensor, *features: Tensor) -> Tensor:
-        from sdmobile.families.schedulers import scheduler_from_config
-
-        scheduler = scheduler_from_config(self._config, self._name)
-        scheduler.set_timesteps(self._steps)
+        scheduler = self._scheduler()
         pairs = zip(features[: len(self._texts)], features[len(self._texts) :], strict=True)
         context = {name: torch.cat(pair) for name, pair in zip(self._texts, pairs, strict=True)}
         latent = latent * float(scheduler.init_noise_sigma)
@@ -115,7 +109,7 @@ def open_trajectories(checkpoint: Checkpoint, requests: Sequence[SampleRequest])
         for request, pair in zip(requests, texts, strict=True)
     )
     unet = load_model(checkpoint, family.denoiser.model)
-    settings = (first.steps, first.guidance_scale, first.scheduler, names)
-    loop = Trajectory(unet, family.denoiser, spec.scheduler_config, *settings)
+    scheduler = partial(family.scheduler, spec.scheduler_config, first.scheduler, first.steps)
+    loop = Trajectory(unet, family.denoiser, scheduler, first.guidance_scale, names)
     tensors = tuple(tuple(map(torch.from_numpy, row)) for row in rows)
     return Study(family.denoiser.name, loop.eval().requires_grad_(False), tensors)

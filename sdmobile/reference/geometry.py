@@ -24,12 +24,15 @@ def geometry_for(checkpoint: Checkpoint, guidance: str | None, resolution: Resol
         resolution: of the picture, None for the checkpoint's own.
 
     Raises:
-        UnsupportedError: an unknown guidance, or a resolution that is no multiple of the VAE's scale factor.
+        UnsupportedError: an unknown guidance, or a resolution that is no multiple of the VAE's scale factor (times
+            the denoiser's patches), or too large.
     """
     rows = checkpoint.family.guidance(guidance).rows
-    factor = checkpoint.vae_scale_factor
+    factor, most = checkpoint.vae_scale_factor, checkpoint.latent_most
+    multiple = factor * checkpoint.latent_multiple
+    limit = _MOST_PIXELS if most is None else min(_MOST_PIXELS, factor * most)
     sides = checkpoint.image_size if resolution is None else resolution
-    height, width = (_checked(side, factor) for side in ((sides, sides) if isinstance(sides, int) else sides))
+    height, width = (_checked(side, multiple, limit) for side in ((sides, sides) if isinstance(sides, int) else sides))
     return Geometry(
         batch=rows,
         latent_channels=checkpoint.latent_channels,
@@ -43,10 +46,10 @@ def geometry_for(checkpoint: Checkpoint, guidance: str | None, resolution: Resol
     )
 
 
-def _checked(pixels: int, factor: int) -> int:
+def _checked(pixels: int, factor: int, most: int) -> int:
     """Returns the side of a picture; raises UnsupportedError for one that no latent has."""
-    if pixels > _MOST_PIXELS:
-        raise UnsupportedError(f"the resolution must be at most {_MOST_PIXELS} pixels", pixels)
+    if pixels > most:
+        raise UnsupportedError(f"the resolution must be at most {most} pixels", pixels)
     if pixels <= 0 or pixels % factor:
         nearest = max(factor, round(pixels / factor) * factor)
         raise UnsupportedError(

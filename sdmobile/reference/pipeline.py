@@ -41,6 +41,7 @@ class PipelineSpec:
         pad_token: fills up a text where the tokenizer's folder does not say which token does.
         added_tokens: learned words that the folder does not have.
         zeros_where_empty: the unconditional row of an empty negative text is zeros.
+        shift_factor: is added to the final latent after the division.
     """
 
     family: Family
@@ -54,6 +55,7 @@ class PipelineSpec:
     pad_token: str | None = None
     added_tokens: tuple[str, ...] = ()
     zeros_where_empty: bool = False
+    shift_factor: float = 0.0
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int]:
@@ -121,6 +123,7 @@ class PipelineSpec:
             guidance_scale=float(_stated(bundle, "guidance_scale", family.default_guidance_scale)),
             steps=int(_stated(bundle, "steps", family.default_steps)),
             zeros_where_empty=bool(bundle.pipeline.get("zeros_where_empty", False)),
+            shift_factor=float(bundle.pipeline.get("shift_factor", 0.0)),
         )
 
     @classmethod
@@ -156,6 +159,7 @@ class PipelineSpec:
             pad_token=checkpoint.pad_token,
             added_tokens=checkpoint.added_tokens,
             zeros_where_empty=checkpoint.zeros_where_empty,
+            shift_factor=checkpoint.shift_factor,
         )
 
 

@@ -62,6 +62,7 @@ def recording_key(
         "control": controls_to_json(spec.family.controls),
         "guidance": spec.guidance.name,
         "scaling_factor": spec.scaling_factor,
+        "shift_factor": spec.shift_factor,
         "scheduler": dict(spec.scheduler_config),
         "requests": [request.to_json() for request in requests],
         "components": sorted(components),

@@ -196,7 +196,7 @@ class Sampler:
 
     def encode(self, text: str) -> Arrays:
         """Returns what a text gives one row of the denoiser's inputs."""
-        return self.spec.family.encode(self.tokenize(text), self._call)
+        return self.spec.family.encode(self.tokenize(text), self._call, self.spec.geometry)
 
     def start(self, request: SampleRequest) -> Start:
         """Encodes the picture of a request, where there is one."""
@@ -237,6 +237,8 @@ class Sampler:
         """Returns the picture [1, 3, H, W] of a scaled latent."""
         decoder = self.spec.family.decoder
         unscaled = (latent / np.float32(self.spec.scaling_factor)).astype(np.float32)
+        if self.spec.shift_factor:
+            unscaled += np.float32(self.spec.shift_factor)
         return self._call(decoder.name, {decoder.inputs[0].name: unscaled})[decoder.outputs[0].name]
 
     def predict(

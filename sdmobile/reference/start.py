@@ -30,7 +30,7 @@ class Start:
     beside: NDArray[np.float32] | None = None
 
     def latent(self, scheduler: Any, timesteps: Tensor, noise: NoiseStream) -> Tensor:
-        """Returns the latent before the first of the timesteps: σ·z, or √ᾱ·x₀ + √(1 − ᾱ)·z of a picture."""
+        """Returns the latent before the first of the timesteps: σ·z, or the scheduler's mixture with a picture."""
         import torch
 
         if self.clean is None:
@@ -54,9 +54,14 @@ def start_of(spec: PipelineSpec, request: SampleRequest, run: Run) -> Start:
     def encode(image: NDArray[np.float32]) -> NDArray[np.float32]:
         return family.encode_image(image, run)
 
+    def clean(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        encoded = encode(image)
+        shifted = encoded - np.float32(spec.shift_factor) if spec.shift_factor else encoded
+        return shifted * np.float32(spec.scaling_factor)
+
     from_noise = family.takes_picture and edit.strength == 1.0
     return Start(
-        None if from_noise else encode(edit.image) * np.float32(spec.scaling_factor),
+        None if from_noise else clean(edit.image),
         family.beside_latent(edit, spec.geometry, spec.scaling_factor, encode),
     )
 

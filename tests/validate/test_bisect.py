@@ -109,6 +109,13 @@ def test_an_epsilon_or_its_root_is_no_fault(held: float) -> None:
     assert epsilon_faults([1e-6], {"scalar": np.array([held], np.float32), "half": np.array([0.5], np.float32)}) == []
 
 
+def test_an_epsilon_of_two_factors_is_no_fault() -> None:
+    """1.2314453125 · 0.000812 is the root of 1e-6."""
+    factors = {"a": np.array([1.2314453125], np.float32), "b": np.array([0.00081205], np.float32)}
+    assert epsilon_faults([1e-6], factors) == []
+    assert len(epsilon_faults([1e-5], factors)) == 1
+
+
 @pytest.mark.parametrize(("held", "faults"), [(2.0**-24, 0), (2.0**-14.5, 0), (2.0**-33, 0), (1e-6, 1), (1e-5, 1)])
 def test_an_epsilon_that_float16_would_lose_is_raised_to_what_it_holds(held: float, faults: int) -> None:
     """ε = 2⁻³³: Core ML's files hold 2⁻²⁴, the form that divides by the largest deviation the root of 2⁻²⁹."""

@@ -26,8 +26,11 @@ PERMUTATIONS: dict[str, tuple[int, ...]] = {
     "channels_1_tokens": (0, 2, 1),  # then a unit axis before the tokens: (B, D, 1, S), the form of the Neural Engine
     "token_ids": (0, 1),
     "vector": (0, 1),
+    "column": (0, 1),  # then two unit axes: (B, D, 1, 1)
     "flat": (0,),
 }
+UNIT_AXES: dict[str, tuple[int, ...]] = {"channels_1_tokens": (2,), "column": (2, 3)}
+"""Axes of length 1 that a layout has in the file besides, by their places there."""
 OPAQUE = "opaque"  # a value between two parts of a component: nobody outside looks at its axes
 
 
@@ -95,9 +98,7 @@ class TensorSpec:
 
         value = np.asarray(array)
         if self.layout != OPAQUE and value.ndim == len(PERMUTATIONS[self.layout]):
-            value = value.transpose(PERMUTATIONS[self.layout])
-            if self.layout == "channels_1_tokens":
-                value = value[:, :, None, :]
+            value = np.expand_dims(value.transpose(PERMUTATIONS[self.layout]), UNIT_AXES.get(self.layout, ()))
         if value.shape != self.shape:
             raise UnsupportedError(
                 f"`{self.canonical}` must have the shape {self.canonical_shape} of the exported file",
@@ -121,8 +122,7 @@ class TensorSpec:
                 value.shape,
                 "The file and its manifest do not belong together; export again",
             )
-        if self.layout == "channels_1_tokens":
-            value = value[:, :, 0, :]
+        value = value.squeeze(UNIT_AXES.get(self.layout, ()))
         inverse = range(value.ndim) if self.layout == OPAQUE else np.argsort(PERMUTATIONS[self.layout])
         dtype = np.float32 if np.issubdtype(value.dtype, np.floating) else np.int64
         return np.ascontiguousarray(value.transpose(inverse), dtype=dtype)
@@ -133,7 +133,8 @@ class TensorSpec:
         if self.layout == OPAQUE:
             return self.shape
         order = PERMUTATIONS[self.layout]
-        shape = self.shape[:2] + self.shape[3:] if self.layout == "channels_1_tokens" else self.shape
+        units = UNIT_AXES.get(self.layout, ())
+        shape = [size for axis, size in enumerate(self.shape) if axis not in units]
         return tuple(shape[order.index(axis)] for axis in range(len(order)))
 
 

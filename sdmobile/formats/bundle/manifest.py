@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from sdmobile.basics.untrusted import UntrustedError, checked_parts
-from sdmobile.formats.bundle.contracts import OPAQUE, PERMUTATIONS
+from sdmobile.formats.bundle.contracts import OPAQUE, PERMUTATIONS, UNIT_AXES
 
 NO_CLIPPING = float("-inf")
 """Diffusers' default of `lambda_min_clipped`, which earlier manifests hold as `-Infinity`."""
@@ -77,7 +77,7 @@ class TensorEntry(_Entry):
     dtype: Literal["float32", "int32", "int64", "bool"]
     description: Text
     canonical: Label
-    layout: Literal["nchw", "nhwc", "tokens", "channels_1_tokens", "token_ids", "vector", "flat", "opaque"]
+    layout: Literal["nchw", "nhwc", "tokens", "channels_1_tokens", "token_ids", "vector", "column", "flat", "opaque"]
 
     @model_validator(mode="after")
     def _axes(self) -> TensorEntry:
@@ -87,11 +87,12 @@ class TensorEntry(_Entry):
         if elements > _MAX_ELEMENTS:
             raise ValueError(f"a tensor has at most {_MAX_ELEMENTS} elements")
         if self.layout != OPAQUE:
-            axes = len(PERMUTATIONS[self.layout]) + (self.layout == "channels_1_tokens")
+            units = UNIT_AXES.get(self.layout, ())
+            axes = len(PERMUTATIONS[self.layout]) + len(units)
             if len(self.shape) != axes:
                 raise ValueError(f"a shape in the layout {self.layout} has {axes} axes")
-            if self.layout == "channels_1_tokens" and self.shape[2] != 1:
-                raise ValueError("the third axis of channels_1_tokens is 1")
+            if any(self.shape[axis] != 1 for axis in units):
+                raise ValueError(f"axes {', '.join(map(str, units))} of {self.layout}, counted from 0, are 1")
         return self
 
 
@@ -266,6 +267,7 @@ class PipelineEntry(_Entry):
     steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     scheduler: dict[Text, Any]
     zeros_where_empty: bool = False
+    shift_factor: Annotated[float, Field(gt=-1e6, lt=1e6)] = 0.0
 
     @model_validator(mode="after")
     def _bounded(self) -> PipelineEntry:

@@ -64,6 +64,8 @@ def _pipeline(stated: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, An
     }
     if checkpoint.zeros_where_empty or "zeros_where_empty" in stated:
         expected["zeros_where_empty"] = checkpoint.zeros_where_empty
+    if checkpoint.shift_factor or "shift_factor" in stated:
+        expected["shift_factor"] = checkpoint.shift_factor
     return {name: value for name, value in expected.items() if name not in _OPTIONAL or name in stated}
 
 

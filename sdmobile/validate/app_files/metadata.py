@@ -73,6 +73,7 @@ def metadata_findings(
         "guidance_scale": spec.guidance_scale,
         "geometry": spec.geometry.to_json(),
         "scaling_factor": checkpoint.scaling_factor,
+        **({"shift_factor": checkpoint.shift_factor} if checkpoint.shift_factor or "shift_factor" in document else {}),
         "prediction_type": checkpoint.prediction_type,
         "image_range": [-1.0, 1.0],
         "noise": {"definition": _NOISE},

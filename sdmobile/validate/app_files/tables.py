@@ -30,11 +30,12 @@ TOLERANCE = 1e-4
 _SHAPE = (1, 2, 3, 4)
 _SETTINGS = {"algorithm_type", "solver_order", "thresholding", "use_lu_lambdas"}
 """What a bundle may say that it set on top of the checkpoint's configuration, to make a solver deterministic."""
-_OTHERS = {"lcm": "LCMScheduler"}
+_OTHERS = {"lcm": "LCMScheduler", "flow-euler": "FlowMatchEulerDiscreteScheduler"}
 _CLEAN = {
     "epsilon": "D = (x - sigma * prediction) / alpha",
     "v_prediction": "D = alpha * x - sigma * prediction",
     "sample": "D = prediction",
+    "flow": "D = x - sigma * prediction",
 }
 _DECODE = "latent = x / scaling_factor"
 
@@ -44,17 +45,17 @@ def table_findings(
 ) -> Findings:
     """Compares conventions and training schedule, and runs every table."""
     config = dict(checkpoint.scheduler_config)
-    steps = checkpoint.family.default_steps
-    cumulative = checkpoint.family.scheduler(config, None, steps).alphas_cumprod.double().tolist()
+    scheduler = checkpoint.family.scheduler(config, None, checkpoint.family.default_steps)
+    shifted = checkpoint.shift_factor != 0 or "shift_factor" in document
     found = differences(
         document,
         {
             "prediction_type": checkpoint.prediction_type,
             "clean_latent": _CLEAN[checkpoint.prediction_type],
-            "decode": _DECODE,
+            "decode": _DECODE + (" + shift_factor" if checkpoint.shift_factor else ""),
             "scaling_factor": checkpoint.scaling_factor,
-            "num_train_timesteps": len(cumulative),
-            "alphas_cumprod": cumulative,
+            **({"shift_factor": checkpoint.shift_factor} if shifted else {}),
+            **_training_schedule(scheduler),
         },
     )
     solvers = document.get("solvers")
@@ -66,6 +67,14 @@ def table_findings(
         faults, count, error = _run_solver(name, solver, document, checkpoint)
         found, tables, worst = [*found, *faults], tables + count, max(worst, error)
     return found, {"tables": tables, "largest_error": worst}
+
+
+def _training_schedule(scheduler: Any) -> dict[str, Any]:
+    """Returns what a document says of the training schedule; flow matching has no ᾱ."""
+    if not hasattr(scheduler, "alphas_cumprod"):
+        return {"num_train_timesteps": scheduler.config.num_train_timesteps}
+    cumulative = scheduler.alphas_cumprod.double().tolist()
+    return {"num_train_timesteps": len(cumulative), "alphas_cumprod": cumulative}
 
 
 def _default(document: Mapping[str, Any], solvers: Mapping[str, Any], usual: int) -> list[str]:
@@ -146,6 +155,8 @@ def _clean(
         return prediction
     if prediction_type == "epsilon":
         return (x - row["sigma"] * prediction) / row["alpha"]
+    if prediction_type == "flow":
+        return x - row["sigma"] * prediction
     return row["alpha"] * x - row["sigma"] * prediction
 
 

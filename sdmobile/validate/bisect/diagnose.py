@@ -42,7 +42,8 @@ def weight_faults(parameters: Mapping[str, NDArray[np.float32]], constants: Mapp
 def epsilon_faults(expected: Iterable[float], constants: Mapping[str, NDArray[Any]]) -> list[str]:
     """Returns a sentence for each epsilon that no scalar of the file's operations equals, nor its root.
 
-    A norm that scales its input first adds (s·√ε)², where PyTorch adds ε.
+    A norm that scales its input first adds (s·√ε)², where PyTorch adds ε; a factor that float16 cannot hold is written
+    as one from 1 to 2 and another (`split_constants`).
 
     Args:
         expected: PyTorch's epsilons in the modules concerned.
@@ -51,9 +52,11 @@ def epsilon_faults(expected: Iterable[float], constants: Mapping[str, NDArray[An
     scalars = {name: float(array.reshape(-1)[0]) for name, array in constants.items() if array.size == 1}
     named = {name: value for name, value in scalars.items() if "epsilon" in name}
     candidates = named or {name: value for name, value in scalars.items() if 0 < abs(value) < 1}
+    factors = [1.0, *(value for value in scalars.values() if 1 < value < 2 and not named)]
     faults = []
     for value in dict.fromkeys(expected):
-        if candidates and not any(_is_epsilon(candidate, value) for candidate in candidates.values()):
+        held = (candidate * factor for candidate in candidates.values() for factor in factors)
+        if candidates and not any(_is_epsilon(one, value) for one in held):
             listed = ", ".join(f"{candidate:.3g} ({name})" for name, candidate in candidates.items())
             faults.append(f"PyTorch has the epsilon {value:g}; the file has {listed}")
     return faults

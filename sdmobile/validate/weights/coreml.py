@@ -41,7 +41,9 @@ _BIASES = {
     *("conv.bias", "conv_transpose.bias", "linear.bias", "add.x", "add.y"),
     *("batch_norm.beta", "layer_norm.beta", "instance_norm.beta"),
 }
-_AFFINE_EPSILON = "batch_norm"  # an affine map in disguise: its variance is 1 and its epsilon the converter's own
+# Whose epsilon is the converter's own: an affine map in disguise, whose variance is 1, and what a norm that is written
+# out takes of a sum to which it has added its own.
+_CONVERTERS_OWN = ("batch_norm", "inverse", "rsqrt")
 _TRANSPOSED = (1, 0)
 
 
@@ -71,7 +73,7 @@ def read_package(path: Path, names: ModuleNames) -> FileConstants:
                 scalars += [
                     Epsilon(f"{parameter} of {op.name}", modules, value, parameter == "epsilon")
                     for op, parameter in taken
-                    if (op.type, parameter) != (_AFFINE_EPSILON, "epsilon")
+                    if parameter != "epsilon" or op.type not in _CONVERTERS_OWN
                 ]
     return FileConstants(tuple(arrays), tuple(scalars))
 

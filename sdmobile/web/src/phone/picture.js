@@ -75,7 +75,8 @@ export class Picture {
     await this.hooks.phase("decoding", this.decoder);
     const began = performance.now();
     const factor = Math.fround(this.scheduler.scaling_factor);
-    const { image } = await call({ latent: this.x.map((value) => value / factor) });
+    const shift = Math.fround(this.scheduler.shift_factor ?? 0);
+    const { image } = await call({ latent: this.x.map((value) => Math.fround(value / factor) + shift) });
     this.pixels = toPixels(image, this.layoutOf(this.decoder, "latent") === "nhwc");
     this.total += secondsSince(began);
   }

@@ -6,6 +6,7 @@ const CLEAN = {
   epsilon: (x, p, { alpha, sigma }) => (x - sigma * p) / alpha,
   v_prediction: (x, p, { alpha, sigma }) => alpha * x - sigma * p,
   sample: (_x, p) => p,
+  flow: (x, p, { sigma }) => x - sigma * p,
 };
 const COLUMNS = new Set(["timestep", "alpha", "sigma", "a", "b", "c", "d", "n"]);
 
