@@ -90,3 +90,20 @@ def test_a_value_without_source_or_honesty_is_refused() -> None:
 def test_importing_is_light() -> None:
     code = "import sys, sdmobile.device_profiles; print('pydantic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_a_phones_browser_has_the_forms_of_the_phone() -> None:
+    """But for the convolutions, which it cuts."""
+    browser, phone = load_profile("phone-browser"), load_profile("galaxy-s23-ultra")
+    for plain in (False, True):
+        ours, theirs = (one.chosen_forms(plain).model_dump(exclude={"convolution"}) for one in (browser, phone))
+        assert _values(ours) == _values(theirs)
+    assert browser.limits.buffer_bytes.value == phone.limits.buffer_bytes.value
+    assert browser.max_texture_rows == 8192
+
+
+def _values(forms: object) -> object:
+    """Returns forms without the sources of the choices."""
+    if isinstance(forms, dict):
+        return {key: _values(value) for key, value in forms.items() if key not in ("source", "reliability")}
+    return [_values(one) for one in forms] if isinstance(forms, list | tuple) else forms
