@@ -94,7 +94,13 @@ def _added(batch: int = 1) -> Tensor:
     return ((1 - seen) * -3e4).expand(batch, 1, TOKENS, TOKENS).contiguous()
 
 
-_DECODER = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "head_dim": 8}
+_DECODER: dict[str, Any] = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "head_dim": 8,
+}
 
 
 def qwen3() -> Case:

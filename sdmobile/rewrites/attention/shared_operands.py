@@ -54,8 +54,21 @@ class AttentionMaskHeads(Rule):
                 options = {name: values[name] for name in ("dropout_p", "is_causal", "scale", "enable_gqa")}
                 yield Match(node, operands, options, between(node, operands))
 
-    def replacement(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, **options: Any) -> Tensor:
-        return scaled_dot_product_attention(query, key, value, mask.unsqueeze(1), **options)
+    def replacement(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor,
+        *,
+        dropout_p: float,
+        is_causal: bool,
+        scale: float | None,
+        enable_gqa: bool,
+    ) -> Tensor:
+        return scaled_dot_product_attention(
+            query, key, value, mask.unsqueeze(1), dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
 
 
 def _unrepeated(mask: Any, query: tuple[int, ...]) -> Node | None:

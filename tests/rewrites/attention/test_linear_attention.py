@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention, SanaLinearAttnProcessor2_0
@@ -57,7 +59,8 @@ class Sana(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.attention = Attention(16, heads=2, dim_head=8, processor=SanaLinearAttnProcessor2_0())
+        processor: Any = SanaLinearAttnProcessor2_0()
+        self.attention = Attention(16, heads=2, dim_head=8, processor=processor)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.attention(x)
