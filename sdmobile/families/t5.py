@@ -43,7 +43,7 @@ def _build(config: Config) -> nn.Module:
     from transformers import T5Config, T5EncoderModel
 
     settings = {key: config[key] for key in _KEYS if key in config}
-    module: Any = T5EncoderModel(T5Config(**settings))
+    module: Any = T5EncoderModel(T5Config(**settings, attn_implementation="sdpa"))
     # The same matrix as `shared`, of which the weights are to have one name.
     module.encoder.embed_tokens = None
     return module

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, scaled_dot_product_attention
+from torch.nn.functional import embedding
 
 MASKED = -3e4
 """What is added to a score that shall not count; float16 holds it, and e to it is 0."""
@@ -42,6 +42,8 @@ def distance_buckets(length: int, buckets: int, most: int) -> Tensor:
 class T5TextEncoder(nn.Module):
     """Token ids (1, L), int32 or float32 -> last hidden state (1, L, D).
 
+    `expanded` has what converters may make of the table of biases, see `spread`.
+
     Args:
         component: a T5EncoderModel.
         length: L.
@@ -58,6 +60,14 @@ class T5TextEncoder(nn.Module):
         sizes = (config.relative_attention_num_buckets, config.relative_attention_max_distance)
         self.register_buffer("buckets", distance_buckets(length, *sizes), persistent=False)
         self.register_buffer("masked", MASKED * torch.eye(config.vocab_size, 1).roll(pad, 0), persistent=False)
+        self.expanded = {"component.encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": self.spread}
+
+    def spread(self, table: Tensor) -> Tensor:
+        """Returns the bias of every head and pair of tokens, [1, H, L, L], from the rows of T5's table, [B, H].
+
+        It depends on no input, so that a converter may put it into the file in the table's place.
+        """
+        return embedding(self.buckets, table).permute(2, 0, 1).unsqueeze(0)
 
     def forward(self, ids: Tensor) -> Tensor:
         if ids.is_floating_point():
@@ -65,24 +75,9 @@ class T5TextEncoder(nn.Module):
         encoder = self.component.encoder
         hidden = self.component.shared(ids)
         table = encoder.block[0].layer[0].SelfAttention.relative_attention_bias
-        bias = table(self.buckets).permute(2, 0, 1).unsqueeze(0)
-        bias = bias + embedding(ids, self.masked).transpose(1, 2).unsqueeze(1)
+        bias = self.spread(table.weight) + embedding(ids, self.masked).transpose(1, 2).unsqueeze(1)
         for block in encoder.block:
             attention, feed_forward = block.layer
-            hidden = hidden + _attended(attention.SelfAttention, attention.layer_norm(hidden), bias)
-            hidden = feed_forward(hidden)
+            # Added to the scores by scaled_dot_product_attention, which is how Transformers computes them by default.
+            hidden = feed_forward(attention(hidden, position_bias=bias)[0])
         return encoder.final_layer_norm(hidden)
-
-
-def _attended(attention: Any, x: Tensor, bias: Tensor) -> Tensor:
-    """Returns what a layer's attention gives, [B, L, D].
-
-    Args:
-        attention: of the layer.
-        x: normalised, [B, L, D].
-        bias: is added to the scores, [1, H, L, L].
-    """
-    shape = (*x.shape[:2], attention.n_heads, attention.key_value_proj_dim)
-    query, key, value = (layer(x).view(shape).transpose(1, 2) for layer in (attention.q, attention.k, attention.v))
-    attended = scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
-    return attention.o(attended.transpose(1, 2).flatten(2))
