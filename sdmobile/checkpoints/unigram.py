@@ -13,7 +13,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.checkpoints.vocabulary import CONFIG, WHOLE, Vocabulary, context_length
-from sdmobile.errors import CheckpointError, UnsupportedError
+from sdmobile.errors import UnsupportedError
 from sdmobile.families.t5 import PAD
 from sdmobile.families.tokenizer_kinds import SENTENCEPIECE
 
@@ -24,21 +24,15 @@ _SENTINELS = "<extra_id_"
 
 
 def check(tokenizer: Any, folder: Path) -> None:
-    """Raises unless a tokenizer is of T5's kind.
+    """Raises UnsupportedError where a tokenizer splits texts by other means, or fills them up with what is not masked.
 
     Args:
         tokenizer: Transformers' T5Tokenizer.
         folder: for the message.
-
-    Raises:
-        CheckpointError: it has no token that ends a text.
-        UnsupportedError: it splits texts by other means, or fills them up with another identifier.
     """
     kind = json.loads(tokenizer.backend_tokenizer.to_str())["model"].get("type")
     if kind != "Unigram":
         raise UnsupportedError("the tokenizer of T5 must be of the unigram model", f"{folder}: {kind}")
-    if tokenizer.eos_token_id is None or tokenizer("")["input_ids"] != [tokenizer.eos_token_id]:
-        raise CheckpointError("the tokenizer of T5 must end every text with a token of its own", folder)
     if tokenizer.pad_token_id != PAD:
         shown = f"{folder}: {tokenizer.pad_token!r} ({tokenizer.pad_token_id})"
         raise UnsupportedError(f"the tokenizer of T5 must fill texts up with the identifier {PAD}", shown)

@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sdmobile.errors import CheckpointError, UnsupportedError
-from sdmobile.families import autoencoder, pixart, t5, tokenizer_kinds
+from sdmobile.families import apple, autoencoder, pixart, t5, tokenizer_kinds
 from sdmobile.families.component import BATCH2, SEPARATE, Config, Shapes
 from sdmobile.families.facts import Facts
-from sdmobile.families.family import Family
 from sdmobile.families.mmdit import patch_size
 from sdmobile.families.schedulers import OVERRIDDEN, check_schedule, prediction_type
 from sdmobile.families.stable_diffusion import StableDiffusion
@@ -56,7 +55,7 @@ class PixArtSigma(StableDiffusion):
         "mask (`conditioning` in `metadata.json`)"
     )
     app_use: Mapping[str, str] = {}
-    app_scripts = Family.app_scripts
+    app_scripts: Mapping[str, tuple[str, str]] = {"ios": (apple.SCRIPT, apple.compile_script("", "-R tokenizer"))}
     app_tokenizer: ClassVar[Mapping[str, str]] = {}
 
     def claims(self, index: Mapping[str, Any], configs: Mapping[str, Config]) -> bool:

@@ -39,8 +39,9 @@ class PixArtTransformer(nn.Module):
         tokens = net.pos_embed.proj(latent).flatten(2).transpose(1, 2) + self._places(rows, columns)
         modulation, embedded = net.adaln_single(timestep, None, hidden_dtype=tokens.dtype)
         modulation = modulation.unflatten(1, (6, -1))
-        # Two axes: a linear layer of an Android file has no others, and would share the change of shape with others.
-        text = net.caption_projection(encoder_hidden_states).flatten(0, 1)
+        # What is masked counts nothing, so that zeros there change nothing; without a product here the converter of
+        # Android's files moves the bias of the projection into those of every key and value.
+        text = net.caption_projection(encoder_hidden_states) * mask.unsqueeze(2)
         bias = ((1 - mask) * MASKED).unsqueeze(1).unsqueeze(1)
         for block in net.transformer_blocks:
             tokens = _block(block, tokens, modulation, text, bias)
@@ -72,7 +73,7 @@ def _block(block: Any, tokens: Tensor, modulation: Tensor, text: Tensor, bias: T
         block: of the transformer.
         tokens: of the picture, [B, N, D].
         modulation: of the timestep, [B, 6, D].
-        text: features of its tokens, [B·S, D].
+        text: features of its tokens, [B, S, D].
         bias: added to the scores of the text's tokens, [B, 1, 1, S].
     """
     table = (block.scale_shift_table[None] + modulation).chunk(6, dim=1)
@@ -86,7 +87,7 @@ def _attended(attention: Any, tokens: Tensor, text: Tensor, bias: Tensor) -> Ten
     """Returns what the picture's tokens get from the text's that are not masked, [B, N, D]."""
 
     def heads(x: Tensor) -> Tensor:
-        return x.reshape(len(tokens), -1, attention.heads, x.shape[-1] // attention.heads).transpose(1, 2)
+        return x.unflatten(2, (attention.heads, -1)).transpose(1, 2)
 
     query, key, value = heads(attention.to_q(tokens)), heads(attention.to_k(text)), heads(attention.to_v(text))
     attended = scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=attention.scale)
