@@ -39,6 +39,7 @@ SIZES = (
 APPLE = {"TextEncoder", "Unet", "UnetChunk1", "UnetChunk2", "VAEDecoder", "VAEEncoder", "ControlledUnet"}
 APPLE |= {"ControlledUnetChunk1", "ControlledUnetChunk2"}
 APPLE |= {"TextEncoder2"}  # StableDiffusionXL+Resources.swift
+APPLE |= {"MultiModalDiffusionTransformer"}  # StableDiffusion3Pipeline+Resources.swift, in one file only
 
 
 def made_up(family: Family, target: str, guidance: Guidance, controls: Sequence[Control] = (), parts: int = 1) -> Any:
@@ -81,7 +82,7 @@ def forms() -> Iterator[tuple[str, Any]]:
     for family in FAMILIES:
         for target in TARGETS:
             for guidance in family.guidances:
-                for parts in (1, 2):
+                for parts in (1, 2) if target != "ios" else range(1, family.app_chunks + 1):
                     for controls in ((), *(nets[:count] for nets in networks(family) for count in (1, 2))):
                         kind = f"{controls[0].kind}{len(controls)}" if controls else ""
                         name = f"{family.name}-{target}-{guidance.name}-{kind}-{parts}"

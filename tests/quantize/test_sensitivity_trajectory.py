@@ -16,7 +16,7 @@ from sdmobile.reference.torch_runner import TorchRunner
 from tests.families.tiny import write_tiny
 
 
-@pytest.mark.parametrize("family", ["stable-diffusion", "stable-diffusion-xl"])
+@pytest.mark.parametrize("family", ["stable-diffusion", "stable-diffusion-xl", "stable-diffusion-3"])
 def test_the_loop_ends_at_the_samplers_latent(family: str, tmp_path: Path) -> None:
     opened = open_checkpoint(write_tiny(family, tmp_path / "tiny"))
     requests = requests_for(opened, ["a circle", "a square"], 3, seed=5)

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from sdmobile.basics.metrics import to_pixels
+from sdmobile.families import family_named
 from sdmobile.families.latent_consistency import guidance_embedding
 from sdmobile.families.scheduler_document import scheduler_document
 from sdmobile.reference.noise import NoiseStream, golden_vectors
@@ -31,6 +32,7 @@ SCHEDULES: Mapping[str, Mapping[str, Any]] = {
     },
     "few steps with noise": {"_class_name": "LCMScheduler"},
     "ancestral": {"_class_name": "EulerAncestralDiscreteScheduler"},
+    "flow matching": {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0},
     "one step": {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing"},
 }
 
@@ -66,7 +68,7 @@ def test_latents_are_those_of_the_reference(modules: Modules, channels_last: boo
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_kind_of_table_is_run_as_it_says(modules: Modules, schedule: str) -> None:
     """The tables themselves are compared with Diffusers by `sdmobile validate`."""
-    document = scheduler_document({**_TRAINING, **SCHEDULES[schedule]}, 0.18215)
+    document = _document(SCHEDULES[schedule])
     solver = document["solvers"][document["default_solver"]]
     document = {key: value for key, value in document.items() if key != "alphas_cumprod"}
     draw = np.random.RandomState(0)
@@ -82,6 +84,12 @@ def test_every_kind_of_table_is_run_as_it_says(modules: Modules, schedule: str) 
         assert found["start"] == pytest.approx(solver["init_noise_sigma"])
         for values, right in zip(found["latents"], expected, strict=True):
             assert np.abs(np.float32(values) - right).max() <= 1e-5 * max(1.0, float(np.abs(right).max()))
+
+
+def _document(schedule: Mapping[str, Any]) -> dict[str, Any]:
+    if "shift" in schedule:
+        return family_named("stable-diffusion-3").scheduler_document(schedule, 1.5305, 0.0609)
+    return scheduler_document({**_TRAINING, **schedule}, 0.18215)
 
 
 _LOOP = """
@@ -114,6 +122,7 @@ def _run(rows: list[dict[str, float]], kind: str, x: Any, predictions: Any, fres
             "epsilon": lambda x=x, p=p, row=row: (x - row["sigma"] * p) / row["alpha"],
             "v_prediction": lambda x=x, p=p, row=row: row["alpha"] * x - row["sigma"] * p,
             "sample": lambda p=p: p,
+            "flow": lambda x=x, p=p, row=row: x - row["sigma"] * p,
         }[kind]()
         past = [clean, *past][:3]
         terms = zip((row["b"], row.get("c", 0.0), row.get("d", 0.0)), past, strict=False)
