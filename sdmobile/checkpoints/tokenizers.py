@@ -1,6 +1,6 @@
 """Tokenizers in all forms in which they are stored: read, checked against the text encoder, written for bundles.
 
-vocab.json + merges.txt     CLIP's, with tokenizer_config.json, special_tokens_map.json, added_tokens.json where they are
+vocab.json + merges.txt     CLIP's, with tokenizer_config.json, special_tokens_map.json, added_tokens.json as they are
 spiece.model                T5's, see `unigram`
 tokenizer.json              either, alone, as Transformers 5 saves it
 """

@@ -3,8 +3,8 @@
     s, b, g, s', b', g' = table_i + W·t̄                                   t̄ of the timestep, table_i of the block
     x = x + g·attention(n(x)·(1 + s) + b),  x = x + attention(x, text, mask),  x = x + g'·MLP(n(x)·(1 + s') + b')
 
-Chen et al., "PixArt-α", arXiv 2310.00426, section 2.3, and "PixArt-Σ", arXiv 2403.04692. A network that also learned the
-variance of the noise returns twice the channels of a latent; the first half is the prediction.
+Chen et al., "PixArt-α", arXiv 2310.00426, section 2.3, and "PixArt-Σ", arXiv 2403.04692. A network that also learned
+the variance of the noise returns twice the channels of a latent; the first half is the prediction.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ def check(config: Config) -> None:
         value = config.get(key, _DEFAULTS.get(key))
         if value not in known:
             raise UnsupportedError(
-                "the transformer must be that of PixArt-Σ, given latents, timestep and text", f"{key} = {value}: {meaning}"
+                "the transformer must be that of PixArt-Σ, given latents, timestep and text",
+                f"{key} = {value}: {meaning}",
             )
     for key in ("caption_channels", "out_channels", "in_channels"):
         if type(config.get(key)) is not int:

@@ -157,6 +157,8 @@ def _size(transformer: Config, patch: int) -> int:
     """Returns the latent cells along one side that a transformer was trained on."""
     size = transformer.get("sample_size", 128)
     if type(size) is not int or not 0 < size <= patch * _MOST_PLACES or size % patch:
-        rule = f"sample_size of the transformer must be a multiple of {patch} latent cells, up to {patch * _MOST_PLACES}"
+        rule = (
+            f"sample_size of the transformer must be a multiple of {patch} latent cells, up to {patch * _MOST_PLACES}"
+        )
         raise CheckpointError(rule, size)
     return size
