@@ -6,6 +6,7 @@ Parity of random weights proves the arithmetic of an export, not the quality of 
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import shutil
 import zlib
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sdmobile.checkpoints.bpe import write_clip_tokenizer
 from sdmobile.checkpoints.modules import empty_module
 from sdmobile.families.schedulers import STABLE_DIFFUSION
+from sdmobile.families.tokenizer_kinds import CLIP
 from tests.families import SD
 
 if TYPE_CHECKING:
@@ -82,10 +84,14 @@ def write_checkpoint(
     configs = {name: {**config, **changes.get(name, {})} for name, config in presets.items()}
     folder.mkdir(parents=True, exist_ok=True)
     vocab_size = None if preset == "tiny" else 49408
-    tokens = write_clip_tokenizer(folder / "tokenizer", CORPUS, vocab_size)
+    clip = family.tokenizer_kind is CLIP
+    tokenizer = folder / "tokenizer"
+    tokens = write_clip_tokenizer(tokenizer, CORPUS, vocab_size) if clip else write_unigram_tokenizer(tokenizer)
     for component, config in configs.items():
         config = {"_class_name": family.model(component).classes[0], **config}
-        if component.startswith("text_encoder"):
+        if component.startswith("text_encoder") and not clip:
+            config |= {"architectures": [config.pop("_class_name")], "model_type": "t5", "vocab_size": tokens}
+        elif component.startswith("text_encoder"):
             config |= {"architectures": [config.pop("_class_name")], "model_type": "clip_text_model"}
             config |= {"vocab_size": tokens, "bos_token_id": tokens - 2, "eos_token_id": tokens - 1, "pad_token_id": 1}
         module = empty_module(family.model(component), config)
@@ -103,6 +109,28 @@ def write_checkpoint(
     if further:
         _write_second_tokenizer(folder)
     return folder
+
+
+def write_unigram_tokenizer(folder: Path, pieces: int = 80) -> int:
+    """Writes T5's kind of tokenizer, learned from the corpus, in SentencePiece's file; returns its identifiers.
+
+    Args:
+        folder: gets `spiece.model`.
+        pieces: at most, the three special ones included; Transformers adds a hundred sentinels.
+    """
+    from sentencepiece import SentencePieceTrainer
+
+    model = io.BytesIO()
+    special = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+    sizes = {"vocab_size": pieces, "hard_vocab_limit": False, "num_threads": 1, "minloglevel": 2}
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS), model_writer=model, model_type="unigram", **special, **sizes
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "spiece.model").write_bytes(model.getvalue())
+    from transformers import T5Tokenizer
+
+    return len(T5Tokenizer.from_pretrained(str(folder), local_files_only=True))
 
 
 def preset(name: Preset) -> dict[str, dict[str, Any]]:
@@ -151,7 +179,7 @@ def _write_component(
     """Writes one model; `buffers` is the same one that holds its tables, where it stores any."""
     from safetensors.torch import save_file
 
-    prefix = "text_model." if file_name == "model.safetensors" else ""
+    prefix = "text_model." if config.get("model_type") == "clip_text_model" else ""
     places = {name: "" if name.startswith("text_projection.") else prefix for name, _ in module.named_parameters()}
     tensors = {place + name: _random(name, module, seed) for name, place in places.items()}
     if buffers is not None:
@@ -171,11 +199,11 @@ def _random(name: str, module: nn.Module, seed: int) -> torch.Tensor:
     values = torch.empty(shape)
     if isinstance(owner, torch.nn.Embedding):
         values.normal_(0.0, 0.02, generator=generator)
-    elif isinstance(owner, torch.nn.GroupNorm | torch.nn.LayerNorm) or type(owner).__name__ == "RMSNorm":
+    elif isinstance(owner, torch.nn.GroupNorm | torch.nn.LayerNorm) or "Norm" in type(owner).__name__:
         low, high = (0.8, 1.2) if kind == "weight" else (-0.1, 0.1)
         values.uniform_(low, high, generator=generator)
     else:
-        bound = owner.get_parameter("weight")[0].numel() ** -0.5
+        bound = dict(owner.named_parameters()).get("weight", owner.get_parameter(kind))[0].numel() ** -0.5
         values.uniform_(-bound, bound, generator=generator)
     return values.half()
 

@@ -10,7 +10,7 @@ from sdmobile.errors import MissingDependencyError
 LIBRARIES = ("torch", "diffusers", "transformers", "coremltools", "litert-torch", "ai-edge-quantizer", "onnx")
 # Modules that the base installation does not bring, and the extra that does.
 _EXTRAS = {
-    **dict.fromkeys(("torch", "diffusers", "transformers", "tokenizers", "scipy", "PIL"), "torch"),
+    **dict.fromkeys(("torch", "diffusers", "transformers", "tokenizers", "sentencepiece", "scipy", "PIL"), "torch"),
     "coremltools": "ios",
     **dict.fromkeys(("litert_torch", "ai_edge_litert", "ai_edge_quantizer"), "android"),
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),

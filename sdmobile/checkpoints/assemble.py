@@ -90,9 +90,8 @@ def assemble(parts: Parts) -> Checkpoint:
     facts = family.facts(configs, scheduler_config, notes)
     facts = replace(facts, zeros_where_empty=family.zeros_where_empty(parts.index))
     text = configs[family.of_role(Role.TEXT_ENCODER)[0].model]
-    tokenizer_dir = find_tokenizer(
-        parts.path, parts.given.tokenizer_dir, parts.own_tokenizer, text.get("vocab_size"), notes
-    )
+    own, given = parts.own_tokenizer, parts.given.tokenizer_dir
+    tokenizer_dir = find_tokenizer(parts.path, given, own, text.get("vocab_size"), notes, family.tokenizer_kind)
     steps, guidance_scale = parts.steps, parts.guidance_scale
     if steps is None and guidance_scale is None:
         steps, guidance_scale = family.usual_sampling(configs, scheduler_config, notes)

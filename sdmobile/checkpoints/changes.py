@@ -121,6 +121,7 @@ def _with_word(checkpoint: Checkpoint, file: EmbeddingFile) -> Checkpoint:
     """Returns the checkpoint with one more learned word: further rows of the token embeddings."""
     from sdmobile.checkpoints.embeddings import open_embedding, with_rows
 
+    _require_clip(checkpoint, f"--embedding {file}", "learned words go with CLIP's tokenizer and text encoder")
     encoders = [checkpoint.components[part.model] for part in checkpoint.family.of_role(Role.TEXT_ENCODER)]
     embedding: Embedding = open_embedding(file, checkpoint, encoders)
     return replace(
@@ -131,8 +132,16 @@ def _with_word(checkpoint: Checkpoint, file: EmbeddingFile) -> Checkpoint:
     )
 
 
+def _require_clip(checkpoint: Checkpoint, option: str, rule: str) -> None:
+    """Raises UnsupportedError for what a user asks of CLIP where the text encoder is another."""
+    family = checkpoint.family
+    if not family.tokenizer_kind.takes_words:
+        raise UnsupportedError(rule, f"{option}: {family.title} has {family.tokenizer_kind.title}", "Leave it out.")
+
+
 def _cut(checkpoint: Checkpoint, layers: int) -> Checkpoint:
     """Returns the checkpoint without the last layers of its text encoder, whose weights are not read any more."""
+    _require_clip(checkpoint, f"--clip-skip {layers}", "layers are left out of CLIP's text encoder")
     encoder, *more = checkpoint.family.of_role(Role.TEXT_ENCODER)
     if more:
         raise UnsupportedError(

@@ -17,7 +17,7 @@ INDEX = "model_index.json"
 _SMALL = re.compile(
     rf"README\.md|{INDEX}|scheduler/scheduler_config\.json|({'|'.join(MODELS)})/config\.json"
     r"|tokenizer(_\d)?/(vocab\.json|merges\.txt|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json"
-    r"|added_tokens\.json)"
+    r"|added_tokens\.json|spiece\.model)"
 )
 _ONLY = "only .safetensors files are taken from the Hub"
 _SHOWN = 8

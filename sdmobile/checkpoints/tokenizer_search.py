@@ -16,9 +16,17 @@ from sdmobile.checkpoints.jsonfile import read_json
 from sdmobile.checkpoints.tokenizers import FILES, given_tokenizer, is_tokenizer, tokenizer_files
 from sdmobile.errors import SdmobileError
 from sdmobile.families.clip import STANDARD_SOURCES, STANDARD_TOKENS, STANDARD_VOCABULARY
+from sdmobile.families.tokenizer_kinds import CLIP, TokenizerKind
 
 
-def find_tokenizer(path: Path, given: Path | None, beside: Path | None, rows: object, notes: list[str]) -> Path | None:
+def find_tokenizer(
+    path: Path,
+    given: Path | None,
+    beside: Path | None,
+    rows: object,
+    notes: list[str],
+    kind: TokenizerKind = CLIP,
+) -> Path | None:
     """Returns the folder of the tokenizer for a checkpoint, None where there is none.
 
     Args:
@@ -27,16 +35,17 @@ def find_tokenizer(path: Path, given: Path | None, beside: Path | None, rows: ob
         beside: the checkpoint's own folder for it, where it has one.
         rows: of the text encoder's embedding.
         notes: says which was taken where it is not the checkpoint's own.
+        kind: the family's; single files have CLIP's.
 
     Raises:
         UsageError: what was given is no tokenizer.
     """
     if given is not None:
-        folder = given_tokenizer(given)
+        folder = given_tokenizer(given, kind)
         if path.is_file():
             _remember(path, folder)
         return folder
-    if beside is not None and is_tokenizer(beside):
+    if beside is not None and is_tokenizer(beside, kind):
         return beside
     if path.is_dir():
         return None

@@ -1,7 +1,8 @@
-"""CLIP's tokenizer in all forms in which it is stored: read, checked against the text encoder, written for bundles.
+"""Tokenizers in all forms in which they are stored: read, checked against the text encoder, written for bundles.
 
-vocab.json + merges.txt     with tokenizer_config.json, special_tokens_map.json, added_tokens.json where they are
-tokenizer.json              alone, as Transformers 5 saves it
+vocab.json + merges.txt     CLIP's, with tokenizer_config.json, special_tokens_map.json, added_tokens.json as they are
+spiece.model                T5's, see `unigram`
+tokenizer.json              either, alone, as Transformers 5 saves it
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.checkpoints import unigram
 from sdmobile.checkpoints.headers import check_readable
 from sdmobile.checkpoints.jsonfile import MOST_BYTES, read_json
 from sdmobile.checkpoints.vocabulary import (
@@ -24,7 +26,7 @@ from sdmobile.checkpoints.vocabulary import (
 )
 from sdmobile.errors import CheckpointError, UnsupportedError, UsageError
 from sdmobile.families.clip import TOKENIZER_FILES as FILES
-from sdmobile.families.clip import WHERE_TO_FIND
+from sdmobile.families.tokenizer_kinds import CLIP, SENTENCEPIECE, T5, TokenizerKind
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -36,27 +38,28 @@ if TYPE_CHECKING:
 _STATING = (CONFIG, SPECIAL, WHOLE)
 _MOST_TOKENS = 1_000_000
 _TEXTS = ("a photo of a cat", "")
-_SOURCES = f"Put a folder `tokenizer` beside the checkpoint, or give one: --tokenizer DIR. {WHERE_TO_FIND}"
+_SOURCES = "Put a folder `tokenizer` beside the checkpoint, or give one: --tokenizer DIR."
 
 
-def is_tokenizer(folder: Path) -> bool:
-    """Whether a folder holds a tokenizer in one of the known forms."""
-    return (folder / WHOLE).is_file() or all((folder / name).is_file() for name in FILES)
+def is_tokenizer(folder: Path, kind: TokenizerKind = CLIP) -> bool:
+    """Whether a folder holds a tokenizer of a kind in one of the known forms."""
+    return (folder / WHOLE).is_file() or all((folder / name).is_file() for name in kind.files)
 
 
 def tokenizer_files(folder: Path) -> tuple[Path, ...]:
-    """Returns the files of a folder that decide what its tokenizer does."""
-    names = (*FILES, *_STATING, ADDED)
+    """Returns the files of a folder that decide what its tokenizer does, of whatever kind it is."""
+    names = (*FILES, SENTENCEPIECE, *_STATING, ADDED)
     return tuple(folder / name for name in names if (folder / name).is_file())
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
-    """Loads the CLIPTokenizer of a checkpoint.
+    """Loads the tokenizer of a checkpoint, in Transformers' class.
 
     Raises:
         CheckpointError: there is no tokenizer, or its files cannot be read.
     """
-    return tokenizer_from(require_tokenizer(checkpoint), checkpoint.pad_token, checkpoint.added_tokens)
+    folder, kind = require_tokenizer(checkpoint), checkpoint.family.tokenizer_kind
+    return tokenizer_from(folder, checkpoint.pad_token, checkpoint.added_tokens, kind)
 
 
 def require_tokenizer(checkpoint: Checkpoint) -> Path:
@@ -67,30 +70,36 @@ def require_tokenizer(checkpoint: Checkpoint) -> Path:
         UnsupportedError: there is another one for a second text encoder, that splits texts otherwise.
     """
     if checkpoint.tokenizer_dir is None:
-        raise CheckpointError("a prompt needs the checkpoint's tokenizer", f"{checkpoint.path} has none", _SOURCES)
+        fix = f"{_SOURCES} {checkpoint.family.tokenizer_kind.where}"
+        raise CheckpointError("a prompt needs the checkpoint's tokenizer", f"{checkpoint.path} has none", fix)
     if checkpoint.family.second_pad is not None:
         check_second(checkpoint.tokenizer_dir, checkpoint.family.second_pad)
     return checkpoint.tokenizer_dir
 
 
-def tokenizer_from(folder: Path, pad_token: str | None = None, added_tokens: Sequence[str] = ()) -> Any:
-    """Returns the CLIPTokenizer of a folder.
+def tokenizer_from(
+    folder: Path, pad_token: str | None = None, added_tokens: Sequence[str] = (), kind: TokenizerKind = CLIP
+) -> Any:
+    """Returns the tokenizer of a folder, in Transformers' class.
 
     Args:
-        folder: with `tokenizer.json`, or `vocab.json` and `merges.txt`.
+        folder: with `tokenizer.json`, or the files of the kind.
         pad_token: fills up a text where the folder does not say which token does.
         added_tokens: learned words that the folder does not have, which get the next identifiers.
+        kind: the family's.
 
     Raises:
         CheckpointError: a file is missing or damaged.
+        UnsupportedError: it is of another kind.
     """
-    _check_files(folder)
-    from transformers import CLIPTokenizer
+    _check_files(folder, kind)
+    from transformers import CLIPTokenizer, T5Tokenizer
 
     stated = any((folder / name).is_file() for name in _STATING)
     options: dict[str, Any] = {} if stated or pad_token is None else {"pad_token": pad_token}
+    cls = T5Tokenizer if kind.name == T5.name else CLIPTokenizer
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True, **options)
+        tokenizer: Any = cls.from_pretrained(str(folder), local_files_only=True, **options)
         tokenizer([*_TEXTS], padding="max_length", max_length=8, truncation=True)
         for token in added_tokens:
             tokenizer.add_tokens(token)
@@ -98,16 +107,29 @@ def tokenizer_from(folder: Path, pad_token: str | None = None, added_tokens: Seq
             raise ValueError(f"model_max_length is {tokenizer.model_max_length}")
     except BaseException as error:  # a panic of the Rust tokenizer is no Exception
         raise _explained(folder, error) from error
+    if kind.name == T5.name:
+        unigram.check(tokenizer, folder)
     return tokenizer
 
 
-def _check_files(folder: Path) -> None:
+def token_ids(tokenizer: Any, text: str, length: int, kind: TokenizerKind = CLIP) -> list[int]:
+    """Returns the identifiers of a text, which is prepared, cut off and filled up.
+
+    Args:
+        tokenizer: of `tokenizer_from`.
+        text: as a user writes it.
+        length: how many identifiers.
+        kind: of the tokenizer.
+    """
+    ready = kind.prepared(written_out(text, tokenizer))
+    return tokenizer([ready], padding="max_length", max_length=length, truncation=True)["input_ids"][0]
+
+
+def _check_files(folder: Path, kind: TokenizerKind) -> None:
     """Raises CheckpointError unless a folder holds a tokenizer whose files are JSON and of bounded size."""
-    if not is_tokenizer(folder):
-        missing = [name for name in FILES if not (folder / name).is_file()]
-        raise CheckpointError(
-            f"a tokenizer is a folder with {' and '.join(FILES)}, or with {WHOLE}", f"{folder} lacks {missing}"
-        )
+    if not is_tokenizer(folder, kind):
+        missing = [name for name in kind.files if not (folder / name).is_file()]
+        raise CheckpointError(kind.rule, f"{folder} lacks {missing}")
     for path in tokenizer_files(folder):
         check_readable(path, MOST_BYTES)
         if path.suffix == ".json":
@@ -141,9 +163,13 @@ def _explained(folder: Path, error: BaseException) -> BaseException:
     return CheckpointError("the tokenizer's files must be well-formed", f"{folder}: {type(error).__name__}: {text}")
 
 
-def read_vocabulary(folder: Path, pad_token: str | None = None, added_tokens: Sequence[str] = ()) -> Vocabulary:
+def read_vocabulary(
+    folder: Path, pad_token: str | None = None, added_tokens: Sequence[str] = (), kind: TokenizerKind = CLIP
+) -> Vocabulary:
     """Returns what the tokenizer of a folder knows; arguments and errors as `tokenizer_from`."""
-    _check_files(folder)
+    if kind.name == T5.name:
+        return unigram.vocabulary(tokenizer_from(folder, pad_token, added_tokens, kind))
+    _check_files(folder, kind)
     plain = plain_vocabulary(folder, pad_token, added_tokens)
     return _vocabulary(tokenizer_from(folder, pad_token, added_tokens)) if plain is None else plain
 
@@ -193,7 +219,8 @@ def check_vocabulary(vocabulary: Vocabulary, rows: int, folder: Path) -> None:
     """
     known = vocabulary.all
     for what in ("bos_token", "eos_token", "pad_token"):
-        if (token := getattr(vocabulary, what)) not in known:
+        token = getattr(vocabulary, what)
+        if token is not None and token not in known:
             raise CheckpointError(f"the {what} of a tokenizer must be in its vocabulary", f"{folder}: {token}")
     beyond = [token for token, number in known.items() if not 0 <= number < rows]
     if beyond:
@@ -205,15 +232,22 @@ def check_vocabulary(vocabulary: Vocabulary, rows: int, folder: Path) -> None:
 
 
 def write_vocabulary(
-    folder: Path, source: Path, pad_token: str | None = None, added_tokens: Sequence[str] = ()
+    folder: Path,
+    source: Path,
+    pad_token: str | None = None,
+    added_tokens: Sequence[str] = (),
+    kind: TokenizerKind = CLIP,
 ) -> Vocabulary:
-    """Writes a tokenizer into a bundle: two plain files that apps and libraries read alike, and what they do not say.
+    """Writes a tokenizer into a bundle: plain files that apps and libraries read alike, and what they do not say.
 
     Args:
-        folder: gets vocab.json, merges.txt, tokenizer_config.json and, where there are some, added_tokens.json.
+        folder: gets vocab.json, merges.txt, tokenizer_config.json and, where there are some, added_tokens.json; of
+            T5's kind, what `unigram.write` has.
         source: the checkpoint's tokenizer.
-        pad_token, added_tokens: as in `tokenizer_from`.
+        pad_token, added_tokens, kind: as in `tokenizer_from`.
     """
+    if kind.name == T5.name:
+        return unigram.write(folder, source, tokenizer_from(source, kind=kind))
     vocabulary = read_vocabulary(source, pad_token, added_tokens)
     folder.mkdir(parents=True, exist_ok=True)
     lines = ["#version: 0.2", *(f"{left} {right}" for left, right in vocabulary.merges)]
@@ -250,9 +284,9 @@ def written_out(text: str, tokenizer: Any) -> str:
     return pattern.sub(lambda match: expansions.get(match[0].lower(), match[0]), text)
 
 
-def given_tokenizer(folder: Path) -> Path:
+def given_tokenizer(folder: Path, kind: TokenizerKind = CLIP) -> Path:
     """Returns the folder that a user gave; raises UsageError where it holds no tokenizer."""
     for place in (folder, folder / "tokenizer"):
-        if is_tokenizer(place):
+        if is_tokenizer(place, kind):
             return place
-    raise UsageError(f"--tokenizer must be a folder with {' and '.join(FILES)}, or with {WHOLE}", folder)
+    raise UsageError(f"--tokenizer must be a folder with {' and '.join(kind.files)}, or with {WHOLE}", folder)

@@ -80,7 +80,7 @@ class Checkpoint(Facts):
         name: name for people.
         format: "diffusers" or "single_file".
         components: its models by name.
-        tokenizer_dir: folder of the CLIPTokenizer, if there is one.
+        tokenizer_dir: folder of the tokenizer, if there is one.
         pad_token: fills up a text where the tokenizer's folder does not say which token does.
         given: what the user said about it.
         called: names that may tell how it was distilled; none where its model card says how it is sampled.

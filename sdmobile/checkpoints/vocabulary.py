@@ -1,4 +1,4 @@
-"""What CLIP's tokenizer knows, and its plain files read without the library that runs it.
+"""What a tokenizer knows, and CLIP's plain files read without the library that runs it.
 
     vocab.json                                        identifiers of tokens, 0 to n - 1
     merges.txt                                        pairs in the order of their priority, one a line
@@ -42,7 +42,7 @@ class Vocabulary:
         tokens: identifiers of the vocabulary.
         merges: pairs in the order of their priority.
         added: identifiers of tokens that are looked for before anything is split, such as learned words.
-        bos_token, eos_token, pad_token: that begin, end and fill up a text.
+        bos_token, eos_token, pad_token: that begin, end and fill up a text; None where nothing begins it.
         unk_token: stands for what is not in the vocabulary.
         length: of the longest text, in tokens.
     """
@@ -50,7 +50,7 @@ class Vocabulary:
     tokens: Mapping[str, int]
     merges: tuple[tuple[str, str], ...]
     added: Mapping[str, int]
-    bos_token: str
+    bos_token: str | None
     eos_token: str
     pad_token: str
     unk_token: str

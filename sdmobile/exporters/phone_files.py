@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from sdmobile.checkpoints import Checkpoint
     from sdmobile.checkpoints.tokenizers import Vocabulary
     from sdmobile.exporters.request import ExportPlan
     from sdmobile.families.family import Family
@@ -65,7 +66,8 @@ def _write_tokenizer(plan: ExportPlan, folder: Path) -> Vocabulary:
     from sdmobile.checkpoints.tokenizers import require_tokenizer, write_vocabulary
 
     checkpoint = plan.checkpoint
-    return write_vocabulary(folder, require_tokenizer(checkpoint), checkpoint.pad_token, checkpoint.added_tokens)
+    source, kind = require_tokenizer(checkpoint), checkpoint.family.tokenizer_kind
+    return write_vocabulary(folder, source, checkpoint.pad_token, checkpoint.added_tokens, kind)
 
 
 def _write_documents(plan: ExportPlan, records: dict[str, Any], folder: Path, vocabulary: Vocabulary) -> None:
@@ -140,22 +142,28 @@ def _metadata(plan: ExportPlan, records: dict[str, Any], vocabulary: Vocabulary)
         "prediction_type": checkpoint.prediction_type,
         "image_range": [-1.0, 1.0],
         "layouts": _LAYOUTS[target],
-        "tokenizer": {
-            "folder": _tokenizer_folder(plan),
-            "kind": "CLIP byte-pair encoding, lower case",
-            "length": checkpoint.context_length,
-            "bos_token_id": vocabulary.identifier(vocabulary.bos_token),
-            "eos_token_id": vocabulary.identifier(vocabulary.eos_token),
-            "padding": vocabulary.pad_token,
-            "pad_token_id": vocabulary.identifier(vocabulary.pad_token),
-            # Looked for in a text before anything is split.
-            "added_tokens": dict(vocabulary.added),
-            # What takes the place of such a token in a text, where it stands for several vectors.
-            **({"expansions": vocabulary.expansions} if vocabulary.expansions else {}),
-        },
+        "tokenizer": {"folder": _tokenizer_folder(plan), **_tokenizer_facts(checkpoint, vocabulary)},
         "noise": {"definition": "noise_golden.json", "order": "N, C, H, W with W fastest" + _TRANSPOSED[target]},
         "scheduler": "scheduler.json",
         "models": models,
         "turns": turns(checkpoint.family, records),
         **checkpoint.family.app_facts(checkpoint),
+    }
+
+
+def _tokenizer_facts(checkpoint: Checkpoint, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Returns what an app needs to know to make identifiers of a text."""
+    kind, first = checkpoint.family.tokenizer_kind, vocabulary.bos_token
+    return {
+        "kind": kind.title,
+        **({"preparation": kind.preparation} if kind.preparation else {}),
+        "length": checkpoint.context_length,
+        **({} if first is None else {"bos_token_id": vocabulary.identifier(first)}),
+        "eos_token_id": vocabulary.identifier(vocabulary.eos_token),
+        "padding": vocabulary.pad_token,
+        "pad_token_id": vocabulary.identifier(vocabulary.pad_token),
+        # Looked for in a text before anything is split.
+        "added_tokens": dict(vocabulary.added),
+        # What takes the place of such a token in a text, where it stands for several vectors.
+        **({"expansions": vocabulary.expansions} if vocabulary.expansions else {}),
     }

@@ -212,7 +212,8 @@ def _tokenizer(checkpoint: Checkpoint, request: ExportRequest, covered: frozense
     from sdmobile.checkpoints.tokenizers import check_vocabulary, read_vocabulary, require_tokenizer
 
     folder = require_tokenizer(checkpoint)
-    vocabulary = read_vocabulary(folder, checkpoint.pad_token, checkpoint.added_tokens)
+    kind = checkpoint.family.tokenizer_kind
+    vocabulary = read_vocabulary(folder, checkpoint.pad_token, checkpoint.added_tokens, kind)
     text = checkpoint.components[checkpoint.family.of_role(Role.TEXT_ENCODER)[0].model]
     check_vocabulary(vocabulary, int(text.config["vocab_size"]), folder)
     differences = checkpoint.family.tokenizer_differences(

@@ -45,7 +45,7 @@ mkdir -p Resources
 for package in *.mlpackage; do
     xcrun coremlcompiler compile "$package" Resources
 done
-cp vocab.json merges.txt Resources
+cp {tokenizer} Resources
 echo "Resources is ready{usual}"
 """
 
@@ -113,13 +113,14 @@ def sampler(scheduler: Mapping[str, Any]) -> str:
     return _DPM_SOLVER if scheduler.get("_class_name") == "DPMSolverMultistepScheduler" else ""
 
 
-def compile_script(pipeline: str = "") -> str:
+def compile_script(pipeline: str = "", tokenizer: str = "vocab.json merges.txt") -> str:
     """Returns the script that compiles a bundle's packages on a Mac and puts the tokenizer's files beside them.
 
     Args:
         pipeline: what it ends in, if there is a class that takes the result.
+        tokenizer: names of its files, or options of `cp` and the name of its folder.
     """
-    return _COMPILE.replace("{usual}", pipeline)
+    return _COMPILE.replace("{usual}", pipeline).replace("{tokenizer}", tokenizer)
 
 
 def flow_differences(facts: Facts) -> list[str]:

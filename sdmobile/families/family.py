@@ -11,6 +11,7 @@ from sdmobile.errors import UnsupportedError
 from sdmobile.families import apple
 from sdmobile.families.component import TEXT, UNCONDITIONAL, Component, Config, Guidance, Model, Role, Row, Shapes
 from sdmobile.families.control import Control, ControlPart, app_facts, controlled
+from sdmobile.families.tokenizer_kinds import CLIP, TokenizerKind
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,6 +48,8 @@ class Family(ABC):
     """What a guided step predicts, in the order of a batch; one row has the prompt, which alone is left unguided."""
     rows_order: ClassVar[str] = "the unconditional row first"
     """Says the order in the descriptions of files."""
+    tokenizer_kind: ClassVar[TokenizerKind] = CLIP
+    """How texts become identifiers of tokens."""
     default_steps: ClassVar[int]
     default_guidance_scale: ClassVar[float]
     second_pad: ClassVar[int | None] = None

@@ -74,10 +74,10 @@ class PipelineSpec:
         return replace(self, guidance=way, geometry=replace(self.geometry, batch=way.rows))
 
     def tokenizer(self) -> Any:
-        """Loads the CLIPTokenizer."""
+        """Loads the tokenizer, in Transformers' class."""
         from sdmobile.checkpoints.tokenizers import tokenizer_from
 
-        return tokenizer_from(self.tokenizer_dir, self.pad_token, self.added_tokens)
+        return tokenizer_from(self.tokenizer_dir, self.pad_token, self.added_tokens, self.family.tokenizer_kind)
 
     def check_image_asked(self, image_scale: float | None, scale: float) -> None:
         """Raises UsageError where an image guidance scale that a user asks for would change nothing.

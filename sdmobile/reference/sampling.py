@@ -182,17 +182,12 @@ class Sampler:
 
     def tokenize(self, text: str) -> NDArray[np.int64]:
         """Returns the padded token ids [1, L] of a text; one that is too long is cut off."""
-        from sdmobile.checkpoints.tokenizers import written_out
+        from sdmobile.checkpoints.tokenizers import token_ids
 
         if self._tokenizer is None:
             self._tokenizer = self.spec.tokenizer()
-        encoded = self._tokenizer(
-            [written_out(text, self._tokenizer)],
-            padding="max_length",
-            max_length=self.spec.geometry.context_length,
-            truncation=True,
-        )
-        return np.asarray(encoded["input_ids"], dtype=np.int64)
+        kind, length = self.spec.family.tokenizer_kind, self.spec.geometry.context_length
+        return np.asarray([token_ids(self._tokenizer, text, length, kind)], dtype=np.int64)
 
     def encode(self, text: str) -> Arrays:
         """Returns what a text gives one row of the denoiser's inputs."""

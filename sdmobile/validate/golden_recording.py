@@ -86,16 +86,10 @@ def _few(spec: PipelineSpec, component: str, kept: Sequence[RecordedSample]) -> 
 
 def token_ids(spec: PipelineSpec) -> dict[str, list[int]]:
     """Returns the padded identifiers of nasty texts, as the checkpoint's own tokenizer has them."""
-    from sdmobile.checkpoints.tokenizers import written_out
+    from sdmobile.checkpoints import tokenizers
 
-    tokenizer = spec.tokenizer()
-    length = spec.geometry.context_length
-
-    def ids(text: str) -> list[int]:
-        encoded = tokenizer([written_out(text, tokenizer)], padding="max_length", max_length=length, truncation=True)
-        return [int(token) for token in encoded["input_ids"][0]]
-
-    return {text: ids(text) for text in NASTY_TEXTS}
+    tokenizer, length, kind = spec.tokenizer(), spec.geometry.context_length, spec.family.tokenizer_kind
+    return {text: [*map(int, tokenizers.token_ids(tokenizer, text, length, kind))] for text in NASTY_TEXTS}
 
 
 def _drawn(bundle: Bundle, spec: PipelineSpec, recording: Recording) -> tuple[SampleRequest, NDArray[np.uint8]] | None:

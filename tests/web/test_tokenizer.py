@@ -68,6 +68,7 @@ def test_learned_words_stand_for_themselves(modules: Modules, tmp_path: Path, wo
     source, folder = tmp_path / "source", tmp_path / "bundle"
     write_clip_tokenizer(source, ["a photo of a cat in a large red circle"])
     known = write_vocabulary(folder, source, added_tokens=words)
+    assert known.bos_token is not None
     facts = {
         "length": 16,
         "bos_token_id": known.identifier(known.bos_token),

@@ -105,12 +105,13 @@ def _tokenizer(spec: PipelineSpec) -> dict[str, Any]:
     """Returns length and identifiers by the tokenizer: SD 1.5's text encoder states others, which nothing uses."""
     from sdmobile.checkpoints.tokenizers import read_vocabulary
 
-    tokenizer = spec.tokenizer()
+    tokenizer, kind = spec.tokenizer(), spec.family.tokenizer_kind
     tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id")}
-    vocabulary = read_vocabulary(spec.tokenizer_dir, spec.pad_token, spec.added_tokens)
-    added = {"added_tokens": dict(vocabulary.added), "expansions": vocabulary.expansions}
-    stated = {name: value for name, value in added.items() if value}
-    return {"length": spec.geometry.context_length, **tokens, **stated}
+    vocabulary = read_vocabulary(spec.tokenizer_dir, spec.pad_token, spec.added_tokens, kind)
+    further = {**tokens, "added_tokens": dict(vocabulary.added), "expansions": vocabulary.expansions}
+    further["preparation"] = "lower case, then without white space at both ends" if kind.lowers else None
+    stated = {name: value for name, value in further.items() if value not in (None, {})}
+    return {"length": spec.geometry.context_length, **stated}
 
 
 def _padding(stated: Mapping[str, Any], spec: PipelineSpec) -> list[str]:

@@ -50,7 +50,7 @@ def tokenizer_findings(bundle: Bundle, _checkpoint: Checkpoint, spec: PipelineSp
     """Compares the vocabulary, added tokens, padding, and ids of texts, of every word of the vocabulary too."""
     expected = spec.tokenizer()
     try:
-        found = tokenizer_from(bundle.tokenizer_dir)
+        found = tokenizer_from(bundle.tokenizer_dir, kind=spec.family.tokenizer_kind)
     except Exception as error:  # the tokenizer is native code and raises what it likes
         return [f"the tokenizer's files cannot be read: {error}"], {}
     faults = _vocabulary(found.get_vocab(), expected.get_vocab())
@@ -81,8 +81,13 @@ def _vocabulary(found: Mapping[str, int], expected: Mapping[str, int]) -> list[s
 
 
 def _merges(found: Any, expected: Any) -> list[str]:
-    """Compares the merges in their order: the order decides which of two possible ones is made."""
-    here, there = (json.loads(t.backend_tokenizer.to_str())["model"].get("merges", []) for t in (found, expected))
+    """Compares what decides between possible splits: merges in their order, or pieces with their scores."""
+    models = [json.loads(tokenizer.backend_tokenizer.to_str())["model"] for tokenizer in (found, expected)]
+    if [model.get("type") for model in models] == ["Unigram", "Unigram"]:
+        scores = [dict(map(tuple, model["vocab"])) for model in models]
+        other = [piece for piece, score in scores[1].items() if scores[0].get(piece) != score]
+        return [f"{len(other)} pieces have another score, such as {other[0]!r}"] if other else []
+    here, there = (model.get("merges", []) for model in models)
     if here == there:
         return []
     first = next((i for i, pair in enumerate(zip(here, there, strict=False)) if pair[0] != pair[1]), None)
@@ -92,7 +97,7 @@ def _merges(found: Any, expected: Any) -> list[str]:
 
 def _ids(found: Any, expected: Any, length: int) -> Iterator[tuple[str, list[int], list[int]]]:
     """Yields texts, and words of the vocabulary, with the padded ids that both tokenizers give."""
-    words = [word.removesuffix("</w>") for word in expected.get_vocab()]
+    words = [word.removesuffix("</w>").replace("\u2581", " ") for word in expected.get_vocab()]
     added = [f"a picture of {token} on mars" for token in expected.get_added_vocab()]
     texts = list(dict.fromkeys([*TEXTS, *added, *words]))
     settings = {"padding": "max_length", "max_length": length, "truncation": True}

@@ -218,7 +218,14 @@ class Comparison:
         self._last: tuple[StoredArray, NDArray[Any]] | None = None
 
     def check(self, parameter: Parameter) -> TensorCheck:
-        """Returns what came of one parameter."""
+        """Returns what came of one parameter, as it is or as the converter may have expanded it."""
+        found = self._check(parameter)
+        if found.verdict is not Verdict.MISSING or parameter.expanded is None:
+            return found
+        other = self._check(replace(parameter, array=parameter.expanded, expanded=None))
+        return found if other.verdict in BAD else replace(other, transform="its rows, looked up")
+
+    def _check(self, parameter: Parameter) -> TensorCheck:
         parameter = self._with_powers(parameter)
         pieces: list[tuple[Form, StoredArray, TensorCheck]] = []
         for stored in self._candidates(parameter):

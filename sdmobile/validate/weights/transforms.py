@@ -8,7 +8,7 @@ beside it; in pieces along the rows or columns; or transformed for Winograd's co
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import nn
+    from torch import Tensor, nn
 
     from sdmobile.validate.weights.stored import StoredArray
 
@@ -33,12 +33,14 @@ class Parameter:
         array: its values, float32.
         factors: numbers that a converter may have multiplied it by.
         folded: factor and offset that it may have put into it from the operation beside it.
+        expanded: what it may have made of it where the component looks up its rows by numbers that it knows.
     """
 
     name: str
     array: NDArray[np.float32]
     factors: tuple[float, ...] = ()
     folded: tuple[float, float] | None = None
+    expanded: NDArray[np.float32] | None = None
 
     @property
     def module(self) -> str:
@@ -131,13 +133,23 @@ def _matrix(tile: int, name: str) -> NDArray[np.float64]:
 def parameters_of(module: nn.Module) -> list[Parameter]:
     """Returns the parameters of a component behind its file's interface, by the names of the checkpoint."""
     modules = dict(module.named_modules())
-    folded: dict[str, tuple[float, float]] = getattr(module, "folded", {})  # what a wrapper says of its own parameters
+    # What a wrapper says of its own parameters.
+    folded: dict[str, tuple[float, float]] = getattr(module, "folded", {})
+    expanded: dict[str, Callable[[Tensor], Tensor]] = getattr(module, "expanded", {})
     return [
         Parameter(
-            name.removeprefix("component."), tensor.detach().float().numpy(), _factors(modules, name), folded.get(name)
+            name.removeprefix("component."),
+            _array(tensor),
+            _factors(modules, name),
+            folded.get(name),
+            _array(expanded[name](tensor)) if name in expanded else None,
         )
         for name, tensor in module.named_parameters()
     ]
+
+
+def _array(tensor: Tensor) -> NDArray[np.float32]:
+    return tensor.detach().float().numpy()
 
 
 def _factors(modules: dict[str, nn.Module], name: str) -> tuple[float, ...]:
