@@ -112,6 +112,7 @@ def changed(checkpoint: Checkpoint, changes: Changes) -> Checkpoint:
     if changes.loras:
         from sdmobile.checkpoints.lora import open_lora
 
+        _require_clip(checkpoint, f"--lora {changes.loras[0]}", "LoRAs go with a UNet or CLIP's text encoder")
         loras = tuple(open_lora(file, checkpoint.components) for file in changes.loras)
         checkpoint = replace(checkpoint, loras=loras, notes=(*checkpoint.notes, *(lora.note for lora in loras)))
     return checkpoint if changes.clip_skip is None else _cut(checkpoint, changes.clip_skip)

@@ -14,6 +14,7 @@ from sdmobile.checkpoints import open_checkpoint
 from sdmobile.checkpoints.changes import Changes, changed
 from sdmobile.checkpoints.embeddings import EmbeddingFile
 from sdmobile.checkpoints.hub_files import small_files
+from sdmobile.checkpoints.lora import LoraFile
 from sdmobile.checkpoints.tokenizers import (
     check_vocabulary,
     given_tokenizer,
@@ -158,6 +159,7 @@ def test_what_is_for_clip_is_refused_by_name(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(pixart_sigma.write(tmp_path / "tiny"))
     for changes, option in (
         (Changes(embeddings=(EmbeddingFile(tmp_path / "word.pt"),)), "--embedding word.pt"),
+        (Changes(loras=(LoraFile(tmp_path / "style.safetensors", 0.5),)), "--lora style.safetensors:0.5"),
         (Changes(clip_skip=1), "--clip-skip 1"),
     ):
         with pytest.raises(UnsupportedError, match=option) as raised:
