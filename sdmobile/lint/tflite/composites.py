@@ -105,6 +105,14 @@ def _attention(node: Node) -> Problems:
 def _mask(key: Tensor, mask: Tensor) -> Problems:
     if bhwc(mask.shape)[3] != key.bhwc[1]:
         yield Problem("attention-mask", f"mask {mask} for key {key}", "End the mask in the number of tokens", SOURCE)
+    if bhwc(mask.shape)[0] > 1:
+        yield Problem(
+            "attention-mask-rows",
+            f"mask {mask}: every row of the batch gets that of the first",
+            "Make the rows of the batch heads, or export with --plain-ops",
+            "own check with LiteRT.js 2.5.3 (tests/validate/gpu/test_masked_rows.py)",
+            severity="miscomputed",
+        )
 
 
 def _attribute(detail: str) -> Problem:
