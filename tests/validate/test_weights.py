@@ -227,3 +227,15 @@ def test_a_location_of_several_places_is_the_module_that_holds_the_weight() -> N
     assert place_of("nonlinearity;conv1", names) == "conv1"
     assert place_of("conv1;attn1.to_q", names) == "conv1"
     assert place_of("nonlinearity", names) == "nonlinearity"
+
+
+@pytest.mark.parametrize(("stored", "faults"), [(1e-6, 0), (1e-5, 1)])
+def test_the_epsilon_of_transformers_norms_is_known(stored: float, faults: int) -> None:
+    """T5's and Qwen's norms keep it under another name than PyTorch's."""
+    import torch
+    from transformers.models.t5.modeling_t5 import T5LayerNorm
+
+    module = torch.nn.ModuleDict({"norm": T5LayerNorm(4, eps=1e-6)})
+    scalar = Epsilon("epsilon of odml.rms_norm", frozenset({"norm"}), stored, True)
+    found = epsilon_findings(module, [scalar])
+    assert (found.compared, len(found.faults)) == (1, faults)

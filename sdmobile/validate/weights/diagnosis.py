@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -124,9 +124,9 @@ def epsilon_findings(module: nn.Module, scalars: Sequence[Epsilon]) -> Epsilons:
         scalars: of its files.
     """
     norms = {
-        name.removeprefix("component."): float(cast("float", m.eps))
+        name.removeprefix("component."): epsilon
         for name, m in module.named_modules()
-        if _is_norm(m)
+        if (epsilon := _epsilon_of(m)) is not None
     }
     by_module: dict[str, list[Epsilon]] = {}
     for scalar in scalars:
@@ -169,5 +169,8 @@ def _label(scalar: Epsilon) -> str:
     return scalar.name if not scalar.named or "epsilon" in scalar.name else f"epsilon {scalar.name}"
 
 
-def _is_norm(module: Any) -> bool:
-    return "Norm" in type(module).__name__ and isinstance(getattr(module, "eps", None), float)
+def _epsilon_of(module: nn.Module) -> float | None:
+    """Returns the epsilon of a norm, under PyTorch's or Transformers' name; None for what is no norm."""
+    stated = (getattr(module, name, None) for name in ("eps", "variance_epsilon"))
+    found = next((value for value in stated if isinstance(value, float)), None)
+    return found if "Norm" in type(module).__name__ else None
