@@ -28,7 +28,18 @@ ROWS = Path(__file__).with_name("models.json")
 BEGIN, END = "<!-- models: begin -->", "<!-- models: end -->"
 TARGETS = ("ios", "android")
 _RUNTIMES = {"ios": ("evaluator", "evaluator-fp16"), "android": ("litert",)}
-_HEAD = ("family", "phone", "export", "lint", "GPU check", "files", "float16", "pictures", "float16", "command")
+_HEAD = (
+    "family",
+    "phone",
+    "export",
+    "lint",
+    "GPU check",
+    "files",
+    "files in float16",
+    "pictures",
+    "pictures in float16",
+    "command",
+)
 
 
 def run(work: Path, family: str, target: str) -> dict[str, Any]:
