@@ -5,7 +5,8 @@
 
 A row is a tiny checkpoint of random weights, the one that the family's tests use, through the commands that a user
 runs: `export`, `lint`, `gpu-check` (Android, Google's engine on a software GPU, needs `make gpu-setup`) and `validate`
-(iPhone: our evaluator, float32 and float16; Android: LiteRT on the CPU). Two to five minutes a row on two cores.
+(iPhone: our evaluator, float32 and float16; Android: LiteRT on the CPU). One to five minutes a row on two cores, as
+much else runs.
 """
 
 from __future__ import annotations

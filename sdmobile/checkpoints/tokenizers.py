@@ -134,6 +134,8 @@ def _check_files(folder: Path, kind: TokenizerKind) -> None:
         check_readable(path, MOST_BYTES)
         if path.suffix == ".json":
             _check_identifiers(path, read_json(path))
+        if path.name == SENTENCEPIECE and kind.name == T5.name:
+            unigram.check_pieces(path)
 
 
 def _check_identifiers(path: Path, document: Any) -> None:

@@ -13,7 +13,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.checkpoints.vocabulary import CONFIG, WHOLE, Vocabulary, context_length
-from sdmobile.errors import UnsupportedError
+from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families.t5 import PAD
 from sdmobile.families.tokenizer_kinds import SENTENCEPIECE
 
@@ -36,6 +36,25 @@ def check(tokenizer: Any, folder: Path) -> None:
     if tokenizer.pad_token_id != PAD:
         shown = f"{folder}: {tokenizer.pad_token!r} ({tokenizer.pad_token_id})"
         raise UnsupportedError(f"the tokenizer of T5 must fill texts up with the identifier {PAD}", shown)
+
+
+def check_pieces(path: Path) -> None:
+    """Raises CheckpointError unless a file is a model of SentencePiece: no other file is read as one, or copied.
+
+    Args:
+        path: `spiece.model`, of bounded size; beside a `tokenizer.json` nothing else reads it.
+    """
+    from google.protobuf.message import DecodeError
+    from sentencepiece import sentencepiece_model_pb2
+
+    model: Any = sentencepiece_model_pb2.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        model.ParseFromString(path.read_bytes())
+        pieces = [piece.piece for piece in model.pieces]
+    except (DecodeError, ValueError) as error:
+        raise CheckpointError("spiece.model must be a model of SentencePiece", f"{path}: {error}") from error
+    if not pieces:
+        raise CheckpointError("spiece.model must be a model of SentencePiece", f"{path} holds no piece")
 
 
 def vocabulary(tokenizer: Any) -> Vocabulary:

@@ -151,8 +151,20 @@ def test_damaged_documents_are_said_to_be(broken: Callable[[Path], object], whol
 @pytest.mark.parametrize("kept", [0, 1, 60, 3000])
 def test_pieces_that_are_cut_off_are_said_to_be(kept: int, pieces: Path, tmp_path: Path) -> None:
     (tmp_path / "spiece.model").write_bytes((pieces / "spiece.model").read_bytes()[:kept])
-    with pytest.raises(CheckpointError, match=r"tokenizer|empty"):
+    with pytest.raises(CheckpointError, match=r"model of SentencePiece|empty"):
         tokenizer_from(tmp_path, kind=T5)
+
+
+@pytest.mark.parametrize("content", [b"-----BEGIN KEY-----\n", bytes(range(256)) * 40])
+def test_another_file_in_the_pieces_place_is_not_copied(content: bytes, whole: Path, tmp_path: Path) -> None:
+    """Beside a `tokenizer.json` nothing reads it; it may be a link to anything."""
+    source = tmp_path / "tokenizer"
+    shutil.copytree(whole, source)
+    (tmp_path / "secret").write_bytes(content)
+    (source / "spiece.model").symlink_to(tmp_path / "secret")
+    with pytest.raises(CheckpointError, match="model of SentencePiece"):
+        write_vocabulary(tmp_path / "bundle", source, kind=T5)
+    assert not (tmp_path / "bundle" / "spiece.model").exists()
 
 
 def test_what_is_for_clip_is_refused_by_name(tmp_path: Path) -> None:
