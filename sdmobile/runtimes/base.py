@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Arrays = Mapping[str, "NDArray[Any]"]
 Predict = Callable[[dict[str, "NDArray[Any]"]], Mapping[str, "NDArray[Any]"]]
-_LOADED = 2.5  # bytes in memory for each of a file: weights are float16 there, and computed with in float32
+_LOADED = 4.0  # bytes in memory for each of a float16 file: 3.9 in LiteRT, 1.9 in the evaluator (docs/preflight.md)
 _SHARE = 0.5  # of the free memory, for parts that stay
 
 

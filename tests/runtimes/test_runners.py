@@ -163,9 +163,9 @@ class _Double:
         return {"x": inputs["x"] * 2}
 
 
-@pytest.mark.parametrize(("room", "stay"), [(1e9, 3), (600, 2), (599, 1), (0, 0)])
+@pytest.mark.parametrize(("room", "stay"), [(1e9, 3), (960, 2), (959, 1), (0, 0)])
 def test_parts_take_turns_where_memory_is_short(tmp_path: Path, room: float, stay: int) -> None:
-    """Three parts of 120 bytes, 300 loaded: as many stay as fit, and beside them there is one at a time."""
+    """Three parts of 120 bytes, 480 loaded: as many stay as fit, and beside them there is one at a time."""
     contract = SimpleNamespace(
         to_target=lambda values: values, from_target=lambda values: values, outputs=[SimpleNamespace(canonical="x")]
     )
