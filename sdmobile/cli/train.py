@@ -122,6 +122,39 @@ def mobile(
 
 
 @train_app.command()
+def dit(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the run; a stopped run goes on there.")
+    ] = Path("runs/shapes-64-dit"),
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the transformer's stage.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of weights and data.")] = 0,
+    quick: Annotated[
+        int | None, typer.Option(min=1, help="So many tiny steps per stage: a test of the command.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+) -> None:
+    """Train `shapes-64-dit`, a transformer with flow matching, on `shapes-64`'s latents; resumable at any time."""
+    from sdmobile.training.dit.config import DitConfig
+    from sdmobile.training.dit.config import quick as quick_config
+    from sdmobile.training.dit.run import train_dit
+
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    config = DitConfig(output, seed=seed)
+    if steps is not None:
+        config = replace(config, transformer=replace(config.transformer, steps=steps))
+    if quick is not None:
+        config = quick_config(config, quick)
+
+    def report(stage: str, step: int, total: int, loss: float) -> None:
+        remark(f"{stage:14} {step:6d}/{total}  loss {loss:.5f}")
+
+    typer.echo(str(train_dit(config, report)))
+
+
+@train_app.command()
 def evaluate(
     source: Annotated[
         Path | None, typer.Argument(parser=path, help="Checkpoint or bundle; without it, the bundled checkpoint.")

@@ -32,6 +32,8 @@ _ATTRIBUTES: list[list] = [
     [None, *_PLACES],
     [None, "x", "y"],
 ]
+CLASSES = sum(len(options) for options in _ATTRIBUTES)
+"""Of all attributes together, a logit each."""
 
 
 def labels(claims: Claims) -> list[int]:
@@ -60,7 +62,7 @@ class _Parser(torch.nn.Module):
     def __init__(self, text: CLIPTextModel) -> None:
         super().__init__()
         self.text = text
-        self.head = torch.nn.Linear(text.config.hidden_size, sum(len(options) for options in _ATTRIBUTES))
+        self.head = torch.nn.Linear(text.config.hidden_size, CLASSES)
 
     def forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         with torch.autocast(ids.device.type, enabled=False):  # small and precise: float32 costs nothing here
@@ -69,7 +71,14 @@ class _Parser(torch.nn.Module):
             return self.head(chosen)
 
 
-def _positions(rng: np.random.Generator, ids: torch.Tensor, end: Any) -> torch.Tensor:
+def positions(rng: np.random.Generator, ids: torch.Tensor, end: Any) -> torch.Tensor:
+    """Returns where each text ends, and a place behind that, int64 [N, 2]: what a denoiser reads of all padding.
+
+    Args:
+        rng: draws the place.
+        ids: int64 [N, 77].
+        end: identifier of the end of a text.
+    """
     first_end = (ids == end).int().argmax(dim=1)
     later = [int(rng.integers(int(start), CONTEXT_LENGTH)) for start in first_end]
     return torch.stack([first_end, torch.tensor(later)], dim=1)
@@ -127,8 +136,8 @@ def train_text(config: TrainConfig, progress: Progress) -> CLIPTextModel:
         said = [caption(rng, scene) for scene in scene_batch(config.seed + 10, step, config.text.batch)]
         ids = tokenize(tokenizer, [sentence.text for sentence in said])
         targets = torch.tensor([labels(sentence.claims) for sentence in said])
-        positions = _positions(rng, ids, tokenizer.eos_token_id)
-        return parse_loss(trainer.module(ids.to(device), positions.to(device)), targets.to(device))
+        chosen = positions(rng, ids, tokenizer.eos_token_id)
+        return parse_loss(trainer.module(ids.to(device), chosen.to(device)), targets.to(device))
 
     trainer.run(loss_at, config.output / "log-text.jsonl", config.save_every, progress)
     trainer.averaged()
