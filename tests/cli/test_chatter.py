@@ -60,6 +60,7 @@ _COMMANDS: dict[str, tuple[str, ...]] = {
     "structures make": ("CHECKPOINT", "--components", "text_encoder"),
     "train shapes": ("--quick", "1", "--evaluate-prompts", "1"),
     "train mobile": ("structure", "--quick", "1"),
+    "train dit": ("--quick", "1"),
     "train evaluate": ("shapes-64-mobile", "--prompts", "1"),
     "train evaluate-inpainting": ("CHECKPOINT", "--prompts", "1"),
     "train features": ("--steps", "1", "-o", "features.safetensors"),

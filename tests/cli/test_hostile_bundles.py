@@ -64,6 +64,7 @@ _OPENS_OTHERS: dict[str, tuple[str, ...]] = {
     "rewrites list": (),
     "train shapes": (),
     "train mobile": (),
+    "train dit": (),
     "train features": (),
     "doctor": (),
 }
