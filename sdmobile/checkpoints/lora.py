@@ -39,7 +39,7 @@ _MOST_RANK = 1 << 14
 # Ways to begin that leave the checkpoint's own weights as they are; others (PiSSA, OLoRA, …) change them.
 _PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
 _PATTERN = set("*+?[](){}|\\$")
-_UNUSED = "every key of a LoRA must belong to a layer of the checkpoint's UNet or text encoder"
+_UNUSED = "every key of a LoRA must belong to a layer of the checkpoint's denoiser or text encoder"
 _SHAPES = "the matrices of a LoRA must fit the weight that they change"
 
 

@@ -5,7 +5,9 @@
                         text_encoder.….mlp.fc1.lora_linear_layer.down.weight, ….self_attn.to_q_lora.down.weight
     kohya, LyCORIS      lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight, lora_te_text_model_….alpha
                         lora_unet_input_blocks_1_1_proj_in.lora_down.weight: blocks as the original layout counts them
-                        lora_te1_…, lora_te2_…: of two text encoders
+                        lora_te1_…, lora_te2_…: of two text encoders; lora_transformer_…: of a transformer
+
+A name that begins with no model's is the denoiser's, or, by how text encoders begin, the text encoder's.
 
 A name of kohya's is a module's with underscores for dots, so the modules of the checkpoint tell where the dots are.
 """
@@ -23,8 +25,15 @@ from sdmobile.families.original_names import underscored_module
 if TYPE_CHECKING:
     from sdmobile.checkpoints.types import ComponentInfo
 
-UNET, TEXT = "unet", "text_encoder"
-_KOHYA = {"lora_unet_": UNET, "lora_te_": TEXT, "lora_te1_": TEXT, "lora_te2_": f"{TEXT}_2"}
+UNET, TRANSFORMER, TEXT = "unet", "transformer", "text_encoder"
+_DENOISER = "lora_unet_"
+_KOHYA = {
+    _DENOISER: UNET,
+    "lora_transformer_": TRANSFORMER,
+    "lora_te_": TEXT,
+    "lora_te1_": TEXT,
+    "lora_te2_": f"{TEXT}_2",
+}
 _ORIGINAL, _OWN = ("input_blocks", "middle_block", "output_blocks"), ("down_blocks", "mid_block", "up_blocks")
 _PEFT = re.compile(r"(.+)\.lora_([AB])\.weight")
 _EARLIER = re.compile(r"(.+?)(?:\.to_(q|k|v|out)_lora|\.lora|\.lora_linear_layer)\.(down|up)\.weight")
@@ -59,21 +68,25 @@ def places(names: Iterable[str], components: Mapping[str, ComponentInfo]) -> dic
     names = list(names)
     if all(name.startswith(tuple(_KOHYA)) for name in names):
         return _kohya_places(names, components)
-    found = {name: _diffusers_place(name) for name in names}
+    found = {name: _diffusers_place(name, _denoiser(components)) for name in names}
     return {name: place for name, place in found.items() if place is not None}
 
 
-def _diffusers_place(name: str) -> Place | None:
+def _denoiser(components: Mapping[str, ComponentInfo]) -> str:
+    return TRANSFORMER if TRANSFORMER in components else UNET
+
+
+def _diffusers_place(name: str, denoiser: str) -> Place | None:
     model, _, key = name.partition(".")
-    if model != UNET and model != TEXT and not model.startswith(f"{TEXT}_"):  # most files have it
-        model, key = TEXT if model in ("text_model", "encoder") else UNET, name
+    if model not in (UNET, TRANSFORMER, TEXT) and not model.startswith(f"{TEXT}_"):  # most files have it
+        model, key = TEXT if model in ("text_model", "encoder") else denoiser, name
     if match := _PEFT.fullmatch(key):
         return Place(model, match[1], name.rpartition(".lora_")[0], _WAYS[match[2]])
     if (match := _EARLIER.fullmatch(key.replace(".processor.", "."))) is None:
         return None
     module, projection, way = match.groups()
     if projection is not None:
-        module += f".{_PROJECTIONS[projection] if model == UNET else f'{projection}_proj'}"
+        module += f".{_PROJECTIONS[projection] if model == denoiser else f'{projection}_proj'}"
     return Place(model, module, name.removesuffix(f".{way}.weight"), _WAYS[way])
 
 
@@ -88,6 +101,7 @@ def _kohya_places(names: list[str], components: Mapping[str, ComponentInfo]) -> 
         base, _, part = name.partition(".")
         start = next(start for start in _KOHYA if base.startswith(start))
         model, own = _KOHYA[start], base.removeprefix(start)
+        model = _denoiser(components) if start == _DENOISER else model
         if own.startswith(_ORIGINAL) and both:
             continue
         if model == UNET and isinstance(layers, int):

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from sdmobile.checkpoints import Checkpoint, open_checkpoint
+from sdmobile.checkpoints import Changes, Checkpoint, LoraFile, load_model, open_checkpoint
 from sdmobile.cli.app import app
 from sdmobile.errors import CheckpointError, SdmobileError, UnsupportedError
 from sdmobile.families import family_named, kept_tables
@@ -241,3 +242,44 @@ def test_sizes_that_the_transformer_has_no_places_for_are_refused(
     checkpoint = open_checkpoint(folders("3"))
     with pytest.raises(UnsupportedError, match=says):
         PipelineSpec.from_checkpoint(checkpoint, resolution=(size[0] + 2 if size[0] == 40 else size[0], size[1]))
+
+
+@pytest.mark.parametrize("names", ["Diffusers", "OneTrainer"])
+def test_a_lora_of_the_transformer_is_fused_as_by_diffusers(names: str, folders: Folders, tmp_path: Path) -> None:
+    """Of 3.5's two attentions, of a feed-forward layer, and of both text encoders."""
+    generator = torch.Generator().manual_seed(1)
+    layers = {
+        "transformer.transformer_blocks.0.attn.to_q": (32, 32),
+        "transformer.transformer_blocks.1.attn2.to_out.0": (32, 32),
+        "transformer.transformer_blocks.2.attn.add_k_proj": (32, 32),
+        "transformer.transformer_blocks.0.ff_context.net.0.proj": (128, 32),
+        "text_encoder.text_model.encoder.layers.0.self_attn.q_proj": (32, 32),
+        "text_encoder_2.text_model.encoder.layers.1.mlp.fc1": (64, 48),
+    }
+    short = {"transformer": "lora_transformer", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
+    stored: dict[str, torch.Tensor] = {}
+    theirs: dict[str, torch.Tensor] = {}
+    for name, (rows, columns) in layers.items():
+        down, up = (0.2 * torch.randn(*size, generator=generator) for size in ((2, columns), (rows, 2)))
+        model, _, module = name.partition(".")
+        ways = ("lora_A", "lora_B") if model == "transformer" else ("lora_linear_layer.down", "lora_linear_layer.up")
+        theirs |= {f"{name}.{ways[0]}.weight": down, f"{name}.{ways[1]}.weight": up}
+        base = f"{short[model]}_{module.replace('.', '_')}"
+        stored |= {f"{base}.lora_down.weight": down, f"{base}.lora_up.weight": up, f"{base}.alpha": torch.tensor(2.0)}
+    save_file(theirs, tmp_path / "theirs.safetensors")
+    save_file(theirs if names == "Diffusers" else stored, tmp_path / "ours.safetensors")
+
+    folder = folders("3.5")
+    checkpoint = open_checkpoint(folder, changes=Changes((LoraFile(tmp_path / "ours.safetensors", 0.5),)))
+    pipeline = pipeline_of(folder)
+    pipeline.load_lora_weights(str(tmp_path), weight_name="theirs.safetensors")
+    pipeline.fuse_lora(lora_scale=0.5, components=list(short))
+    pipeline.unload_lora_weights()
+    plain, changed = open_checkpoint(folder), 0
+    for name in short:
+        before = load_model(plain, name).state_dict()
+        wanted = {key.removeprefix("text_model."): v for key, v in getattr(pipeline, name).state_dict().items()}
+        for key, value in load_model(checkpoint, name).state_dict().items():
+            torch.testing.assert_close(value, wanted[key], rtol=1e-5, atol=1e-6)
+            changed += not torch.equal(value, before[key])
+    assert changed == len(layers)
