@@ -1,6 +1,6 @@
 """The sinusoidal embedding of the timestep, from a table, because float16 cannot hold its phases.
 
-    captured:  e_j(t) = cos(t·f_j + φ_j)                                   φ_j = 0 or −π/2
+    captured:  e_j(t) = cos(t·f_j + φ_j)                                   φ_j = 0 or −π/2, or of 1000 − t for t
     rewritten: k = ⌊t⌋, r = t − k,  e_j(t) = T_kj · cos(r·f_j) + T'_kj · sin(r·f_j)
                T_kj = e_j(k),  T'_kj = −sin(k·f_j + φ_j)
 
@@ -139,10 +139,15 @@ def _columns(node: Node, timestep: Node, last: int) -> dict[str, Any]:
     phases = {n.all_input_nodes[0] for n in waves}
     if len(phases) != 1 or table.ndim != 2:
         return {"table": in_halves(table), "partner": in_halves(table), "frequencies": None}
-    frequencies = _evaluated(phases.pop(), timestep, torch.ones(1)).reshape(-1)
+    beginning, one, end = _evaluated(phases.pop(), timestep, torch.tensor([0.0, 1.0, last]))
+    # Phases that do not begin at 0, as of a timestep that is counted from the end, have lost digits after one step.
+    frequencies = one if not beginning.any() else (end.double() - beginning.double()).div(last).float()
+    beginning = beginning.repeat(table.shape[1] // len(frequencies))
     frequencies = frequencies.repeat(table.shape[1] // len(frequencies))
-    # A cosine starts at 1, a sine at 0; e' in float64, since t·f has lost digits before the sine is taken.
-    shift = torch.where(table[0] > 0.5, 0.0, -torch.pi / 2).double()
+    # A sine is a cosine a quarter turn before; e' in float64, since t·f has lost digits before the sine is taken.
+    first = beginning + steps[:8, None] * frequencies
+    is_cosine = (table[:8] - first.cos()).square().sum(0) < (table[:8] - first.sin()).square().sum(0)
+    shift = beginning.double() + torch.where(is_cosine, 0.0, -torch.pi / 2).double()
     partner = -torch.sin(steps.double()[:, None] * frequencies.double() + shift)
     halves = [in_halves(values.float().T.contiguous()) for values in (table, partner)]
     return {"table": halves[0], "partner": halves[1], "frequencies": frequencies}

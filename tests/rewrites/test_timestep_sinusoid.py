@@ -92,6 +92,31 @@ def test_any_timestep_in_float32(values: list[float], width: int, flip: bool, sh
     torch.testing.assert_close(rewritten.program.module()(timestep), module(timestep), rtol=0, atol=2e-3)
 
 
+class FromTheEnd(Embedding):
+    """Z-Image's embedding, whose time runs the other way."""
+
+    def forward(self, timestep: Tensor) -> Tensor:
+        return super().forward(1000 - timestep)
+
+
+@given(
+    values=st.lists(st.floats(0, 1000, width=32), min_size=2, max_size=2),
+    width=st.sampled_from([32, 64, 256]),
+    flip=st.booleans(),
+)
+@settings(max_examples=15, deadline=None)
+def test_a_timestep_that_is_counted_from_the_end(values: list[float], width: int, flip: bool) -> None:
+    module = FromTheEnd(width, flip)
+    rewritten = rewrite(captured(module), [TimestepSinusoid()])
+    assert outcomes(rewritten) == ["applied"]
+    timestep = torch.tensor(values)
+    torch.testing.assert_close(rewritten.program.module()(timestep), module(timestep), rtol=0, atol=1e-3)
+    plain = Embedding(width, flip)
+    frequencies = TimestepSinusoid().matches(captured(plain).graph)
+    wanted = next(iter(frequencies)).options["frequencies"]
+    torch.testing.assert_close(-match_of(module).options["frequencies"], wanted, rtol=1e-4, atol=1e-7)
+
+
 def outcomes(rewritten: Rewritten) -> list[str]:
     return [record.outcome for record in rewritten.records]
 
