@@ -54,12 +54,13 @@ def check_flow(config: Mapping[str, Any]) -> None:
         raise CheckpointError("shift of the scheduler must be a finite number above zero", config["shift"])
 
 
-def flow_scheduler(config: Mapping[str, Any], name: str | None = None) -> Any:
+def flow_scheduler(config: Mapping[str, Any], name: str | None = None, even: bool = False) -> Any:
     """Builds Diffusers' scheduler, with what the schedulers of diffusion have besides.
 
     Args:
         config: the checkpoint's configuration.
         name: None, `NAME` or Diffusers' name of the class.
+        even: whether σ goes down to 1/n in even steps, before the shift, not to that of the first timestep.
 
     Raises:
         CheckpointError, UnsupportedError: as `check_flow`; or another scheduler was asked for.
@@ -67,16 +68,21 @@ def flow_scheduler(config: Mapping[str, Any], name: str | None = None) -> Any:
     if name not in (None, NAME, EULER):
         raise UnsupportedError("flow matching has samplers of its own", name, f"Leave it out, or take {NAME}.")
     check_flow(config)
-    from sdmobile.families.flow_scheduler import FlowEuler
+    from sdmobile.families.flow_scheduler import EvenFlowEuler, FlowEuler
 
-    return built(FlowEuler, config)
+    return built(EvenFlowEuler if even else FlowEuler, config)
 
 
-def flow_loop(config: Mapping[str, Any]) -> Loop:
+def even_flow_loop(config: Mapping[str, Any]) -> Loop:
+    """Returns the sampling loop with even noise levels as tables; raises as `flow_scheduler`."""
+    return flow_loop(config, even=True)
+
+
+def flow_loop(config: Mapping[str, Any], even: bool = False) -> Loop:
     """Returns the sampling loop of a scheduler configuration as tables; raises as `flow_scheduler`."""
     tables: dict[str, list[dict[str, float]]] = {}
     for steps in TABLED:
-        scheduler = flow_scheduler(config)
+        scheduler = flow_scheduler(config, even=even)
         scheduler.set_timesteps(steps)
         tables[str(steps)] = flow_table(scheduler.timesteps.tolist(), scheduler.sigmas.tolist())
     return Loop((Solver(NAME, EULER, {}, UPDATE, 1.0, tables),), None, PREDICTION, (), TABLED)

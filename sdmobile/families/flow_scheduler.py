@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
 if TYPE_CHECKING:
@@ -29,3 +30,12 @@ class FlowEuler(FlowMatchEulerDiscreteScheduler):
         """
         noisy = self.scale_noise(original_samples, timesteps, noise)  # pyright: ignore[reportArgumentType]
         return noisy  # pyright: ignore[reportReturnType]
+
+
+class EvenFlowEuler(FlowEuler):
+    """The same with σ in even steps before the shift: 1, 1 − 1/n, …, 1/n, as pipelines of Z-Image ask for them."""
+
+    def set_timesteps(self, num_inference_steps: int, *args: Any, **kwargs: Any) -> None:
+        """Sets the noise levels of n steps."""
+        sigmas = torch.linspace(1.0, 1 / num_inference_steps, num_inference_steps).tolist()
+        super().set_timesteps(*args, sigmas=sigmas, **kwargs)

@@ -20,6 +20,7 @@ from sdmobile.families.few_steps import KINDS, Distillation
 from sdmobile.families.flow_matching import EULER as FLOW_EULER
 from sdmobile.families.kept_tables import (
     CONSISTENCY,
+    EVEN_FLOW,
     FLOW,
     MAKERS,
     SHIPPED,
@@ -64,13 +65,15 @@ def usual_schedules() -> Iterator[tuple[str, dict[str, Any]]]:
     for config in _USUAL:
         yield STANDARD, config
     yield FLOW, _FLOW
+    yield EVEN_FLOW, _FLOW
     for kind in (STANDARD, CONSISTENCY):
         yield kind, _LCM
         yield kind, {**STABLE_DIFFUSION, "_class_name": LCM, "original_inference_steps": 50}
     for name, kind in KINDS.items():
         yield STANDARD, Distillation(name, kind.usual).schedule(STABLE_DIFFUSION)
     for folder in sorted(_DATA.glob("*/scheduler/scheduler_config.json")):
-        yield STANDARD, json.loads(folder.read_text("utf-8"))
+        config = json.loads(folder.read_text("utf-8"))
+        yield FLOW if config["_class_name"] == FLOW_EULER else STANDARD, config
 
 
 def class_defaults() -> dict[str, Any]:
