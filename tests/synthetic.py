@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sdmobile.checkpoints.bpe import write_clip_tokenizer
 from sdmobile.checkpoints.modules import empty_module
+from sdmobile.families import qwen3
 from sdmobile.families.sana_text import INSTRUCTION
 from sdmobile.families.schedulers import STABLE_DIFFUSION
-from sdmobile.families.tokenizer_kinds import CLIP, T5
+from sdmobile.families.tokenizer_kinds import CLIP, QWEN, T5
+from sdmobile.families.tokenizer_kinds import GEMMA as GEMMA_KIND
 from tests.families import SD
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ _SIZES = ("small", "large")
 _COLOURS = ("red", "green", "blue", "yellow")
 _SHAPES = ("circle", "square", "triangle", "star")
 # The encoder of each kind of tokenizer, as Transformers calls it.
-_TEXT_MODELS = {"clip": "clip_text_model", "t5": "t5", "gemma": "gemma2"}
+_TEXT_MODELS = {"clip": "clip_text_model", "t5": "t5", "gemma": "gemma2", "qwen": "qwen3"}
 GEMMA: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -63,6 +65,21 @@ GEMMA: dict[str, Any] = {
     "query_pre_attn_scalar": 8,
 }
 """A Gemma 2 of two layers, of which the second one sees everything and the first has a window."""
+QWEN3: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "rope_theta": 1e6,
+}
+"""A Qwen3 of three layers."""
+# What Qwen3's own template makes of one message, with thinking left open.
+_TALK = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 CORPUS = tuple(f"a {size} {colour} {shape} on white" for size in _SIZES for colour in _COLOURS for shape in _SHAPES)
 
 
@@ -127,7 +144,42 @@ def _write_tokenizer(folder: Path, kind: str, vocab_size: int | None) -> int:
     """Writes the tokenizer of a kind; returns its identifiers."""
     if kind == CLIP.name:
         return write_clip_tokenizer(folder, CORPUS, vocab_size)
-    return write_unigram_tokenizer(folder) if kind == T5.name else write_gemma_tokenizer(folder)
+    writers = {
+        T5.name: write_unigram_tokenizer,
+        GEMMA_KIND.name: write_gemma_tokenizer,
+        QWEN.name: write_qwen_tokenizer,
+    }
+    return writers[kind](folder)
+
+
+def write_qwen_tokenizer(folder: Path, pieces: int = 320) -> int:
+    """Writes Qwen's kind of tokenizer, learned from the corpus, with its special tokens where Qwen3 has them.
+
+    Args:
+        folder: gets `tokenizer.json` and `tokenizer_config.json`, with the template of a talk.
+        pieces: at most, those of single bytes included.
+
+    Returns:
+        The rows that an embedding must have.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import Qwen2Tokenizer
+
+    learned = Tokenizer(models.BPE())
+    learned.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=pieces, initial_alphabet=alphabet, show_progress=False)
+    learned.train_from_iterator(CORPUS, trainer)
+    model = json.loads(learned.to_str())["model"]
+    special = {token: qwen3.PAD + at for at, token in enumerate(("<|endoftext|>", "<|im_start|>", "<|im_end|>"))}
+    tokenizer = Qwen2Tokenizer(
+        vocab={**model["vocab"], **special}, merges=[tuple(pair) for pair in model["merges"]], eos_token="<|im_end|>"
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    tokenizer.chat_template = _TALK
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(str(folder))
+    return qwen3.PAD + len(special)
 
 
 def write_gemma_tokenizer(folder: Path, pieces: int = 640) -> int:

@@ -126,7 +126,7 @@ def read_component(folder: Path, model: Model, class_name: str) -> tuple[Compone
     tensors: dict[str, TensorInfo] = {}
     spare: list[str] = []
     for stored, tensor in headers.tensors.items():
-        if (key := normalise(stored, model.unused)) is not None:
+        if (key := normalise(stored.removeprefix(model.within), model.unused)) is not None:
             tensors[key] = replace(tensor, shape=laid_out(key, tensor.shape))
         elif not stored.endswith("position_ids"):
             spare.append(stored)

@@ -117,7 +117,7 @@ def tokenizer_from(
 def text_length(folder: Path | None, kind: TokenizerKind, rows: int) -> int:
     """Returns the tokens of a text for a text encoder of which some rows are used.
 
-        L = rows, or I + rows − 2 with an instruction of I tokens,
+        L = rows, or I + rows − 2 beside an instruction of I tokens,
 
     so that the last rows − 1 of L begin with the instruction's last token, as in Diffusers' pipelines of SANA.
 
@@ -129,7 +129,7 @@ def text_length(folder: Path | None, kind: TokenizerKind, rows: int) -> int:
     Raises:
         CheckpointError, UnsupportedError: as `tokenizer_from`.
     """
-    if folder is None or not kind.instruction:
+    if folder is None or not kind.beside:
         return rows
     return len(tokenizer_from(folder, kind=kind)(kind.instruction)["input_ids"]) + rows - 2
 

@@ -158,6 +158,7 @@ def _tokenizer_facts(checkpoint: Checkpoint, vocabulary: Vocabulary) -> dict[str
         "kind": kind.title,
         **({"preparation": kind.preparation} if kind.preparation else {}),
         **({"instruction": kind.instruction} if kind.instruction else {}),
+        **({"ending": kind.ending} if kind.ending else {}),
         "length": checkpoint.context_length,
         **({} if first is None else {"bos_token_id": vocabulary.identifier(first)}),
         "eos_token_id": vocabulary.identifier(vocabulary.eos_token),

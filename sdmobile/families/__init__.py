@@ -25,6 +25,7 @@ from sdmobile.families.pixart_sigma import PixArtSigma
 from sdmobile.families.stable_diffusion import StableDiffusion
 from sdmobile.families.stable_diffusion_3 import StableDiffusion3
 from sdmobile.families.stable_diffusion_xl import FewStepStableDiffusionXL, StableDiffusionXL
+from sdmobile.families.z_image import ZImage
 
 FAMILIES: tuple[Family, ...] = (
     LatentConsistency(),
@@ -34,6 +35,7 @@ FAMILIES: tuple[Family, ...] = (
     MobileDiffusion(),
     PixArtSigma(),
     StableDiffusion3(),
+    ZImage(),
     FewStepStableDiffusionXL(),
     StableDiffusionXL(),
     StableDiffusionInpainting(),

@@ -47,6 +47,7 @@ class Model:
             the names that are stored.
         spare: tensors of a single file under the model's prefixes that are no part of it, each with the reason.
         unused: what the names of stored tensors begin with that its module has no place for.
+        within: what names of its tensors may begin with: the module's name in a larger one that was saved.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Model:
     base_config: Callable[[Shapes, Sequence[str]], Config]
     spare: Callable[[Sequence[str]], Mapping[str, str]] = lambda names: {}
     unused: tuple[str, ...] = ()
+    within: str = ""
 
 
 class Role(str, Enum):

@@ -79,7 +79,7 @@ def _normed(norm: Any, x: Tensor) -> Tensor:
     return normed + normed * norm.weight
 
 
-def _turned(x: Tensor, places: tuple[Tensor, Tensor]) -> Tensor:
+def turned(x: Tensor, places: tuple[Tensor, Tensor]) -> Tensor:
     """Returns features turned by their places, [1, H, L, d]: pairs are a feature of each half."""
     cosine, sine = places
     half = x.shape[-1] // 2
@@ -103,8 +103,8 @@ def _attended(attention: Any, x: Tensor, places: tuple[Tensor, Tensor], bias: Te
     def heads(features: Tensor) -> Tensor:
         return features.unflatten(2, (-1, attention.head_dim)).transpose(1, 2)
 
-    query = _turned(heads(attention.q_proj(x)), places) * attention.scaling
-    key, value = _turned(heads(attention.k_proj(x)), places), heads(attention.v_proj(x))
+    query = turned(heads(attention.q_proj(x)), places) * attention.scaling
+    key, value = turned(heads(attention.k_proj(x)), places), heads(attention.v_proj(x))
     rows = query.reshape(1, key.shape[1], sharing * length, attention.head_dim)
     scores = torch.tanh(rows @ key.transpose(2, 3) / cap) * cap
     weights = torch.softmax(scores + bias, dim=-1)

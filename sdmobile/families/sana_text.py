@@ -41,7 +41,7 @@ INSTRUCTION = "\n".join(
     )
 )
 """What is put before every text."""
-TOKENIZER = dataclasses.replace(GEMMA, lowers=True, instruction=INSTRUCTION)
+TOKENIZER = dataclasses.replace(GEMMA, lowers=True, instruction=INSTRUCTION, beside=True)
 """Gemma's, of texts in small letters behind the instruction."""
 TEXT_ENCODER = gemma2.text_encoder(ROWS)
 """Takes all tokens and returns the rows that the denoiser takes."""

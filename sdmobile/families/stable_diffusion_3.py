@@ -33,8 +33,8 @@ _T5 = "text_encoder_3"
 _MEDIUM_STEPS, _MEDIUM_GUIDANCE_SCALE = 40, 4.5
 _MODEL_1 = dataclasses.replace(clip_pooled.MODEL_2, name="text_encoder", prefixes=(), sources=lambda shapes: {})
 _MODEL_2 = dataclasses.replace(clip_pooled.MODEL_2, prefixes=(), sources=lambda shapes: {})
-_VAE = dataclasses.replace(autoencoder.MODEL, check=autoencoder.check_shifted)
-_DECODER = dataclasses.replace(
+SHIFTED_VAE = dataclasses.replace(autoencoder.MODEL, check=autoencoder.check_shifted)
+SHIFTED_DECODER = dataclasses.replace(
     autoencoder.DECODER,
     inputs=tuple(
         dataclasses.replace(one, description="Latents divided by the scaling factor, plus the shift")
@@ -48,12 +48,12 @@ class StableDiffusion3(StableDiffusionXL):
 
     name = "stable-diffusion-3"
     title = "Stable Diffusion 3/3.5"
-    models = (_MODEL_1, _MODEL_2, mmdit.MODEL, _VAE)
+    models = (_MODEL_1, _MODEL_2, mmdit.MODEL, SHIFTED_VAE)
     components = (
         clip_pooled.TEXT_ENCODER,
         clip_pooled.TEXT_ENCODER_2,
         mmdit.TRANSFORMER,
-        _DECODER,
+        SHIFTED_DECODER,
         autoencoder.ENCODER,
     )
     guidances = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sdmobile.families import clip, gemma2, t5
+from sdmobile.families import clip, gemma2, qwen3, t5
 
 WHOLE = "tokenizer.json"
 """A tokenizer of any kind in one file, as Transformers 5 saves it."""
@@ -28,6 +28,8 @@ class TokenizerKind:
         takes_words: whether learned words may be added.
         lowers: whether a text becomes lower case, without white space at both ends, before it is split.
         instruction: is put before every text that was so prepared.
+        ending: is put behind it.
+        beside: whether the instruction's tokens are beside those that a text may have; see `tokenizers.text_length`.
     """
 
     name: str
@@ -41,16 +43,19 @@ class TokenizerKind:
     takes_words: bool = False
     lowers: bool = False
     instruction: str = ""
+    ending: str = ""
+    beside: bool = False
 
     def prepared(self, text: str) -> str:
         """Returns a text as the tokenizer is given it."""
-        return self.instruction + (text.lower().strip() if self.lowers else text)
+        return self.instruction + (text.lower().strip() if self.lowers else text) + self.ending
 
     @property
     def preparation(self) -> str | None:
         """What an app does to a text first, None for nothing."""
         steps = ["lower case, then without white space at both ends"] if self.lowers else []
         steps += ["then `instruction` is put before it"] if self.instruction else []
+        steps += ["then `ending` is put behind it"] if self.ending else []
         return "; ".join(steps) or None
 
     @property
@@ -90,5 +95,15 @@ GEMMA = TokenizerKind(
     "It is the folder `tokenizer` of the checkpoint's repository, or the tokenizer of google/gemma-2-2b-it",
     model="BPE",
     pad=gemma2.PAD,
+    padding_side="right",
+)
+QWEN = TokenizerKind(
+    "qwen",
+    "byte-pair encoding of bytes, of Qwen",
+    "Qwen2Tokenizer",
+    (WHOLE,),
+    "It is the folder `tokenizer` of the checkpoint's repository, or the tokenizer of Qwen/Qwen3-4B",
+    model="BPE",
+    pad=qwen3.PAD,
     padding_side="right",
 )

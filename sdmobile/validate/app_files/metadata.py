@@ -111,8 +111,9 @@ def _tokenizer(spec: PipelineSpec) -> dict[str, Any]:
     further = {**tokens, "added_tokens": dict(vocabulary.added), "expansions": vocabulary.expansions}
     lowered = "lower case, then without white space at both ends" if kind.lowers else None
     instructed = "then `instruction` is put before it" if kind.instruction else None
-    further["preparation"] = "; ".join(filter(None, (lowered, instructed))) or None
-    further["instruction"] = kind.instruction or None
+    ended = "then `ending` is put behind it" if kind.ending else None
+    further["preparation"] = "; ".join(filter(None, (lowered, instructed, ended))) or None
+    further |= {"instruction": kind.instruction or None, "ending": kind.ending or None}
     stated = {name: value for name, value in further.items() if value not in (None, {})}
     return {"length": spec.geometry.context_length, **stated}
 
