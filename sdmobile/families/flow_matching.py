@@ -25,7 +25,7 @@ NAME = "flow-euler"
 """Of the solver, as `--scheduler` takes it."""
 PREDICTION = "flow"
 """What the denoiser predicts, as tables and manifests call it."""
-TABLED = tuple(sorted({*STEP_COUNTS, 28, 40}))
+TABLED = tuple(sorted({*STEP_COUNTS, 9, 28, 40}))
 """Numbers of steps that tables are made for: the usual ones, and those of model cards."""
 _FIXED = {
     "use_dynamic_shifting": "a shift by the size of the picture (Flux)",

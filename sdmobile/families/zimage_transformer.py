@@ -26,7 +26,7 @@ Turns = tuple[Tensor, Tensor]
 class ZImageTransformer(nn.Module):
     """Latents, timestep (B,), text features (B, L, D) and mask (B, L) -> velocity in the latents' layout.
 
-    The picture has a multiple of 32 tokens, so that none is filled up.
+    The picture has a multiple of 32 tokens, so that it is not filled up.
 
     Args:
         component: a ZImageTransformer2DModel.
@@ -37,6 +37,7 @@ class ZImageTransformer(nn.Module):
         super().__init__()
         self.component = component
         self.channels_last = channels_last
+        self.idle = ("component.x_pad_token",)  # of a picture whose tokens are to be filled up
 
     def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, mask: Tensor) -> Tensor:
         if encoder_hidden_states.ndim == 4:  # (B, D, 1, L) of the Neural Engine

@@ -8,7 +8,7 @@ beside it; in pieces along the rows or columns; or transformed for Winograd's co
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -131,9 +131,13 @@ def _matrix(tile: int, name: str) -> NDArray[np.float64]:
 
 
 def parameters_of(module: nn.Module) -> list[Parameter]:
-    """Returns the parameters of a component behind its file's interface, by the names of the checkpoint."""
+    """Returns the parameters of a component behind its file's interface, by the names of the checkpoint.
+
+    A wrapper may say of some of its own parameters what becomes of them in a file: `folded` into a factor and a
+    summand, `expanded` into another array, `idle` where no file needs them.
+    """
     modules = dict(module.named_modules())
-    # What a wrapper says of its own parameters.
+    idle: Collection[str] = getattr(module, "idle", ())
     folded: dict[str, tuple[float, float]] = getattr(module, "folded", {})
     expanded: dict[str, Callable[[Tensor], Tensor]] = getattr(module, "expanded", {})
     return [
@@ -145,6 +149,7 @@ def parameters_of(module: nn.Module) -> list[Parameter]:
             _array(expanded[name](tensor)) if name in expanded else None,
         )
         for name, tensor in module.named_parameters()
+        if name not in idle
     ]
 
 
