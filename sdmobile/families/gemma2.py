@@ -24,7 +24,6 @@ PAD = 0
 MOST_TOKENS = 4096
 """Of a text: more a bundle has no place for, and a layer with a window sees no further."""
 _LAYERS = "layers."
-_BASE = 10_000.0
 _KEYS = (
     "vocab_size",
     "hidden_size",
@@ -50,7 +49,7 @@ def _build(config: Config) -> nn.Module:
     from transformers import Gemma2Config, Gemma2Model
 
     settings = {key: config[key] for key in _KEYS if key in config}
-    base = rotary.base_of(config, _BASE)
+    base = rotary.base_of(config)
     made = Gemma2Config(**settings, rope_parameters={"rope_type": "default", "rope_theta": base})
     module: Any = Gemma2Model(made)
     # In no file, as the frequencies; it has to hold a number though weights do not yet.

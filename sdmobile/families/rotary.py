@@ -15,17 +15,13 @@ if TYPE_CHECKING:
 
     from sdmobile.families.component import Config
 
+_USUAL = 10_000.0
 _BUFFERS = ("inv_freq", "original_inv_freq")
 
 
-def base_of(config: Config, usual: float) -> float:
-    """Returns θ, which older and newer configurations keep in different places.
-
-    Args:
-        config: of a language model.
-        usual: where none is stated.
-    """
-    return float(_parameters(config).get("rope_theta", config.get("rope_theta", usual)))
+def base_of(config: Config) -> float:
+    """Returns θ, which older and newer configurations keep in different places; 10,000 where none is stated."""
+    return float(_parameters(config).get("rope_theta", config.get("rope_theta", _USUAL)))
 
 
 def check(config: Config, rule: str) -> None:
