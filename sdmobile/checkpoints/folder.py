@@ -125,8 +125,9 @@ def read_component(folder: Path, model: Model, class_name: str) -> tuple[Compone
         notes.append(f"{model.name}: of the weights, the variant {weights.variant} is used")
     tensors: dict[str, TensorInfo] = {}
     spare: list[str] = []
+    unused = (*model.unused, *model.unused_by(config))
     for stored, tensor in headers.tensors.items():
-        if (key := normalise(stored.removeprefix(model.within), model.unused)) is not None:
+        if (key := normalise(stored, unused)) is not None:
             tensors[key] = replace(tensor, shape=laid_out(key, tensor.shape))
         elif not stored.endswith("position_ids"):
             spare.append(stored)

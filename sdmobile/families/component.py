@@ -47,7 +47,7 @@ class Model:
             the names that are stored.
         spare: tensors of a single file under the model's prefixes that are no part of it, each with the reason.
         unused: what the names of stored tensors begin with that its module has no place for.
-        within: what names of its tensors may begin with: the module's name in a larger one that was saved.
+        unused_by: further ones, by the configuration.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Model:
     base_config: Callable[[Shapes, Sequence[str]], Config]
     spare: Callable[[Sequence[str]], Mapping[str, str]] = lambda names: {}
     unused: tuple[str, ...] = ()
-    within: str = ""
+    unused_by: Callable[[Config], tuple[str, ...]] = lambda config: ()
 
 
 class Role(str, Enum):

@@ -1,9 +1,9 @@
-"""Qwen3 as a text encoder: Yang et al., arXiv 2505.09388; hidden states of chosen layers are the features of a text.
+"""Qwen3 as a text encoder: Yang et al., arXiv 2505.09388, section 2; its features are those after chosen layers.
 
-    h = h + O·softmax(n_q(q)·n_k(k)ᵀ/√d + mask)·V,  h = h + W₂·(silu(W₀·n(h)) · W₁·n(h))
+    h = h + O·softmax(q̄·k̄ᵀ/√d + mask)·V,  h = h + W₂·(silu(W₀·h̄)·(W₁·h̄))
 
-n are norms without mean, n_q and n_k of each head; q and k are turned by their places, several heads share keys and
-values, and a token attends to itself and those before it. Layers behind the last chosen one are left out.
+h̄, q̄ and k̄ are under norms without mean, the latter two for each head and then turned by their places. FLUX.2 [klein]
+takes h after layers 9, 18 and 27 side by side, Z-Image after the last layer but one. What comes behind is left out.
 """
 
 from __future__ import annotations
@@ -11,57 +11,41 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.errors import CheckpointError, UnsupportedError
-from sdmobile.families import clip, gemma2
+from sdmobile.errors import UnsupportedError
+from sdmobile.families import clip, rotary
 from sdmobile.families.component import Component, Config, FileNames, Kind, Model, Role, Shapes, Value
-from sdmobile.families.shapes import count_blocks
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 PAD = 151_643
-"""Identifier of `<|endoftext|>`, which fills up a text at its end: what is masked."""
+"""Identifier that fills up a text at its end, `<|endoftext|>` of the published vocabulary: what is masked."""
 _LAYERS = "layers."
-_BETA = 10_000.0
+_MOST_LAYERS = 128
 _KEYS = (
     "vocab_size",
     "hidden_size",
     "intermediate_size",
-    "num_hidden_layers",
     "num_attention_heads",
     "num_key_value_heads",
     "head_dim",
     "rms_norm_eps",
     "attention_bias",
 )
-# What the forward pass is of, and what other values would mean.
-_FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "hidden_act": ((None, "silu"), "another activation"),
-    "use_sliding_window": ((None, False), "layers that do not see the whole text"),
-    "rope_scaling": ((None,), "places that are scaled"),
-}
 
 
-def _turning(config: Config) -> Mapping[str, Any]:
-    stated = config.get("rope_parameters")
-    return stated if isinstance(stated, Mapping) else {}
-
-
-def _theta(config: Config) -> float:
-    """Returns the base of the frequencies, which older and newer configurations keep in different places."""
-    return float(_turning(config).get("rope_theta", config.get("rope_theta", _BETA)))
-
-
-def _build(config: Config) -> nn.Module:
+def _build(config: Config, depth: int) -> nn.Module:
+    from torch.nn import Identity
     from transformers import Qwen3Config, Qwen3Model
 
     settings = {key: config[key] for key in _KEYS if key in config}
-    made = Qwen3Config(**settings, rope_parameters={"rope_type": "default", "rope_theta": _theta(config)})
+    base = rotary.base_of(config)
+    made = Qwen3Config(
+        **settings, num_hidden_layers=depth, rope_parameters={"rope_type": "default", "rope_theta": base}
+    )
     module: Any = Qwen3Model(made)
-    # Computed, and in no file; they have to hold numbers though weights do not yet.
-    for name in ("inv_freq", "original_inv_freq"):
-        frequencies = gemma2.frequencies(made.head_dim, _theta(config))
-        module.rotary_emb.register_buffer(name, frequencies, persistent=False)
+    module.norm = Identity()  # behind the last layer of all, which is not in
+    rotary.keep_frequencies(module.rotary_emb, made.head_dim, base)
     return module
 
 
@@ -69,40 +53,46 @@ def _derive(shapes: Shapes) -> Config:
     facts: Config = {}
     if (token := shapes.get("embed_tokens.weight")) and len(token) == 2:
         facts |= {"vocab_size": token[0], "hidden_size": token[1]}
-    if layers := count_blocks(shapes, _LAYERS):
-        facts["num_hidden_layers"] = layers
     if (inner := shapes.get(f"{_LAYERS}0.mlp.gate_proj.weight")) and len(inner) == 2:
         facts["intermediate_size"] = inner[0]
-    if (head := shapes.get(f"{_LAYERS}0.self_attn.q_norm.weight")) and len(head) == 1:
-        facts["head_dim"] = head[0]
+    if (norm := shapes.get(f"{_LAYERS}0.self_attn.q_norm.weight")) and len(norm) == 1 and norm[0]:
+        facts["head_dim"] = norm[0]
+        for key, name in (("num_attention_heads", "q_proj"), ("num_key_value_heads", "k_proj")):
+            if projection := shapes.get(f"{_LAYERS}0.self_attn.{name}.weight"):
+                facts[key] = projection[0] // norm[0]
     return facts
 
 
-def _check(class_name: str, config: Config) -> None:
+def _check(class_name: str, config: Config, layers: tuple[int, ...]) -> None:
     clip.MODEL.check(class_name, config)
     rule = "the text encoder must be Qwen3 as it was published"
-    for key, (known, meaning) in _FIXED.items():
-        if config.get(key) not in known:
-            raise UnsupportedError(rule, f"{key} = {config[key]}: {meaning}")
-    if (kind := _turning(config).get("rope_type", "default")) != "default":
-        raise UnsupportedError(rule, f"rope_type = {kind}: places that are scaled")
+    rotary.check(config, rule)
+    if (activation := config.get("hidden_act", "silu")) != "silu":
+        raise UnsupportedError(rule, f"hidden_act = {activation}: another activation")
+    if config.get("use_sliding_window"):
+        raise UnsupportedError(rule, "use_sliding_window = True: layers that see a window")
+    total, least = config.get("num_hidden_layers"), max(layers) if min(layers) > 0 else -min(layers)
+    if type(total) is not int or not least <= total <= _MOST_LAYERS:
+        raise UnsupportedError(f"Qwen3 must have {least} layers at least, and {_MOST_LAYERS} at most", total)
 
 
-def check_layers(config: Config, layers: tuple[int, ...]) -> None:
-    """Raises CheckpointError unless an encoder has the layers whose hidden states are taken.
-
-    Args:
-        config: of the encoder.
-        layers: numbers of hidden states, as `text_encoder` takes them.
-    """
-    count = config.get("num_hidden_layers")
-    if type(count) is not int or any(not 0 < _position(layer, count) < count for layer in layers):
-        raise CheckpointError(f"Qwen3 must have layers behind hidden states {layers}", f"{count} layers")
+def _depth(config: Config, layers: tuple[int, ...]) -> int | None:
+    """Returns how many layers are needed, None where the configuration does not say how many there are."""
+    last, total = max(layers), config.get("num_hidden_layers")
+    if last >= 0:
+        return last
+    return total + 1 + last if type(total) is int and 0 < total <= _MOST_LAYERS else None
 
 
-def _position(layer: int, count: int) -> int:
-    """Returns how many layers a hidden state has behind it: Transformers counts from the embeddings on."""
-    return layer if layer >= 0 else count + 1 + layer
+def _behind(config: Config, layers: tuple[int, ...]) -> tuple[str, ...]:
+    """Returns what the names of weights begin with that lie behind the last layer that is needed."""
+    depth = _depth(config, layers)
+    return () if depth is None else tuple(f"{_LAYERS}{index}." for index in range(max(depth, 0), _MOST_LAYERS))
+
+
+def positions(depth: int, layers: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the numbers of layers, from 1 on, of a network that ends with the last one."""
+    return tuple(depth + layer - max(layers) for layer in layers)
 
 
 def _reference(module: Any, inputs: Mapping[str, Tensor], layers: tuple[int, ...], pad: int) -> Tensor:
@@ -110,44 +100,51 @@ def _reference(module: Any, inputs: Mapping[str, Tensor], layers: tuple[int, ...
 
     ids = inputs["input_ids"]
     mask = (ids != pad).long()
-    out = module(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True).hidden_states
-    return torch.cat([out[layer] for layer in layers], dim=-1)
+    states = module(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True).hidden_states
+    return torch.cat([states[layer] for layer in positions(len(module.layers), layers)], dim=2)
 
 
-MODEL = Model(
-    name="text_encoder",
-    classes=("Qwen3Model", "Qwen3ForCausalLM"),
-    build=_build,
-    derive=_derive,
-    check=_check,
-    prefixes=(),
-    sources=lambda shapes: {},
-    base_config=lambda shapes, names: {},
-    unused=("lm_head.",),
-    within="model.",
-)
+def model(layers: tuple[int, ...]) -> Model:
+    """Returns the network up to the last layer that is needed.
+
+    Args:
+        layers: numbers of layers after which features are taken, 1 at least, or −2 at most: as Transformers counts
+            hidden states from the end, of which the last is under a norm.
+    """
+    return Model(
+        name="text_encoder",
+        classes=("Qwen3Model", "Qwen3ForCausalLM"),
+        build=lambda config: _build(config, _depth(config, layers) or 0),
+        derive=_derive,
+        check=lambda class_name, config: _check(class_name, config, layers),
+        prefixes=(),
+        sources=lambda shapes: {},
+        base_config=lambda shapes, names: {},
+        unused=("norm.", "lm_head."),
+        unused_by=lambda config: _behind(config, layers),
+    )
 
 
 def text_encoder(layers: tuple[int, ...], pad: int = PAD) -> Component:
     """Returns the component that encodes texts.
 
     Args:
-        layers: numbers of the hidden states that are joined along the features, from the embeddings (0) on; negative
-            ones from the end. The last one, which is under a norm, is none of them.
-        pad: identifier that fills up a text.
+        layers: as `model` takes them; several lie side by side.
+        pad: identifier that fills up a text at its end.
     """
 
     def wrap(module: nn.Module, channels_last: bool) -> nn.Module:
         from sdmobile.families.qwen3_encoder import Qwen3TextEncoder
 
-        config: Any = module.config
-        return Qwen3TextEncoder(module, tuple(_position(layer, config.num_hidden_layers) for layer in layers), pad)
+        own: Any = module
+        return Qwen3TextEncoder(module, positions(len(own.layers), layers), pad)
 
     outputs = ("hidden_states",)
+    taken = ", ".join(str(layer) if layer > 0 else f"{-layer} from the end" for layer in layers)
     return Component(
         name="text_encoder",
         role=Role.TEXT_ENCODER,
-        model=MODEL.name,
+        model="text_encoder",
         summary="Text encoder: token ids to text features",
         inputs=(
             Value(
@@ -162,7 +159,7 @@ def text_encoder(layers: tuple[int, ...], pad: int = PAD) -> Component:
                 outputs[0],
                 Kind.FEATURES,
                 lambda g: (1, g.context_length, g.context_dim),
-                "Text features, one row per token; those of padding mean nothing",
+                f"Hidden states {taken}, one row per token",
             ),
         ),
         files={

@@ -43,7 +43,7 @@ class ZImage(StableDiffusion):
 
     name = "z-image"
     title = "Z-Image-Turbo"
-    models = (qwen3.MODEL, zimage.MODEL, SHIFTED_VAE)
+    models = (qwen3.model(_LAYERS), zimage.MODEL, SHIFTED_VAE)
     components = (qwen3.text_encoder(_LAYERS), zimage.TRANSFORMER, SHIFTED_DECODER, autoencoder.ENCODER)
     control_parts = ()
     tokenizer_kind = dataclasses.replace(
@@ -87,7 +87,6 @@ class ZImage(StableDiffusion):
         check_flow(scheduler_config)
         text, transformer, vae = (configs[model.name] for model in self.models)
         zimage.check(transformer)
-        qwen3.check_layers(text, _LAYERS)
         _check_fit(text, transformer, vae)
         size = _size(transformer)
         return Facts(
