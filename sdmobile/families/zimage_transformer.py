@@ -19,6 +19,7 @@ from sdmobile.families.zimage import BLOCK, PATCH, angles, picture_places, text_
 
 _KEY = f"{PATCH}-1"
 _LONGEST_PERIOD = 10_000
+_LARGEST = 6e4  # within float16
 Turns = tuple[Tensor, Tensor]
 """Cosines and sines of places."""
 
@@ -38,6 +39,10 @@ class ZImageTransformer(nn.Module):
         self.component = component
         self.channels_last = channels_last
         self.idle = ("component.x_pad_token",)  # of a picture whose tokens are to be filled up
+        last = f"component.all_final_layer.{_KEY}."
+        # What converters may put into the last layers of −y and of 1 + scale.
+        signs = dict.fromkeys((f"{last}linear.weight", f"{last}linear.bias"), (-1.0, 0.0))
+        self.folded = {**signs, f"{last}adaLN_modulation.1.bias": (1.0, 1.0)}
 
     def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, mask: Tensor) -> Tensor:
         if encoder_hidden_states.ndim == 4:  # (B, D, 1, L) of the Neural Engine
@@ -75,7 +80,9 @@ class ZImageTransformer(nn.Module):
         half = embedder.frequency_embedding_size // 2
         frequencies = torch.exp(-math.log(_LONGEST_PERIOD) * torch.arange(half, dtype=torch.float32) / half)
         phases = (1000 - timestep)[:, None] * frequencies[None]
-        return embedder.mlp(torch.cat([phases.cos(), phases.sin()], dim=-1))
+        time = embedder.mlp(torch.cat([phases.cos(), phases.sin()], dim=-1))
+        # Changes nothing; without it, the converter of Android's files moves the bias into those of every block.
+        return time.clamp(-_LARGEST, _LARGEST)
 
     def _turns(self, places: Any) -> tuple[Tensor, Tensor]:
         """Returns cosines and sines of tokens at these places for every pair of features, twice each, [1, N, 1, d]."""
