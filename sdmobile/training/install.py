@@ -2,6 +2,7 @@
 
 python -m sdmobile.training.install RUN                     shapes-64
 python -m sdmobile.training.install RUN STAGE OBEDIENCE     shapes-64-mobile, as a stage of `train mobile` left it
+python -m sdmobile.training.install RUN dit OBEDIENCE       shapes-64-dit
 
 The adapters that `train mobile` finished go to `adapters/` of shapes-64-mobile, in float16.
 """
@@ -97,13 +98,16 @@ def complete(run: Path, part: Path) -> None:
 
 
 def main(run: Path, stage: str | None = None, obedience: Path | None = None) -> None:
-    """Installs `shapes-64`, or, where a stage is named, `shapes-64-mobile` with the figure of `train evaluate`."""
+    """Installs `shapes-64`, or what a stage is named of, with the figure of `train evaluate`."""
     if (stage is None) != (obedience is None):
         raise SystemExit("a stage is installed with its figure: RUN STAGE OBEDIENCE")
     if stage is None or obedience is None:
         install(run / "checkpoint", {name: run / name for name in RECORDS}, bundled_checkpoint())
         return
     records = {file.name: file for file in [*sorted(run.glob("log-*.jsonl")), run / "config.json"]}
+    if stage == "dit":
+        install(run / "checkpoint", {**records, "obedience.json": obedience}, bundled_checkpoint("shapes-64-dit"))
+        return
     install(
         run / f"checkpoint-{stage}",
         {**records, "obedience.json": obedience},

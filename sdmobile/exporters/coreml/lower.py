@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import UnsupportedError
+from sdmobile.exporters.coreml.compat import ordered_transpositions
 from sdmobile.exporters.coreml.islands import find_islands
 from sdmobile.exporters.lowering import (
     CONVERSION_DATE,
@@ -50,16 +51,17 @@ def lower(program: ExportedProgram, contract: Contract, out: Path, options: Lowe
     # it, which loses the names of nodes; they tell a reader of the package where an operation comes from.
     named = name_by_module(program.run_decompositions({}))
     islands = find_islands(named, options.recorded_inputs)
-    model: Any = ct.convert(
-        named,
-        convert_to="mlprogram",
-        inputs=[ct.TensorType(spec.name, spec.shape, np.dtype(spec.dtype).type) for spec in contract.inputs],
-        outputs=[ct.TensorType(spec.name, dtype=np.dtype(spec.dtype).type) for spec in contract.outputs],
-        minimum_deployment_target=deployment_target(target),
-        compute_precision=ct.transform.FP16ComputePrecision(op_selector=islands.selector()),
-        compute_units=ct.ComputeUnit.CPU_AND_NE,
-        skip_model_load=True,
-    )
+    with ordered_transpositions():
+        model: Any = ct.convert(
+            named,
+            convert_to="mlprogram",
+            inputs=[ct.TensorType(spec.name, spec.shape, np.dtype(spec.dtype).type) for spec in contract.inputs],
+            outputs=[ct.TensorType(spec.name, dtype=np.dtype(spec.dtype).type) for spec in contract.outputs],
+            minimum_deployment_target=deployment_target(target),
+            compute_precision=ct.transform.FP16ComputePrecision(op_selector=islands.selector()),
+            compute_units=ct.ComputeUnit.CPU_AND_NE,
+            skip_model_load=True,
+        )
     describe(model, contract, options)
     model.save(str(out))
     settle(out)
