@@ -73,7 +73,7 @@ def test_features_are_those_of_transformers(layers: tuple[int, ...], kind: torch
     with torch.no_grad():
         states = module(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False).hidden_states
         theirs = torch.cat([states[layer] for layer in layers], dim=2)
-        reference = qwen3.text_encoder(layers, PAD).reference(as_ours(module, layers), {"input_ids": ids})
+        reference: Any = qwen3.text_encoder(layers, PAD).reference(as_ours(module, layers), {"input_ids": ids})
         ours = Qwen3TextEncoder(as_ours(module, layers), layers, PAD)(ids.to(kind))
         unmasked = Qwen3TextEncoder(as_ours(module, layers), layers, PAD + 1)(ids)
     assert torch.equal(reference, theirs)
@@ -119,7 +119,9 @@ def test_a_folder_is_read_without_what_is_not_needed(inner: str, tmp_path: Path)
 def test_sizes_are_read_off_the_weights() -> None:
     shapes = {key: tuple(value.shape) for key, value in whole().model.state_dict().items()}
     derived = qwen3.model((3,)).derive(shapes)
-    assert derived == {key: value for key, value in SIZES.items() if key not in ("num_hidden_layers", "rope_parameters")}
+    assert derived == {
+        key: value for key, value in SIZES.items() if key not in ("num_hidden_layers", "rope_parameters")
+    }
 
 
 @pytest.mark.parametrize(
