@@ -67,7 +67,7 @@ def test_features_are_those_of_transformers(model: Gemma2Model, kind: torch.dtyp
     with torch.no_grad():
         theirs = model(input_ids=ids, attention_mask=mask).last_hidden_state
         alone = model(input_ids=ids[:, :TOKENS]).last_hidden_state
-        reference = gemma2.text_encoder(LENGTH).reference(as_ours(model), {"input_ids": ids})
+        reference: Any = gemma2.text_encoder(LENGTH).reference(as_ours(model), {"input_ids": ids})
         ours = Gemma2TextEncoder(as_ours(model), LENGTH, gemma2.PAD)(ids.to(kind))
     assert torch.equal(reference, theirs)
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
