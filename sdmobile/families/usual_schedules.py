@@ -1,8 +1,8 @@
 """Scheduler configurations that most checkpoints have, whose tables ship (`kept_tables`).
 
 Sources: `scheduler/scheduler_config.json` of stable-diffusion-v1-5, stable-diffusion-2-1 and -base, stable-diffusion
--inpainting, stable-diffusion-xl-base-1.0, sd-turbo, sdxl-turbo, LCM_Dreamshaper_v7, instruct-pix2pix and
-stable-diffusion-3-medium (that of 3.5 means the same); what single files are given (`Family.file_scheduler`) and
+-inpainting, stable-diffusion-xl-base-1.0, sd-turbo, sdxl-turbo, LCM_Dreamshaper_v7, instruct-pix2pix,
+stable-diffusion-3-medium (that of 3.5 means the same) and Sana_Sprint_1.6B_1024px; what single files are given (`Family.file_scheduler`) and
 `--distilled` sets (`few_steps.KINDS`); the bundled checkpoints.
 """
 
@@ -24,12 +24,14 @@ from sdmobile.families.kept_tables import (
     MAKERS,
     SHIPPED,
     STANDARD,
+    TRIGFLOW,
     code,
     diffusers_version,
     essence,
     loop_to_json,
 )
 from sdmobile.families.schedulers import ANCESTRAL, DEFAULT, LCM, SCHEDULERS, STABLE_DIFFUSION
+from sdmobile.families.trigflow import SCM
 
 _DATA = Path(__file__).resolve().parents[1] / "data"
 # Settings that configurations carry along which their own class does not know; solvers of other classes may.
@@ -57,6 +59,7 @@ _LCM = {
     "timestep_spacing": "leading",
 }
 _FLOW = {"_class_name": FLOW_EULER, "num_train_timesteps": 1000, "shift": 3.0}
+_SCM = {"_class_name": SCM, "num_train_timesteps": 1000, "prediction_type": "trigflow", "sigma_data": 0.5}
 
 
 def usual_schedules() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -64,6 +67,7 @@ def usual_schedules() -> Iterator[tuple[str, dict[str, Any]]]:
     for config in _USUAL:
         yield STANDARD, config
     yield FLOW, _FLOW
+    yield TRIGFLOW, _SCM
     for kind in (STANDARD, CONSISTENCY):
         yield kind, _LCM
         yield kind, {**STABLE_DIFFUSION, "_class_name": LCM, "original_inference_steps": 50}
@@ -78,7 +82,7 @@ def class_defaults() -> dict[str, Any]:
     import diffusers
 
     named = (name for name, _ in SCHEDULERS.values())
-    names = dict.fromkeys((*named, DEFAULT, LCM, ANCESTRAL, "TCDScheduler", FLOW_EULER))
+    names = dict.fromkeys((*named, DEFAULT, LCM, ANCESTRAL, "TCDScheduler", FLOW_EULER, SCM))
     parameters: dict[str, dict[str, Any]] = {}
     for name in names:
         signature = inspect.signature(getattr(diffusers, name).__init__)

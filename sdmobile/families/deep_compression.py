@@ -1,0 +1,116 @@
+"""DC-AE, an autoencoder of 32×32 pixels per latent cell, as decoder and image encoder.
+
+    y = shuffle(C(x)) + shuffle(repeat(x)),  y = unshuffle(C(x)) + mean of groups(unshuffle(x))        up, and down
+
+Chen et al., "Deep Compression Autoencoder for Efficient High-Resolution Diffusion Models", arXiv 2410.10733. Between
+the levels are residual blocks, and in the coarser ones EfficientViT's: linear attention over two scales. Latents are no
+distribution. The encoder's shortcuts, a mean over an axis of its own, are convolutions here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from sdmobile.errors import CheckpointError, UnsupportedError
+from sdmobile.families import autoencoder
+from sdmobile.families.component import Config, Model, Shapes
+from sdmobile.families.schedulers import finite_positive
+from sdmobile.families.streams import Streams
+from sdmobile.families.tiny_autoencoder import moments
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+CLASS = "AutoencoderDC"
+_WIDTHS = "encoder_block_out_channels"
+_BLOCKS = ("ResBlock", "EfficientViTBlock")
+
+
+def _build(config: Config) -> nn.Module:
+    from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
+
+    return cast("nn.Module", AutoencoderDC.from_config(config))
+
+
+def _derive(shapes: Shapes) -> Config:
+    facts: Config = {}
+    if (latent := shapes.get("decoder.conv_in.weight")) and len(latent) == 4:
+        facts["latent_channels"] = latent[1]
+    return facts
+
+
+def _check(class_name: str, config: Config) -> None:
+    for side in ("encoder", "decoder"):
+        stated = config.get(f"{side}_block_types", _BLOCKS[0])
+        for kind in [stated] if isinstance(stated, str) else stated:
+            if kind not in _BLOCKS:
+                raise UnsupportedError(f"blocks of {class_name} must be {' or '.join(_BLOCKS)}", f"{side}: {kind}")
+    norms = config.get("decoder_norm_types", "rms_norm")
+    if {norms} if isinstance(norms, str) else set(norms) != {"rms_norm"}:
+        raise UnsupportedError(f"norms of {class_name} must be rms_norm", norms)
+
+
+MODEL = Model(
+    name="vae",
+    classes=(CLASS,),
+    build=_build,
+    derive=_derive,
+    check=_check,
+    prefixes=(),
+    sources=lambda shapes: {},
+    base_config=lambda shapes, names: {},
+)
+
+
+def scale_factor(config: Config) -> int:
+    """Returns the pixels per latent cell along one axis: every level but the last halves the picture.
+
+    Raises:
+        CheckpointError: the configuration does not say its levels.
+    """
+    widths = config.get(_WIDTHS)
+    if not isinstance(widths, list) or not 1 <= len(widths) <= 12:
+        raise CheckpointError(f"the configuration of an {CLASS} must say {_WIDTHS}, one number a level", widths)
+    return 2 ** (len(widths) - 1)
+
+
+def scaling_factor(config: Config) -> float:
+    """Returns the factor on latents, 1 where it is not said, as Diffusers has it.
+
+    Raises:
+        CheckpointError: what is stated is no finite number above zero.
+    """
+    factor = config.get("scaling_factor", 1.0)
+    if not finite_positive(factor):
+        raise CheckpointError("scaling_factor of the VAE must be a finite number above zero", factor)
+    return float(factor)
+
+
+def _wrap_decoder(module: nn.Module, channels_last: bool) -> nn.Module:
+    from sdmobile.families.deep_compression_wrappers import DeepDecoder
+
+    return DeepDecoder(module, channels_last)
+
+
+def _wrap_encoder(module: nn.Module, channels_last: bool) -> nn.Module:
+    from sdmobile.families.deep_compression_wrappers import DeepEncoder
+
+    return DeepEncoder(module, channels_last)
+
+
+def _encode(module: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    return moments(module.encode(inputs["image"], return_dict=False)[0])
+
+
+DECODER = dataclasses.replace(
+    autoencoder.DECODER, wrap=_wrap_decoder, streams=lambda module: Streams(), arrays=lambda config, names: None
+)
+ENCODER = dataclasses.replace(
+    autoencoder.ENCODER,
+    wrap=_wrap_encoder,
+    reference=_encode,
+    streams=lambda module: Streams(),
+    arrays=lambda config, names: None,
+)
