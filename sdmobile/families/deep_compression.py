@@ -10,7 +10,7 @@ distribution. The encoder's shortcuts, a mean over an axis of its own, are convo
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from sdmobile.errors import CheckpointError, UnsupportedError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 CLASS = "AutoencoderDC"
 _WIDTHS = "encoder_block_out_channels"
 _BLOCKS = ("ResBlock", "EfficientViTBlock")
+_NORM = "rms_norm"
 
 
 def _build(config: Config) -> nn.Module:
@@ -43,13 +44,16 @@ def _derive(shapes: Shapes) -> Config:
 
 def _check(class_name: str, config: Config) -> None:
     for side in ("encoder", "decoder"):
-        stated = config.get(f"{side}_block_types", _BLOCKS[0])
-        for kind in [stated] if isinstance(stated, str) else stated:
-            if kind not in _BLOCKS:
-                raise UnsupportedError(f"blocks of {class_name} must be {' or '.join(_BLOCKS)}", f"{side}: {kind}")
-    norms = config.get("decoder_norm_types", "rms_norm")
-    if {norms} if isinstance(norms, str) else set(norms) != {"rms_norm"}:
-        raise UnsupportedError(f"norms of {class_name} must be rms_norm", norms)
+        _check_kinds(class_name, f"{side}_block_types", config.get(f"{side}_block_types", _BLOCKS[0]), _BLOCKS)
+    _check_kinds(class_name, "decoder_norm_types", config.get("decoder_norm_types", _NORM), (_NORM,))
+
+
+def _check_kinds(class_name: str, key: str, stated: object, known: Sequence[str]) -> None:
+    """Raises UnsupportedError unless a setting of all levels, or of each, is a known one."""
+    kinds = stated if isinstance(stated, list | tuple) else [stated]
+    for kind in kinds:
+        if kind not in known:
+            raise UnsupportedError(f"{key} of {class_name} must be {' or '.join(known)}", kind)
 
 
 MODEL = Model(

@@ -1,11 +1,12 @@
 """SANA's transformer: linear attention among a picture's tokens, attention to a text, feed-forward by convolutions.
 
     s, b, g, s', b', g' = table_i + W·t̄                          t̄ of timestep and guidance scale, table_i of the block
-    x = x + g·(V·[K; …])Q / Σ K·Q over h(x),  x = x + attention(x, text, mask),  x = x + g'·GLU(n(x)·(1 + s') + b')
+    x = x + g·linear(n(x)·(1 + s) + b),  x = x + attention(x, text, mask),  x = x + g'·GLU(n(x)·(1 + s') + b')
+    linear = (Σⱼ vⱼ·relu(kⱼ)ᵀ)·relu(q) / Σⱼ relu(kⱼ)ᵀ·relu(q)
 
-with Q and K behind a ReLU, and a GLU of 1×1, depthwise 3×3 and 1×1 convolutions in which tokens see their neighbours;
-nothing else tells them their places. Xie et al., "SANA", arXiv 2410.10629; SANA-Sprint (arXiv 2503.09641) adds a norm of
-queries and keys and the embedding of the guidance scale.
+GLU are 1×1, depthwise 3×3 and 1×1 convolutions, by which a token sees its neighbours; nothing else tells it its place.
+Xie et al., "SANA", arXiv 2410.10629; SANA-Sprint (arXiv 2503.09641) adds a norm of queries and keys, and the embedding
+of the guidance scale.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from sdmobile.errors import UnsupportedError
 from sdmobile.families.autoencoder import latent_shape
 from sdmobile.families.component import Component, Config, FileNames, Kind, Model, Role, Shapes, Value
+from sdmobile.families.sana_text import ROWS
 from sdmobile.families.shapes import count_blocks
 
 if TYPE_CHECKING:
@@ -24,15 +26,19 @@ if TYPE_CHECKING:
 MASK = "encoder_attention_mask"
 GUIDANCE = "guidance"
 _BLOCKS = "transformer_blocks."
-TEXT_ROWS = 300
+_NORM = "rms_norm_across_heads"
 _RULE = "the transformer must be that of SANA-Sprint"
 # What the file has inputs for, and what other values would mean.
 _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "guidance_embeds": ((True,), "no embedding of the guidance scale (SANA)"),
     "interpolation_scale": ((None,), "a table of places (SANA for 4096 pixels)"),
-    "qk_norm": ((None, "rms_norm_across_heads"), "another norm of queries and keys"),
+    "qk_norm": ((None, _NORM), "another norm of queries and keys"),
 }
-_NUMBERS = ("caption_channels", "in_channels", "num_attention_heads", "attention_head_dim")
+HEADS = (
+    ("num_attention_heads", "attention_head_dim"),
+    ("num_cross_attention_heads", "cross_attention_head_dim"),
+)
+"""Number and width of the heads of both kinds of attention, as configurations say them."""
 
 
 def _build(config: Config) -> nn.Module:
@@ -43,6 +49,7 @@ def _build(config: Config) -> nn.Module:
 
 def _derive(shapes: Shapes) -> Config:
     facts: Config = {"guidance_embeds": "time_embed.guidance_embedder.linear_1.weight" in shapes}
+    facts["qk_norm"] = _NORM if f"{_BLOCKS}0.attn1.norm_q.weight" in shapes else None
     if layers := count_blocks(shapes, _BLOCKS):
         facts["num_layers"] = layers
     if (patches := shapes.get("patch_embed.proj.weight")) and len(patches) == 4:
@@ -50,7 +57,7 @@ def _derive(shapes: Shapes) -> Config:
         if (last := shapes.get("proj_out.weight")) and patches[2]:
             facts["out_channels"] = last[0] // patches[2] ** 2
     if (text := shapes.get("caption_projection.linear_1.weight")) and len(text) == 2:
-        facts["caption_channels"] = text[1]
+        facts |= {"cross_attention_dim": text[0], "caption_channels": text[1]}
     return facts
 
 
@@ -63,7 +70,7 @@ def check(config: Config) -> None:
     for key, (known, meaning) in _FIXED.items():
         if config.get(key) not in known:
             raise UnsupportedError(_RULE, f"{key} = {config.get(key)}: {meaning}")
-    for key in _NUMBERS:
+    for key in ("caption_channels", "in_channels"):
         if type(config.get(key)) is not int:
             raise UnsupportedError(f"the configuration of the transformer must say {key}", config.get(key))
 
@@ -107,13 +114,13 @@ TRANSFORMER = Component(
         Value(
             "encoder_hidden_states",
             Kind.CONTEXT,
-            lambda g: (g.batch, TEXT_ROWS, g.context_dim),
+            lambda g: (g.batch, ROWS, g.context_dim),
             "Text features, {rows}",
         ),
         Value(
             MASK,
             Kind.VECTOR,
-            lambda g: (g.batch, TEXT_ROWS),
+            lambda g: (g.batch, ROWS),
             "1 for each token of the text, 0 for padding, {rows}",
         ),
         Value(GUIDANCE, Kind.TIMESTEPS, lambda g: (g.batch,), "Guidance scale, as users give it"),

@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.errors import UnsupportedError
+from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families.flow_matching import PREDICTION
 from sdmobile.families.sampler_tables import NOISY_UPDATE, Loop, Solver
-from sdmobile.families.schedulers import built, check_training_steps
+from sdmobile.families.schedulers import built, check_training_steps, finite_positive
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +47,8 @@ def check_trigflow(config: Mapping[str, Any]) -> None:
     if config.get("prediction_type", _TRIGFLOW) != _TRIGFLOW:
         raise UnsupportedError(f"{SCM} predicts {_TRIGFLOW}", config["prediction_type"], "Leave it out.")
     check_training_steps(config)
+    if not finite_positive(config.get("sigma_data", 0.5)):
+        raise CheckpointError("sigma_data of the scheduler must be a finite number above zero", config["sigma_data"])
 
 
 def trigflow_scheduler(config: Mapping[str, Any], name: str | None, steps: int) -> TrigFlow:
