@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sdmobile.checkpoints.bpe import write_clip_tokenizer
 from sdmobile.checkpoints.modules import empty_module
+from sdmobile.families.sana_text import INSTRUCTION
 from sdmobile.families.schedulers import STABLE_DIFFUSION
-from sdmobile.families.tokenizer_kinds import CLIP
+from sdmobile.families.tokenizer_kinds import CLIP, T5
 from tests.families import SD
 
 if TYPE_CHECKING:
@@ -50,6 +51,18 @@ _COUNTS = {
 _SIZES = ("small", "large")
 _COLOURS = ("red", "green", "blue", "yellow")
 _SHAPES = ("circle", "square", "triangle", "star")
+# The encoder of each kind of tokenizer, as Transformers calls it.
+_TEXT_MODELS = {"clip": "clip_text_model", "t5": "t5", "gemma": "gemma2"}
+GEMMA: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "query_pre_attn_scalar": 8,
+}
+"""A Gemma 2 of two layers, of which the second one sees everything and the first has a window."""
 CORPUS = tuple(f"a {size} {colour} {shape} on white" for size in _SIZES for colour in _COLOURS for shape in _SHAPES)
 
 
@@ -84,16 +97,15 @@ def write_checkpoint(
     configs = {name: {**config, **changes.get(name, {})} for name, config in presets.items()}
     folder.mkdir(parents=True, exist_ok=True)
     vocab_size = None if preset == "tiny" else 49408
-    clip = family.tokenizer_kind is CLIP
-    tokenizer = folder / "tokenizer"
-    tokens = write_clip_tokenizer(tokenizer, CORPUS, vocab_size) if clip else write_unigram_tokenizer(tokenizer)
+    kind = family.tokenizer_kind.name
+    tokens = _write_tokenizer(folder / "tokenizer", kind, vocab_size)
     for component, config in configs.items():
         config = {"_class_name": family.model(component).classes[0], **config}
-        if component.startswith("text_encoder") and not clip:
-            config |= {"architectures": [config.pop("_class_name")], "model_type": "t5", "vocab_size": tokens}
-        elif component.startswith("text_encoder"):
-            config |= {"architectures": [config.pop("_class_name")], "model_type": "clip_text_model"}
-            config |= {"vocab_size": tokens, "bos_token_id": tokens - 2, "eos_token_id": tokens - 1, "pad_token_id": 1}
+        if component.startswith("text_encoder"):
+            config |= {"architectures": [config.pop("_class_name")], "model_type": _TEXT_MODELS[kind]}
+            config |= {"vocab_size": tokens}
+        if component.startswith("text_encoder") and kind == CLIP.name:
+            config |= {"bos_token_id": tokens - 2, "eos_token_id": tokens - 1, "pad_token_id": 1}
         module = empty_module(family.model(component), config)
         buffers = family.model(component).build(config) if _stored_buffers(module) else None
         count = sum(parameter.numel() for parameter in module.parameters())
@@ -109,6 +121,37 @@ def write_checkpoint(
     if further:
         _write_second_tokenizer(folder)
     return folder
+
+
+def _write_tokenizer(folder: Path, kind: str, vocab_size: int | None) -> int:
+    """Writes the tokenizer of a kind; returns its identifiers."""
+    if kind == CLIP.name:
+        return write_clip_tokenizer(folder, CORPUS, vocab_size)
+    return write_unigram_tokenizer(folder) if kind == T5.name else write_gemma_tokenizer(folder)
+
+
+def write_gemma_tokenizer(folder: Path, pieces: int = 640) -> int:
+    """Writes Gemma's kind of tokenizer, learned from the corpus and SANA's instruction; returns its identifiers.
+
+    Args:
+        folder: gets `tokenizer.json` and `tokenizer_config.json`.
+        pieces: at most, the special ones and those of single bytes included.
+    """
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+    from transformers import GemmaTokenizer
+
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    learned = Tokenizer(models.BPE(unk_token="<unk>"))
+    learned.pre_tokenizer = pre_tokenizers.Split(Regex("\u2581?[^\u2581]+"), "isolated")
+    trainer = trainers.BpeTrainer(vocab_size=pieces, special_tokens=special, show_progress=False)
+    texts = (*CORPUS, *INSTRUCTION.splitlines())
+    learned.train_from_iterator([text.replace(" ", "\u2581") for text in texts], trainer)
+    model = json.loads(learned.to_str())["model"]
+    merges = [tuple(pair) for pair in model["merges"]]
+    tokenizer = GemmaTokenizer(vocab=model["vocab"], merges=merges, add_bos_token=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(str(folder))
+    return len(tokenizer)
 
 
 def write_unigram_tokenizer(folder: Path, pieces: int = 80) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sdmobile.checkpoints.facts import correct, shapes_of
 from sdmobile.checkpoints.tokenizer_search import find_tokenizer
+from sdmobile.checkpoints.tokenizers import text_length
 from sdmobile.checkpoints.types import Checkpoint, ComponentInfo, Given
 from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families import sampled_by
@@ -92,6 +93,8 @@ def assemble(parts: Parts) -> Checkpoint:
     text = configs[family.of_role(Role.TEXT_ENCODER)[0].model]
     own, given = parts.own_tokenizer, parts.given.tokenizer_dir
     tokenizer_dir = find_tokenizer(parts.path, given, own, text.get("vocab_size"), notes, family.tokenizer_kind)
+    length = text_length(tokenizer_dir, family.tokenizer_kind, facts.context_length)
+    facts = replace(facts, context_length=length)
     steps, guidance_scale = parts.steps, parts.guidance_scale
     if steps is None and guidance_scale is None:
         steps, guidance_scale = family.usual_sampling(configs, scheduler_config, notes)

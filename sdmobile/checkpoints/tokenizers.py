@@ -1,8 +1,8 @@
 """Tokenizers in all forms in which they are stored: read, checked against the text encoder, written for bundles.
 
 vocab.json + merges.txt     CLIP's, with tokenizer_config.json, special_tokens_map.json, added_tokens.json as they are
-spiece.model                T5's, see `unigram`
-tokenizer.json              either, alone, as Transformers 5 saves it
+spiece.model                T5's, see `whole_tokenizer`
+tokenizer.json              any kind's, alone, as Transformers 5 saves it
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.checkpoints import unigram
+from sdmobile.checkpoints import whole_tokenizer
 from sdmobile.checkpoints.headers import check_readable
 from sdmobile.checkpoints.jsonfile import MOST_BYTES, read_json
 from sdmobile.checkpoints.vocabulary import (
@@ -26,7 +26,7 @@ from sdmobile.checkpoints.vocabulary import (
 )
 from sdmobile.errors import CheckpointError, UnsupportedError, UsageError
 from sdmobile.families.clip import TOKENIZER_FILES as FILES
-from sdmobile.families.tokenizer_kinds import CLIP, SENTENCEPIECE, T5, TokenizerKind
+from sdmobile.families.tokenizer_kinds import CLIP, SENTENCEPIECE, TokenizerKind
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -93,13 +93,15 @@ def tokenizer_from(
         UnsupportedError: it is of another kind.
     """
     _check_files(folder, kind)
-    from transformers import CLIPTokenizer, T5Tokenizer
+    import transformers
 
     stated = any((folder / name).is_file() for name in _STATING)
     options: dict[str, Any] = {} if stated or pad_token is None else {"pad_token": pad_token}
-    cls = T5Tokenizer if kind.name == T5.name else CLIPTokenizer
+    options |= {} if kind.padding_side is None else {"padding_side": kind.padding_side}
     try:
-        tokenizer: Any = cls.from_pretrained(str(folder), local_files_only=True, **options)
+        tokenizer: Any = getattr(transformers, kind.class_name).from_pretrained(
+            str(folder), local_files_only=True, **options
+        )
         tokenizer([*_TEXTS], padding="max_length", max_length=8, truncation=True)
         for token in added_tokens:
             tokenizer.add_tokens(token)
@@ -107,9 +109,29 @@ def tokenizer_from(
             raise ValueError(f"model_max_length is {tokenizer.model_max_length}")
     except BaseException as error:  # a panic of the Rust tokenizer is no Exception
         raise _explained(folder, error) from error
-    if kind.name == T5.name:
-        unigram.check(tokenizer, folder)
+    if kind.model is not None:
+        whole_tokenizer.check(tokenizer, folder, kind)
     return tokenizer
+
+
+def text_length(folder: Path | None, kind: TokenizerKind, rows: int) -> int:
+    """Returns the tokens of a text for a text encoder of which some rows are used.
+
+        L = rows, or I + rows − 2 with an instruction of I tokens,
+
+    so that the last rows − 1 of L begin with the instruction's last token, as in Diffusers' pipelines of SANA.
+
+    Args:
+        folder: of the tokenizer, None where there is none: then no instruction can be counted.
+        kind: of the tokenizer.
+        rows: that are used.
+
+    Raises:
+        CheckpointError, UnsupportedError: as `tokenizer_from`.
+    """
+    if folder is None or not kind.instruction:
+        return rows
+    return len(tokenizer_from(folder, kind=kind)(kind.instruction)["input_ids"]) + rows - 2
 
 
 def token_ids(tokenizer: Any, text: str, length: int, kind: TokenizerKind = CLIP) -> list[int]:
@@ -134,8 +156,8 @@ def _check_files(folder: Path, kind: TokenizerKind) -> None:
         check_readable(path, MOST_BYTES)
         if path.suffix == ".json":
             _check_identifiers(path, read_json(path))
-        if path.name == SENTENCEPIECE and kind.name == T5.name:
-            unigram.check_pieces(path)
+        if path.name == SENTENCEPIECE and SENTENCEPIECE in kind.files:
+            whole_tokenizer.check_pieces(path)
 
 
 def _check_identifiers(path: Path, document: Any) -> None:
@@ -169,8 +191,8 @@ def read_vocabulary(
     folder: Path, pad_token: str | None = None, added_tokens: Sequence[str] = (), kind: TokenizerKind = CLIP
 ) -> Vocabulary:
     """Returns what the tokenizer of a folder knows; arguments and errors as `tokenizer_from`."""
-    if kind.name == T5.name:
-        return unigram.vocabulary(tokenizer_from(folder, pad_token, added_tokens, kind))
+    if kind.model is not None:
+        return whole_tokenizer.vocabulary(tokenizer_from(folder, pad_token, added_tokens, kind))
     _check_files(folder, kind)
     plain = plain_vocabulary(folder, pad_token, added_tokens)
     return _vocabulary(tokenizer_from(folder, pad_token, added_tokens)) if plain is None else plain
@@ -244,12 +266,12 @@ def write_vocabulary(
 
     Args:
         folder: gets vocab.json, merges.txt, tokenizer_config.json and, where there are some, added_tokens.json; of
-            T5's kind, what `unigram.write` has.
+            other kinds than CLIP's, what `whole_tokenizer.write` has.
         source: the checkpoint's tokenizer.
         pad_token, added_tokens, kind: as in `tokenizer_from`.
     """
-    if kind.name == T5.name:
-        return unigram.write(folder, source, tokenizer_from(source, kind=kind))
+    if kind.model is not None:
+        return whole_tokenizer.write(folder, source, tokenizer_from(source, kind=kind), kind)
     vocabulary = read_vocabulary(source, pad_token, added_tokens)
     folder.mkdir(parents=True, exist_ok=True)
     lines = ["#version: 0.2", *(f"{left} {right}" for left, right in vocabulary.merges)]
@@ -291,4 +313,4 @@ def given_tokenizer(folder: Path, kind: TokenizerKind = CLIP) -> Path:
     for place in (folder, folder / "tokenizer"):
         if is_tokenizer(place, kind):
             return place
-    raise UsageError(f"--tokenizer must be a folder with {' and '.join(kind.files)}, or with {WHOLE}", folder)
+    raise UsageError(f"--tokenizer must be a folder with {kind.forms}", folder)

@@ -157,6 +157,7 @@ def _tokenizer_facts(checkpoint: Checkpoint, vocabulary: Vocabulary) -> dict[str
     return {
         "kind": kind.title,
         **({"preparation": kind.preparation} if kind.preparation else {}),
+        **({"instruction": kind.instruction} if kind.instruction else {}),
         "length": checkpoint.context_length,
         **({} if first is None else {"bos_token_id": vocabulary.identifier(first)}),
         "eos_token_id": vocabulary.identifier(vocabulary.eos_token),

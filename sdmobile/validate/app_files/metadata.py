@@ -109,7 +109,10 @@ def _tokenizer(spec: PipelineSpec) -> dict[str, Any]:
     tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id")}
     vocabulary = read_vocabulary(spec.tokenizer_dir, spec.pad_token, spec.added_tokens, kind)
     further = {**tokens, "added_tokens": dict(vocabulary.added), "expansions": vocabulary.expansions}
-    further["preparation"] = "lower case, then without white space at both ends" if kind.lowers else None
+    lowered = "lower case, then without white space at both ends" if kind.lowers else None
+    instructed = "then `instruction` is put before it" if kind.instruction else None
+    further["preparation"] = "; ".join(filter(None, (lowered, instructed))) or None
+    further["instruction"] = kind.instruction or None
     stated = {name: value for name, value in further.items() if value not in (None, {})}
     return {"length": spec.geometry.context_length, **stated}
 

@@ -1,9 +1,10 @@
-"""T5's tokenizer: pieces of SentencePiece, each with a score; a text becomes the pieces of the largest sum.
+"""Tokenizers that are kept whole, in `tokenizer.json`: T5's and Gemma's.
 
-spiece.model        SentencePiece's own file, which other programs read too
-tokenizer.json      the same and its surroundings, as Transformers saves it; where both are, this one counts
+    T5          pieces of SentencePiece, each with a score; a text becomes the pieces of the largest sum
+    Gemma       pairs of pieces are joined in a fixed order; what no piece has becomes its bytes
 
-Kudo, "Subword Regularization", arXiv 1804.10959 (the unigram model). Transformers reads either.
+T5's may be in SentencePiece's own file, spiece.model, which other programs read too; where both are, tokenizer.json
+counts. Kudo, "Subword Regularization", arXiv 1804.10959 (the unigram model); Sennrich et al., arXiv 1508.07909 (pairs).
 """
 
 from __future__ import annotations
@@ -12,30 +13,37 @@ import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from sdmobile.checkpoints.jsonfile import read_json
 from sdmobile.checkpoints.vocabulary import CONFIG, WHOLE, Vocabulary, context_length
 from sdmobile.errors import CheckpointError, UnsupportedError
-from sdmobile.families.t5 import PAD
 from sdmobile.families.tokenizer_kinds import SENTENCEPIECE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sdmobile.families.tokenizer_kinds import TokenizerKind
+
 _SENTINELS = "<extra_id_"
+_NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
-def check(tokenizer: Any, folder: Path) -> None:
+def check(tokenizer: Any, folder: Path, kind: TokenizerKind) -> None:
     """Raises UnsupportedError where a tokenizer splits texts by other means, or fills them up with what is not masked.
 
     Args:
-        tokenizer: Transformers' T5Tokenizer.
+        tokenizer: of the kind's class.
         folder: for the message.
+        kind: the family's.
     """
-    kind = json.loads(tokenizer.backend_tokenizer.to_str())["model"].get("type")
-    if kind != "Unigram":
-        raise UnsupportedError("the tokenizer of T5 must be of the unigram model", f"{folder}: {kind}")
-    if tokenizer.pad_token_id != PAD:
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"].get("type")
+    if (folder / WHOLE).is_file() and model == kind.model:  # the class makes its own model of another's pieces
+        model = read_json(folder / WHOLE)["model"].get("type", model)
+    if model != kind.model:
+        rule = f"the tokenizer must be {kind.title}, whose model is {kind.model}"
+        raise UnsupportedError(rule, f"{folder}: the model is {model}")
+    if tokenizer.pad_token_id != kind.pad:
         shown = f"{folder}: {tokenizer.pad_token!r} ({tokenizer.pad_token_id})"
-        raise UnsupportedError(f"the tokenizer of T5 must fill texts up with the identifier {PAD}", shown)
+        raise UnsupportedError(f"the tokenizer must fill texts up with the identifier {kind.pad}", shown)
 
 
 def check_pieces(path: Path) -> None:
@@ -58,12 +66,13 @@ def check_pieces(path: Path) -> None:
 
 
 def vocabulary(tokenizer: Any) -> Vocabulary:
-    """Returns what a T5Tokenizer knows; nothing begins a text, and there are no merges."""
+    """Returns what a tokenizer knows; its merges, if there are any, stay in `tokenizer.json`."""
+    begins = tokenizer.bos_token_id in tokenizer("")["input_ids"]
     return Vocabulary(
         tokens=tokenizer.get_vocab(),
         merges=(),
         added={},
-        bos_token=None,
+        bos_token=str(tokenizer.bos_token) if begins else None,
         eos_token=str(tokenizer.eos_token),
         pad_token=str(tokenizer.pad_token),
         unk_token=str(tokenizer.unk_token),
@@ -71,13 +80,14 @@ def vocabulary(tokenizer: Any) -> Vocabulary:
     )
 
 
-def write(folder: Path, source: Path, tokenizer: Any) -> Vocabulary:
+def write(folder: Path, source: Path, tokenizer: Any, kind: TokenizerKind) -> Vocabulary:
     """Writes a tokenizer into a bundle.
 
     Args:
-        folder: gets tokenizer.json, tokenizer_config.json and, where the source has it, spiece.model.
+        folder: gets tokenizer.json, tokenizer_config.json and, of T5's kind where the source has it, spiece.model.
         source: the checkpoint's tokenizer.
         tokenizer: that Transformers made of it.
+        kind: the family's.
     """
     known = vocabulary(tokenizer)
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,12 +95,15 @@ def write(folder: Path, source: Path, tokenizer: Any) -> Vocabulary:
     # How a text was cut off and filled up last, which is no part of it.
     whole |= {"truncation": None, "padding": None}
     (folder / WHOLE).write_text(json.dumps(whole, ensure_ascii=False), encoding="utf-8")
+    sentinels = sum(token.startswith(_SENTINELS) for token in known.tokens)
     config = {
-        "tokenizer_class": "T5Tokenizer",
-        **{key: getattr(known, key) for key in ("eos_token", "pad_token", "unk_token")},
-        "extra_ids": sum(token.startswith(_SENTINELS) for token in known.tokens),
+        "tokenizer_class": kind.class_name,
+        **{key: token for key in _NAMED if (token := getattr(known, key)) is not None},
+        **({"mask_token": str(tokenizer.mask_token)} if tokenizer.mask_token else {}),
+        **({"extra_ids": sentinels} if SENTENCEPIECE in kind.files else {}),
+        **({"padding_side": kind.padding_side} if kind.padding_side else {}),
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    if (source / SENTENCEPIECE).is_file():
+    if SENTENCEPIECE in kind.files and (source / SENTENCEPIECE).is_file():
         shutil.copyfile(source / SENTENCEPIECE, folder / SENTENCEPIECE)
     return known
