@@ -6,17 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sdmobile.families import family_named
-from tests.synthetic import write_checkpoint
+from tests.synthetic import GEMMA, write_checkpoint
 
-TEXT: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "query_pre_attn_scalar": 8,
-}
 TRANSFORMER: dict[str, Any] = {
     "sample_size": 8,
     "patch_size": 1,
@@ -70,5 +61,5 @@ def write(folder: Path, changes: dict[str, dict[str, Any]] | None = None) -> Pat
     """
     changes = {**(changes or {})}
     changes["index"] = {**INDEX, **changes.get("index", {})}
-    instead = {"text_encoder": TEXT, "transformer": TRANSFORMER, "vae": VAE, "scheduler": SCHEDULER}
+    instead = {"text_encoder": GEMMA, "transformer": TRANSFORMER, "vae": VAE, "scheduler": SCHEDULER}
     return write_checkpoint(folder, changes=changes, family=family_named("sana-sprint"), instead=instead)
