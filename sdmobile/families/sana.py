@@ -76,7 +76,7 @@ def check(config: Config) -> None:
 
 
 def _wrap(module: nn.Module, channels_last: bool) -> nn.Module:
-    from sdmobile.families.wrappers import SanaTransformer
+    from sdmobile.families.sana_transformer import SanaTransformer
 
     return SanaTransformer(module, channels_last)
 

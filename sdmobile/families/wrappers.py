@@ -136,20 +136,6 @@ class MultiModalTransformer(Wrapper):
         return self.leave(self.component(self.enter(sample), text, pooled, timestep, return_dict=False)[0])
 
 
-class SanaTransformer(Wrapper):
-    """Latents, timestep (B,), text features (B, S, D), mask (B, S), guidance scale (B,) -> velocity, as latents lie."""
-
-    def forward(
-        self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, mask: Tensor, guidance: Tensor
-    ) -> Tensor:
-        if encoder_hidden_states.ndim == 4:
-            encoder_hidden_states = encoder_hidden_states.squeeze(2).transpose(1, 2)
-        net: Any = self.component
-        scaled = guidance * net.config.guidance_embeds_scale
-        further = {"guidance": scaled, "encoder_attention_mask": mask, "return_dict": False}
-        return self.leave(net(self.enter(sample), encoder_hidden_states, timestep, **further)[0])
-
-
 class ControlledUNet(Wrapper):
     """As `UNet`, with the feature maps of a control network as further inputs, each in the latents' layout.
 
