@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 PAD = 0
-"""Identifier that fills up a text at its end, where no other token attends to it."""
+"""Identifier that fills up a text at its end: what is masked."""
 MOST_TOKENS = 4096
 """Of a text: more a bundle has no place for, and a layer with a window sees no further."""
 _LAYERS = "layers."
@@ -109,8 +109,9 @@ def _check(class_name: str, config: Config) -> None:
 def _reference(module: Any, inputs: Mapping[str, Tensor], rows: int) -> Tensor:
     from sdmobile.families.gemma2_encoder import chosen
 
-    # Padding is at the end, where no token attends to it: a mask would change its own rows alone.
-    return chosen(module(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state, rows)
+    ids = inputs["input_ids"]
+    mask = (ids != PAD).long()
+    return chosen(module(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state, rows)
 
 
 MODEL = Model(
@@ -135,7 +136,7 @@ def text_encoder(rows: int) -> Component:
     def wrap(module: nn.Module, channels_last: bool) -> nn.Module:
         from sdmobile.families.gemma2_encoder import Gemma2TextEncoder
 
-        return Gemma2TextEncoder(module, rows)
+        return Gemma2TextEncoder(module, rows, PAD)
 
     outputs = ("last_hidden_state",)
     return Component(
@@ -148,7 +149,7 @@ def text_encoder(rows: int) -> Component:
                 "input_ids",
                 Kind.TOKEN_IDS,
                 lambda g: (1, g.context_length),
-                f"Token ids, filled up at the end to the context length with {PAD}",
+                f"Token ids, filled up at the end to the context length with {PAD}, which is masked",
             ),
         ),
         outputs=(

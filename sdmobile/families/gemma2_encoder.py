@@ -30,12 +30,17 @@ class Gemma2TextEncoder(nn.Module):
     Args:
         component: a Gemma2Model.
         rows: see `chosen`.
+        pad: identifier of the token that fills up a text.
     """
 
-    def __init__(self, component: Any, rows: int) -> None:
+    padding: Tensor
+
+    def __init__(self, component: Any, rows: int, pad: int) -> None:
         super().__init__()
         self.component = component
         self.rows = rows
+        table = MASKED * torch.eye(component.config.vocab_size, 1).roll(pad, 0)
+        self.register_buffer("padding", table, persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
         if ids.is_floating_point():
@@ -43,9 +48,9 @@ class Gemma2TextEncoder(nn.Module):
         net = self.component
         length = ids.shape[1]
         hidden = nn.functional.embedding(ids, net.embed_tokens.weight) * net.config.hidden_size**0.5
-        places = self._places(length)
+        places, bias = self._places(length), self._bias(ids)
         for layer in net.layers:
-            attended = _attended(layer.self_attn, _normed(layer.input_layernorm, hidden), places)
+            attended = _attended(layer.self_attn, _normed(layer.input_layernorm, hidden), places, bias)
             hidden = hidden + _normed(layer.post_attention_layernorm, attended)
             inner = layer.mlp(_normed(layer.pre_feedforward_layernorm, hidden))
             hidden = hidden + _normed(layer.post_feedforward_layernorm, inner)
@@ -56,6 +61,16 @@ class Gemma2TextEncoder(nn.Module):
         phases = torch.arange(length, dtype=torch.float32)[:, None] * self.component.rotary_emb.inv_freq
         cosine, sine = torch.cos(phases), torch.sin(phases)
         return torch.cat([cosine, cosine], dim=1), torch.cat([-sine, sine], dim=1)
+
+    def _bias(self, ids: Tensor) -> Tensor:
+        """Returns what is added to scores: −30000 for padding and for tokens behind the own, [1, 1, sharing·L, L].
+
+        Made of the identifiers, so that it is no constant: an Android GPU does not repeat those for heads.
+        """
+        length, sharing = ids.shape[1], self.component.layers[0].self_attn.num_key_value_groups
+        behind = torch.from_numpy(np.triu(np.full((length, length), MASKED, dtype=np.float32), 1))
+        bias = (behind + nn.functional.embedding(ids, self.padding).transpose(1, 2)).unsqueeze(1)
+        return torch.cat([bias] * sharing, dim=2)
 
 
 def _normed(norm: Any, x: Tensor) -> Tensor:
@@ -71,15 +86,16 @@ def _turned(x: Tensor, places: tuple[Tensor, Tensor]) -> Tensor:
     return x * cosine + torch.cat([x[..., half:], x[..., :half]], dim=-1) * sine
 
 
-def _attended(attention: Any, x: Tensor, places: tuple[Tensor, Tensor]) -> Tensor:
+def _attended(attention: Any, x: Tensor, places: tuple[Tensor, Tensor], bias: Tensor) -> Tensor:
     """Returns what tokens get from those up to themselves, [1, L, D].
 
-        c·tanh(q·kᵀ/(c·√s)) + mask,  c the soft cap, s `query_pre_attn_scalar`
+        softmax(c·tanh(q·kᵀ/(c·√s)) + bias)·V,  c the soft cap, s `query_pre_attn_scalar`
 
     Args:
         attention: of a layer.
         x: normed features, [1, L, D].
         places: of `_places`.
+        bias: of `_bias`.
     """
     length, sharing = x.shape[1], attention.num_key_value_groups
     cap = attention.attn_logit_softcapping
@@ -91,12 +107,7 @@ def _attended(attention: Any, x: Tensor, places: tuple[Tensor, Tensor]) -> Tenso
     key, value = _turned(heads(attention.k_proj(x)), places), heads(attention.v_proj(x))
     rows = query.reshape(1, key.shape[1], sharing * length, attention.head_dim)
     scores = torch.tanh(rows @ key.transpose(2, 3) / cap) * cap
-    weights = torch.softmax(scores + _behind(length, sharing), dim=-1)
+    weights = torch.softmax(scores + bias, dim=-1)
     own = (weights @ value).reshape(1, -1, length, attention.head_dim)
     return attention.o_proj(own.transpose(1, 2).flatten(2))
 
-
-def _behind(length: int, sharing: int) -> Tensor:
-    """Returns what is added to scores: nothing for a token and those before it, −30000 behind, [sharing·L, L]."""
-    mask = np.triu(np.full((length, length), MASKED, dtype=np.float32), 1)
-    return torch.from_numpy(np.tile(mask, (sharing, 1)))

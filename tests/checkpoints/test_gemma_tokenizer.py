@@ -26,6 +26,7 @@ from sdmobile.checkpoints.tokenizers import (
     write_vocabulary,
 )
 from sdmobile.errors import CheckpointError, SdmobileError, UnsupportedError, UsageError
+from sdmobile.families import gemma2
 from sdmobile.families.gemma2_encoder import Gemma2TextEncoder
 from sdmobile.families.sana_text import INSTRUCTION, ROWS, TOKENIZER, mask_of
 from sdmobile.families.tokenizer_kinds import CLIP, GEMMA, T5
@@ -59,7 +60,7 @@ def test_rows_and_mask_are_those_of_diffusers(text: str, folder: Path) -> None:
             text, device=torch.device("cpu"), complex_human_instruction=INSTRUCTION.split("\n")
         )
         ids = token_ids(tokenizer, text, text_length(folder, TOKENIZER, ROWS), TOKENIZER)
-        ours = Gemma2TextEncoder(encoder, ROWS)(torch.tensor([ids]))
+        ours = Gemma2TextEncoder(encoder, ROWS, gemma2.PAD)(torch.tensor([ids]))
     kept = mask[0] == 1
     np.testing.assert_array_equal(mask_of(np.array([ids])), mask.numpy())
     assert ours.shape == rows.shape

@@ -224,6 +224,7 @@ def test_a_location_of_several_places_is_the_module_that_holds_the_weight() -> N
     names = ModuleNames(paths, ["attn1.to_q", "attn1.to_k", "conv1"])
     assert place_of("attn1;;attn1.to_q;_dequant", names) == "attn1.to_q"
     assert place_of("attn1;;attn1.to_q;;attn1.to_k;_dequant", names) == "attn1.to_k"
+    assert place_of("of.the.file.Encoder;;attn1.to_q;;attn1.to_k;_dequant", names) == "attn1.to_k"
     assert place_of("nonlinearity;conv1", names) == "conv1"
     assert place_of("conv1;attn1.to_q", names) == "conv1"
     assert place_of("nonlinearity", names) == "nonlinearity"

@@ -103,14 +103,15 @@ def place_of(name: str, names: ModuleNames) -> str | None:
     """Returns the module of a tensor: the first place of its name, else one in it that has parameters.
 
     A convolution with a fused activation has the activation's name first. An attention's projection has the attention's
-    first and its own last; one that it shares a converted input with may stand between them.
+    first and its own last; one that it shares a converted input with may stand between them. Where the component's own
+    forward pass calls the projections, that stands first, which is no module of the checkpoint.
     """
     first = names.of_location(name)
     if first is not None and names.has_parameters(first):
         return first
     places = [names.of_path(place) for place in name.split(";")]
     owning = [place for place in places if place is not None and names.has_parameters(place)]
-    inside = [place for place in owning if first is not None and place.startswith(f"{first}.")]
+    inside = [place for place in owning if first is None or place.startswith(f"{first}.")]
     return inside[-1] if inside else next(iter(owning), first)
 
 
