@@ -110,4 +110,3 @@ def _attended(attention: Any, x: Tensor, places: tuple[Tensor, Tensor], bias: Te
     weights = torch.softmax(scores + bias, dim=-1)
     own = (weights @ value).reshape(1, -1, length, attention.head_dim)
     return attention.o_proj(own.transpose(1, 2).flatten(2))
-

@@ -50,7 +50,9 @@ class SanaSprint(StableDiffusion):
     default_steps = 2
     default_guidance_scale = 4.5
     tag = "sana-sprint"
-    guidance_rule = f"The guidance scale is the input `{sana.GUIDANCE}` of the transformer; there is no unconditional row"
+    guidance_rule = (
+        f"The guidance scale is the input `{sana.GUIDANCE}` of the transformer; there is no unconditional row"
+    )
     app_use: Mapping[str, str] = {}
     app_scripts: Mapping[str, tuple[str, str]] = {"ios": (apple.SCRIPT, apple.compile_script("", "-R tokenizer"))}
     app_tokenizer: ClassVar[Mapping[str, str]] = {}

@@ -1,9 +1,9 @@
 """Scheduler configurations that most checkpoints have, whose tables ship (`kept_tables`).
 
 Sources: `scheduler/scheduler_config.json` of stable-diffusion-v1-5, stable-diffusion-2-1 and -base, stable-diffusion
--inpainting, stable-diffusion-xl-base-1.0, sd-turbo, sdxl-turbo, LCM_Dreamshaper_v7, instruct-pix2pix,
-stable-diffusion-3-medium (that of 3.5 means the same) and Sana_Sprint_1.6B_1024px; what single files are given (`Family.file_scheduler`) and
-`--distilled` sets (`few_steps.KINDS`); the bundled checkpoints.
+-inpainting, stable-diffusion-xl-base-1.0, sd-turbo, sdxl-turbo, LCM_Dreamshaper_v7, instruct-pix2pix and
+stable-diffusion-3-medium (that of 3.5 means the same); what Diffusers' conversion gives SANA-Sprint; what single files
+are given (`Family.file_scheduler`) and `--distilled` sets (`few_steps.KINDS`); the bundled checkpoints.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def class_defaults() -> dict[str, Any]:
             key: one.default for key, one in signature.parameters.items() if one.default is not inspect.Parameter.empty
         }
     every: dict[str, list[Any]] = {}
-    for own in parameters.values():
+    for own in (one for name, one in parameters.items() if name != SCM):  # whose prediction is another by default
         for key, value in own.items():
             every.setdefault(key, []).append(value)
     common = {key: values[0] for key, values in every.items() if all(one == values[0] for one in values)}

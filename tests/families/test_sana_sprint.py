@@ -147,7 +147,7 @@ def test_the_exported_forward_is_that_of_diffusers(channels_last: bool, checkpoi
     given = latent.permute(0, 2, 3, 1) if channels_last else latent
     with torch.no_grad():
         theirs = module(latent, text, time, guidance=scale * 0.1, encoder_attention_mask=mask, return_dict=False)[0]
-        reference = SANA.denoiser.reference(module, inputs)
+        reference: Any = SANA.denoiser.reference(module, inputs)
         ours = wrapped(given, time, text, mask, scale)
         others = [wrapped(given, time, text, torch.ones_like(mask), scale), wrapped(given, time, text, mask, scale + 1)]
     assert torch.equal(reference, theirs)
