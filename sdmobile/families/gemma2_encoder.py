@@ -106,7 +106,8 @@ def _attended(attention: Any, x: Tensor, places: tuple[Tensor, Tensor], bias: Te
     query = _turned(heads(attention.q_proj(x)), places) * attention.scaling
     key, value = _turned(heads(attention.k_proj(x)), places), heads(attention.v_proj(x))
     rows = query.reshape(1, key.shape[1], sharing * length, attention.head_dim)
-    scores = torch.tanh(rows @ key.transpose(2, 3) / cap) * cap
+    # As einsum, products keep their four axes in an Android file.
+    scores = torch.tanh(torch.einsum("bhqd,bhkd->bhqk", rows, key) / cap) * cap
     weights = torch.softmax(scores + bias, dim=-1)
-    own = (weights @ value).reshape(1, -1, length, attention.head_dim)
+    own = torch.einsum("bhqk,bhkd->bhqd", weights, value).reshape(1, -1, length, attention.head_dim)
     return attention.o_proj(own.transpose(1, 2).flatten(2))
