@@ -17,6 +17,7 @@ from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families import autoencoder
 from sdmobile.families.component import Config, Model, Shapes
 from sdmobile.families.schedulers import finite_positive
+from sdmobile.families.shapes import count_blocks
 from sdmobile.families.streams import Streams
 from sdmobile.families.tiny_autoencoder import moments
 
@@ -39,7 +40,35 @@ def _derive(shapes: Shapes) -> Config:
     facts: Config = {}
     if (latent := shapes.get("decoder.conv_in.weight")) and len(latent) == 4:
         facts["latent_channels"] = latent[1]
-    return facts
+    return facts | _half(shapes, "encoder", "down") | _half(shapes, "decoder", "up")
+
+
+def _half(shapes: Shapes, half: str, way: str) -> Config:
+    """Returns what the blocks of the encoder or the decoder are, level by level; nothing where one has none.
+
+    Every level but the last one, the coarsest, has one block more, by which the decoder's begin and the encoder's end.
+    """
+    levels = count_blocks(shapes, f"{half}.{way}_blocks.")
+    kinds: list[str] = []
+    widths: list[int] = []
+    layers: list[int] = []
+    scales: list[list[int]] = []
+    for level in range(levels):
+        between = int(level < levels - 1)
+        stage = f"{half}.{way}_blocks.{level}."
+        block = f"{stage}{between if half == 'decoder' else 0}."
+        residual, attended = shapes.get(f"{block}conv1.weight"), shapes.get(f"{block}attn.to_out.weight")
+        width = residual or attended
+        if width is None:
+            return {}
+        kinds.append(_BLOCKS[0] if residual else _BLOCKS[1])
+        widths.append(width[0])
+        layers.append(count_blocks(shapes, stage) - between)
+        scaled = f"{block}attn.to_qkv_multiscale."
+        kernels = [shapes.get(f"{scaled}{place}.proj_in.weight") for place in range(count_blocks(shapes, scaled))]
+        scales.append([kernel[-1] for kernel in kernels if kernel])
+    names = ("block_types", "block_out_channels", "layers_per_block", "qkv_multiscales")
+    return {f"{half}_{name}": values for name, values in zip(names, (kinds, widths, layers, scales), strict=True)}
 
 
 def _check(class_name: str, config: Config) -> None:

@@ -18,6 +18,7 @@ from sdmobile.errors import UnsupportedError
 from sdmobile.families.autoencoder import latent_shape
 from sdmobile.families.component import Component, Config, FileNames, Kind, Model, Role, Shapes, Value
 from sdmobile.families.sana_text import ROWS
+from sdmobile.families.schedulers import finite_positive
 from sdmobile.families.shapes import count_blocks
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ def check(config: Config) -> None:
     for key in ("caption_channels", "in_channels"):
         if type(config.get(key)) is not int:
             raise UnsupportedError(f"the configuration of the transformer must say {key}", config.get(key))
+    if not finite_positive(scale := config.get("guidance_embeds_scale", 0.1)):
+        raise UnsupportedError("guidance_embeds_scale of the transformer must be a finite number above zero", scale)
 
 
 def _wrap(module: nn.Module, channels_last: bool) -> nn.Module:

@@ -87,6 +87,7 @@ class TrigFlow:
     def __init__(self, scheduler: Any) -> None:
         self._scheduler = scheduler
         self.config = scheduler.config
+        self._angles: list[float] = scheduler.timesteps.tolist()
         angles = scheduler.timesteps.double()
         scales = angles.cos() + angles.sin()
         levels = angles.sin() / scales
@@ -137,10 +138,16 @@ class TrigFlow:
 
         scale, deviation = self._scales[index], float(self.config.sigma_data)
         output = ((1 - 2 * level) * latent + (1 - 2 * level + 2 * level**2) * prediction) * scale
-        angle, generator = self._scheduler.timesteps[index], torch.Generator().manual_seed(0)
-        self._scheduler._init_step_index(angle)  # steps may be taken in any order
-        sample = latent * scale * deviation
-        step = self._scheduler.step(output * deviation, angle, sample, generator=generator, return_dict=False)
+        angles = self._angles[index : index + 2]
+        self._scheduler.set_timesteps(1, timesteps=angles, max_timesteps=None, intermediate_timesteps=None)
+        generator = torch.Generator().manual_seed(0)  # of noise that goes into what is left out here
+        step = self._scheduler.step(
+            output * deviation,
+            self._scheduler.timesteps[0],
+            latent * scale * deviation,
+            generator=generator,
+            return_dict=False,
+        )
         return step[1] / deviation
 
     def table(self) -> list[dict[str, float]]:

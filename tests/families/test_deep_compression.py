@@ -84,6 +84,12 @@ def test_a_phones_file_is_pytorch_and_its_gpu_takes_it(half: str, form: str, tmp
 
 def test_sizes_are_read_off_the_weights() -> None:
     shapes = {name: tuple(value.shape) for name, value in autoencoder().state_dict().items()}
+    derived = deep_compression.MODEL.derive(shapes)
+    sizes = ("block_types", "block_out_channels", "layers_per_block", "qkv_multiscales")
+    names = {"latent_channels", *(f"{half}_{name}" for half in ("encoder", "decoder") for name in sizes)}
+    assert derived == {name: VAE[name] for name in names}
+    empty = {**VAE, "encoder_layers_per_block": [0, 1, 1], "decoder_layers_per_block": [0, 2, 1]}
+    shapes = {name: tuple(value.shape) for name, value in autoencoder(**empty).state_dict().items()}
     assert deep_compression.MODEL.derive(shapes) == {"latent_channels": 8}
     assert deep_compression.scale_factor(VAE) == 4
     assert deep_compression.scaling_factor(VAE) == 0.41407

@@ -17,6 +17,7 @@ from sdmobile.checkpoints.load import load_model
 from sdmobile.cli.app import app
 from sdmobile.errors import CheckpointError, SdmobileError, UnsupportedError
 from sdmobile.families import family_named
+from sdmobile.families.edit import Edit, coloured_blocks
 from sdmobile.families.sana import GUIDANCE, MASK
 from sdmobile.reference.noise import NoiseStream
 from sdmobile.reference.pipeline import PipelineSpec
@@ -55,16 +56,17 @@ def scales(scheduler: Any) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("steps", "size", "scale"),
+    "case",
     [(2, (32, 32), 4.5), (1, (64, 32), 4.5), (3, (32, 32), 1.0)],
     ids=["usual", "one step, not square", "three steps, another scale"],
 )
 def test_latents_and_picture_are_those_of_diffusers(
-    steps: int, size: tuple[int, int], scale: float, checkpoint: Checkpoint, pipeline: Any, monkeypatch: Any
+    case: tuple[int, tuple[int, int], float], checkpoint: Checkpoint, pipeline: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from diffusers.schedulers import scheduling_scm
 
     assert checkpoint.family is SANA
+    steps, size, scale = case
     request = SampleRequest(PROMPT, "", steps, 7, scale)
     spec = PipelineSpec.from_checkpoint(checkpoint, None, size)
     ours = sample(TorchRunner(checkpoint, spec.geometry), spec, request)
@@ -72,7 +74,7 @@ def test_latents_and_picture_are_those_of_diffusers(
     noise = NoiseStream(7, spec.latent_shape)
     first = torch.from_numpy(noise.draw())
     monkeypatch.setattr(scheduling_scm, "randn_tensor", lambda *_, **__: torch.from_numpy(noise.draw()))
-    two = {} if steps == 2 else {"intermediate_timesteps": None}
+    two: dict[str, Any] = {} if steps == 2 else {"intermediate_timesteps": None}
     sizes: dict[str, Any] = {"height": size[0], "width": size[1], "use_resolution_binning": False}
     theirs = diffusers_latents(pipeline, request, latents=first, **sizes, **two)
     theirs = [latent / one for latent, one in zip(theirs, scales(pipeline.scheduler), strict=True)]
@@ -82,17 +84,41 @@ def test_latents_and_picture_are_those_of_diffusers(
     np.testing.assert_allclose(ours.image, picture, atol=1e-4)
 
 
+@pytest.mark.parametrize("steps", [2, 4])
+def test_a_picture_to_start_from_is_that_of_diffusers(
+    steps: int, checkpoint: Checkpoint, pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diffusers import SanaSprintImg2ImgPipeline
+    from diffusers.pipelines.sana import pipeline_sana_sprint_img2img
+    from diffusers.schedulers import scheduling_scm
+
+    image = coloured_blocks(5, 32, 32)
+    request = SampleRequest(PROMPT, "", steps, 7, 4.5, edit=Edit(image, strength=0.5))
+    spec = PipelineSpec.from_checkpoint(checkpoint)
+    ours = sample(TorchRunner(checkpoint, spec.geometry), spec, request)
+    noise = NoiseStream(7, spec.latent_shape)
+    for module in (pipeline_sana_sprint_img2img, scheduling_scm):
+        monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: torch.from_numpy(noise.draw()))
+    theirs = SanaSprintImg2ImgPipeline(**pipeline.components)
+    two: dict[str, Any] = {} if steps == 2 else {"intermediate_timesteps": None}
+    sizes: dict[str, Any] = {"height": 32, "width": 32, "use_resolution_binning": False}
+    latents = diffusers_latents(theirs, request, image=torch.from_numpy(image), strength=0.5, **sizes, **two)
+    factors = scales(pipeline.scheduler)[steps // 2 :]
+    assert_same(ours.latents, [latent / one for latent, one in zip(latents, factors, strict=True)])
+
+
 def test_text_features_and_mask_are_those_of_diffusers(checkpoint: Checkpoint, pipeline: Any) -> None:
     spec = PipelineSpec.from_checkpoint(checkpoint)
     ours = Sampler(TorchRunner(checkpoint, spec.geometry), spec).encode(PROMPT)
     instruction = pipeline.__call__.__wrapped__.__defaults__[-1]
-    theirs, mask = pipeline.encode_prompt(PROMPT, complex_human_instruction=instruction)
+    with torch.no_grad():
+        theirs, mask = pipeline.encode_prompt(PROMPT, complex_human_instruction=instruction)
     np.testing.assert_array_equal(ours[MASK], mask.numpy())
     tokens = int(mask.sum())
     assert 1 < tokens < ROWS == ours["encoder_hidden_states"].shape[1]
     kept = ours[MASK][0] == 1
     np.testing.assert_allclose(
-        ours["encoder_hidden_states"][0, kept], theirs.detach().numpy()[0, kept], atol=1e-4 * float(theirs.abs().max())
+        ours["encoder_hidden_states"][0, kept], theirs.numpy()[0, kept], atol=1e-4 * float(theirs.abs().max())
     )
 
 
