@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import UnsupportedError
-from sdmobile.families import clip
+from sdmobile.families import clip, rotary
 from sdmobile.families.component import Component, Config, FileNames, Kind, Model, Role, Shapes, Value
 from sdmobile.families.shapes import count_blocks
 
@@ -24,7 +24,6 @@ PAD = 0
 MOST_TOKENS = 4096
 """Of a text: more a bundle has no place for, and a layer with a window sees no further."""
 _LAYERS = "layers."
-_BETA = 10_000.0
 _KEYS = (
     "vocab_size",
     "hidden_size",
@@ -42,7 +41,6 @@ _KEYS = (
 _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "hidden_activation": ((None, "gelu_pytorch_tanh"), "another activation"),
     "use_bidirectional_attention": ((None, False), "tokens that attend to those behind them"),
-    "rope_scaling": ((None,), "places that are scaled"),
 }
 
 
@@ -51,31 +49,14 @@ def _build(config: Config) -> nn.Module:
     from transformers import Gemma2Config, Gemma2Model
 
     settings = {key: config[key] for key in _KEYS if key in config}
-    made = Gemma2Config(**settings, rope_parameters={"rope_type": "default", "rope_theta": _theta(config)})
+    base = rotary.base_of(config)
+    made = Gemma2Config(**settings, rope_parameters={"rope_type": "default", "rope_theta": base})
     module: Any = Gemma2Model(made)
-    # Computed, and in no file; they have to hold numbers though weights do not yet.
+    # In no file, as the frequencies; it has to hold a number though weights do not yet.
     scale = torch.tensor(made.hidden_size**0.5, device="cpu")
     module.embed_tokens.register_buffer("embed_scale", scale, persistent=False)
-    for name in ("inv_freq", "original_inv_freq"):
-        module.rotary_emb.register_buffer(name, frequencies(made.head_dim, _theta(config)), persistent=False)
+    rotary.keep_frequencies(module.rotary_emb, made.head_dim, base)
     return module
-
-
-def frequencies(width: int, theta: float) -> Tensor:
-    """Returns θ^(−2k/width) for k from 0 to width/2 − 1, by which pairs of features turn from place to place."""
-    import torch
-
-    return 1.0 / theta ** (torch.arange(0, width, 2, dtype=torch.float32, device="cpu") / width)
-
-
-def _theta(config: Config) -> float:
-    """Returns the base of the frequencies, which older and newer configurations keep in different places."""
-    return float(_turning(config).get("rope_theta", config.get("rope_theta", _BETA)))
-
-
-def _turning(config: Config) -> Mapping[str, Any]:
-    stated = config.get("rope_parameters")
-    return stated if isinstance(stated, Mapping) else {}
 
 
 def _derive(shapes: Shapes) -> Config:
@@ -95,8 +76,7 @@ def _check(class_name: str, config: Config) -> None:
     for key, (known, meaning) in _FIXED.items():
         if config.get(key) not in known:
             raise UnsupportedError(rule, f"{key} = {config[key]}: {meaning}")
-    if (kind := _turning(config).get("rope_type", "default")) != "default":
-        raise UnsupportedError(rule, f"rope_type = {kind}: places that are scaled")
+    rotary.check(config, rule)
     for key, usual in (("attn_logit_softcapping", 50.0), ("query_pre_attn_scalar", 256)):
         value = config.get(key, usual)
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:

@@ -30,9 +30,12 @@ SIZES: dict[str, Any] = {**GEMMA, "vocab_size": 90}
 
 @pytest.fixture(scope="module", params=[(4, 2), (4, 1), (2, 2)], ids=["two share", "all share", "none shares"])
 def model(request: pytest.FixtureRequest) -> Gemma2Model:
-    """A model whose norms matter, and whose scores reach the soft cap."""
+    return made(*request.param)
+
+
+def made(heads: int = 4, shared: int = 2) -> Gemma2Model:
+    """Returns a model whose norms matter, and whose scores reach the soft cap."""
     torch.manual_seed(0)
-    heads, shared = request.param
     sizes = {**SIZES, "num_attention_heads": heads, "num_key_value_heads": shared}
     module: Any = Gemma2Model(Gemma2Config(**sizes)).eval()
     for name, parameter in module.named_parameters():
@@ -64,7 +67,7 @@ def test_features_are_those_of_transformers(model: Gemma2Model, kind: torch.dtyp
     with torch.no_grad():
         theirs = model(input_ids=ids, attention_mask=mask).last_hidden_state
         alone = model(input_ids=ids[:, :TOKENS]).last_hidden_state
-        reference = gemma2.text_encoder(LENGTH).reference(as_ours(model), {"input_ids": ids})
+        reference: Any = gemma2.text_encoder(LENGTH).reference(as_ours(model), {"input_ids": ids})
         ours = Gemma2TextEncoder(as_ours(model), LENGTH, gemma2.PAD)(ids.to(kind))
     assert torch.equal(reference, theirs)
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
@@ -128,14 +131,14 @@ def test_other_layers_are_refused(change: dict[str, Any]) -> None:
     assert key in raised.value.message()
 
 
-def encoder(model: Gemma2Model) -> Gemma2TextEncoder:
-    return Gemma2TextEncoder(as_ours(model), ROWS, gemma2.PAD).eval().requires_grad_(False)
+def encoder() -> Gemma2TextEncoder:
+    return Gemma2TextEncoder(as_ours(made()), ROWS, gemma2.PAD).eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize("device", ["iphone-15-pro", "galaxy-s23-ultra", "android-cpu"])
-def test_every_device_gets_four_axes_and_numbers(model: Gemma2Model, device: str) -> None:
+def test_every_device_gets_four_axes_and_numbers(device: str) -> None:
     inputs = (texts().float() if device.startswith("iphone") else texts().int(),)
-    captured, _ = tidy(torch.export.export(encoder(model), inputs, strict=False))
+    captured, _ = tidy(torch.export.export(encoder(), inputs, strict=False))
     program, tables = fold_tables(captured)
     assert tables == 2  # cosine and sine
     after = rewrite(program, rules_for(load_profile(device))).program
@@ -146,8 +149,8 @@ def test_every_device_gets_four_axes_and_numbers(model: Gemma2Model, device: str
 
 
 @pytest.mark.slow
-def test_the_android_file_is_pytorch_and_the_lint_accepts_it(model: Gemma2Model, tmp_path: Path) -> None:
-    file = litert_file(encoder(model), (texts().int(),), rules_for(load_profile("galaxy-s23-ultra")), tmp_path)
+def test_the_android_file_is_pytorch_and_the_lint_accepts_it(tmp_path: Path) -> None:
+    file = litert_file(encoder(), (texts().int(),), rules_for(load_profile("galaxy-s23-ultra")), tmp_path)
     assert psnr(file.expected, file.run()) > 100
     report = lint_file(file.path)
     assert report.accepted
