@@ -131,7 +131,10 @@ def text_length(folder: Path | None, kind: TokenizerKind, rows: int) -> int:
     """
     if folder is None or not kind.instruction:
         return rows
-    return len(tokenizer_from(folder, kind=kind)(kind.instruction)["input_ids"]) + rows - 2
+    length = len(tokenizer_from(folder, kind=kind)(kind.instruction)["input_ids"]) + rows - 2
+    if length < rows:
+        raise CheckpointError("a tokenizer must split its family's instruction into tokens", folder)
+    return length
 
 
 def token_ids(tokenizer: Any, text: str, length: int, kind: TokenizerKind = CLIP) -> list[int]:
@@ -155,7 +158,9 @@ def _check_files(folder: Path, kind: TokenizerKind) -> None:
     for path in tokenizer_files(folder):
         check_readable(path, MOST_BYTES)
         if path.suffix == ".json":
-            _check_identifiers(path, read_json(path))
+            _check_identifiers(path, document := read_json(path))
+            if path.name == WHOLE and kind.model is not None:
+                whole_tokenizer.check_model(document, path, kind)
         if path.name == SENTENCEPIECE and SENTENCEPIECE in kind.files:
             whole_tokenizer.check_pieces(path)
 

@@ -13,7 +13,6 @@ import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from sdmobile.checkpoints.jsonfile import read_json
 from sdmobile.checkpoints.vocabulary import CONFIG, WHOLE, Vocabulary, context_length
 from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families.tokenizer_kinds import SENTENCEPIECE
@@ -27,6 +26,20 @@ _SENTINELS = "<extra_id_"
 _NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
+def check_model(document: Any, path: Path, kind: TokenizerKind) -> None:
+    """Raises UnsupportedError where `tokenizer.json` splits by other means: a class would make its own of the pieces.
+
+    Args:
+        document: the file's; older ones do not say their model.
+        path: for the message.
+        kind: the family's.
+    """
+    model = document.get("model") if isinstance(document, dict) else None
+    stated = model.get("type", kind.model) if isinstance(model, dict) else None
+    if stated != kind.model:
+        raise UnsupportedError(f"the tokenizer must be {kind.title}, whose model is {kind.model}", f"{path}: {stated}")
+
+
 def check(tokenizer: Any, folder: Path, kind: TokenizerKind) -> None:
     """Raises UnsupportedError where a tokenizer splits texts by other means, or fills them up with what is not masked.
 
@@ -35,12 +48,9 @@ def check(tokenizer: Any, folder: Path, kind: TokenizerKind) -> None:
         folder: for the message.
         kind: the family's.
     """
-    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"].get("type")
-    if (folder / WHOLE).is_file() and model == kind.model:  # the class makes its own model of another's pieces
-        model = read_json(folder / WHOLE)["model"].get("type", model)
+    model = type(tokenizer.backend_tokenizer.model).__name__
     if model != kind.model:
-        rule = f"the tokenizer must be {kind.title}, whose model is {kind.model}"
-        raise UnsupportedError(rule, f"{folder}: the model is {model}")
+        raise UnsupportedError(f"the tokenizer must be {kind.title}, whose model is {kind.model}", f"{folder}: {model}")
     if tokenizer.pad_token_id != kind.pad:
         shown = f"{folder}: {tokenizer.pad_token!r} ({tokenizer.pad_token_id})"
         raise UnsupportedError(f"the tokenizer must fill texts up with the identifier {kind.pad}", shown)

@@ -74,6 +74,16 @@ def test_a_folder_may_fill_up_elsewhere_and_be_without_a_tokenizer(folder: Path,
     assert text_length(None, TOKENIZER, ROWS) == text_length(folder, GEMMA, ROWS) == ROWS
 
 
+def test_a_tokenizer_that_knows_nothing_is_said_to(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "empty")
+    document = json.loads((copy / "tokenizer.json").read_text("utf-8"))
+    known = {token: number for token, number in document["model"]["vocab"].items() if number < 4}
+    model = {**document["model"], "vocab": known, "merges": [], "byte_fallback": False}
+    (copy / "tokenizer.json").write_text(json.dumps({**document, "model": model, "post_processor": None}), "utf-8")
+    with pytest.raises(CheckpointError, match="must split its family's instruction"):
+        text_length(copy, TOKENIZER, ROWS)
+
+
 def test_a_bundle_gets_the_same_tokenizer(folder: Path, tmp_path: Path) -> None:
     vocabulary = write_vocabulary(tmp_path / "bundle", folder, kind=TOKENIZER)
     assert {file.name for file in (tmp_path / "bundle").iterdir()} == {"tokenizer.json", "tokenizer_config.json"}
