@@ -22,6 +22,7 @@ from sdmobile.families.instruct_pix2pix import InstructPix2Pix
 from sdmobile.families.latent_consistency import LatentConsistency
 from sdmobile.families.mobile_diffusion import FewStepMobileDiffusion, MobileDiffusion
 from sdmobile.families.pixart_sigma import PixArtSigma
+from sdmobile.families.sana_sprint import SanaSprint
 from sdmobile.families.stable_diffusion import StableDiffusion
 from sdmobile.families.stable_diffusion_3 import StableDiffusion3
 from sdmobile.families.stable_diffusion_xl import FewStepStableDiffusionXL, StableDiffusionXL
@@ -34,6 +35,7 @@ FAMILIES: tuple[Family, ...] = (
     MobileDiffusionInpainting(),
     MobileDiffusion(),
     PixArtSigma(),
+    SanaSprint(),
     StableDiffusion3(),
     ZImage(),
     FewStepStableDiffusionXL(),

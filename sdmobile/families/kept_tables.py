@@ -17,21 +17,27 @@ from typing import Any
 
 from sdmobile.basics.files import cache_folder, hash_json, hash_tree, whole_file
 from sdmobile.errors import CheckpointError, MissingDependencyError, SdmobileError
-from sdmobile.families import flow_matching, noisy_tables, sampler_tables, schedulers
+from sdmobile.families import flow_matching, noisy_tables, sampler_tables, schedulers, trigflow
 from sdmobile.families.few_steps import DISTILLED
 from sdmobile.families.flow_matching import check_flow, even_flow_loop, flow_loop
 from sdmobile.families.sampler_tables import Loop, Solver, consistency_loop, standard_loop
 from sdmobile.families.schedulers import check_schedule
+from sdmobile.families.trigflow import check_trigflow, trigflow_loop
 
-STANDARD, CONSISTENCY, FLOW, EVEN_FLOW = "standard", "consistency", "flow", "even flow"
-"""Kinds of loops: of any scheduler of diffusion, of a latent consistency model, of flow matching (two ways to σ)."""
+STANDARD, CONSISTENCY, FLOW, EVEN_FLOW, TRIGFLOW = "standard", "consistency", "flow", "even flow", "trigflow"
+"""Kinds of loops: of any scheduler of diffusion, of latent consistency, of flow matching (two ways to σ), of TrigFlow."""
 MAKERS: Mapping[str, Callable[[Mapping[str, Any]], Loop]] = {
     STANDARD: standard_loop,
     CONSISTENCY: consistency_loop,
     FLOW: flow_loop,
     EVEN_FLOW: even_flow_loop,
+    TRIGFLOW: trigflow_loop,
 }
-_CHECKS: Mapping[str, Callable[[Mapping[str, Any]], None]] = {FLOW: check_flow, EVEN_FLOW: check_flow}
+_CHECKS: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
+    FLOW: check_flow,
+    EVEN_FLOW: check_flow,
+    TRIGFLOW: check_trigflow,
+}
 _OWN = ("_class_name", DISTILLED)
 SHIPPED = Path(__file__).resolve().parents[1] / "data" / "scheduler_tables.json.xz"
 
@@ -112,7 +118,7 @@ def essence(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str,
 def code() -> str:
     """Returns the SHA-256 of the code that the tables come from."""
     root = Path(__file__).parent
-    modules = (flow_matching, noisy_tables, sampler_tables, schedulers)
+    modules = (flow_matching, noisy_tables, sampler_tables, schedulers, trigflow)
     names = (*(module.__name__.rpartition(".")[2] for module in modules), "few_steps", "flow_scheduler")
     return hash_tree(root, [root / f"{name}.py" for name in names])
 

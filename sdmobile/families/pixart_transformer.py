@@ -47,7 +47,9 @@ class PixArtTransformer(nn.Module):
             tokens = _block(block, tokens, modulation, text, bias)
         shift, scale = (net.scale_shift_table[None] + embedded.unsqueeze(1)).chunk(2, dim=1)
         patches = net.proj_out(net.norm_out(tokens) * (1 + scale) + shift)
-        return self._picture(patches, rows, columns, latent.shape[1])
+        picture = picture_of(patches, size, rows, columns, self.channels_last)
+        channels = latent.shape[1]  # the rest is the logarithm of a variance
+        return picture[..., :channels] if self.channels_last else picture[:, :channels]
 
     def _places(self, rows: int, columns: int) -> Tensor:
         """Returns what is added to tokens for their places; a constant for other sizes than the checkpoint's own."""
@@ -57,13 +59,20 @@ class PixArtTransformer(nn.Module):
         width = own.pos_embed.shape[2]
         return torch.from_numpy(position_table(width, rows, columns, own.base_size, own.interpolation_scale))
 
-    def _picture(self, patches: Tensor, rows: int, columns: int, channels: int) -> Tensor:
-        """Returns the first channels of patches [B, rows·columns, p·p·C], put together by moves of four axes."""
-        size = self.component.config.patch_size
-        every = patches.shape[2] // (size * size)
-        lines = patches.reshape(-1, columns, size, size * every).permute(0, 2, 1, 3)
-        picture = lines.reshape(-1, rows * size, columns * size, every)[..., :channels]
-        return picture if self.channels_last else picture.permute(0, 3, 1, 2)
+
+def picture_of(patches: Tensor, size: int, rows: int, columns: int, channels_last: bool) -> Tensor:
+    """Returns patches as a picture in the file's layout, put together by moves of four axes.
+
+    Args:
+        patches: [B, rows·columns, size·size·C].
+        size: of a patch along one side.
+        rows, columns: of patches.
+        channels_last: the layout, [B, h, w, C] instead of [B, C, h, w].
+    """
+    channels = patches.shape[2] // (size * size)
+    lines = patches.reshape(-1, columns, size, size * channels).permute(0, 2, 1, 3)
+    picture = lines.reshape(-1, rows * size, columns * size, channels)
+    return picture if channels_last else picture.permute(0, 3, 1, 2)
 
 
 def _biases(mask: Tensor, heads: int) -> Tensor:

@@ -57,7 +57,7 @@ _PLAIN = {"algorithm_type": "dpmsolver++", "solver_order": 2, "thresholding": Fa
 UPDATE = "x_next = a * x + b * D + c * D_previous"
 """A step, in the names of the columns."""
 _LONG_UPDATE = UPDATE + " + d * D_before_previous"
-_NOISY_UPDATE = "x_next = a * x + b * D + n * z"
+NOISY_UPDATE = "x_next = a * x + b * D + n * z"
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Solver:
     @property
     def draws_noise(self) -> bool:
         """Whether a step adds noise."""
-        return self.update == _NOISY_UPDATE
+        return self.update == NOISY_UPDATE
 
     def to_json(self) -> dict[str, Any]:
         """Returns the entry of `scheduler.json`."""
@@ -211,7 +211,7 @@ def consistency_solver(config: Mapping[str, Any]) -> Solver:
         if not all(math.isfinite(value) for row in rows for value in row.values()):
             raise UnsupportedError("a table needs finite numbers", f"{LCM} gives NaN or infinity in {steps} steps")
         tables[str(steps)] = rows
-    return Solver("lcm", LCM, {}, _NOISY_UPDATE, 1.0, tables)
+    return Solver("lcm", LCM, {}, NOISY_UPDATE, 1.0, tables)
 
 
 def _solver(config: Mapping[str, Any], name: str, class_name: str, settings: dict[str, Any]) -> Solver:
@@ -238,7 +238,7 @@ def _solver(config: Mapping[str, Any], name: str, class_name: str, settings: dic
     if len(scales) != 1 or str(usual) not in tables:
         raise UnsupportedError("a table needs one scale of the initial noise", f"{class_name}: {sorted(scales)}")
     columns = {column for rows in tables.values() for row in rows for column in row}
-    update = _NOISY_UPDATE if "n" in columns else _LONG_UPDATE if "d" in columns else UPDATE
+    update = NOISY_UPDATE if "n" in columns else _LONG_UPDATE if "d" in columns else UPDATE
     in_order = dict(sorted(tables.items(), key=lambda table: int(table[0])))
     return Solver(name, class_name, settings, update, scales.pop(), in_order)
 

@@ -2,8 +2,8 @@
 
 Sources: `scheduler/scheduler_config.json` of stable-diffusion-v1-5, stable-diffusion-2-1 and -base, stable-diffusion
 -inpainting, stable-diffusion-xl-base-1.0, sd-turbo, sdxl-turbo, LCM_Dreamshaper_v7, instruct-pix2pix and
-stable-diffusion-3-medium (that of 3.5 means the same); what single files are given (`Family.file_scheduler`) and
-`--distilled` sets (`few_steps.KINDS`); the bundled checkpoints.
+stable-diffusion-3-medium (that of 3.5 means the same); what Diffusers' conversion gives SANA-Sprint; what single files
+are given (`Family.file_scheduler`) and `--distilled` sets (`few_steps.KINDS`); the bundled checkpoints.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from sdmobile.families.kept_tables import (
     MAKERS,
     SHIPPED,
     STANDARD,
+    TRIGFLOW,
     code,
     diffusers_version,
     essence,
     loop_to_json,
 )
 from sdmobile.families.schedulers import ANCESTRAL, DEFAULT, LCM, SCHEDULERS, STABLE_DIFFUSION
+from sdmobile.families.trigflow import SCM
 
 _DATA = Path(__file__).resolve().parents[1] / "data"
 # Settings that configurations carry along which their own class does not know; solvers of other classes may.
@@ -58,6 +60,7 @@ _LCM = {
     "timestep_spacing": "leading",
 }
 _FLOW = {"_class_name": FLOW_EULER, "num_train_timesteps": 1000, "shift": 3.0}
+_SCM = {"_class_name": SCM, "num_train_timesteps": 1000, "prediction_type": "trigflow", "sigma_data": 0.5}
 
 
 def usual_schedules() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -66,6 +69,7 @@ def usual_schedules() -> Iterator[tuple[str, dict[str, Any]]]:
         yield STANDARD, config
     yield FLOW, _FLOW
     yield EVEN_FLOW, _FLOW
+    yield TRIGFLOW, _SCM
     for kind in (STANDARD, CONSISTENCY):
         yield kind, _LCM
         yield kind, {**STABLE_DIFFUSION, "_class_name": LCM, "original_inference_steps": 50}
@@ -81,7 +85,7 @@ def class_defaults() -> dict[str, Any]:
     import diffusers
 
     named = (name for name, _ in SCHEDULERS.values())
-    names = dict.fromkeys((*named, DEFAULT, LCM, ANCESTRAL, "TCDScheduler", FLOW_EULER))
+    names = dict.fromkeys((*named, DEFAULT, LCM, ANCESTRAL, "TCDScheduler", FLOW_EULER, SCM))
     parameters: dict[str, dict[str, Any]] = {}
     for name in names:
         signature = inspect.signature(getattr(diffusers, name).__init__)
@@ -89,7 +93,7 @@ def class_defaults() -> dict[str, Any]:
             key: one.default for key, one in signature.parameters.items() if one.default is not inspect.Parameter.empty
         }
     every: dict[str, list[Any]] = {}
-    for own in parameters.values():
+    for own in (one for name, one in parameters.items() if name != SCM):  # whose prediction is another by default
         for key, value in own.items():
             every.setdefault(key, []).append(value)
     common = {key: values[0] for key, values in every.items() if all(one == values[0] for one in values)}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sdmobile.families.tiny_autoencoder import moments
 
 
-class _Wrapper(nn.Module):
+class Wrapper(nn.Module):
     """Holds the component; layout changes are explicit permutes, which the converters cancel or fold."""
 
     def __init__(self, component: nn.Module, channels_last: bool) -> None:
@@ -28,7 +28,7 @@ class _Wrapper(nn.Module):
         return x.permute(0, 2, 3, 1) if self.channels_last else x
 
 
-class TextEncoder(_Wrapper):
+class TextEncoder(Wrapper):
     """Token ids (1, S), int32 or float32 -> last hidden state (1, S, D)."""
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ class TextEncoder(_Wrapper):
         return self.component(input_ids=ids).last_hidden_state
 
 
-class PooledTextEncoder(_Wrapper):
+class PooledTextEncoder(Wrapper):
     """Token ids (1, S), int32 or float32 -> hidden state before the last layer (1, S, D), pooled features (1, P).
 
     The row that is pooled is that of the first token that ends a text. It is found by looking the tokens up in a table
@@ -71,7 +71,7 @@ class PooledTextEncoder(_Wrapper):
         return output.hidden_states[-2], projection(pooled)
 
 
-class UNet(_Wrapper):
+class UNet(Wrapper):
     """Latents, timestep (B,) and context -> prediction in the latents' layout."""
 
     def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class UNet(_Wrapper):
         return self.leave(prediction)
 
 
-class UNetWithVector(_Wrapper):
+class UNetWithVector(Wrapper):
     """As `UNet`, with one more input per row, (B, D), which the network takes under a name.
 
     Args:
@@ -102,7 +102,7 @@ class UNetWithVector(_Wrapper):
         return self.leave(self.component(latent, timestep, encoder_hidden_states, return_dict=False, **further)[0])
 
 
-class UNetXL(_Wrapper):
+class UNetXL(Wrapper):
     """As `UNet`, with sizes of the picture (B, 6) and pooled text features (B, P) as further inputs."""
 
     def forward(
@@ -115,7 +115,7 @@ class UNetXL(_Wrapper):
         return self.leave(self.component(*arguments, added_cond_kwargs=added, return_dict=False)[0])
 
 
-class MultiModalTransformer(_Wrapper):
+class MultiModalTransformer(Wrapper):
     """Latents, timestep (B,), text features (B, S, D) and pooled text (B, P) -> velocity in the latents' layout.
 
     Args:
@@ -136,7 +136,7 @@ class MultiModalTransformer(_Wrapper):
         return self.leave(self.component(self.enter(sample), text, pooled, timestep, return_dict=False)[0])
 
 
-class ControlledUNet(_Wrapper):
+class ControlledUNet(Wrapper):
     """As `UNet`, with the feature maps of a control network as further inputs, each in the latents' layout.
 
     Args:
@@ -162,7 +162,7 @@ class ControlledUNet(_Wrapper):
         return self.leave(self.component(latent, timestep, encoder_hidden_states, return_dict=False, **further)[0])
 
 
-class _Scaled(_Wrapper):
+class _Scaled(Wrapper):
     """A network whose outputs are multiplied by a number, which changes no file where it is 1.
 
     `folded` has the factor that converters may put into the convolutions before it, see `TinyDecoder`; `last` is what
@@ -206,7 +206,7 @@ class ControlPlugin(_Scaled):
         return self.leave_all(self.component(self.enter(picture)))
 
 
-class VaeDecoder(_Wrapper):
+class VaeDecoder(Wrapper):
     """Latents divided by the scaling factor -> image in [-1, 1]."""
 
     def __init__(self, component: Any, channels_last: bool) -> None:
@@ -220,7 +220,7 @@ class VaeDecoder(_Wrapper):
         return self.leave(self.decoder(self.post_quant_conv(self.enter(latent))))
 
 
-class TinyDecoder(_Wrapper):
+class TinyDecoder(Wrapper):
     """Latents -> image in [-1, 1], by an AutoencoderTiny.
 
     `folded` has factor and offset that converters may put into the convolutions beside 3·tanh(z/3) and 2·y − 1.
@@ -241,7 +241,7 @@ class TinyDecoder(_Wrapper):
         return self.leave(self.decoder(self.enter(latent)))
 
 
-class TinyEncoder(_Wrapper):
+class TinyEncoder(Wrapper):
     """Image in [-1, 1] -> latents of an AutoencoderTiny as a distribution without spread; see `moments`."""
 
     def __init__(self, component: Any, channels_last: bool) -> None:
@@ -254,7 +254,7 @@ class TinyEncoder(_Wrapper):
         return self.leave(moments(self.encoder(self.enter(image))))
 
 
-class VaeEncoder(_Wrapper):
+class VaeEncoder(Wrapper):
     """Image in [-1, 1] -> mean and log-variance, stacked along the channels."""
 
     def __init__(self, component: Any, channels_last: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from sdmobile.basics.metrics import psnr
 from sdmobile.exporters.onnx import lower as onnx_lower
@@ -67,3 +68,23 @@ def test_large_weights_go_to_a_file_beside(
     assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "model.onnx.data"}
     inputs = case.inputs()
     assert psnr(case.expected(inputs), run(tmp_path / "model.onnx", case.contract, inputs)) > 100
+
+
+class Quotient(torch.nn.Module):
+    """A quotient that is 0 where both numbers are, as in linear attention."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x / (x + 1e-15)
+
+
+def test_what_keeps_a_quotient_of_zeros_away_stays(tmp_path: Path, provenance: Any) -> None:
+    """The converter's optimizer would take an addend of 1e-15 for 0."""
+    from sdmobile.exporters.lowering import LoweringOptions
+    from tests.rewrites.litert_files import spec_of
+
+    given = torch.tensor([[0.0, 1.0, 3.0]])
+    contract = Contract("onnx", "unet", "q.onnx", "main", (spec_of("x", given),), (spec_of("y", given),))
+    program = torch.export.export(Quotient().eval(), (given,))
+    onnx_lower.lower(program, contract, tmp_path / "q.onnx", LoweringOptions(provenance))
+    output = run(tmp_path / "q.onnx", contract, {"x": given.numpy()})
+    np.testing.assert_allclose(output, [[0.0, 2.0, 2.0]])

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 OPSET = 18
 # A protobuf message must stay below 2 GiB; half a gigabyte is left for the graph and for copies while it is written.
 EXTERNAL_DATA_ABOVE = 1_500_000_000
+_TAKEN_FOR_ZERO = 1e-7
+"""Ten times the tolerance of onnxscript's patterns, 1e-8."""
 
 
 def lower(program: ExportedProgram, contract: Contract, out: Path, options: LoweringOptions) -> LoweringRecord:
@@ -34,6 +36,7 @@ def lower(program: ExportedProgram, contract: Contract, out: Path, options: Lowe
         program,
         (),
         dynamo=True,
+        optimize=not _adds_little(program),
         opset_version=OPSET,
         input_names=[spec.name for spec in contract.inputs],
         output_names=[spec.name for spec in contract.outputs],
@@ -50,6 +53,17 @@ def lower(program: ExportedProgram, contract: Contract, out: Path, options: Lowe
     onnx.checker.check_model(str(out), full_check=True)
     nodes = Counter(node.op_type for node in built.model.graph)
     return LoweringRecord(out, dict(nodes), {"opset": OPSET, "external_data": external})
+
+
+def _adds_little(program: ExportedProgram) -> bool:
+    """Returns whether a number is added that onnxscript's optimizer takes for 0, and the sum for its other summand.
+
+    In linear attention that is what keeps 0/0 away, 1e-15: without it a query that is 0 gives NaN.
+    """
+    import torch
+
+    added = (node.args[1] for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.add.Tensor))
+    return any(isinstance(number, float) and 0 < abs(number) < _TAKEN_FOR_ZERO for number in added)
 
 
 def _weight_bytes(program: Any) -> int:

@@ -30,7 +30,7 @@ TOLERANCE = 1e-4
 _SHAPE = (1, 2, 3, 4)
 _SETTINGS = {"algorithm_type", "solver_order", "thresholding", "use_lu_lambdas"}
 """What a bundle may say that it set on top of the checkpoint's configuration, to make a solver deterministic."""
-_OTHERS = {"lcm": "LCMScheduler", "flow-euler": "FlowMatchEulerDiscreteScheduler"}
+_OTHERS = {"lcm": "LCMScheduler", "flow-euler": "FlowMatchEulerDiscreteScheduler", "scm": "SCMScheduler"}
 _CLEAN = {
     "epsilon": "D = (x - sigma * prediction) / alpha",
     "v_prediction": "D = alpha * x - sigma * prediction",
