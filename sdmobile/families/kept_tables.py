@@ -25,7 +25,7 @@ from sdmobile.families.schedulers import check_schedule
 from sdmobile.families.trigflow import check_trigflow, trigflow_loop
 
 STANDARD, CONSISTENCY, FLOW, EVEN_FLOW, TRIGFLOW = "standard", "consistency", "flow", "even flow", "trigflow"
-"""Kinds of loops: of any scheduler of diffusion, of latent consistency, of flow matching (two ways to σ), of TrigFlow."""
+"""Kinds of loops: of any scheduler of diffusion, latent consistency, flow matching (two ways to σ), TrigFlow."""
 MAKERS: Mapping[str, Callable[[Mapping[str, Any]], Loop]] = {
     STANDARD: standard_loop,
     CONSISTENCY: consistency_loop,
