@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from sdmobile.errors import UnsupportedError
+from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families import autoencoder
 from sdmobile.families.component import Config, FileNames, Kind, Model, Value
 from sdmobile.families.streams import ArrayNetwork
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 PACKED = 2
 """Cells along one side that become one."""
+USUAL_PIXELS = 1024
+"""Along one side of a picture, by Diffusers' pipeline."""
 _EPSILON = 1e-4
 _MEAN, _VARIANCE = "bn.running_mean", "bn.running_var"
 
@@ -32,6 +34,21 @@ _MEAN, _VARIANCE = "bn.running_mean", "bn.running_var"
 def scale_factor(config: Config) -> int:
     """Returns the pixels per packed cell along one axis."""
     return PACKED * autoencoder.scale_factor(config)
+
+
+def usual_size(config: Config, notes: list[str]) -> int:
+    """Returns the packed cells along one side that a configuration asks for; notes it where they are assumed.
+
+    Raises:
+        CheckpointError: they are not whole cells.
+    """
+    pixels, scale = config.get("sample_size"), scale_factor(config)
+    if pixels is None:
+        notes.append(f"vae: config does not say sample_size; {USUAL_PIXELS} pixels assumed")
+        pixels = USUAL_PIXELS
+    if type(pixels) is not int or pixels <= 0 or pixels % scale:
+        raise CheckpointError(f"sample_size of the VAE must be a positive multiple of {scale} pixels", pixels)
+    return pixels // scale
 
 
 def _build(config: Config) -> nn.Module:
@@ -123,7 +140,7 @@ def _arrays(half: str) -> Callable[[Config, Collection[str]], ArrayNetwork | Non
             import numpy as np
 
             mean, variance = (arrays[name].reshape(-1, 1, 1) for name in (_MEAN, _VARIANCE))
-            deviation = np.sqrt(variance + np.float32(epsilon))
+            deviation = np.sqrt(variance + epsilon).astype(np.float32)
             if half == "decoder":
                 return plain.observe(arrays, unpacked(x * deviation + mean))
             largest, moments = plain.observe(arrays, x)

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 TEXT_LENGTH = 512
 """Tokens of a text: those of Diffusers' pipeline."""
 LAYERS = (9, 18, 27)
-_USUAL_SIZE = 64
 _PIPELINE = "Flux2KleinPipeline"
 
 
@@ -86,15 +85,15 @@ class Flux2KleinBase(StableDiffusion):
         super().check_index(index, path)
 
     def facts(self, configs: Mapping[str, Config], scheduler_config: Config, notes: list[str]) -> Facts:
-        size = (_USUAL_SIZE, _USUAL_SIZE)
-        check_flow(self.schedule_at(scheduler_config, size))
         text, transformer, vae = (configs[model.name] for model in self.models)
+        side = flux2_autoencoder.usual_size(vae, notes)
+        check_flow(self.schedule_at(scheduler_config, (side, side)))
         flux2.check(transformer)
         width = _check_fit(text, transformer, vae)
         return Facts(
             scheduler_config=scheduler_config,
             latent_channels=transformer["in_channels"],
-            latent_size=size,
+            latent_size=(side, side),
             vae_scale_factor=flux2_autoencoder.scale_factor(vae),
             scaling_factor=1.0,
             context_length=TEXT_LENGTH,

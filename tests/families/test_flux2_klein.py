@@ -95,7 +95,7 @@ def test_usual_sampling(checkpoints: dict[str, Checkpoint], checkpoint: Checkpoi
     base = checkpoints["flux2-klein-base"]
     assert not checkpoint.notes
     usual = [(one.usual_steps, one.usual_guidance_scale, one.image_size) for one in (checkpoint, base)]
-    assert usual == [(4, 1.0, (256, 256)), (50, 4.0, (256, 256))]
+    assert usual == [(4, 1.0, (32, 32)), (50, 4.0, (32, 32))]
     assert [PipelineSpec.from_checkpoint(one).guidance.name for one in (checkpoint, base)] == ["none", "batch2"]
     with pytest.raises(UsageError, match="guidance was distilled"):
         PipelineSpec.from_checkpoint(checkpoint).check_asked(4.0)
@@ -152,6 +152,7 @@ def test_a_picture_becomes_the_pipelines_latent(checkpoint: Checkpoint, pipeline
         ("transformer", {"in_channels": 16}, CheckpointError, "transformer 16 in, 16 out; VAE 8"),
         ("transformer", {"out_channels": 8}, CheckpointError, "32 in, 8 out"),
         ("transformer", {"guidance_embeds": True}, UnsupportedError, "guidance scale as an input"),
+        ("vae", {"sample_size": 30}, CheckpointError, "multiple of 4 pixels"),
         ("text_encoder", {"num_hidden_layers": 26}, UnsupportedError, "27 layers at least"),
         ("scheduler", {"stochastic_sampling": True}, UnsupportedError, "steps that draw noise"),
         ("index", {"_class_name": "Flux2KleinInpaintPipeline"}, UnsupportedError, "from texts alone"),
