@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from sdmobile.checkpoints import Checkpoint, load_model, open_checkpoint
 from sdmobile.checkpoints.tokenizers import load_tokenizer, token_ids
 from sdmobile.errors import CheckpointError, UnsupportedError, UsageError
 from sdmobile.families import family_named, qwen3
+from sdmobile.families.contracts import contract_for
 from sdmobile.families.flow_matching import TOKENS
 from sdmobile.families.flux2_klein import LAYERS, TEXT_LENGTH
 from sdmobile.families.qwen3_encoder import Qwen3TextEncoder
@@ -21,6 +23,7 @@ from sdmobile.reference.noise import NoiseStream
 from sdmobile.reference.pipeline import PipelineSpec
 from sdmobile.reference.sampling import Sampler, SampleRequest, sample
 from sdmobile.reference.torch_runner import TorchRunner
+from sdmobile.validate.page_picture import why_no_picture
 from tests.families.diffusers_latents import assert_same, diffusers_latents
 from tests.families.tiny import flux2_klein as tiny
 from tests.families.tiny import flux2_klein_base as tiny_base
@@ -135,6 +138,15 @@ def test_identifiers_and_features_are_those_of_the_pipeline(text: str, checkpoin
     with torch.no_grad():
         features = Qwen3TextEncoder(module, LAYERS, qwen3.PAD)(torch.tensor([ids]))
     torch.testing.assert_close(features, wanted, rtol=0, atol=1e-4)
+
+
+def test_the_page_says_why_it_draws_no_picture(checkpoint: Checkpoint) -> None:
+    geometry = geometry_for(checkpoint, None)
+    components = {
+        name: SimpleNamespace(contract=contract_for(FAMILY, "android", name, geometry)) for name in FAMILY.names
+    }
+    bundle: Any = SimpleNamespace(manifest={"family": FAMILY.name}, components=components, files={})
+    assert "a tokenizer (byte-pair encoding of bytes, of Qwen)" in str(why_no_picture(bundle))
 
 
 def test_a_picture_becomes_the_pipelines_latent(checkpoint: Checkpoint, pipeline: Any) -> None:
