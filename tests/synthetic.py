@@ -75,10 +75,11 @@ QWEN3: dict[str, Any] = {
     "rope_theta": 1e6,
 }
 """A Qwen3 of three layers."""
-# What Qwen3's own template makes of one message, with thinking left open.
+# What Qwen3's own template makes of one message, with thinking left open, or left out.
 _TALK = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
 )
 CORPUS = tuple(f"a {size} {colour} {shape} on white" for size in _SIZES for colour in _COLOURS for shape in _SHAPES)
 

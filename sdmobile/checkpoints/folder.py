@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 MODELS = tuple(dict.fromkeys(model.name for family in FAMILIES for model in family.models))
 """Folders of a checkpoint that may hold weights of some family."""
 
+_COUNTERS = ("position_ids", "num_batches_tracked")
+"""What names of tensors end with that no network needs."""
+
 
 def open_folder(path: Path, given: Given) -> Checkpoint:
     """Recognises a Diffusers folder.
@@ -129,7 +132,7 @@ def read_component(folder: Path, model: Model, class_name: str) -> tuple[Compone
     for stored, tensor in headers.tensors.items():
         if (key := normalise(stored, unused)) is not None:
             tensors[key] = replace(tensor, shape=laid_out(key, tensor.shape))
-        elif not stored.endswith("position_ids"):
+        elif not stored.endswith(_COUNTERS):
             spare.append(stored)
     if spare:
         notes.append(f"{model.name}: {len(spare)} tensors are not used, among them {min(spare)}: no text needs them")

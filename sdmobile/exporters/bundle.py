@@ -251,6 +251,7 @@ def _given(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _write_manifest(plan: ExportPlan, records: dict[str, Any], folder: Path) -> dict[str, Any]:
     checkpoint = plan.checkpoint
+    schedule = checkpoint.family.schedule_at(checkpoint.scheduler_config, plan.geometry.latent_size)
     manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "kind": KIND,
@@ -278,7 +279,7 @@ def _write_manifest(plan: ExportPlan, records: dict[str, Any], folder: Path) -> 
             "vae_scale_factor": checkpoint.vae_scale_factor,
             "guidance_scale": checkpoint.guidance_scale,
             "steps": checkpoint.steps,
-            "scheduler": _clipping_left_out(checkpoint.scheduler_config),
+            "scheduler": _clipping_left_out(schedule),
             **({"zeros_where_empty": True} if checkpoint.zeros_where_empty else {}),
         },
         "components": records,

@@ -104,9 +104,9 @@ def turns(family: Family, records: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _scheduler(plan: ExportPlan) -> dict[str, Any]:
     """Returns the loop as tables, with the checkpoint's usual number of steps for default where there is a table."""
-    checkpoint = plan.checkpoint
-    latents = (checkpoint.scaling_factor, checkpoint.shift_factor)
-    document = checkpoint.family.scheduler_document(checkpoint.scheduler_config, *latents)
+    checkpoint, family = plan.checkpoint, plan.checkpoint.family
+    config = family.schedule_at(checkpoint.scheduler_config, plan.geometry.latent_size)
+    document = family.scheduler_document(config, checkpoint.scaling_factor, checkpoint.shift_factor)
     tables, steps = document["solvers"][document["default_solver"]]["steps"], checkpoint.usual_steps
     return {**document, "default_steps": steps} if str(steps) in tables else document
 

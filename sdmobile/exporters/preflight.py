@@ -229,9 +229,8 @@ def _sampler(checkpoint: Checkpoint, request: ExportRequest, covered: frozenset[
     family = checkpoint.family
     _check_steps(checkpoint, request)
     if request.target != "onnx" and request.target not in family.app_use:
-        document = family.scheduler_document(
-            checkpoint.scheduler_config, checkpoint.scaling_factor, checkpoint.shift_factor
-        )
+        config = family.schedule_at(checkpoint.scheduler_config, checkpoint.latent_size)
+        document = family.scheduler_document(config, checkpoint.scaling_factor, checkpoint.shift_factor)
         if "note" in document:
             yield Level.NOTE, str(document["note"])
 
@@ -243,7 +242,8 @@ def _check_steps(checkpoint: Checkpoint, request: ExportRequest) -> None:
     """
     from sdmobile.families.kept_tables import check_loop, known_loop, unknown
 
-    family, config, steps = checkpoint.family, checkpoint.scheduler_config, checkpoint.usual_steps
+    family, steps = checkpoint.family, checkpoint.usual_steps
+    config = family.schedule_at(checkpoint.scheduler_config, checkpoint.latent_size)
     check_loop(config, family.loop_kind)
     known = known_loop(config, family.loop_kind)
     if known is not None and steps in known.lengths:

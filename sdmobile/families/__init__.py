@@ -13,6 +13,7 @@ from sdmobile.families.component import Config
 from sdmobile.families.control import controls_from_json
 from sdmobile.families.distilled import FewStepStableDiffusion
 from sdmobile.families.family import Family
+from sdmobile.families.flux2_klein import Flux2Klein, Flux2KleinBase
 from sdmobile.families.inpainting import (
     FewStepMobileDiffusionInpainting,
     MobileDiffusionInpainting,
@@ -38,6 +39,8 @@ FAMILIES: tuple[Family, ...] = (
     SanaSprint(),
     StableDiffusion3(),
     ZImage(),
+    Flux2Klein(),
+    Flux2KleinBase(),
     FewStepStableDiffusionXL(),
     StableDiffusionXL(),
     StableDiffusionInpainting(),

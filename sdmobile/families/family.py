@@ -329,6 +329,10 @@ class Family(ABC):
         without, with_text = rows
         return without + np.float32(scale) * (with_text - without)
 
+    def schedule_at(self, config: Mapping[str, Any], size: tuple[int, int]) -> Mapping[str, Any]:
+        """Returns a checkpoint's scheduler configuration as it is for pictures of a size, h and w in latent cells."""
+        return config
+
     def scheduler(self, config: Mapping[str, Any], name: str | None, steps: int) -> Any:
         """Returns a Diffusers scheduler with its timesteps set.
 

@@ -6,6 +6,8 @@ Lipman et al., "Flow Matching for Generative Modeling", arXiv 2210.02747; Esser 
 Transformers for High-Resolution Image Synthesis", arXiv 2403.03206, whose shift s moves σ to s·σ/(1 + (s − 1)·σ). The σ
 are those of Diffusers' scheduler.
 
+Where a shift goes by the size of the picture, it is exp(μ), see `size_shift`.
+
 With D = x − σ·v, the clean latent that a prediction implies, a step is x' = (σ'/σ)·x + (1 − σ'/σ)·D: a row of the
 tables that other samplers have, with α = 1 − σ.
 """
@@ -27,8 +29,12 @@ PREDICTION = "flow"
 """What the denoiser predicts, as tables and manifests call it."""
 TABLED = tuple(sorted({*STEP_COUNTS, 9, 28, 40}))
 """Numbers of steps that tables are made for: the usual ones, and those of model cards."""
+TOKENS = "picture_tokens"
+"""Of a configuration: tokens of a picture, by which its noise levels are shifted."""
+_DYNAMIC = "use_dynamic_shifting"
+_MOST_TOKENS = 4300
 _FIXED = {
-    "use_dynamic_shifting": "a shift by the size of the picture (Flux)",
+    _DYNAMIC: "a shift by the size of the picture (Flux)",
     "invert_sigmas": "noise levels that rise (Mochi)",
     "stochastic_sampling": "steps that draw noise",
 }
@@ -45,7 +51,7 @@ def check_flow(config: Mapping[str, Any]) -> None:
     if config.get("_class_name") != EULER:
         raise UnsupportedError(rule, config.get("_class_name"), "Give the scheduler that the checkpoint came with.")
     for key, meaning in _FIXED.items():
-        if config.get(key):
+        if config.get(key) and not (key == _DYNAMIC and TOKENS in config):
             raise UnsupportedError(rule, f"{key}: {meaning}")
     if config.get("prediction_type") not in (None, PREDICTION):
         raise UnsupportedError("flow matching predicts a velocity", config["prediction_type"], "Leave it out.")
@@ -54,11 +60,25 @@ def check_flow(config: Mapping[str, Any]) -> None:
         raise CheckpointError("shift of the scheduler must be a finite number above zero", config["shift"])
 
 
+def size_shift(tokens: int, steps: int) -> float:
+    """Returns μ of FLUX.2 for a picture and a number of steps, whose shift is exp(μ).
+
+        μ = a·n + b, through two lines in the tokens at 10 and at 200 steps; the latter for all n beyond 4300 tokens
+
+    Args:
+        tokens: of the picture.
+        steps: n.
+    """
+    early, late = 8.73809524e-05 * tokens + 1.89833333, 0.00016927 * tokens + 0.45666666
+    slope = (late - early) / 190.0
+    return late if tokens > _MOST_TOKENS else slope * steps + (late - 200.0 * slope)
+
+
 def flow_scheduler(config: Mapping[str, Any], name: str | None = None, even: bool = False) -> Any:
     """Builds Diffusers' scheduler, with what the schedulers of diffusion have besides.
 
     Args:
-        config: the checkpoint's configuration.
+        config: the checkpoint's configuration, with `TOKENS` where the size of the picture counts.
         name: None, `NAME` or Diffusers' name of the class.
         even: whether σ goes down to 1/n in even steps, before the shift, not to that of the first timestep.
 
@@ -70,7 +90,10 @@ def flow_scheduler(config: Mapping[str, Any], name: str | None = None, even: boo
     check_flow(config)
     from sdmobile.families.flow_scheduler import EvenFlowEuler, FlowEuler
 
-    return built(EvenFlowEuler if even else FlowEuler, config)
+    own = {key: value for key, value in config.items() if key != TOKENS}
+    scheduler = built(EvenFlowEuler if even else FlowEuler, own)
+    scheduler.tokens = config.get(TOKENS)
+    return scheduler
 
 
 def even_flow_loop(config: Mapping[str, Any]) -> Loop:

@@ -19,7 +19,7 @@ from sdmobile.basics.files import cache_folder, hash_json, hash_tree, whole_file
 from sdmobile.errors import CheckpointError, MissingDependencyError, SdmobileError
 from sdmobile.families import flow_matching, noisy_tables, sampler_tables, schedulers, trigflow
 from sdmobile.families.few_steps import DISTILLED
-from sdmobile.families.flow_matching import check_flow, even_flow_loop, flow_loop
+from sdmobile.families.flow_matching import TOKENS, check_flow, even_flow_loop, flow_loop
 from sdmobile.families.sampler_tables import Loop, Solver, consistency_loop, standard_loop
 from sdmobile.families.schedulers import check_schedule
 from sdmobile.families.trigflow import check_trigflow, trigflow_loop
@@ -38,7 +38,7 @@ _CHECKS: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
     EVEN_FLOW: check_flow,
     TRIGFLOW: check_trigflow,
 }
-_OWN = ("_class_name", DISTILLED)
+_OWN = ("_class_name", DISTILLED, TOKENS)
 SHIPPED = Path(__file__).resolve().parents[1] / "data" / "scheduler_tables.json.xz"
 
 

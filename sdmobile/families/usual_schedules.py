@@ -1,9 +1,10 @@
 """Scheduler configurations that most checkpoints have, whose tables ship (`kept_tables`).
 
 Sources: `scheduler/scheduler_config.json` of stable-diffusion-v1-5, stable-diffusion-2-1 and -base, stable-diffusion
--inpainting, stable-diffusion-xl-base-1.0, sd-turbo, sdxl-turbo, LCM_Dreamshaper_v7, instruct-pix2pix and
-stable-diffusion-3-medium (that of 3.5 means the same); what Diffusers' conversion gives SANA-Sprint; what single files
-are given (`Family.file_scheduler`) and `--distilled` sets (`few_steps.KINDS`); the bundled checkpoints.
+-inpainting, stable-diffusion-xl-base-1.0, sd-turbo, sdxl-turbo, LCM_Dreamshaper_v7, instruct-pix2pix,
+stable-diffusion-3-medium (that of 3.5 means the same) and FLUX.2-klein (at 1024 × 1024 pixels); what Diffusers'
+conversion gives SANA-Sprint; what single files are given (`Family.file_scheduler`) and `--distilled` sets
+(`few_steps.KINDS`); the bundled checkpoints.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from sdmobile.basics.files import hash_json, whole_file
 from sdmobile.families.few_steps import KINDS, Distillation
 from sdmobile.families.flow_matching import EULER as FLOW_EULER
+from sdmobile.families.flow_matching import TOKENS
 from sdmobile.families.kept_tables import (
     CONSISTENCY,
     EVEN_FLOW,
@@ -61,6 +63,7 @@ _LCM = {
 }
 _FLOW = {"_class_name": FLOW_EULER, "num_train_timesteps": 1000, "shift": 3.0}
 _SCM = {"_class_name": SCM, "num_train_timesteps": 1000, "prediction_type": "trigflow", "sigma_data": 0.5}
+_FLUX_2 = {**_FLOW, "use_dynamic_shifting": True, "time_shift_type": "exponential", TOKENS: 4096}
 
 
 def usual_schedules() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -70,6 +73,7 @@ def usual_schedules() -> Iterator[tuple[str, dict[str, Any]]]:
     yield FLOW, _FLOW
     yield EVEN_FLOW, _FLOW
     yield TRIGFLOW, _SCM
+    yield EVEN_FLOW, _FLUX_2
     for kind in (STANDARD, CONSISTENCY):
         yield kind, _LCM
         yield kind, {**STABLE_DIFFUSION, "_class_name": LCM, "original_inference_steps": 50}

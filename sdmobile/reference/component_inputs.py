@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,7 +31,7 @@ def recorded_samples(
     from sdmobile.reference.sampling import SampleRequest
     from sdmobile.reference.torch_runner import TorchRunner
 
-    spec = replace(PipelineSpec.from_checkpoint(checkpoint, guidance), geometry=geometry)
+    spec = PipelineSpec.from_checkpoint(checkpoint, guidance).sized(geometry)
     request = SampleRequest(DEFAULT_PROMPTS[1], steps=STEPS, guidance_scale=spec.guidance_scale)
     recording = record(TorchRunner(checkpoint, geometry), spec, [request], [component], most, whole_runs=False)
     return recording.samples[component]

@@ -34,7 +34,7 @@ class PipelineSpec:
         guidance: one of the family's: "batch2" calls the denoiser once a step with the unconditional row first,
             "separate" once per row of `Family.guidance_rows`.
         scaling_factor: the final latent is divided by it before decoding.
-        scheduler_config: configuration of the Diffusers scheduler the checkpoint was trained for.
+        scheduler_config: configuration of the Diffusers scheduler the checkpoint was trained for, at this size.
         tokenizer_dir: folder of the tokenizer.
         guidance_scale: what the checkpoint's model card or scheduler asks for, else the family's default.
         steps: likewise.
@@ -61,6 +61,11 @@ class PipelineSpec:
     def latent_shape(self) -> tuple[int, int, int, int]:
         """[1, C, h, w]."""
         return (1, self.geometry.latent_channels, self.geometry.latent_height, self.geometry.latent_width)
+
+    def sized(self, geometry: Geometry) -> PipelineSpec:
+        """Returns the pipeline at other sizes."""
+        schedule = self.family.schedule_at(self.scheduler_config, geometry.latent_size)
+        return replace(self, geometry=geometry, scheduler_config=schedule)
 
     def guided_at(self, scale: float) -> PipelineSpec:
         """Returns the pipeline with a way of guidance that makes a difference at a scale, where the family has one.
@@ -147,12 +152,13 @@ class PipelineSpec:
 
         if checkpoint.undecided is not None:
             raise checkpoint.undecided
+        geometry = geometry_for(checkpoint, guidance, resolution)
         return cls(
             family=checkpoint.family,
-            geometry=geometry_for(checkpoint, guidance, resolution),
+            geometry=geometry,
             guidance=checkpoint.family.guidance(guidance),
             scaling_factor=checkpoint.scaling_factor,
-            scheduler_config=checkpoint.scheduler_config,
+            scheduler_config=checkpoint.family.schedule_at(checkpoint.scheduler_config, geometry.latent_size),
             tokenizer_dir=require_tokenizer(checkpoint),
             guidance_scale=checkpoint.usual_guidance_scale,
             steps=checkpoint.usual_steps,

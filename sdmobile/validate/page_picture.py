@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sdmobile.basics.untrusted import UntrustedError, parse_json, read_bounded
 from sdmobile.families import family_of
 from sdmobile.families.component import Role
+from sdmobile.families.tokenizer_kinds import CLIP
 
 if TYPE_CHECKING:
     from sdmobile.formats.bundle.reading import Bundle
@@ -36,6 +37,8 @@ def why_no_picture(bundle: Bundle) -> str | None:
     taken = {spec.canonical for spec in bundle.components[family.denoiser.name].contract.inputs}
     if further := sorted(taken - _DENOISER_TAKES):
         return f"the denoiser takes {', '.join(further)} too, which the page does not compute"
+    if family.tokenizer_kind.name != CLIP.name:
+        return f"texts of {family.title} need a tokenizer ({family.tokenizer_kind.title}) that the page does not have"
     absent = [name for name in _NEEDED if name not in bundle.files]
     return f"the bundle has no {absent[0]}" if absent else None
 

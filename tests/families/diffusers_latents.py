@@ -26,8 +26,8 @@ def diffusers_latents(pipeline: Any, request: SampleRequest, *arguments: Any, **
         return values
 
     pipeline(
-        request.prompt,
-        *arguments,
+        *((request.prompt, *arguments) if arguments else ()),
+        **({} if arguments else {"prompt": request.prompt}),
         **({"negative_prompt": request.negative} if request.negative else {}),
         num_inference_steps=request.steps,
         guidance_scale=request.guidance_scale,

@@ -51,6 +51,11 @@ class Geometry:
     context_dim: int
     sizes: tuple[tuple[str, int], ...] = ()
 
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """h and w of a latent."""
+        return self.latent_height, self.latent_width
+
     def size(self, name: str) -> int:
         """Returns one of the family's further sizes."""
         return dict(self.sizes)[name]

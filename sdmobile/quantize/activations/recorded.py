@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,7 @@ class RecordedInputs:
     def _record(self, prompts: Sequence[str], seed: int, most: int) -> Recording:
         from sdmobile.reference.pipeline import PipelineSpec
 
-        spec = replace(PipelineSpec.from_checkpoint(self.checkpoint, self.guidance), geometry=self.geometry)
+        spec = PipelineSpec.from_checkpoint(self.checkpoint, self.guidance).sized(self.geometry)
         requests = requests_for(self.checkpoint, prompts, STEPS, seed)
         return recording_of(self.checkpoint, spec, requests, self.checkpoint.family.names, most, self.folder)
 

@@ -32,7 +32,7 @@ def manifest_findings(bundle: Bundle, checkpoint: Checkpoint, spec: PipelineSpec
     expected: dict[str, Any] = {
         "source": {"prediction_type": checkpoint.prediction_type, "license": checkpoint.license},
         "geometry": spec.geometry.to_json(),
-        "pipeline": _pipeline(bundle.pipeline, checkpoint),
+        "pipeline": _pipeline(bundle.pipeline, checkpoint, spec),
     }
     if checkpoint.family.controls:
         expected["control"] = controls_to_json(checkpoint.family.controls)
@@ -54,13 +54,13 @@ def _changes(source: Mapping[str, Any]) -> dict[str, Any]:
     return {kind: source[kind] for kind in KINDS if source.get(kind)}
 
 
-def _pipeline(stated: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
+def _pipeline(stated: Mapping[str, Any], checkpoint: Checkpoint, spec: PipelineSpec) -> dict[str, Any]:
     expected = {
         "scaling_factor": checkpoint.scaling_factor,
         "vae_scale_factor": checkpoint.vae_scale_factor,
         "guidance_scale": checkpoint.guidance_scale,
         "steps": getattr(checkpoint, "steps", None),
-        "scheduler": _plain(checkpoint.scheduler_config),
+        "scheduler": _plain(spec.scheduler_config),
     }
     if checkpoint.zeros_where_empty or "zeros_where_empty" in stated:
         expected["zeros_where_empty"] = checkpoint.zeros_where_empty

@@ -41,11 +41,11 @@ _DECODE = "latent = x / scaling_factor"
 
 
 def table_findings(
-    document: Mapping[str, Any], _bundle: Bundle, checkpoint: Checkpoint, _spec: PipelineSpec
+    document: Mapping[str, Any], _bundle: Bundle, checkpoint: Checkpoint, spec: PipelineSpec
 ) -> Findings:
     """Compares conventions and training schedule, and runs every table."""
-    config = dict(checkpoint.scheduler_config)
-    scheduler = checkpoint.family.scheduler(config, None, checkpoint.family.default_steps)
+    schedule = dict(spec.scheduler_config)
+    scheduler = checkpoint.family.scheduler(schedule, None, checkpoint.family.default_steps)
     shifted = checkpoint.shift_factor != 0 or "shift_factor" in document
     found = differences(
         document,
@@ -64,7 +64,7 @@ def table_findings(
     found += _default(document, solvers, checkpoint.usual_steps)
     tables, worst = 0, 0.0
     for name, solver in solvers.items():
-        faults, count, error = _run_solver(name, solver, document, checkpoint)
+        faults, count, error = _run_solver(name, solver, document, checkpoint, schedule)
         found, tables, worst = [*found, *faults], tables + count, max(worst, error)
     return found, {"tables": tables, "largest_error": worst}
 
@@ -90,7 +90,11 @@ def _default(document: Mapping[str, Any], solvers: Mapping[str, Any], usual: int
 
 
 def _run_solver(
-    name: str, solver: Mapping[str, Any], document: Mapping[str, Any], checkpoint: Checkpoint
+    name: str,
+    solver: Mapping[str, Any],
+    document: Mapping[str, Any],
+    checkpoint: Checkpoint,
+    schedule: Mapping[str, Any],
 ) -> tuple[list[str], int, float]:
     """Returns what is wrong, the number of tables and the largest relative error."""
     class_name = _OTHERS.get(name) or SCHEDULERS.get(name, (name, {}))[0]
@@ -103,7 +107,7 @@ def _run_solver(
     if not tables:
         return [f"{name} has no tables"], 0, 0.0
     found, worst = [], 0.0
-    config = {**checkpoint.scheduler_config, "clip_sample": False, **settings}
+    config = {**schedule, "clip_sample": False, **settings}
     start = float(solver.get("init_noise_sigma", document.get("init_noise_sigma", float("nan"))))
     for steps, rows in tables.items():
         scheduler = checkpoint.family.scheduler(config, class_name, int(steps))

@@ -1,0 +1,179 @@
+"""FLUX.2 [klein]: Qwen3 as the text encoder, a transformer of two streams and then one, packed latents of 128 channels.
+
+    c = (h₉ | h₁₈ | h₂₇) of Qwen3 for the tokens of a talk whose only message is the text, and for those that fill it up
+    σ: 1, 1 − 1/n, …, 1/n, shifted by exp(μ), μ by the tokens of the picture and n
+
+Black Forest Labs, FLUX.2 [klein] (2026), as Diffusers' Flux2KleinPipeline has it. What was distilled takes four steps
+without guidance; the base models are guided.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sdmobile.errors import CheckpointError, UnsupportedError
+from sdmobile.families import apple, flux2, flux2_autoencoder, qwen3, tokenizer_kinds
+from sdmobile.families.component import BATCH2, SEPARATE, UNGUIDED, Config, Shapes
+from sdmobile.families.facts import Facts
+from sdmobile.families.flow_matching import PREDICTION, TOKENS, check_flow, flow_scheduler
+from sdmobile.families.stable_diffusion import StableDiffusion
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from sdmobile.families.component import Arrays, Run
+    from sdmobile.formats.bundle.contracts import Geometry
+
+TEXT_LENGTH = 512
+"""Tokens of a text: those of Diffusers' pipeline."""
+LAYERS = (9, 18, 27)
+_PIPELINE = "Flux2KleinPipeline"
+
+
+class Flux2KleinBase(StableDiffusion):
+    """Recognised by its pipeline or its transformer."""
+
+    name = "flux2-klein-base"
+    title = "FLUX.2 [klein] Base"
+    models = (qwen3.model(LAYERS), flux2.MODEL, flux2_autoencoder.MODEL)
+    components = (
+        qwen3.text_encoder(LAYERS),
+        flux2.TRANSFORMER,
+        flux2_autoencoder.DECODER,
+        flux2_autoencoder.ENCODER,
+    )
+    control_parts = ()
+    tokenizer_kind = dataclasses.replace(
+        tokenizer_kinds.QWEN,
+        instruction="<|im_start|>user\n",
+        ending="<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+    )
+    guidances = (
+        dataclasses.replace(BATCH2, sentence="both guidance rows in one call of the transformer"),
+        dataclasses.replace(SEPARATE, sentence="one call of the transformer per row"),
+        UNGUIDED,
+    )
+    default_steps = 50
+    default_guidance_scale = 4.0
+    distillable = False
+    loop_kind = "even flow"
+    tag = "flux2"
+    app_use: Mapping[str, str] = {}
+    app_scripts: Mapping[str, tuple[str, str]] = {"ios": (apple.SCRIPT, apple.compile_script("", "-R tokenizer"))}
+    app_tokenizer: ClassVar[Mapping[str, str]] = {}
+
+    def claims(self, index: Mapping[str, Any], configs: Mapping[str, Config]) -> bool:
+        transformer = configs.get(flux2.MODEL.name, {}).get("_class_name")
+        return str(index.get("_class_name")).startswith("Flux2") or transformer in flux2.MODEL.classes
+
+    def claims_file(self, shapes: Shapes) -> bool:
+        return False
+
+    def check_index(self, index: Mapping[str, Any], path: Path) -> None:
+        stated = index.get("_class_name")
+        if isinstance(stated, str) and stated.startswith("Flux2") and stated != _PIPELINE:
+            raise UnsupportedError(
+                "the pipeline must be one that draws from texts alone, with Qwen3",
+                stated,
+                f"Give a checkpoint of FLUX.2 [klein] whose pipeline is {_PIPELINE}.",
+            )
+        super().check_index(index, path)
+
+    def facts(self, configs: Mapping[str, Config], scheduler_config: Config, notes: list[str]) -> Facts:
+        text, transformer, vae = (configs[model.name] for model in self.models)
+        side = flux2_autoencoder.usual_size(vae, notes)
+        check_flow(self.schedule_at(scheduler_config, (side, side)))
+        flux2.check(transformer)
+        width = _check_fit(text, transformer, vae)
+        return Facts(
+            scheduler_config=scheduler_config,
+            latent_channels=transformer["in_channels"],
+            latent_size=(side, side),
+            vae_scale_factor=flux2_autoencoder.scale_factor(vae),
+            scaling_factor=1.0,
+            context_length=TEXT_LENGTH,
+            context_dim=width,
+            prediction_type=PREDICTION,
+        )
+
+    def pad_token(self, configs: Mapping[str, Config]) -> str | None:
+        return None
+
+    def encode(self, token_ids: NDArray[np.int64], run: Run, geometry: Geometry) -> Arrays:
+        return {"encoder_hidden_states": run("text_encoder", {"input_ids": token_ids})["hidden_states"]}
+
+    def encode_image(self, image: NDArray[np.float32], run: Run) -> NDArray[np.float32]:
+        encoder = flux2_autoencoder.ENCODER
+        return run(encoder.name, {encoder.inputs[0].name: image})[encoder.outputs[0].name]
+
+    def schedule_at(self, config: Mapping[str, Any], size: tuple[int, int]) -> Mapping[str, Any]:
+        return {**config, TOKENS: size[0] * size[1]}
+
+    def scheduler(self, config: Mapping[str, Any], name: str | None, steps: int) -> Any:
+        scheduler = flow_scheduler(config, name, even=True)
+        scheduler.set_timesteps(steps)
+        return scheduler
+
+    def scheduler_document(
+        self, config: Mapping[str, Any], scaling_factor: float, shift_factor: float = 0.0
+    ) -> dict[str, Any]:
+        from sdmobile.families.kept_tables import loop_of
+        from sdmobile.families.scheduler_document import GUIDANCE, document_of
+
+        loop, length = loop_of(config, self.loop_kind), config.get("num_train_timesteps", 1000)
+        return document_of(loop, scaling_factor, shift_factor, GUIDANCE, self.default_steps, length)
+
+    def app_differences(self, target: str, facts: Facts) -> list[str]:
+        if target != "ios":
+            return []
+        return [
+            f"no Swift package of Apple's runs {self.title}: the app runs the files itself, by scheduler.json and "
+            "metadata.json"
+        ]
+
+    def app_facts(self, facts: Facts) -> dict[str, Any]:
+        return {
+            "conditioning": {
+                "encoder_hidden_states": f"hidden_states of text_encoder, all {facts.context_length} rows: those of "
+                f"the padding ({qwen3.PAD}) count",
+                "empty_negative_text": "encoded as any other, where a guidance scale above 1 asks for it",
+            },
+            "schedule": "the tables of scheduler.json are those of this size of picture",
+        }
+
+
+class Flux2Klein(Flux2KleinBase):
+    """Those whose index says that they were distilled: Diffusers' pipeline leaves a guidance scale out then."""
+
+    name = "flux2-klein"
+    title = "FLUX.2 [klein]"
+    guidances = (UNGUIDED,)
+    default_steps = 4
+    default_guidance_scale = 1.0
+    guidance_rule = "Guidance was distilled into the transformer, whose prediction is used as it is"
+
+    def claims(self, index: Mapping[str, Any], configs: Mapping[str, Config]) -> bool:
+        return index.get("is_distilled") is True and super().claims(index, configs)
+
+
+def _check_fit(text: Config, transformer: Config, vae: Config) -> int:
+    """Returns the features of a text's token; raises CheckpointError unless the models fit each other."""
+    latent, inputs = vae.get("latent_channels"), transformer["in_channels"]
+    outputs, cells = transformer.get("out_channels") or inputs, flux2_autoencoder.PACKED**2
+    if type(latent) is not int or inputs != cells * latent or outputs != inputs:
+        raise CheckpointError(
+            f"the transformer must have {cells} times the latent channels of the VAE",
+            f"transformer {inputs} in, {outputs} out; VAE {latent}",
+        )
+    width = text.get("hidden_size")
+    if type(width) is not int or transformer["joint_attention_dim"] != len(LAYERS) * width:
+        raise CheckpointError(
+            f"the transformer must take the text encoder's features of {len(LAYERS)} layers",
+            f"transformer {transformer['joint_attention_dim']}, text encoder {width}",
+        )
+    return len(LAYERS) * width
