@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from sdmobile.reference.noise import NoiseStream
 from sdmobile.reference.pipeline import PipelineSpec
 from sdmobile.reference.sampling import Sampler, SampleRequest, sample
 from sdmobile.reference.torch_runner import TorchRunner
+from sdmobile.validate.app_files.tables import table_findings
 from sdmobile.validate.page_picture import why_no_picture
 from tests.families.diffusers_latents import assert_same, diffusers_latents
 from tests.families.tiny import flux2_klein as tiny
@@ -110,6 +111,15 @@ def test_a_schedule_is_that_of_the_picture(checkpoint: Checkpoint) -> None:
     assert small.sized(large.geometry).scheduler_config == large.scheduler_config
     first, second = (FAMILY.scheduler(one.scheduler_config, None, 4).sigmas[1] for one in (small, large))
     assert first != second
+
+
+def test_validate_tells_the_tables_of_another_size(checkpoint: Checkpoint) -> None:
+    own, other = (PipelineSpec.from_checkpoint(checkpoint, None, side) for side in (16, 64))
+    document, bundle = FAMILY.scheduler_document(own.scheduler_config, 1.0), cast("Any", None)
+    found, numbers = table_findings(document, bundle, checkpoint, own)
+    assert not found
+    assert numbers["tables"] == len(document["solvers"]["flow-euler"]["steps"])
+    assert "its timesteps" in " ".join(table_findings(document, bundle, checkpoint, other)[0])
 
 
 def test_an_app_samples_by_the_tables(checkpoint: Checkpoint) -> None:
