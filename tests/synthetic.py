@@ -173,7 +173,7 @@ def write_qwen_tokenizer(folder: Path, pieces: int = 320) -> int:
     learned.train_from_iterator(CORPUS, trainer)
     model = json.loads(learned.to_str())["model"]
     special = {token: qwen3.PAD + at for at, token in enumerate(("<|endoftext|>", "<|im_start|>", "<|im_end|>"))}
-    tokenizer = Qwen2Tokenizer(
+    tokenizer: Any = Qwen2Tokenizer(
         vocab={**model["vocab"], **special}, merges=[tuple(pair) for pair in model["merges"]], eos_token="<|im_end|>"
     )
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})

@@ -73,7 +73,7 @@ def test_features_are_those_of_transformers(layers: tuple[int, ...], kind: torch
     with torch.no_grad():
         states = module(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False).hidden_states
         theirs = torch.cat([states[layer] for layer in layers], dim=2)
-        reference = qwen3.text_encoder(layers, PAD).reference(as_ours(module, layers), {"input_ids": ids})
+        reference: Any = qwen3.text_encoder(layers, PAD).reference(as_ours(module, layers), {"input_ids": ids})
         ours = qwen3.text_encoder(layers, PAD).wrap(as_ours(module, layers), False)(ids.to(kind))
         unmasked = qwen3.text_encoder(layers, PAD + 1).wrap(as_ours(module, layers), False)(ids)
     assert torch.equal(reference, theirs)
