@@ -130,7 +130,7 @@ def read_component(folder: Path, model: Model, class_name: str) -> tuple[Compone
     spare: list[str] = []
     unused = (*model.unused, *model.unused_by(config))
     for stored, tensor in headers.tensors.items():
-        if (key := normalise(stored, unused)) is not None:
+        if (key := normalise(stored.removeprefix(model.within), unused)) is not None:
             tensors[key] = replace(tensor, shape=laid_out(key, tensor.shape))
         elif not stored.endswith(_COUNTERS):
             spare.append(stored)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sdmobile.errors import SdmobileError, UnsupportedError
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 # Numbers in a configuration that set how much a module allocates or repeats; no model of these classes comes near.
 _MOST = 1_000_000
+_KINDS = {"int": int, "float": float}
+_CALLED = {int: "a whole number", float: "a finite number"}
 
 
 def empty_module(model: Model, config: dict[str, Any]) -> nn.Module:
@@ -32,9 +35,9 @@ def empty_module(model: Model, config: dict[str, Any]) -> nn.Module:
     for key, value in config.items():
         if any(abs(number) > _MOST for number in _integers(value)):
             raise UnsupportedError(rule, f"{key} = {value}", f"Sizes go up to {_MOST}")
-    for key in _whole_numbers(model):
-        if isinstance(config.get(key), float):
-            raise UnsupportedError(rule, f"{key} = {config[key]}", "It is a whole number")
+    for key, (kind, may_be_none) in _numbers(model).items():
+        if key in config and not _is_number(config[key], kind, may_be_none):
+            raise UnsupportedError(rule, f"{key} = {config[key]!r}"[:200], f"It is {_CALLED[kind]}")
     try:
         with torch.device("meta"):
             return model.build(config)
@@ -58,15 +61,36 @@ def _integers(value: object) -> list[int]:
     return found
 
 
-def _whole_numbers(model: Model) -> list[str]:
-    """Returns the keys that a class of Diffusers declares as whole numbers; it takes others, and fails when it runs."""
+def _numbers(model: Model) -> dict[str, tuple[type, bool]]:
+    """Returns the settings that a class declares as one number, int or float, and whether each may be none.
+
+    The class takes anything, and fails when it runs, or computes with it.
+    """
     import inspect
 
+    own = _class_of(model.classes[0])
+    declared = {} if own is None else inspect.signature(own.__init__).parameters
+    found: dict[str, tuple[type, bool]] = {}
+    for key, parameter in declared.items():
+        stated = type(parameter.default) if parameter.annotation is inspect.Parameter.empty else parameter.annotation
+        text = stated.__name__ if isinstance(stated, type) else str(stated)
+        if (kind_of := _KINDS.get(text.removesuffix(" | None"))) is not None:
+            found[key] = kind_of, text.endswith(" | None")
+    return found
+
+
+def _class_of(name: str) -> Any:
+    """Returns a class of Diffusers or of this package's own models, None for any other."""
     import diffusers
 
-    kind = getattr(diffusers, model.classes[0], None)
-    parameters = {} if kind is None else inspect.signature(kind.__init__).parameters
-    kinds = {key: str(parameter.annotation) for key, parameter in parameters.items()}
-    return [
-        key for key, text in kinds.items() if "int" in text and not any(n in text for n in ("float", "str", "bool"))
-    ]
+    from sdmobile.models import autoencoder, controlnet, plugin, unet
+
+    places = (diffusers, unet, autoencoder, controlnet, plugin)
+    return next((found for place in places if (found := getattr(place, name, None))), None)
+
+
+def _is_number(value: object, kind: type, may_be_none: bool) -> bool:
+    if value is None:
+        return may_be_none
+    fits = type(value) is int or (kind is float and type(value) is float)
+    return fits and math.isfinite(float(cast("float", value)))

@@ -157,7 +157,7 @@ def normalise(name: str, unused: tuple[str, ...] = ()) -> str | None:
         name: as it is stored.
         unused: what names begin with that the model has no place for.
     """
-    name = name.removeprefix("text_model.").removeprefix("model.")  # of a language model with a head for words
+    name = name.removeprefix("text_model.")
     if name.endswith("position_ids") or name.startswith((*_IGNORED_PREFIXES, *unused)):
         return None
     if ".attentions." in name:

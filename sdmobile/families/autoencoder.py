@@ -102,11 +102,8 @@ MODEL = Model(
 def scale_factor(config: Config) -> int:
     """Returns the pixels per latent cell along one axis: every level but the last halves the picture."""
     levels = config.get(tiny_autoencoder.WIDTHS) or config.get("block_out_channels")
-    if not levels:
-        raise CheckpointError(
-            "the configuration of vae must say block_out_channels, or its tensors must",
-            config.get("block_out_channels"),
-        )
+    if not isinstance(levels, list | tuple) or not levels:
+        raise CheckpointError("the configuration of vae must say block_out_channels, or its tensors must", levels)
     return 2 ** (len(levels) - 1)
 
 

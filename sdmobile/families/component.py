@@ -40,7 +40,8 @@ class Model:
         build: makes the module of a configuration; called under torch's meta device.
         derive: configuration keys that the shapes of its tensors determine; what is missing determines nothing.
         check: raises UnsupportedError where class name and configuration ask for what is not supported.
-        prefixes: what the names of its tensors begin with in a single file of the original layout.
+        prefixes: what the names of its tensors begin with in a single file of the original layout; empty where it is
+            read from folders alone.
         sources: where each weight by Diffusers' name lies in a single file, by the shapes of the tensors under the
             prefixes; raises LookupError or ValueError for names that are not those of the layout.
         base_config: what the layout of a single file implies beyond shapes, from shapes by Diffusers' names and from
@@ -48,6 +49,7 @@ class Model:
         spare: tensors of a single file under the model's prefixes that are no part of it, each with the reason.
         unused: what the names of stored tensors begin with that its module has no place for.
         unused_by: further ones, by the configuration.
+        within: what names of its tensors may begin with: the module's name in a larger one that was saved.
     """
 
     name: str
@@ -55,12 +57,13 @@ class Model:
     build: Callable[[Config], nn.Module]
     derive: Callable[[Shapes], Config]
     check: Callable[[str, Config], None]
-    prefixes: tuple[str, ...]
-    sources: Callable[[Shapes], Mapping[str, Source]]
-    base_config: Callable[[Shapes, Sequence[str]], Config]
+    prefixes: tuple[str, ...] = ()
+    sources: Callable[[Shapes], Mapping[str, Source]] = lambda shapes: {}
+    base_config: Callable[[Shapes, Sequence[str]], Config] = lambda shapes, names: {}
     spare: Callable[[Sequence[str]], Mapping[str, str]] = lambda names: {}
     unused: tuple[str, ...] = ()
     unused_by: Callable[[Config], tuple[str, ...]] = lambda config: ()
+    within: str = ""
 
 
 class Role(str, Enum):

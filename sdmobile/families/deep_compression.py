@@ -91,9 +91,6 @@ MODEL = Model(
     build=_build,
     derive=_derive,
     check=_check,
-    prefixes=(),
-    sources=lambda shapes: {},
-    base_config=lambda shapes, names: {},
 )
 
 

@@ -58,6 +58,16 @@ def check_flow(config: Mapping[str, Any]) -> None:
     check_training_steps(config)
     if not finite_positive(config.get("shift", 1.0)):
         raise CheckpointError("shift of the scheduler must be a finite number above zero", config["shift"])
+    last = config.get("shift_terminal")
+    if last is not None and not (finite_positive(last) and last < 1):
+        raise CheckpointError("shift_terminal of the scheduler must be a noise level between 0 and 1", last)
+
+
+def check_unsized(config: Mapping[str, Any]) -> None:
+    """Raises as `check_flow`; and UnsupportedError for a checkpoint that says `TOKENS`, which only a size tells."""
+    if TOKENS in config:
+        raise UnsupportedError("the scheduler of a checkpoint is of no size of picture", f"{TOKENS} = {config[TOKENS]}")
+    check_flow(config)
 
 
 def size_shift(tokens: int, steps: int) -> float:

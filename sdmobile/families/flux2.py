@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from sdmobile.errors import CheckpointError, UnsupportedError
-from sdmobile.families.autoencoder import latent_shape
-from sdmobile.families.component import Component, Config, FileNames, Kind, Model, Role, Shapes, Value
+from sdmobile.families import rotary
+from sdmobile.families.component import Config, Model, Shapes
 from sdmobile.families.shapes import count_blocks
+from sdmobile.families.transformer_components import NOISE_LEVEL, VELOCITY, patch_denoiser, text_context
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _BLOCKS, _SINGLE_BLOCKS = "transformer_blocks.", "single_transformer_blocks."
 _AXES = 4
+_BASE = 2000.0
 # What the forward pass of a file is of; None where Diffusers' default is another.
 _FIXED: dict[str, tuple[Any, Any, str]] = {
     "guidance_embeds": (False, True, "a guidance scale as an input (FLUX.2 [dev])"),
@@ -40,8 +42,6 @@ _DEFAULTS: Config = {
 def turns(places: NDArray[np.int64], sizes: Sequence[int], theta: float) -> tuple[Any, Any]:
     """Returns the cosines and sines of places for every feature, two neighbours alike, each float32 [N, Σ sizes].
 
-        φ = p·θ^(−2k/d)        of every axis, d features wide
-
     Args:
         places: of each token on each axis, [N, A].
         sizes: features of each axis, [A].
@@ -49,12 +49,8 @@ def turns(places: NDArray[np.int64], sizes: Sequence[int], theta: float) -> tupl
     """
     import numpy as np
 
-    columns = [
-        np.outer(places[:, axis].astype(np.float64), 1.0 / theta ** (np.arange(0, size, 2) / size))
-        for axis, size in enumerate(sizes)
-    ]
-    phases = np.repeat(np.concatenate(columns, axis=1), 2, axis=1)
-    return np.cos(phases).astype(np.float32), np.sin(phases).astype(np.float32)
+    angles = np.repeat(rotary.phases(places, sizes, theta), 2, axis=1)
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 
 def text_places(length: int) -> NDArray[np.int64]:
@@ -105,6 +101,7 @@ def check(config: Config) -> None:
     for key in ("in_channels", "joint_attention_dim"):
         if type(config.get(key)) is not int:
             raise UnsupportedError(f"the configuration of the transformer must say {key}", config.get(key))
+    rotary.base_of(config, _BASE)
     axes, width = (config.get(key, _DEFAULTS[key]) for key in ("axes_dims_rope", "attention_head_dim"))
     whole = isinstance(axes, list | tuple) and all(type(size) is int and size > 0 and size % 2 == 0 for size in axes)
     if not whole or len(axes) != _AXES or sum(axes) != width:
@@ -143,36 +140,12 @@ MODEL = Model(
     build=_build,
     derive=_derive,
     check=lambda class_name, config: None,  # by `check`, when the tensors have corrected the configuration
-    prefixes=(),
-    sources=lambda shapes: {},
-    base_config=lambda shapes, names: {},
 )
-_INPUTS = ("sample", "timestep", "encoder_hidden_states")
-TRANSFORMER = Component(
-    name="transformer",
-    role=Role.DENOISER,
-    model=MODEL.name,
-    summary="Denoiser: noisy latents, timestep and text features to a velocity",
-    inputs=(
-        Value("sample", Kind.PIXELS, lambda g: (g.batch, *latent_shape(g)), "Noisy latents, {rows}"),
-        Value("timestep", Kind.TIMESTEPS, lambda g: (g.batch,), "1000 times the noise level, the same in every row"),
-        Value(
-            "encoder_hidden_states",
-            Kind.CONTEXT,
-            lambda g: (g.batch, g.context_length, g.context_dim),
-            "Text features, those of what fills the text up too, {rows}",
-        ),
-    ),
-    outputs=(
-        Value(
-            "noise_pred", Kind.PIXELS, lambda g: (g.batch, *latent_shape(g)), "Velocity for each row, before guidance"
-        ),
-    ),
-    files={
-        "ios": FileNames("Transformer.mlpackage", "main", _INPUTS, ("noise_pred",)),
-        "android": FileNames("transformer.tflite", "denoise", _INPUTS, ("noise_pred",)),
-        "onnx": FileNames("transformer.onnx", "main", _INPUTS, ("noise_pred",)),
-    },
-    wrap=_wrap,
-    reference=_reference,
+TRANSFORMER = patch_denoiser(
+    "noisy latents, timestep and text features to a velocity",
+    NOISE_LEVEL,
+    (text_context("Text features, those of what fills the text up too, {rows}"),),
+    VELOCITY,
+    _wrap,
+    _reference,
 )

@@ -62,7 +62,8 @@ def _build(config: Config) -> nn.Module:
 
 
 def _check(class_name: str, config: Config) -> None:
-    if list(size := config.get("patch_size", (PACKED, PACKED))) != [PACKED, PACKED]:
+    size = config.get("patch_size", (PACKED, PACKED))
+    if not isinstance(size, list | tuple) or [*size] != [PACKED, PACKED]:
         raise UnsupportedError("four cells of a latent must be one", f"patch_size = {size}")
 
 
@@ -72,9 +73,6 @@ MODEL = Model(
     build=_build,
     derive=autoencoder.MODEL.derive,
     check=_check,
-    prefixes=(),
-    sources=lambda shapes: {},
-    base_config=lambda shapes, names: {},
     unused=("bn.num_batches_tracked",),
 )
 

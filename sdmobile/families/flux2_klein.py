@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import CheckpointError, UnsupportedError
-from sdmobile.families import apple, flux2, flux2_autoencoder, qwen3, tokenizer_kinds
-from sdmobile.families.component import BATCH2, SEPARATE, UNGUIDED, Config, Shapes
+from sdmobile.families import flux2, flux2_autoencoder, qwen3, tokenizer_kinds
+from sdmobile.families.component import BATCH2, SEPARATE, UNGUIDED, Config
 from sdmobile.families.facts import Facts
-from sdmobile.families.flow_matching import PREDICTION, TOKENS, check_flow, flow_scheduler
-from sdmobile.families.stable_diffusion import StableDiffusion
+from sdmobile.families.flow_matched import FlowMatched
+from sdmobile.families.flow_matching import PREDICTION, TOKENS, check_flow
+from sdmobile.families.kept_tables import EVEN_FLOW
+from sdmobile.families.own_loop import OwnLoop
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +37,7 @@ LAYERS = (9, 18, 27)
 _PIPELINE = "Flux2KleinPipeline"
 
 
-class Flux2KleinBase(StableDiffusion):
+class Flux2KleinBase(FlowMatched, OwnLoop):
     """Recognised by its pipeline or its transformer."""
 
     name = "flux2-klein-base"
@@ -47,7 +49,6 @@ class Flux2KleinBase(StableDiffusion):
         flux2_autoencoder.DECODER,
         flux2_autoencoder.ENCODER,
     )
-    control_parts = ()
     tokenizer_kind = dataclasses.replace(
         tokenizer_kinds.QWEN,
         instruction="<|im_start|>user\n",
@@ -60,19 +61,12 @@ class Flux2KleinBase(StableDiffusion):
     )
     default_steps = 50
     default_guidance_scale = 4.0
-    distillable = False
-    loop_kind = "even flow"
+    loop_kind = EVEN_FLOW
     tag = "flux2"
-    app_use: Mapping[str, str] = {}
-    app_scripts: Mapping[str, tuple[str, str]] = {"ios": (apple.SCRIPT, apple.compile_script("", "-R tokenizer"))}
-    app_tokenizer: ClassVar[Mapping[str, str]] = {}
 
     def claims(self, index: Mapping[str, Any], configs: Mapping[str, Config]) -> bool:
         transformer = configs.get(flux2.MODEL.name, {}).get("_class_name")
         return str(index.get("_class_name")).startswith("Flux2") or transformer in flux2.MODEL.classes
-
-    def claims_file(self, shapes: Shapes) -> bool:
-        return False
 
     def check_index(self, index: Mapping[str, Any], path: Path) -> None:
         stated = index.get("_class_name")
@@ -82,6 +76,8 @@ class Flux2KleinBase(StableDiffusion):
                 stated,
                 f"Give a checkpoint of FLUX.2 [klein] whose pipeline is {_PIPELINE}.",
             )
+        if type(index.get("is_distilled", False)) is not bool:
+            raise CheckpointError("is_distilled of the pipeline must be true or false", index["is_distilled"])
         super().check_index(index, path)
 
     def facts(self, configs: Mapping[str, Config], scheduler_config: Config, notes: list[str]) -> Facts:
@@ -101,9 +97,6 @@ class Flux2KleinBase(StableDiffusion):
             prediction_type=PREDICTION,
         )
 
-    def pad_token(self, configs: Mapping[str, Config]) -> str | None:
-        return None
-
     def encode(self, token_ids: NDArray[np.int64], run: Run, geometry: Geometry) -> Arrays:
         return {"encoder_hidden_states": run("text_encoder", {"input_ids": token_ids})["hidden_states"]}
 
@@ -113,28 +106,6 @@ class Flux2KleinBase(StableDiffusion):
 
     def schedule_at(self, config: Mapping[str, Any], size: tuple[int, int]) -> Mapping[str, Any]:
         return {**config, TOKENS: size[0] * size[1]}
-
-    def scheduler(self, config: Mapping[str, Any], name: str | None, steps: int) -> Any:
-        scheduler = flow_scheduler(config, name, even=True)
-        scheduler.set_timesteps(steps)
-        return scheduler
-
-    def scheduler_document(
-        self, config: Mapping[str, Any], scaling_factor: float, shift_factor: float = 0.0
-    ) -> dict[str, Any]:
-        from sdmobile.families.kept_tables import loop_of
-        from sdmobile.families.scheduler_document import GUIDANCE, document_of
-
-        loop, length = loop_of(config, self.loop_kind), config.get("num_train_timesteps", 1000)
-        return document_of(loop, scaling_factor, shift_factor, GUIDANCE, self.default_steps, length)
-
-    def app_differences(self, target: str, facts: Facts) -> list[str]:
-        if target != "ios":
-            return []
-        return [
-            f"no Swift package of Apple's runs {self.title}: the app runs the files itself, by scheduler.json and "
-            "metadata.json"
-        ]
 
     def app_facts(self, facts: Facts) -> dict[str, Any]:
         return {

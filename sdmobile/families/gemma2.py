@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import UnsupportedError
 from sdmobile.families import clip, rotary
-from sdmobile.families.component import Component, Config, FileNames, Kind, Model, Role, Shapes, Value
+from sdmobile.families.component import Component, Config, Model, Shapes
 from sdmobile.families.shapes import count_blocks
+from sdmobile.families.transformer_components import token_encoder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -100,9 +101,7 @@ MODEL = Model(
     build=_build,
     derive=_derive,
     check=_check,
-    prefixes=(),
-    sources=lambda shapes: {},
-    base_config=lambda shapes, names: {},
+    within="model.",
 )
 
 
@@ -118,33 +117,11 @@ def text_encoder(rows: int) -> Component:
 
         return Gemma2TextEncoder(module, rows, PAD)
 
-    outputs = ("last_hidden_state",)
-    return Component(
-        name="text_encoder",
-        role=Role.TEXT_ENCODER,
-        model=MODEL.name,
-        summary="Text encoder: token ids to text features",
-        inputs=(
-            Value(
-                "input_ids",
-                Kind.TOKEN_IDS,
-                lambda g: (1, g.context_length),
-                f"Token ids, filled up at the end to the context length with {PAD}, which is masked",
-            ),
-        ),
-        outputs=(
-            Value(
-                outputs[0],
-                Kind.FEATURES,
-                lambda g: (1, rows, g.context_dim),
-                f"Text features of the first token and the last {rows - 1}; those of padding mean nothing",
-            ),
-        ),
-        files={
-            "ios": FileNames("TextEncoder.mlpackage", "main", ("input_ids",), outputs),
-            "android": FileNames("text_encoder.tflite", "encode", ("tokens",), outputs),
-            "onnx": FileNames("text_encoder.onnx", "main", ("input_ids",), outputs),
-        },
-        wrap=wrap,
-        reference=lambda module, inputs: _reference(module, inputs, rows),
+    return token_encoder(
+        f"filled up at the end to the context length with {PAD}, which is masked",
+        "last_hidden_state",
+        f"Text features of the first token and the last {rows - 1}; those of padding mean nothing",
+        wrap,
+        lambda module, inputs: _reference(module, inputs, rows),
+        rows=lambda g: rows,
     )

@@ -122,9 +122,6 @@ MODEL = Model(
     build=_build,
     derive=_derive,
     check=_check,
-    prefixes=(),
-    sources=lambda shapes: {},
-    base_config=lambda shapes, names: {},
 )
 _INPUTS = ("sample", "timestep", "encoder_hidden_states", POOLED_TEXT)
 # What MultiModalDiffusionTransformer.swift of Apple's package looks up.

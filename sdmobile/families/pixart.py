@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from sdmobile.errors import UnsupportedError
-from sdmobile.families.autoencoder import latent_shape
-from sdmobile.families.component import Component, Config, FileNames, Kind, Model, Role, Shapes, Value
+from sdmobile.families.component import Config, Kind, Model, Shapes, Value
+from sdmobile.families.schedulers import finite_positive
 from sdmobile.families.shapes import count_blocks
+from sdmobile.families.transformer_components import patch_denoiser, text_context
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,6 +104,9 @@ def check(config: Config) -> None:
     for key in ("caption_channels", "out_channels", "in_channels"):
         if type(config.get(key)) is not int:
             raise UnsupportedError(f"the configuration of the transformer must say {key}", config.get(key))
+    scale = config.get("interpolation_scale")
+    if scale is not None and not finite_positive(scale):
+        raise UnsupportedError("interpolation_scale of the transformer must be a finite number above zero", scale)
 
 
 def _wrap(module: nn.Module, channels_last: bool) -> nn.Module:
@@ -129,30 +133,12 @@ MODEL = Model(
     build=_build,
     derive=_derive,
     check=lambda class_name, config: None,  # by `check`, when the tensors have corrected the configuration
-    prefixes=(),
-    sources=lambda shapes: {},
-    base_config=lambda shapes, names: {},
 )
-_INPUTS = ("sample", "timestep", "encoder_hidden_states", MASK)
-TRANSFORMER = Component(
-    name="transformer",
-    role=Role.DENOISER,
-    model=MODEL.name,
-    summary="Denoiser: noisy latents, timestep, text features and the text's mask to a prediction",
-    inputs=(
-        Value("sample", Kind.PIXELS, lambda g: (g.batch, *latent_shape(g)), "Noisy latents, {rows}"),
-        Value(
-            "timestep",
-            Kind.TIMESTEPS,
-            lambda g: (g.batch,),
-            "Timestep of the training schedule, the same in every row",
-        ),
-        Value(
-            "encoder_hidden_states",
-            Kind.CONTEXT,
-            lambda g: (g.batch, g.context_length, g.context_dim),
-            "Text features, {rows}",
-        ),
+TRANSFORMER = patch_denoiser(
+    "noisy latents, timestep, text features and the text's mask to a prediction",
+    "Timestep of the training schedule, the same in every row",
+    (
+        text_context(),
         Value(
             MASK,
             Kind.VECTOR,
@@ -160,16 +146,7 @@ TRANSFORMER = Component(
             "1 for each token of the text, 0 for padding, {rows}",
         ),
     ),
-    outputs=(
-        Value(
-            "noise_pred", Kind.PIXELS, lambda g: (g.batch, *latent_shape(g)), "Prediction for each row, before guidance"
-        ),
-    ),
-    files={
-        "ios": FileNames("Transformer.mlpackage", "main", _INPUTS, ("noise_pred",)),
-        "android": FileNames("transformer.tflite", "denoise", _INPUTS, ("noise_pred",)),
-        "onnx": FileNames("transformer.onnx", "main", _INPUTS, ("noise_pred",)),
-    },
-    wrap=_wrap,
-    reference=_reference,
+    "Prediction for each row, before guidance",
+    _wrap,
+    _reference,
 )

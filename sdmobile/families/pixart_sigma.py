@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import CheckpointError, UnsupportedError
-from sdmobile.families import apple, autoencoder, pixart, t5, tokenizer_kinds
-from sdmobile.families.component import BATCH2, SEPARATE, Config, Shapes
+from sdmobile.families import autoencoder, pixart, t5, tokenizer_kinds
+from sdmobile.families.component import BATCH2, SEPARATE, Config
 from sdmobile.families.facts import Facts
 from sdmobile.families.mmdit import patch_size
+from sdmobile.families.own_loop import OwnLoop
 from sdmobile.families.schedulers import OVERRIDDEN, check_schedule, prediction_type
-from sdmobile.families.stable_diffusion import StableDiffusion
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,36 +34,28 @@ _MOST_PLACES = 256
 """Tokens along a side of the pictures that a network was trained on: four times those of 1024 pixels."""
 
 
-class PixArtSigma(StableDiffusion):
+class PixArtSigma(OwnLoop):
     """Recognised by its pipeline or its transformer."""
 
     name = "pixart-sigma"
     title = "PixArt-Σ"
     models = (t5.MODEL, pixart.MODEL, autoencoder.MODEL)
     components = (t5.text_encoder(TEXT_LENGTH), pixart.TRANSFORMER, autoencoder.DECODER, autoencoder.ENCODER)
-    control_parts = ()
     tokenizer_kind = dataclasses.replace(tokenizer_kinds.T5, lowers=True)
     guidances = (
         dataclasses.replace(BATCH2, sentence="both guidance rows in one call of the transformer"),
         dataclasses.replace(SEPARATE, sentence="one call of the transformer per row"),
     )
     default_guidance_scale = 4.5
-    distillable = False
     tag = "pixart-sigma"
     guidance_rule = (
         "With guidance scale s, the prediction is uncond + s·(text − uncond); each row takes its text's features and "
         "mask (`conditioning` in `metadata.json`)"
     )
-    app_use: Mapping[str, str] = {}
-    app_scripts: Mapping[str, tuple[str, str]] = {"ios": (apple.SCRIPT, apple.compile_script("", "-R tokenizer"))}
-    app_tokenizer: ClassVar[Mapping[str, str]] = {}
 
     def claims(self, index: Mapping[str, Any], configs: Mapping[str, Config]) -> bool:
         stated = str(index.get("_class_name"))
         return "PixArt" in stated or configs.get("transformer", {}).get("_class_name") == pixart.MODEL.classes[0]
-
-    def claims_file(self, shapes: Shapes) -> bool:
-        return False
 
     def check_index(self, index: Mapping[str, Any], path: Path) -> None:
         if "Alpha" in str(index.get("_class_name")):
@@ -94,22 +86,11 @@ class PixArtSigma(StableDiffusion):
             latent_multiple=patch,
         )
 
-    def pad_token(self, configs: Mapping[str, Config]) -> str | None:
-        return None
-
     def encode(self, token_ids: NDArray[np.int64], run: Run, geometry: Geometry) -> Arrays:
         import numpy as np
 
         features = run("text_encoder", {"input_ids": token_ids})["last_hidden_state"]
         return {"encoder_hidden_states": features, pixart.MASK: (token_ids != t5.PAD).astype(np.float32)}
-
-    def app_differences(self, target: str, facts: Facts) -> list[str]:
-        if target != "ios":
-            return []
-        return [
-            "no Swift package of Apple's runs PixArt-Σ: the app runs the files itself, by scheduler.json and "
-            "metadata.json"
-        ]
 
     def app_facts(self, facts: Facts) -> dict[str, Any]:
         return {

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import UnsupportedError
 from sdmobile.families import clip, rotary
-from sdmobile.families.component import Component, Config, FileNames, Kind, Model, Role, Shapes, Value
+from sdmobile.families.component import Component, Config, Model, Shapes
+from sdmobile.families.transformer_components import token_encoder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -117,11 +118,9 @@ def model(layers: tuple[int, ...]) -> Model:
         build=lambda config: _build(config, _depth(config, layers) or 0),
         derive=_derive,
         check=lambda class_name, config: _check(class_name, config, layers),
-        prefixes=(),
-        sources=lambda shapes: {},
-        base_config=lambda shapes, names: {},
         unused=("norm.", "lm_head."),
         unused_by=lambda config: _behind(config, layers),
+        within="model.",
     )
 
 
@@ -139,34 +138,11 @@ def text_encoder(layers: tuple[int, ...], pad: int = PAD) -> Component:
         own: Any = module
         return Qwen3TextEncoder(module, positions(len(own.layers), layers), pad)
 
-    outputs = ("hidden_states",)
     taken = ", ".join(str(layer) if layer > 0 else f"{-layer} from the end" for layer in layers)
-    return Component(
-        name="text_encoder",
-        role=Role.TEXT_ENCODER,
-        model="text_encoder",
-        summary="Text encoder: token ids to text features",
-        inputs=(
-            Value(
-                "input_ids",
-                Kind.TOKEN_IDS,
-                lambda g: (1, g.context_length),
-                f"Token ids, filled up at the end to the context length with {pad}, which is masked",
-            ),
-        ),
-        outputs=(
-            Value(
-                outputs[0],
-                Kind.FEATURES,
-                lambda g: (1, g.context_length, g.context_dim),
-                f"Hidden states {taken}, one row per token",
-            ),
-        ),
-        files={
-            "ios": FileNames("TextEncoder.mlpackage", "main", ("input_ids",), outputs),
-            "android": FileNames("text_encoder.tflite", "encode", ("tokens",), outputs),
-            "onnx": FileNames("text_encoder.onnx", "main", ("input_ids",), outputs),
-        },
-        wrap=wrap,
-        reference=lambda module, inputs: _reference(module, inputs, layers, pad),
+    return token_encoder(
+        f"filled up at the end to the context length with {pad}, which is masked",
+        "hidden_states",
+        f"Hidden states {taken}, one row per token",
+        wrap,
+        lambda module, inputs: _reference(module, inputs, layers, pad),
     )

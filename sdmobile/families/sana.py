@@ -11,15 +11,16 @@ of the guidance scale.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from sdmobile.errors import UnsupportedError
-from sdmobile.families.autoencoder import latent_shape
-from sdmobile.families.component import Component, Config, FileNames, Kind, Model, Role, Shapes, Value
+from sdmobile.families.component import Config, Kind, Model, Shapes, Value
 from sdmobile.families.sana_text import ROWS
 from sdmobile.families.schedulers import finite_positive
 from sdmobile.families.shapes import count_blocks
+from sdmobile.families.transformer_components import patch_denoiser, text_context
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -101,39 +102,16 @@ MODEL = Model(
     build=_build,
     derive=_derive,
     check=lambda class_name, config: None,  # by `check`, when the tensors have corrected the configuration
-    prefixes=(),
-    sources=lambda shapes: {},
-    base_config=lambda shapes, names: {},
 )
-_INPUTS = ("sample", "timestep", "encoder_hidden_states", MASK, GUIDANCE)
-TRANSFORMER = Component(
-    name="transformer",
-    role=Role.DENOISER,
-    model=MODEL.name,
-    summary="Denoiser: noisy latents, timestep, text features, the text's mask and guidance scale to a velocity",
-    inputs=(
-        Value("sample", Kind.PIXELS, lambda g: (g.batch, *latent_shape(g)), "Noisy latents, {rows}"),
-        Value("timestep", Kind.TIMESTEPS, lambda g: (g.batch,), "Share of noise in the latents, from 1 down to 0"),
-        Value(
-            "encoder_hidden_states",
-            Kind.CONTEXT,
-            lambda g: (g.batch, ROWS, g.context_dim),
-            "Text features, {rows}",
-        ),
-        Value(
-            MASK,
-            Kind.VECTOR,
-            lambda g: (g.batch, ROWS),
-            "1 for each token of the text, 0 for padding, {rows}",
-        ),
+TRANSFORMER = patch_denoiser(
+    "noisy latents, timestep, text features, the text's mask and guidance scale to a velocity",
+    "Share of noise in the latents, from 1 down to 0",
+    (
+        dataclasses.replace(text_context(), shape=lambda g: (g.batch, ROWS, g.context_dim)),
+        Value(MASK, Kind.VECTOR, lambda g: (g.batch, ROWS), "1 for each token of the text, 0 for padding, {rows}"),
         Value(GUIDANCE, Kind.TIMESTEPS, lambda g: (g.batch,), "Guidance scale, as users give it"),
     ),
-    outputs=(Value("noise_pred", Kind.PIXELS, lambda g: (g.batch, *latent_shape(g)), "Velocity, noise minus picture"),),
-    files={
-        "ios": FileNames("Transformer.mlpackage", "main", _INPUTS, ("noise_pred",)),
-        "android": FileNames("transformer.tflite", "denoise", _INPUTS, ("noise_pred",)),
-        "onnx": FileNames("transformer.onnx", "main", _INPUTS, ("noise_pred",)),
-    },
-    wrap=_wrap,
-    reference=_reference,
+    "Velocity, noise minus picture",
+    _wrap,
+    _reference,
 )

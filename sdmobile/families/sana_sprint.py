@@ -7,17 +7,17 @@ is no unconditional row: guidance was distilled into the transformer, which take
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import CheckpointError, UnsupportedError
-from sdmobile.families import apple, deep_compression, gemma2, sana, sana_text, trigflow
-from sdmobile.families.component import EMBEDDED, Config, Shapes
+from sdmobile.families import deep_compression, gemma2, sana, sana_text, trigflow
+from sdmobile.families.component import EMBEDDED, Config
 from sdmobile.families.facts import Facts
 from sdmobile.families.flow_matching import PREDICTION
 from sdmobile.families.kept_tables import TRIGFLOW, loop_of
 from sdmobile.families.mmdit import patch_size
+from sdmobile.families.own_loop import OwnLoop
 from sdmobile.families.scheduler_document import document_of
-from sdmobile.families.stable_diffusion import StableDiffusion
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,17 +35,15 @@ _MOST_PLACES = 256
 """Tokens along a side of the pictures that a network was trained on: eight times those of 1024 pixels."""
 
 
-class SanaSprint(StableDiffusion):
+class SanaSprint(OwnLoop):
     """Recognised by its pipeline or its transformer."""
 
     name = "sana-sprint"
     title = "SANA-Sprint"
     models = (gemma2.MODEL, sana.MODEL, deep_compression.MODEL)
     components = (sana_text.TEXT_ENCODER, sana.TRANSFORMER, deep_compression.DECODER, deep_compression.ENCODER)
-    control_parts = ()
     tokenizer_kind = sana_text.TOKENIZER
     loop_kind = TRIGFLOW
-    distillable = False  # it is, to its own few steps
     guidances = (EMBEDDED,)
     default_steps = 2
     default_guidance_scale = 4.5
@@ -53,16 +51,10 @@ class SanaSprint(StableDiffusion):
     guidance_rule = (
         f"The guidance scale is the input `{sana.GUIDANCE}` of the transformer; there is no unconditional row"
     )
-    app_use: Mapping[str, str] = {}
-    app_scripts: Mapping[str, tuple[str, str]] = {"ios": (apple.SCRIPT, apple.compile_script("", "-R tokenizer"))}
-    app_tokenizer: ClassVar[Mapping[str, str]] = {}
 
     def claims(self, index: Mapping[str, Any], configs: Mapping[str, Config]) -> bool:
         transformer = configs.get(sana.MODEL.name, {}).get("_class_name")
         return "Sana" in str(index.get("_class_name")) or transformer in sana.MODEL.classes
-
-    def claims_file(self, shapes: Shapes) -> bool:
-        return False
 
     def check_index(self, index: Mapping[str, Any], path: Path) -> None:
         stated = index.get("_class_name")
@@ -93,9 +85,6 @@ class SanaSprint(StableDiffusion):
             latent_multiple=patch,
         )
 
-    def pad_token(self, configs: Mapping[str, Config]) -> str | None:
-        return None
-
     def encode(self, token_ids: NDArray[np.int64], run: Run, geometry: Geometry) -> Arrays:
         features = run("text_encoder", {"input_ids": token_ids})["last_hidden_state"]
         return {"encoder_hidden_states": features, sana.MASK: sana_text.mask_of(token_ids)}
@@ -125,14 +114,6 @@ class SanaSprint(StableDiffusion):
         guidance = f"{sana.GUIDANCE} of the transformer = scale; no unconditional row"
         loop, length = loop_of(config, self.loop_kind), config.get("num_train_timesteps", 1000)
         return document_of(loop, scaling_factor, shift_factor, guidance, self.default_steps, length)
-
-    def app_differences(self, target: str, facts: Facts) -> list[str]:
-        if target != "ios":
-            return []
-        return [
-            f"no Swift package of Apple's runs {self.title}: the app runs the files itself, by scheduler.json and "
-            "metadata.json"
-        ]
 
     def app_facts(self, facts: Facts) -> dict[str, Any]:
         rows = sana_text.ROWS

@@ -18,7 +18,8 @@ from sdmobile.families import apple, autoencoder, clip_pooled, mmdit
 from sdmobile.families.clip_pooled import POOLED, WIDTH
 from sdmobile.families.component import BATCH2, SEPARATE, Config, Shapes
 from sdmobile.families.facts import Facts
-from sdmobile.families.flow_matching import PREDICTION, check_flow, flow_scheduler
+from sdmobile.families.flow_matched import FlowMatched
+from sdmobile.families.flow_matching import PREDICTION, check_unsized
 from sdmobile.families.stable_diffusion_xl import StableDiffusionXL
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ SHIFTED_DECODER = dataclasses.replace(
 )
 
 
-class StableDiffusion3(StableDiffusionXL):
+class StableDiffusion3(FlowMatched, StableDiffusionXL):
     """Recognised by its pipeline or its transformer."""
 
     name = "stable-diffusion-3"
@@ -63,7 +64,6 @@ class StableDiffusion3(StableDiffusionXL):
     default_steps = 28
     default_guidance_scale = 7.0
     distillable = False
-    loop_kind = "flow"
     tag = "stable-diffusion-3"
     own_marks = ()
     guidance_rule = (
@@ -85,7 +85,7 @@ class StableDiffusion3(StableDiffusionXL):
         return False
 
     def facts(self, configs: Mapping[str, Config], scheduler_config: Config, notes: list[str]) -> Facts:
-        check_flow(scheduler_config)
+        check_unsized(scheduler_config)
         transformer, vae = configs[mmdit.MODEL.name], configs["vae"]
         texts = [configs[name] for name in WIDTH]
         length, patch = _length(texts), mmdit.patch_size(transformer)
@@ -136,20 +136,6 @@ class StableDiffusion3(StableDiffusionXL):
 
     def conditioning(self, guidance_scale: float, geometry: Geometry) -> Arrays:
         return {}
-
-    def scheduler(self, config: Mapping[str, Any], name: str | None, steps: int) -> Any:
-        scheduler = flow_scheduler(config, name)
-        scheduler.set_timesteps(steps)
-        return scheduler
-
-    def scheduler_document(
-        self, config: Mapping[str, Any], scaling_factor: float, shift_factor: float = 0.0
-    ) -> dict[str, Any]:
-        from sdmobile.families.kept_tables import loop_of
-        from sdmobile.families.scheduler_document import GUIDANCE, document_of
-
-        loop, length = loop_of(config, self.loop_kind), config.get("num_train_timesteps", 1000)
-        return document_of(loop, scaling_factor, shift_factor, GUIDANCE, self.default_steps, length)
 
     def app_differences(self, target: str, facts: Facts) -> list[str]:
         return apple.flow_differences(facts) if target == "ios" else []

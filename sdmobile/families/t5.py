@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import UnsupportedError
 from sdmobile.families import clip
-from sdmobile.families.component import Component, Config, FileNames, Kind, Model, Role, Shapes, Value
+from sdmobile.families.component import Component, Config, Model, Shapes
 from sdmobile.families.shapes import count_blocks
+from sdmobile.families.transformer_components import token_encoder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -69,6 +70,10 @@ def _check(class_name: str, config: Config) -> None:
     forward = config.get("feed_forward_proj", _FORWARD[0])
     if forward not in _FORWARD:
         raise UnsupportedError(f"feed_forward_proj of T5 must be one of {', '.join(_FORWARD)}", forward)
+    buckets, most = config.get("relative_attention_num_buckets", 32), config.get("relative_attention_max_distance", 128)
+    if type(buckets) is not int or type(most) is not int or not 4 <= buckets < 4 * most:
+        rule = "T5 must have 4 buckets of distances at least, and a largest distance beyond a quarter of them"
+        raise UnsupportedError(rule, f"relative_attention_num_buckets = {buckets}, {most} the largest distance")
 
 
 def _reference(module: Any, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -83,9 +88,6 @@ MODEL = Model(
     build=_build,
     derive=_derive,
     check=_check,
-    prefixes=(),
-    sources=lambda shapes: {},
-    base_config=lambda shapes, names: {},
     unused=("encoder.embed_tokens.",),
 )
 
@@ -98,33 +100,10 @@ def text_encoder(length: int) -> Component:
 
         return T5TextEncoder(module, length, PAD)
 
-    outputs = ("last_hidden_state",)
-    return Component(
-        name="text_encoder",
-        role=Role.TEXT_ENCODER,
-        model=MODEL.name,
-        summary="Text encoder: token ids to text features",
-        inputs=(
-            Value(
-                "input_ids",
-                Kind.TOKEN_IDS,
-                lambda g: (1, g.context_length),
-                f"Token ids, padded to the context length with {PAD}, which is masked",
-            ),
-        ),
-        outputs=(
-            Value(
-                outputs[0],
-                Kind.FEATURES,
-                lambda g: (1, g.context_length, g.context_dim),
-                "Text features, one row per token; those of padding mean nothing",
-            ),
-        ),
-        files={
-            "ios": FileNames("TextEncoder.mlpackage", "main", ("input_ids",), outputs),
-            "android": FileNames("text_encoder.tflite", "encode", ("tokens",), outputs),
-            "onnx": FileNames("text_encoder.onnx", "main", ("input_ids",), outputs),
-        },
-        wrap=wrap,
-        reference=_reference,
+    return token_encoder(
+        f"padded to the context length with {PAD}, which is masked",
+        "last_hidden_state",
+        "Text features, one row per token; those of padding mean nothing",
+        wrap,
+        _reference,
     )

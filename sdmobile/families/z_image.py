@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from sdmobile.errors import CheckpointError, UnsupportedError
-from sdmobile.families import apple, autoencoder, qwen3, tokenizer_kinds, zimage
-from sdmobile.families.component import SEPARATE, UNGUIDED, Config, Shapes
+from sdmobile.families import autoencoder, qwen3, single_stream, tokenizer_kinds
+from sdmobile.families.component import SEPARATE, UNGUIDED, Config
 from sdmobile.families.facts import Facts
-from sdmobile.families.flow_matching import PREDICTION, check_flow, flow_scheduler
-from sdmobile.families.stable_diffusion import StableDiffusion
+from sdmobile.families.flow_matched import FlowMatched
+from sdmobile.families.flow_matching import PREDICTION, check_unsized
+from sdmobile.families.kept_tables import EVEN_FLOW
+from sdmobile.families.own_loop import OwnLoop
 from sdmobile.families.stable_diffusion_3 import SHIFTED_DECODER, SHIFTED_VAE
 
 if TYPE_CHECKING:
@@ -38,14 +40,13 @@ _USUAL_SIZE = 128
 _PIPELINE = "ZImagePipeline"
 
 
-class ZImage(StableDiffusion):
+class ZImage(FlowMatched, OwnLoop):
     """Recognised by its pipeline or its transformer."""
 
     name = "z-image"
     title = "Z-Image-Turbo"
-    models = (qwen3.model(_LAYERS), zimage.MODEL, SHIFTED_VAE)
-    components = (qwen3.text_encoder(_LAYERS), zimage.TRANSFORMER, SHIFTED_DECODER, autoencoder.ENCODER)
-    control_parts = ()
+    models = (qwen3.model(_LAYERS), single_stream.MODEL, SHIFTED_VAE)
+    components = (qwen3.text_encoder(_LAYERS), single_stream.TRANSFORMER, SHIFTED_DECODER, autoencoder.ENCODER)
     tokenizer_kind = dataclasses.replace(
         tokenizer_kinds.QWEN,
         instruction="<|im_start|>user\n",
@@ -57,23 +58,19 @@ class ZImage(StableDiffusion):
     )
     default_steps = 9
     default_guidance_scale = 1.0
-    distillable = False
-    loop_kind = "even flow"
+    loop_kind = EVEN_FLOW
     tag = "z-image"
     guidance_rule = (
         "Guidance was distilled into the transformer, whose prediction is used as it is (for a guidance scale s above "
         "1 it is uncond + s·(text − uncond), which Diffusers calls a scale of s − 1)"
     )
-    app_use: Mapping[str, str] = {}
-    app_scripts: Mapping[str, tuple[str, str]] = {"ios": (apple.SCRIPT, apple.compile_script("", "-R tokenizer"))}
-    app_tokenizer: ClassVar[Mapping[str, str]] = {}
 
     def claims(self, index: Mapping[str, Any], configs: Mapping[str, Config]) -> bool:
         stated = str(index.get("_class_name"))
-        return stated.startswith("ZImage") or configs.get("transformer", {}).get("_class_name") in zimage.MODEL.classes
-
-    def claims_file(self, shapes: Shapes) -> bool:
-        return False
+        return (
+            stated.startswith("ZImage")
+            or configs.get("transformer", {}).get("_class_name") in single_stream.MODEL.classes
+        )
 
     def check_index(self, index: Mapping[str, Any], path: Path) -> None:
         stated = index.get("_class_name")
@@ -84,9 +81,9 @@ class ZImage(StableDiffusion):
         super().check_index(index, path)
 
     def facts(self, configs: Mapping[str, Config], scheduler_config: Config, notes: list[str]) -> Facts:
-        check_flow(scheduler_config)
+        check_unsized(scheduler_config)
         text, transformer, vae = (configs[model.name] for model in self.models)
-        zimage.check(transformer)
+        single_stream.check(transformer)
         _check_fit(text, transformer, vae)
         size = _size(transformer)
         return Facts(
@@ -99,54 +96,26 @@ class ZImage(StableDiffusion):
             context_dim=text["hidden_size"],
             prediction_type=PREDICTION,
             shift_factor=autoencoder.shift_factor(vae),
-            latent_multiple=zimage.MULTIPLE,
-            latent_most=zimage.PATCH * min(zimage.setting(transformer, "axes_lens")[1:]),
+            latent_multiple=single_stream.MULTIPLE,
+            latent_most=single_stream.PATCH * min(single_stream.setting(transformer, "axes_lens")[1:]),
         )
-
-    def pad_token(self, configs: Mapping[str, Config]) -> str | None:
-        return None
 
     def encode(self, token_ids: NDArray[np.int64], run: Run, geometry: Geometry) -> Arrays:
         import numpy as np
 
         features = run("text_encoder", {"input_ids": token_ids})["hidden_states"]
         tokens = int(np.flatnonzero(token_ids[0] != qwen3.PAD).max(initial=0)) + 1
-        moved, mask = zimage.to_the_end(features, tokens)
-        return {"encoder_hidden_states": moved, zimage.MASK: mask}
-
-    def conditioning(self, guidance_scale: float, geometry: Geometry) -> Arrays:
-        return {}
-
-    def scheduler(self, config: Mapping[str, Any], name: str | None, steps: int) -> Any:
-        scheduler = flow_scheduler(config, name, even=True)
-        scheduler.set_timesteps(steps)
-        return scheduler
-
-    def scheduler_document(
-        self, config: Mapping[str, Any], scaling_factor: float, shift_factor: float = 0.0
-    ) -> dict[str, Any]:
-        from sdmobile.families.kept_tables import loop_of
-        from sdmobile.families.scheduler_document import GUIDANCE, document_of
-
-        loop, length = loop_of(config, self.loop_kind), config.get("num_train_timesteps", 1000)
-        return document_of(loop, scaling_factor, shift_factor, GUIDANCE, self.default_steps, length)
-
-    def app_differences(self, target: str, facts: Facts) -> list[str]:
-        if target != "ios":
-            return []
-        return [
-            f"no Swift package of Apple's runs {self.title}: the app runs the files itself, by scheduler.json and "
-            "metadata.json"
-        ]
+        moved, mask = single_stream.to_the_end(features, tokens)
+        return {"encoder_hidden_states": moved, single_stream.MASK: mask}
 
     def app_facts(self, facts: Facts) -> dict[str, Any]:
-        length = facts.context_length
+        length, block = facts.context_length, single_stream.BLOCK
         return {
             "conditioning": {
                 "encoder_hidden_states": f"of the n rows of hidden_states of text_encoder that input_ids before the "
-                f"padding ({qwen3.PAD}) have, moved to begin at row {length} − {zimage.BLOCK}·⌈n/{zimage.BLOCK}⌉; "
-                "zeros in all other rows",
-                zimage.MASK: "1 in those n rows, 0 in all others",
+                f"padding ({qwen3.PAD}) have, moved to begin at row {length} − {block}·⌈n/{block}⌉; zeros in all "
+                "other rows",
+                single_stream.MASK: "1 in those n rows, 0 in all others",
                 "empty_negative_text": "encoded as any other, where a guidance scale above 1 asks for it",
             }
         }
@@ -164,13 +133,13 @@ def _check_fit(text: Config, transformer: Config, vae: Config) -> None:
             "the transformer must take the text encoder's features",
             f"transformer {transformer['cap_feat_dim']}, text encoder {text.get('hidden_size')}",
         )
-    if zimage.setting(transformer, "axes_lens")[0] <= TEXT_LENGTH + 1:
+    if single_stream.setting(transformer, "axes_lens")[0] <= TEXT_LENGTH + 1:
         raise CheckpointError(
             f"the transformer must have places for {TEXT_LENGTH} tokens of text and a picture behind them",
-            f"axes_lens = {zimage.setting(transformer, 'axes_lens')}",
+            f"axes_lens = {single_stream.setting(transformer, 'axes_lens')}",
         )
 
 
 def _size(transformer: Config) -> int:
     """Returns the latent cells along one side of Diffusers' usual picture, or of the largest that has places."""
-    return min(_USUAL_SIZE, zimage.PATCH * min(zimage.setting(transformer, "axes_lens")[1:]))
+    return min(_USUAL_SIZE, single_stream.PATCH * min(single_stream.setting(transformer, "axes_lens")[1:]))

@@ -9,19 +9,11 @@ import pytest
 import torch
 from transformers import Gemma2Config, Gemma2Model
 
-from sdmobile.basics.metrics import psnr
 from sdmobile.checkpoints.modules import empty_module
-from sdmobile.device_profiles import load_profile
 from sdmobile.errors import UnsupportedError
 from sdmobile.families import gemma2
 from sdmobile.families.gemma2_encoder import Gemma2TextEncoder, chosen
-from sdmobile.lint import lint_file
-from sdmobile.rewrites.engine import agreement, rewrite
-from sdmobile.rewrites.program import run
-from sdmobile.rewrites.registry import rules_for
-from sdmobile.rewrites.tables import fold_tables
-from sdmobile.rewrites.tidy import tidy
-from tests.rewrites.litert_files import litert_file
+from tests.families.language_files import DEVICES, check_android_file, check_axes_and_types
 from tests.synthetic import GEMMA
 
 LENGTH, TOKENS, ROWS = 96, 41, 64
@@ -135,23 +127,11 @@ def encoder() -> Gemma2TextEncoder:
     return Gemma2TextEncoder(as_ours(made()), ROWS, gemma2.PAD).eval().requires_grad_(False)
 
 
-@pytest.mark.parametrize("device", ["iphone-15-pro", "galaxy-s23-ultra", "android-cpu"])
+@pytest.mark.parametrize("device", DEVICES)
 def test_every_device_gets_four_axes_and_numbers(device: str) -> None:
-    inputs = (texts().float() if device.startswith("iphone") else texts().int(),)
-    captured, _ = tidy(torch.export.export(encoder(), inputs, strict=False))
-    program, tables = fold_tables(captured)
-    assert tables == 2  # cosine and sine
-    after = rewrite(program, rules_for(load_profile(device))).program
-    values = [value for node in after.graph.nodes if isinstance(value := node.meta.get("val"), torch.Tensor)]
-    assert max(value.ndim for value in values) == 4
-    assert torch.bool not in {value.dtype for value in values}
-    assert agreement(run(captured, inputs), run(after, inputs)) > 95
+    check_axes_and_types(encoder(), texts(), device)
 
 
 @pytest.mark.slow
 def test_the_android_file_is_pytorch_and_the_lint_accepts_it(tmp_path: Path) -> None:
-    file = litert_file(encoder(), (texts().int(),), rules_for(load_profile("galaxy-s23-ultra")), tmp_path)
-    assert psnr(file.expected, file.run()) > 100
-    report = lint_file(file.path)
-    assert report.accepted
-    assert not report.findings
+    check_android_file(encoder(), texts(), tmp_path)

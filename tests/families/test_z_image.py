@@ -12,7 +12,7 @@ import torch
 from sdmobile.checkpoints import Checkpoint, load_model, open_checkpoint
 from sdmobile.checkpoints.tokenizers import load_tokenizer, token_ids
 from sdmobile.errors import CheckpointError, UnsupportedError
-from sdmobile.families import family_named, qwen3, zimage
+from sdmobile.families import family_named, qwen3, single_stream
 from sdmobile.families.qwen3_encoder import Qwen3TextEncoder
 from sdmobile.families.z_image import TEXT_LENGTH
 from sdmobile.reference.noise import NoiseStream
@@ -82,7 +82,7 @@ def test_an_app_samples_by_the_tables(checkpoint: Checkpoint) -> None:
     x = NoiseStream(7, spec.latent_shape).draw() * np.float32(solver["init_noise_sigma"])
     for row, wanted in zip(solver["steps"]["4"], ours.latents, strict=True):
         inputs = {"sample": x, "timestep": np.asarray([row["timestep"]], np.float32)}
-        text = {"encoder_hidden_states": moved, zimage.MASK: mask}
+        text = {"encoder_hidden_states": moved, single_stream.MASK: mask}
         velocity = sampler.runner.run("transformer", {**inputs, **text})["noise_pred"]
         clean = x - row["sigma"] * velocity
         x = (row["a"] * x + row["b"] * clean).astype(np.float32)

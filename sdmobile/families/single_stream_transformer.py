@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
+from sdmobile.families.single_stream import BLOCK, PATCH, angles, picture_places, text_places
 from sdmobile.families.t5_encoder import MASKED
-from sdmobile.families.zimage import BLOCK, PATCH, angles, picture_places, text_places
 
 _KEY = f"{PATCH}-1"
 _LONGEST_PERIOD = 10_000

@@ -12,8 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdmobile.errors import CheckpointError, UnsupportedError
-from sdmobile.families.zimage import BLOCK, MASK, TRANSFORMER, angles, check, picture_places, text_places, to_the_end
-from sdmobile.families.zimage_transformer import ZImageTransformer
+from sdmobile.families.single_stream import (
+    BLOCK,
+    MASK,
+    TRANSFORMER,
+    angles,
+    check,
+    picture_places,
+    text_places,
+    to_the_end,
+)
+from sdmobile.families.single_stream_transformer import ZImageTransformer
 
 CONFIG: dict[str, Any] = {
     "in_channels": 4,

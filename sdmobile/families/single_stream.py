@@ -15,9 +15,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from sdmobile.errors import CheckpointError, UnsupportedError
-from sdmobile.families.autoencoder import latent_shape
-from sdmobile.families.component import Component, Config, FileNames, Kind, Model, Role, Shapes, Value
+from sdmobile.families import rotary
+from sdmobile.families.component import Config, Kind, Model, Shapes, Value
 from sdmobile.families.shapes import count_blocks
+from sdmobile.families.transformer_components import NOISE_LEVEL, VELOCITY, patch_denoiser, text_context
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,8 +61,6 @@ def setting(config: Mapping[str, Any], key: str) -> Any:
 def angles(places: NDArray[np.int64], sizes: Sequence[int], theta: float) -> tuple[Any, Any]:
     """Returns the cosines and sines of rotary positions, each float32 [N, Σ sizes/2].
 
-        φ = p·θ^(−2k/d)        of every axis, d features wide
-
     Args:
         places: of each token on each axis, [N, A].
         sizes: features of each axis, [A].
@@ -69,12 +68,8 @@ def angles(places: NDArray[np.int64], sizes: Sequence[int], theta: float) -> tup
     """
     import numpy as np
 
-    columns = [
-        np.outer(places[:, axis].astype(np.float64), 1.0 / theta ** (np.arange(0, size, 2) / size))
-        for axis, size in enumerate(sizes)
-    ]
-    phases = np.concatenate(columns, axis=1).astype(np.float32)
-    return np.cos(phases), np.sin(phases)
+    turns = rotary.phases(places, sizes, theta).astype(np.float32)  # as Diffusers rounds them
+    return np.cos(turns), np.sin(turns)
 
 
 def text_places(length: int) -> NDArray[np.int64]:
@@ -147,6 +142,7 @@ def check(config: Config) -> None:
     for key in ("in_channels", "dim", "cap_feat_dim"):
         if type(config.get(key)) is not int:
             raise UnsupportedError(f"the configuration of the transformer must say {key}", config.get(key))
+    rotary.base_of(config, _DEFAULTS["rope_theta"])
     heads, axes, lengths = (setting(config, key) for key in ("n_heads", "axes_dims", "axes_lens"))
     whole = all(
         isinstance(values, list | tuple) and len(values) == 3 and all(type(v) is int and v > 0 for v in values)
@@ -162,7 +158,7 @@ def check(config: Config) -> None:
 
 
 def _wrap(module: nn.Module, channels_last: bool) -> nn.Module:
-    from sdmobile.families.zimage_transformer import ZImageTransformer
+    from sdmobile.families.single_stream_transformer import ZImageTransformer
 
     return ZImageTransformer(module, channels_last)
 
@@ -183,25 +179,12 @@ MODEL = Model(
     build=_build,
     derive=_derive,
     check=lambda class_name, config: None,  # by `check`, when the tensors have corrected the configuration
-    prefixes=(),
-    sources=lambda shapes: {},
-    base_config=lambda shapes, names: {},
 )
-_INPUTS = ("sample", "timestep", "encoder_hidden_states", MASK)
-TRANSFORMER = Component(
-    name="transformer",
-    role=Role.DENOISER,
-    model=MODEL.name,
-    summary="Denoiser: noisy latents, timestep, text features and the text's mask to a velocity",
-    inputs=(
-        Value("sample", Kind.PIXELS, lambda g: (g.batch, *latent_shape(g)), "Noisy latents, {rows}"),
-        Value("timestep", Kind.TIMESTEPS, lambda g: (g.batch,), "1000 times the noise level, the same in every row"),
-        Value(
-            "encoder_hidden_states",
-            Kind.CONTEXT,
-            lambda g: (g.batch, g.context_length, g.context_dim),
-            f"Text features, moved towards the end by multiples of {BLOCK} rows, {{rows}}",
-        ),
+TRANSFORMER = patch_denoiser(
+    "noisy latents, timestep, text features and the text's mask to a velocity",
+    NOISE_LEVEL,
+    (
+        text_context(f"Text features, moved towards the end by multiples of {BLOCK} rows, {{rows}}"),
         Value(
             MASK,
             Kind.VECTOR,
@@ -209,16 +192,7 @@ TRANSFORMER = Component(
             "1 for each token of the text, where its features are, else 0, {rows}",
         ),
     ),
-    outputs=(
-        Value(
-            "noise_pred", Kind.PIXELS, lambda g: (g.batch, *latent_shape(g)), "Velocity for each row, before guidance"
-        ),
-    ),
-    files={
-        "ios": FileNames("Transformer.mlpackage", "main", _INPUTS, ("noise_pred",)),
-        "android": FileNames("transformer.tflite", "denoise", _INPUTS, ("noise_pred",)),
-        "onnx": FileNames("transformer.onnx", "main", _INPUTS, ("noise_pred",)),
-    },
-    wrap=_wrap,
-    reference=_reference,
+    VELOCITY,
+    _wrap,
+    _reference,
 )
