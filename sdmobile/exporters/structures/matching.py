@@ -37,6 +37,9 @@ class Parameters:
     Args:
         shapes: by name.
         draw: returns the values of one.
+
+    Each is drawn once for what tells it from the others: the first and the last number stay so, whatever the order of
+    the axes. Of all others of its size it need not be drawn again.
     """
 
     shapes: Shapes
@@ -48,12 +51,14 @@ class Parameters:
         for name, shape in self.shapes.items():
             self.by_size.setdefault(prod(shape), []).append(name)
         self.read = lru_cache(maxsize=8)(self.draw)
-        self.first: dict[str, NDArray[np.float32]] = {}
+        self.ends: dict[str, NDArray[np.float32]] = {}
+        self.edges: dict[str, tuple[NDArray[np.float32], ...]] = {}
         self.length: dict[str, float] = {}
-        for name in self.shapes:  # the first number stays the first one, whatever the order of the axes
-            flat = self.draw(name).reshape(-1)
-            self.first[name] = flat[:1].copy()
-            self.length[name] = length_of(flat)
+        for name in self.shapes:
+            array = self.draw(name)
+            self.ends[name] = array.reshape(-1)[[0, -1]]
+            self.edges[name] = tuple(_edge(array, axis) for axis in range(array.ndim))
+            self.length[name] = length_of(array.reshape(-1))
 
 
 def bindings_of(stored: Array, parameters: Parameters) -> Iterator[Binding]:
@@ -108,7 +113,7 @@ def _whole(stored: Array, parameters: Parameters) -> Iterator[Binding]:
     dtype = stored.dtype.name
     corner = stored.reshape(-1)[0]
     for name in parameters.by_size.get(stored.size, ()):
-        if cast(parameters.first[name], dtype)[0] == corner:
+        if cast(parameters.ends[name], dtype)[0] == corner:
             for steps in _orders(parameters.shapes[name], stored.shape):
                 yield Binding((name,), steps, dtype)
 
@@ -126,7 +131,7 @@ def _parts(stored: Array, parameters: Parameters) -> Iterator[Binding]:
             if stored.size % rest or not rest:
                 continue
             count = stored.size // rest
-            edge = cast(_edge(parameters, name, axis), dtype)
+            edge = cast(parameters.edges[name][axis], dtype)
             for start in np.flatnonzero(edge == corner):
                 stop = int(start) + count
                 if stop <= length:
@@ -136,10 +141,9 @@ def _parts(stored: Array, parameters: Parameters) -> Iterator[Binding]:
                         yield Binding((name,), (part, *steps), dtype)
 
 
-def _edge(parameters: Parameters, name: str, axis: int) -> Array:
+def _edge(array: Array, axis: int) -> Array:
     """Returns the first number of each part of length 1 along an axis."""
-    array = parameters.read(name)
-    return np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)[:, 0]
+    return array[tuple(slice(None) if other == axis else 0 for other in range(array.ndim))].copy()
 
 
 def _joined(stored: Array, parameters: Parameters) -> Iterator[Binding]:
@@ -154,8 +158,8 @@ def _joined(stored: Array, parameters: Parameters) -> Iterator[Binding]:
             row = stored.size // stored.shape[axis]
             found = [
                 name
-                for name, first in parameters.first.items()
-                if cast(first, dtype)[0] == corner and prod(parameters.shapes[name]) % row == 0
+                for name, ends in parameters.ends.items()
+                if cast(ends, dtype)[0] == corner and prod(parameters.shapes[name]) % row == 0
             ]
             if len(found) != 1:
                 break
@@ -174,9 +178,12 @@ def _scaled(stored: Array, parameters: Parameters) -> Iterator[Binding]:
     """Yields a parameter times constants: the scale of an attention, its root, two float16 factors of either."""
     dtype = stored.dtype.name
     length = length_of(stored.reshape(-1))
+    ends = stored.reshape(-1)[[0, -1]]
     products, factors = _factors()
     for name in parameters.by_size.get(stored.size, ()):
         ratio = length / max(parameters.length[name], 1e-30)
+        if not _near(parameters.ends[name] * ratio, ends, 2 * _NEAR):  # all of one size are about as long
+            continue
         for index in np.flatnonzero(np.abs(ratio / products - 1) < _NEAR).tolist():
             for steps in _orders(parameters.shapes[name], stored.shape):
                 if not _agree(stored, parameters.read(name), steps, float(products[index])):
@@ -189,7 +196,11 @@ def _scaled(stored: Array, parameters: Parameters) -> Iterator[Binding]:
 def _agree(stored: Array, array: Array, steps: tuple[Step, ...], factor: float) -> bool:
     """Returns whether an array times a factor is about what is stored: cheaper than the exact comparison."""
     moved = Binding(("",), steps, "float32").value([array]).reshape(-1)[:64].astype(np.float64)
-    return bool(np.allclose(moved * factor, stored.reshape(-1)[:64].astype(np.float64), rtol=_NEAR, atol=1e-6))
+    return _near(moved * factor, stored.reshape(-1)[:64], _NEAR)
+
+
+def _near(one: Array, other: Array, share: float) -> bool:
+    return bool(np.allclose(one, other.astype(np.float64), rtol=share, atol=1e-6))
 
 
 @lru_cache(maxsize=1)

@@ -83,3 +83,20 @@ def test_a_winograd_kernel_is_found(tile: int) -> None:
 )
 def test_what_is_not_in_the_list_is_not_found(foreign: np.ndarray) -> None:
     assert list(bindings_of(foreign.astype(np.float16), PROBE)) == []
+
+
+@pytest.mark.parametrize("steps", [(("scale", 32**-0.5, "float32"),), (("part", 0, 8, 16), ("permute", (1, 0)))])
+def test_parameters_of_one_size_are_not_all_drawn_again(steps: tuple[Step, ...]) -> None:
+    """A network of billions has hundreds of projections of one size; each is drawn once, to be known again."""
+    shapes = {f"block.{index}.to_q.weight": (16, 12) for index in range(100)}
+    drawn: list[str] = []
+
+    def draw(name: str) -> np.ndarray:
+        drawn.append(name)
+        return probe_array(PROBE_SEED, name, shapes[name])
+
+    parameters = Parameters(shapes, draw)
+    assert len(drawn) == 100
+    planted = Binding(("block.70.to_q.weight",), steps, "float16").value([draw("block.70.to_q.weight")])
+    assert {one.parameters for one in bindings_of(planted, parameters)} == {("block.70.to_q.weight",)}
+    assert len(drawn) <= 105
