@@ -1,7 +1,8 @@
-"""Tokenizers that are kept whole, in `tokenizer.json`: T5's and Gemma's.
+"""Tokenizers that are kept whole, in `tokenizer.json`: T5's, Gemma's and Qwen's.
 
     T5          pieces of SentencePiece, each with a score; a text becomes the pieces of the largest sum
     Gemma       pairs of pieces are joined in a fixed order; what no piece has becomes its bytes
+    Qwen        pairs of bytes are joined in a fixed order, within words
 
 T5's may be in SentencePiece's own file, spiece.model, which other programs read too; where both are, tokenizer.json
 counts. Kudo, "Subword Regularization", arXiv 1804.10959 (the unigram model); Sennrich et al., arXiv 1508.07909 (pairs).
