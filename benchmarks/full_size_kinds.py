@@ -1,11 +1,12 @@
-"""Exports and checks full-size checkpoints of further kinds, with random weights: inpainting, ControlNet, XL.
+"""Exports and checks full-size checkpoints of further kinds, with random weights: inpainting, ControlNet, XL, and
+the transformers of `benchmarks.transformers`, whose text encoders and autoencoders are tiny.
 
-    python -m benchmarks.full_size_kinds WORK [--kinds inpainting,controlnet,xl] [--targets ios,android]
+    python -m benchmarks.full_size_kinds WORK [--kinds inpainting,controlnet,xl,pixart,…] [--targets ios,android]
         [--checked-only]
 
-Writes a Markdown table to standard output: seconds and memory of the largest process of each command, and the least
-PSNR of each component against float32 PyTorch. XL is exported at 1024 × 1024 pixels, and once more at 256 × 256 to be
-checked, because PyTorch takes minutes for one call at its own size.
+Writes a Markdown table to standard output: seconds and memory of the largest process of each command, what the lint
+says of the files, and the least PSNR of each component against float32 PyTorch. What PyTorch takes minutes for at its
+own size is exported once more at 256 × 256 pixels to be checked; what does not fit into memory in float32 is not.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.transformers import TRANSFORMERS
 from sdmobile.families import family_named
+from tests.families import tiny
 from tests.synthetic import write_checkpoint, write_control_network
 
 GIB = 2**30
@@ -40,6 +43,7 @@ class Kind:
         options: of `export`, by target.
         checked_at: resolution of the bundle that is checked, None for the same.
         controlled: whether a control network goes with it.
+        checked: whether its outputs are compared with PyTorch's.
     """
 
     preset: Any
@@ -49,6 +53,7 @@ class Kind:
     changes: dict[str, dict[str, Any]]
     checked_at: str | None = None
     controlled: bool = False
+    checked: bool = True
 
 
 KINDS = {
@@ -75,6 +80,18 @@ KINDS = {
         {},
         checked_at="256x256",
     ),
+    **{
+        name: Kind(
+            None,
+            one.family,
+            ("transformer",),
+            dict.fromkeys(("ios", "android"), ("--chunks", "auto", "--no-structure")),
+            one.changes,
+            one.checked_at,
+            checked=one.checked,
+        )
+        for name, one in TRANSFORMERS.items()
+    },
 }
 
 
@@ -126,7 +143,11 @@ def checkpoint_of(name: str, work: Path) -> Path:
     """Writes the checkpoint of a kind, once."""
     kind = KINDS[name]
     folder = work / name
-    if not (folder / "model_index.json").exists():
+    if (folder / "model_index.json").exists():
+        return folder
+    if kind.preset is None:
+        tiny.write(kind.family, folder, kind.changes)
+    else:
         write_checkpoint(folder, kind.preset, changes=kind.changes, family=family_named(kind.family))
     if kind.controlled and not (work / "control").exists():
         write_control_network(work / "control", folder)
@@ -152,6 +173,11 @@ def measure(name: str, target: str, work: Path, own_size: bool = True) -> None:
     sizes = {
         name: part["bytes"] for name, part in json.loads((out / "manifest.json").read_text())["components"].items()
     }
+    linted = json.loads(timed("lint", out, "--json").output)["verdict"]
+    print(f"| {name} | {target} | *export* | {exported.seconds:.0f} s | {exported.peak_bytes / GIB:.1f} GiB |")
+    print(f"| {name} | {target} | *lint* | {linted} | {len(list(out.iterdir()))} files and folders |", flush=True)
+    if not kind.checked:
+        return
     if kind.checked_at is not None and not size:
         timed("export", checkpoint, *options, "--resolution", kind.checked_at, "--output", out)
     prompts = work / "prompts.txt"
@@ -165,8 +191,7 @@ def measure(name: str, target: str, work: Path, own_size: bool = True) -> None:
         levels = ", ".join(f"{row['runtime']} {row['worst']['psnr_db']:.1f} dB" for row in rows)
         print(f"| {name} | {target} | {component} | {sizes[component] / 1e6:.0f} | {levels} |", flush=True)
     weights = sorted({row["status"] for row in report["extras"] if row["checker"] == "weights"})
-    for what, done in (("export", exported), ("validate", checked)):
-        print(f"| {name} | {target} | *{what}* | {done.seconds:.0f} s | {done.peak_bytes / GIB:.1f} GiB |", flush=True)
+    print(f"| {name} | {target} | *validate* | {checked.seconds:.0f} s | {checked.peak_bytes / GIB:.1f} GiB |")
     print(f"| {name} | {target} | *weights* | {', '.join(weights)} | |", flush=True)
 
 
