@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,7 +41,10 @@ def ancestors(nodes: Iterable[Node]) -> set[Node]:
 
 
 def evaluate(node: Node, known: dict[Node, Tensor]) -> Tensor:
-    """Returns a node's value, computed by PyTorch.
+    """Returns a node's value, computed by PyTorch; functions such as cos are rounded from float64.
+
+    PyTorch's own float32 functions differ in their last bits from one processor to another, and files that hold tables
+    of them would.
 
     Args:
         node: what to evaluate.
@@ -50,5 +54,29 @@ def evaluate(node: Node, known: dict[Node, Tensor]) -> Tensor:
 
     if node not in known:
         args, kwargs = map_arg((node.args, node.kwargs), lambda inner: evaluate(inner, known))
-        known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        target: Any = node.target
+        known[node] = _rounded(target, args) if _is_curve(node) else target(*args, **kwargs)
     return known[node]
+
+
+@cache
+def _curves() -> frozenset[Any]:
+    """Returns the operators whose results no standard fixes to the last bit."""
+    import torch
+
+    aten = torch.ops.aten
+    powers = (aten.pow.Tensor_Scalar, aten.pow.Scalar, aten.pow.Tensor_Tensor)
+    return frozenset((aten.exp.default, aten.log.default, aten.sin.default, aten.cos.default, *powers))
+
+
+def _is_curve(node: Node) -> bool:
+    import torch
+
+    return node.target in _curves() and getattr(node.meta.get("val"), "dtype", None) == torch.float32
+
+
+def _rounded(function: Any, args: tuple[Any, ...]) -> Tensor:
+    """Returns a function of float32 numbers, computed in float64."""
+    import torch
+
+    return function(*(one.double() if isinstance(one, torch.Tensor) else one for one in args)).float()
