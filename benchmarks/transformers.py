@@ -19,7 +19,7 @@ _DC: dict[str, Any] = {
     for side in ("encoder", "decoder")
     for key, value in {
         "block_types": ["ResBlock"] * (_DC_LEVELS - 1) + ["EfficientViTBlock"],
-        "block_out_channels": [16] * _DC_LEVELS,
+        "block_out_channels": [32] * _DC_LEVELS,
         "layers_per_block": [1] * _DC_LEVELS,
         "qkv_multiscales": [[]] * (_DC_LEVELS - 1) + [[5]],
     }.items()
