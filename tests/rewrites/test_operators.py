@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -31,7 +33,7 @@ def _found(module: nn.Module, given: Tensor) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("module", "given"),
-    [(_Phases(), torch.arange(1001.0)), (_Frequencies(), -torch.arange(160.0) * np.float32(np.log(10000) / 160))],
+    [(_Phases(), torch.arange(1001.0)), (_Frequencies(), torch.arange(160.0) * (-math.log(10000) / 160))],
 )
 def test_a_function_is_the_one_of_float64_rounded_on_every_processor(module: nn.Module, given: Tensor) -> None:
     if isinstance(module, _Phases):
