@@ -81,6 +81,9 @@ def _learned(path: Path, item: Path, root: Path, proof: Weights, parameters: Par
         )
     content, proved = mapped(path), mapped(other)
     differs = np.frombuffer(content, np.uint8) != np.frombuffer(proved, np.uint8)
+    metadata, marks = _texts(bytes(content)) if path.suffix == _MODEL_SUFFIX else ({}, [])
+    for start, end, _ in marks:
+        differs[start:end] = False  # an export puts its own texts there: the day may have changed between the two
     found = list(_bound_slots(slots_of(path, item), content, proved, differs, parameters, proof))
     if differs.any():
         found += _inline(content, proved, differs, parameters, proof)
@@ -91,7 +94,6 @@ def _learned(path: Path, item: Path, root: Path, proof: Weights, parameters: Par
             "what depends on weights must be a stored tensor of known origin",
             f"{relative}: {len(places)} bytes from {places[0]} on",
         )
-    metadata, marks = _texts(bytes(content)) if path.suffix == _MODEL_SUFFIX else ({}, [])
     segments, literal = _segments(content, found, marks)
     return StoredFile(relative.as_posix(), segments, literal, metadata, path.stat().st_mode & 0o755)
 
