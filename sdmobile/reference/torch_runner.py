@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdmobile.errors import UnsupportedError
+from sdmobile.errors import CheckpointError, UnsupportedError
 from sdmobile.families.component import Role
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class TorchRunner:
 
         Raises:
             UnsupportedError: unknown component, or a latent of another size than the geometry's.
+            CheckpointError: layers of the model do not fit each other.
         """
         import torch
 
@@ -54,8 +55,17 @@ class TorchRunner:
         self._check(part, inputs)
         model = self._model(part.model)
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in inputs.items()}
-        with torch.inference_mode():
-            output = part.reference(model, tensors)
+        try:
+            with torch.inference_mode():
+                output = part.reference(model, tensors)
+        except RuntimeError as error:
+            if "memory" in str(error):
+                raise
+            raise CheckpointError(
+                "a model must compute what its configuration and tensors say",
+                f"{component}: {str(error).splitlines()[0]}",
+                f"Compare {part.model}/config.json with that of the published model",
+            ) from error
         outputs = output if isinstance(output, tuple) else (output,)
         return {value.name: one.float().numpy() for value, one in zip(part.outputs, outputs, strict=True)}
 
