@@ -128,9 +128,9 @@ def test_no_line_of_a_library_where_bundles_are_made_and_run(command: str, bundl
 
 
 def test_debug_shows_it(world: dict[str, Path]) -> None:
-    """And the test above would see it: `rewrites explain` imports TensorFlow's C++ parts, which log to fd 2."""
+    """And the test above would see it: `rewrites explain` imports libraries that say something to fd 2."""
     done = _run("rewrites explain", (*_COMMANDS["rewrites explain"], "--debug"), world)
-    assert "absl::InitializeLog" in done.stderr
+    assert "absl::InitializeLog" in done.stderr or "torch" in done.stderr  # which of them, a computer decides
 
 
 _SCRIPT = """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from sdmobile.formats.bundle.reading import Bundle
@@ -14,7 +13,7 @@ from tests.validate.gpu.models import WithNorm, write_case
 from tests.web.conftest import Serve
 from tests.web.jobs import entry_of
 from tests.web.screens import Phone
-from tests.web.test_run import COMPONENTS, picture_of, pixels_of
+from tests.web.test_run import COMPONENTS, furthest, picture_of, pixels_of
 
 SMALL = ("vae_encoder",)
 
@@ -30,7 +29,7 @@ def test_the_whole_pipeline_draws_the_same_picture_on_the_gpu(
     assert [(one.name, one.used, one.accepted) for one in run.components] == [
         (name, "webgpu", True) for name in COMPONENTS
     ]
-    assert np.array_equal(pixels_of(document), picture_of(bundle, golden))
+    assert furthest(pixels_of(document), picture_of(bundle, golden)) <= 1
 
 
 def test_a_component_on_the_gpu_is_proved_by_its_kernels(phone: Phone, serve_job: Serve) -> None:

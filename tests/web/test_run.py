@@ -29,6 +29,11 @@ SMALL = ("vae_decoder", "vae_encoder")
 COMPONENTS = ["text_encoder", "unet", "vae_decoder", "vae_encoder"]
 
 
+def furthest(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
+    """Returns the largest difference of two pictures: 0 on some processors, a rounding of one level on others."""
+    return int(np.abs(one.astype(int) - other.astype(int)).max())
+
+
 def picture_of(bundle: Bundle, golden: Golden) -> NDArray[np.uint8]:
     """Returns what `sdmobile generate BUNDLE` draws of the picture that was recorded: LiteRT on this CPU."""
     from sdmobile.reference.pipeline import PipelineSpec
@@ -59,7 +64,7 @@ def test_the_whole_pipeline_draws_the_picture_of_generate(
     (run,), (document,) = server.runs, server.documents
     assert (run.verdict, run.errors, run.faults(thresholds_of(server.job))) == ("passed", [], [])
     assert phone.text("verdict") == "Passed"
-    assert np.array_equal(pixels_of(document), picture_of(bundle, golden))
+    assert furthest(pixels_of(document), picture_of(bundle, golden)) <= 1
     assert run.way == "all resident"
     assert [one.name for one in run.components] == COMPONENTS
     for one in run.components:
@@ -133,7 +138,7 @@ def test_several_steps_with_guidance(phone: Phone, built_page: Path, tmp_path: P
         shown = phone.page.get_attribute("#canvas", "aria-label")
     (run,), (document,) = server.runs, server.documents
     assert (run.verdict, run.faults(thresholds_of(server.job))) == ("passed", [])
-    assert np.array_equal(pixels_of(document), picture_of(made, golden))
+    assert furthest(pixels_of(document), picture_of(made, golden)) <= 1
     assert run.picture is not None
     assert len(run.picture.step_seconds) == 5
     assert shown == "Preview of the latent after step 5 of 5"
@@ -162,7 +167,7 @@ def test_one_component_after_the_other(
     compiled = [line["detail"] for line in server.lines if line["phase"] == "compiling" and line["component"] == "unet"]
     assert compiled == ["unet_1.tflite", "unet_2.tflite", "unet_3.tflite"]
     if draws:
-        assert np.array_equal(pixels_of(document), picture_of(chunked, golden))
+        assert furthest(pixels_of(document), picture_of(chunked, golden)) <= 1
     else:
         assert run.picture is None
         assert "does not fit into the runtime's memory as a whole" in run.reason
