@@ -23,7 +23,7 @@ class _Frequencies(nn.Module):
 
 
 def _found(module: nn.Module, given: Tensor) -> np.ndarray:
-    (graph,) = [torch.export.export(module, (given,)).run_decompositions().graph]
+    graph = torch.export.export(module, (given,)).run_decompositions().graph
     place = next(node for node in graph.nodes if node.op == "placeholder" and node.name in ("timesteps", "exponents"))
     constants = {
         node: torch.tensor([1.0, 0.97, 0.5]) for node in graph.nodes if node.op == "placeholder" and node is not place
