@@ -18,7 +18,7 @@ from sdmobile.checkpoints import bundled_checkpoint, open_checkpoint
 from sdmobile.training.config import Stage
 from sdmobile.training.dit.config import WIDTHS, DitConfig, text_config, transformer_config
 from sdmobile.training.dit.flow import flow_loss, noise_levels
-from sdmobile.training.dit.idle_rows import IdleRows, with_one_idle_row
+from sdmobile.training.dit.repeated_rows import RepeatedRows, with_one_idle_row, with_one_padding_row
 from sdmobile.training.dit.run import train_dit
 from sdmobile.training.dit.text import encoded, identifiers
 
@@ -32,7 +32,7 @@ def test_one_idle_row_stands_for_all_that_diffusers_gives() -> None:
     features = torch.randn(2, 77, width)
     all_rows = torch.cat([features, torch.zeros(2, 256, width)], dim=1)
     wanted = transformer(noisy, all_rows, pooled, times, return_dict=False)[0]
-    transformer.set_attn_processor(IdleRows())
+    transformer.set_attn_processor(RepeatedRows())
     given_one = transformer(noisy, with_one_idle_row(features), pooled, times, return_dict=False)[0]
     torch.testing.assert_close(given_one, wanted, rtol=1e-4, atol=1e-5)
     without = transformer(noisy, features, pooled, times, return_dict=False)[0]
@@ -116,3 +116,29 @@ def test_a_stopped_run_goes_on_to_the_same_weights_and_leaves_a_checkpoint(tmp_p
     assert (checkpoint.usual_steps, checkpoint.usual_guidance_scale) == (20, 3.0)
     assert not checkpoint.misfits
     assert all("_name_or_path" not in one.config for one in checkpoint.components.values())
+
+
+def test_one_row_of_padding_stands_for_all_where_they_are_alike() -> None:
+    torch.manual_seed(0)
+    config = {**transformer_config(), "num_layers": 3}
+    transformer: Any = SD3Transformer2DModel(**config).eval().requires_grad_(False)
+    width = config["joint_attention_dim"]
+    noisy, pooled, times = torch.randn(2, 4, 16, 16), torch.randn(2, width), torch.tensor([30.0, 900.0])
+    features = torch.randn(2, 77, width)
+    features[:, 20:] = features[:, 20:21]
+    rows = RepeatedRows()
+    transformer.set_attn_processor(rows)
+    wanted = transformer(noisy, with_one_idle_row(features), pooled, times, return_dict=False)[0]
+    fewer, rows.padding = with_one_padding_row(features, 20, np.random.default_rng(0))
+    assert (fewer.shape, rows.padding) == ((2, 21, width), 57)
+    found = transformer(noisy, with_one_idle_row(fewer), pooled, times, return_dict=False)[0]
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    rows.padding = 1
+    alone = transformer(noisy, with_one_idle_row(fewer), pooled, times, return_dict=False)[0]
+    assert (alone - wanted).abs().max() > 1e-4  # it matters for how many rows it stands
+
+
+def test_the_row_of_padding_is_one_behind_the_texts() -> None:
+    features = torch.arange(77.0)[None, :, None].expand(3, 77, 2)
+    drawn = [with_one_padding_row(features, 70, np.random.default_rng(seed))[0][0, -1, 0] for seed in range(60)]
+    assert {int(row) for row in drawn} == set(range(70, 77))

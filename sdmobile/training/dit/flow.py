@@ -16,7 +16,7 @@ from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from sdmobile.checkpoints.shapes64.captions import caption
 from sdmobile.training.diffusion import encode_scenes
 from sdmobile.training.dit.config import transformer_config
-from sdmobile.training.dit.idle_rows import IdleRows, with_one_idle_row
+from sdmobile.training.dit.repeated_rows import RepeatedRows, with_one_idle_row, with_one_padding_row
 from sdmobile.training.dit.text import encoded, identifiers
 from sdmobile.training.loop import Trainer
 
@@ -52,7 +52,7 @@ def flow_loss(module: Any, clean: torch.Tensor, noise: torch.Tensor, sigmas: tor
         clean: x₀, float [N, C, H, W].
         noise: ε, likewise.
         sigmas: float [N].
-        text: features [N, L, D] and pooled rows [N, P].
+        text: features [N, L, D], pooled rows [N, P] and what else the module takes.
     """
     at = sigmas.reshape(-1, 1, 1, 1)
     velocity = module((1 - at) * clean + at * noise, 1000 * sigmas, *text)
@@ -64,9 +64,12 @@ class _Denoiser(torch.nn.Module):
 
     def __init__(self, transformer: SD3Transformer2DModel) -> None:
         super().__init__()
-        self.transformer = transformer
+        self.transformer, self.rows = transformer, RepeatedRows()
+        transformer.set_attn_processor(self.rows)  # pyright: ignore[reportArgumentType]
 
-    def forward(self, noisy: Any, timesteps: Any, features: Any, pooled: Any) -> torch.Tensor:
+    def forward(self, noisy: Any, timesteps: Any, features: Any, pooled: Any, padding: int) -> torch.Tensor:
+        """`padding`: how many rows the features' last one stands for."""
+        self.rows.padding = padding
         return self.transformer(noisy, with_one_idle_row(features), pooled, timesteps, return_dict=False)[0]
 
 
@@ -99,7 +102,6 @@ def train_transformer(
     folder.mkdir(parents=True, exist_ok=True)
     groups = [{"params": list(transformer.parameters()), "lr": config.transformer.learning_rate}]
     usual = transformer.attn_processors
-    transformer.set_attn_processor(IdleRows())  # pyright: ignore[reportArgumentType]
     trainer = Trainer(_Denoiser(transformer), groups, config.transformer, folder, config.ema)
     device = trainer.accelerator.device
     for one in encoders.values():
@@ -114,7 +116,12 @@ def train_transformer(
         clean = latents.values[torch.from_numpy(chosen)]
         noise = torch.randn(clean.shape, generator=generator)
         sigmas = noise_levels(generator, len(clean))[torch.randperm(len(clean), generator=generator)]
-        said = text_of(encoders, tokenizer, texts, device)
+        features, pooled = text_of(encoders, tokenizer, texts, device)
+        padding = 1
+        if step < config.one_padding_row * config.transformer.steps:
+            longest = max(len(ids) for ids in tokenizer(texts).input_ids)
+            features, padding = with_one_padding_row(features, longest, rng)
+        said = (features, pooled, padding)
         return flow_loss(trainer.module, clean.to(device), noise.to(device), sigmas.to(device), said)
 
     trainer.run(loss_at, config.output / "log-transformer.jsonl", config.save_every, progress)
