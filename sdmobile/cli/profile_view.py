@@ -25,7 +25,7 @@ def predicted_views(result: Assessment, top: int) -> list[RenderableType]:
         result: the prediction.
         top: how many of the costliest kernels.
     """
-    views: list[RenderableType] = [_components(result), *_image(result), _memory(result)]
+    views: list[RenderableType] = [_components(result), *_image(result), *_precisions(result), _memory(result)]
     if top:
         views.append(_costliest(result, top))
     if result.savings:
@@ -100,6 +100,23 @@ def _image(result: Assessment) -> list[RenderableType]:
         )
         lines.append(Text(f"guided step, predicted: {ways}"))
     return lines
+
+
+def _precisions(result: Assessment) -> list[Table]:
+    """One call, and an image, at each precision that an Android app can ask for."""
+    rows = [(part.name, part.precisions) for part in result.components] + [("image", result.precisions)]
+    rows = [(name, costs) for name, costs in rows if costs]
+    if not rows:
+        return []
+    title = "GpuOptions.precision, predicted: between these bounds (docs/latency-model.md)"
+    table = _columns(_titled(title), ("component",), [cost.precision for cost in rows[0][1]])
+    for name, costs in rows:
+        one_number = (short_time(cost.least) if cost.least == cost.most else "" for cost in costs)
+        table.add_row(
+            name,
+            *(number or _interval(cost.least, cost.most) for number, cost in zip(one_number, costs, strict=True)),
+        )
+    return [table]
 
 
 def _memory(result: Assessment) -> Table:

@@ -21,6 +21,7 @@ from sdmobile.prediction.component_cost import ComponentCost, component_cost, pr
 from sdmobile.prediction.latency import KernelTime, Prediction
 from sdmobile.prediction.memory_budget import BudgetCheck, check_budget
 from sdmobile.prediction.pipeline_time import ImageTime, Loaded, Turns, image_time, turns
+from sdmobile.prediction.precision_cost import PrecisionCost, image_costs
 
 if TYPE_CHECKING:
     from sdmobile.families.family import Family
@@ -88,6 +89,13 @@ class Assessment:
         ]
         return turns(self.image.seconds, known)
 
+    @property
+    def precisions(self) -> tuple[PrecisionCost, ...]:
+        """An image at each precision that an app can ask for; empty where there is no choice, or no image."""
+        if self.image is None:
+            return ()
+        return image_costs([(part.calls, part.precisions) for part in self.components])
+
     def costliest(self, count: int) -> list[CostlyKernel]:
         """Returns the kernels that take most of an image, each with all its calls."""
         total = self.image.seconds if self.image else sum(c.prediction.seconds for c in self.components)
@@ -112,6 +120,7 @@ class Assessment:
             "steps": self.steps,
             "guidance": self.guidance,
             "image": None if self.image is None else self.image.to_json(),
+            "precisions": {one.precision: one.to_json() for one in self.precisions},
             "guided_step": {
                 "rows": self.rows,
                 "separate_seconds": self.separate,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sdmobile.formats.graph import FileGraph
@@ -11,6 +11,7 @@ from sdmobile.prediction.assess_device import ChosenUnit
 from sdmobile.prediction.kernels import Kernel, kernels_of
 from sdmobile.prediction.latency import FirstRun, Prediction, predict
 from sdmobile.prediction.memory_budget import ComponentMemory, component_memory
+from sdmobile.prediction.precision_cost import PrecisionCost, precision_costs
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class ComponentCost:
         memory: of each file.
         calls: in one image; 0 for a component that no image needs.
         recipe: name of the recipe that compressed its weights, None for none.
+        precisions: one call at each precision that an app can ask for; empty where there is no choice.
     """
 
     name: str
@@ -34,6 +36,7 @@ class ComponentCost:
     memory: tuple[ComponentMemory, ...]
     calls: int
     recipe: str | None = None
+    precisions: tuple[PrecisionCost, ...] = field(default=())
 
     @property
     def file_bytes(self) -> int:
@@ -45,6 +48,7 @@ class ComponentCost:
         return {
             **self.prediction.to_json(count),
             "calls_per_image": self.calls,
+            "precisions": {one.precision: one.to_json() for one in self.precisions},
             "files": [
                 {
                     "bytes": graph.file_bytes,
@@ -78,7 +82,8 @@ def component_cost(
         component_memory(label, graph, device.storage, device.weights_held, files)
         for label, graph, files in zip(labels, graphs, kernels, strict=True)
     ]
-    return ComponentCost(name, graphs, kernels, prediction, tuple(held), calls, recipe)
+    costs = precision_costs(graphs, device)
+    return ComponentCost(name, graphs, kernels, prediction, tuple(held), calls, recipe, costs)
 
 
 def predict_files(graphs: Sequence[FileGraph], device: ChosenUnit) -> tuple[tuple[tuple[Kernel, ...], ...], Prediction]:

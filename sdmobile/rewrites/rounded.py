@@ -1,4 +1,14 @@
-"""Runs a graph with every value rounded to float16, as a phone's memory holds it."""
+"""Runs a graph with every value rounded to float16, as a phone's memory holds it.
+
+Google's GPU engine with float32 sums adds up four products in float16 before it converts them (google-ai-edge/ml-drift
+`ml_drift/common/precision.h`). Their roundings are drawn from a normal distribution, since a graph's products cannot be
+had one by one:
+
+    y = Σ xᵢ·wᵢ + ε·√(Σ xᵢ²·wᵢ²)·n,   n ~ N(0, 1),   ε = 2.07·10⁻⁴·√3.25
+
+2.07·10⁻⁴ is the root mean square of a rounding's relative error where mantissas are log-uniform; each product is
+rounded once, and the sums of two, three and four hold a product of random sign 2.25 times on average.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +24,46 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.export import ExportedProgram
 
+_PARTIAL_SUMS = 2.07e-4 * 3.25**0.5
+_aten = torch.ops.aten
+_PRODUCTS = (
+    _aten.linear.default,
+    _aten.conv2d.default,
+    _aten.einsum.default,
+    _aten.matmul.default,
+    _aten.bmm.default,
+    _aten.mm.default,
+)
 _TRIGONOMETRIC = (torch.ops.aten.sin.default, torch.ops.aten.cos.default)
 
 
 class _Rounded(Interpreter):
     """Rounds the result of every node, weights included, and computes each operator in float32."""
 
-    def __init__(self, module: torch.fx.GraphModule, exact: set[Node]) -> None:
+    def __init__(self, module: torch.fx.GraphModule, exact: set[Node], noise: torch.Generator | None) -> None:
         super().__init__(module)
-        self._exact = exact
+        self._exact, self._noise = exact, noise
         self.largest = 0.0
 
     def run_node(self, n: Node) -> Any:
         value = super().run_node(n)
         if n in self._exact:
             return value
+        if self._noise is not None and n.target in _PRODUCTS:
+            value = value + self._partial_sums(n, value.shape)
         for leaf in tree_leaves(value):
             if _is_float(leaf) and (finite := leaf[leaf.isfinite()]).numel():  # masks hold -inf on purpose
                 self.largest = max(self.largest, float(finite.abs().max()))
         return tree_map(_round, value)
+
+    def _partial_sums(self, n: Node, shape: torch.Size) -> Tensor:
+        """Returns the error of a product whose sums of four are float16."""
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        if n.target in (_aten.linear.default, _aten.conv2d.default):
+            args = (*args[:2], None, *args[3:])  # the bias is added to the whole sum
+        squares = tree_map(lambda one: one.square() if _is_float(one) else one, args)
+        size = n.target(*squares, **kwargs).sqrt()  # pyright: ignore[reportCallIssue]
+        return _PARTIAL_SUMS * size * torch.randn(shape, generator=self._noise)
 
 
 def _is_float(value: Any) -> bool:
@@ -52,24 +83,26 @@ def run_rounded(
 
 
 def rounded_range(
-    program: ExportedProgram, inputs: tuple[Tensor, ...], exact_sinusoids: bool = False
+    program: ExportedProgram, inputs: tuple[Tensor, ...], exact_sinusoids: bool = False, sums_of_four: bool = False
 ) -> tuple[tuple[Tensor, ...], float]:
     """Returns a program's outputs where every intermediate value is a float16 number, and the largest one before.
 
     The largest is that of finite values, whatever their sign.
 
     Each operator computes in float32 and rounds its result once, so sums inside an operator do not overflow: it is the
-    storage precision of a phone, and an accumulation that is at least as good as the phone's.
+    storage precision of a phone, and an accumulation that is at least as good as the phone's. With `sums_of_four`, that
+    of products is the one of Google's GPU engine with float32 sums.
 
     Args:
         program: captured or rewritten.
         inputs: float32, rounded too.
         exact_sinusoids: keep what the timestep's sinusoids are made of in float32, as the Core ML export does.
+        sums_of_four: add the errors of float16 sums of four products; the same in every run.
     """
     module = program.module(check_guards=False)
     assert isinstance(module, torch.fx.GraphModule)
     exact = _feeding_sinusoids(module) if exact_sinusoids else set()
-    interpreter = _Rounded(module, exact)
+    interpreter = _Rounded(module, exact, torch.Generator().manual_seed(0) if sums_of_four else None)
     with torch.no_grad():
         output = interpreter.run(*inputs)
     return (output if isinstance(output, tuple) else (output,)), interpreter.largest

@@ -1,10 +1,12 @@
 """Which precision an Android app should ask the GPU for, component by component, as far as that can be told here.
 
 LiteRT's `GpuOptions.precision` is FP32, DEFAULT (float16), or, since LiteRT 2.2, FP16_WITH_FP32_ACCUM: values are
-float16, and convolutions, fully connected layers and matrix products add up in float32. The last one is simulated on
-the rewritten graph; what the engine does in DEFAULT is only known where it was run (`gpu-check --precision float16`).
+float16, and convolutions, fully connected layers and matrix products add up float16 sums of four in float32. The last
+one is simulated on the rewritten graph; what the engine does in DEFAULT is only known where it was run
+(`gpu-check --precision float16`).
 
-Source: LiteRT's release notes of 2.2.0 and its Kotlin API (com.google.ai.edge.litert.CompiledModel.GpuOptions).
+Source: LiteRT's release notes of 2.2.0 and its Kotlin API (com.google.ai.edge.litert.CompiledModel.GpuOptions);
+google-ai-edge/ml-drift `ml_drift/common/precision.h`.
 """
 
 from __future__ import annotations
@@ -87,8 +89,8 @@ def simulated(
 ) -> tuple[float, float]:
     """Returns the worst output in dB and the largest finite value of a component's rewritten graph in float16.
 
-    Every operator's result is rounded to float16, its sums are float32: also those of norms and reductions, which the
-    engine adds up in float16.
+    Every operator's result is rounded to float16, and so are the sums of four of products; all other sums are float32:
+    also those of norms and reductions, which the engine adds up in float16.
 
     Args:
         checkpoint: that the bundle was exported from.
@@ -111,7 +113,7 @@ def simulated(
     program = rewrite(captured(checkpoint, contract, component.record), rules_of(component.record, profile)).program
     worst, largest = float("inf"), 0.0
     for sample in samples:
-        outputs, reached = rounded_range(program, as_tensors(contract, sample))
+        outputs, reached = rounded_range(program, as_tensors(contract, sample), sums_of_four=True)
         named = {spec.name: value.numpy() for spec, value in zip(contract.outputs, outputs, strict=True)}
         found = contract.from_target(named)
         decibels = [metrics.psnr(sample.outputs[name], found[name]) for name in sample.outputs]

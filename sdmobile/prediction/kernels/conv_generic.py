@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from sdmobile.device_profiles.runtime_rules.winograd import Gpu
 from sdmobile.formats.tflite.gpu_bytes import Bhwc
 
-_WAVE = 128  # work items of a wave in float16 (AdrenoInfo::GetWaveSize)
+HALF_WAVE, FULL_WAVE = 128, 64
+"""Work items of a wave where sums are float16, and where they are float32 (AdrenoInfo::GetWaveSize)."""
 _COMPUTE_UNITS = {Gpu.ADRENO_7XX: 6}  # of the Adreno 740
 _BLOCKS = ((6.0, (1, 1, 1)), (12.0, (2, 1, 1)), (24.0, (2, 1, 2)), (float("inf"), (2, 2, 2)))
 
@@ -37,7 +38,9 @@ class Work:
     fetches: int = 0
 
 
-def convolution_work(gpu: Gpu, shape: Bhwc, steps: int, *, flat: bool = False, group: int = 0) -> Work:
+def convolution_work(
+    gpu: Gpu, shape: Bhwc, steps: int, *, flat: bool = False, group: int = 0, wave: int = HALF_WAVE
+) -> Work:
     """Returns the work of a convolution or of a product of matrices.
 
     Args:
@@ -46,12 +49,13 @@ def convolution_work(gpu: Gpu, shape: Bhwc, steps: int, *, flat: bool = False, g
         steps: taps times slices of input channels.
         flat: whether a block lies along the width: linear layers, Winograd's products, products of computed values.
         group: slices of output channels in a group of channels; 0 where there is one group only.
+        wave: work items of a wave.
     """
     if gpu not in _COMPUTE_UNITS:
         return Work()
     batch, height, width, channels = shape
     slices = _up(channels, 4)
-    waves = batch * height * width * slices / _COMPUTE_UNITS[gpu] / _WAVE
+    waves = batch * height * width * slices / _COMPUTE_UNITS[gpu] / wave
     x, y, depth = next(block for most, block in _BLOCKS if waves <= most)
     if flat:
         x, y = x * y, 1

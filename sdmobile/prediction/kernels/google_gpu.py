@@ -30,6 +30,7 @@ from sdmobile.prediction.kernels.ml_drift_composites import attention, norm
 from sdmobile.prediction.kernels.shared_lowering import Lower, Lowering, alone, elementwise, pad, part, pooling, reorder
 from sdmobile.prediction.kernels.shared_nodes import link, merge_elementwise, merge_reorders
 
+_HALF = 2  # bytes of a float16
 _ELEMENTWISE = kinds(
     operators.UNARY,
     operators.ACTIVATIONS,
@@ -81,6 +82,7 @@ def ml_drift_kernels(
     *,
     winograd: RuntimeRule | None = ML_DRIFT,
     instead: Mapping[str, Lower] | None = None,
+    half_sums: bool | None = None,
 ) -> tuple[Kernel, ...]:
     """Returns what ML Drift launches for a graph, or would launch if it chose otherwise.
 
@@ -91,9 +93,10 @@ def ml_drift_kernels(
         rules: how it chooses a kernel for attention; None for its own numbers. The one fused kernel needs float16.
         winograd: when it takes Winograd's method; None for never.
         instead: by kind of operation, what comes in place of the engine's own kernels.
+        half_sums: whether products are added up in float16; None for as all else.
     """
     chosen = rules or KernelRules()
-    if element_bytes != 2:
+    if element_bytes != _HALF:
         chosen = chosen.without(flash=True)
     table: dict[str, Lower] = {
         **SHARED,
@@ -102,7 +105,8 @@ def ml_drift_kernels(
         operators.ATTENTION: partial(attention, rules=chosen),
         **(instead or {}),
     }
-    draft = Lowering(graph, table, winograd, gpu, element_bytes, keeps_integers=True).run()
+    half = element_bytes == _HALF if half_sums is None else half_sums
+    draft = Lowering(graph, table, winograd, gpu, element_bytes, keeps_integers=True, half_sums=half).run()
     merge_reorders(draft)
     merge_elementwise(draft)
     link(draft)
@@ -126,7 +130,8 @@ def tflite_gpu_kernels(
         raise UnsupportedError(
             "the classic TFLite GPU delegate runs no composites", ", ".join(composites), "Export with --plain-ops"
         )
-    draft = Lowering(graph, SHARED, winograd, gpu, element_bytes, keeps_integers=False).run()
+    half = element_bytes == _HALF
+    draft = Lowering(graph, SHARED, winograd, gpu, element_bytes, keeps_integers=False, half_sums=half).run()
     merge_elementwise(draft)
     link(draft)
     return draft.kernels()

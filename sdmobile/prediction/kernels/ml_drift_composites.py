@@ -207,7 +207,7 @@ def _product(
 ) -> str:
     """Adds a product; `pairs` of a query and a key, as defined and in fours, meet in `size` numbers each."""
     low = state.low
-    work = convolution_work(low.gpu, result, padded(inner or size) // 4, flat=True)
+    work = convolution_work(low.gpu, result, padded(inner or size) // 4, flat=True, wave=low.wave)
     macs, operator_macs = pairs[1] * padded(size), pairs[0] * size
     fields = {"threads": work.threads, "fetches": work.fetches, "note": note}
     return state.add("matmul", inputs, low.draft.fresh(result), macs=macs, operator_macs=operator_macs, **fields)

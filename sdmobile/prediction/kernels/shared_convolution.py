@@ -35,7 +35,7 @@ def convolution(low: Lowering, index: int, operation: Operation) -> None:
         return
     shape = low.draft.shape(operation.outputs[0])
     group = layer.channels[1] // layer.groups // 4 if layer.groups > 1 else 0
-    work = convolution_work(low.gpu, shape, _steps(weights), group=group)
+    work = convolution_work(low.gpu, shape, _steps(weights), group=group, wave=low.wave)
     note = "" if layer.kernel == (1, 1) else objection
     _direct(low, index, operation, category, weights, layer.macs, note, work)
 
@@ -52,7 +52,7 @@ def _split_groups(low: Lowering, index: int, operation: Operation, layer: ConvLa
     results = [low.draft.fresh((batch, height, width, per_out)) for _ in range(layer.groups)]
     note = f"one of {layer.groups} groups of {per_in} channels: the engine has no kernel for all"
     low.add(Node("copy", operation.name, (index,), [operation.inputs[0]], parts, note=f"split, {note}"))
-    work = convolution_work(low.gpu, (batch, height, width, per_out), _steps(weights))
+    work = convolution_work(low.gpu, (batch, height, width, per_out), _steps(weights), wave=low.wave)
     macs, filled = layer.macs // layer.groups, padded(per_in) * padded(per_out) / (per_in * per_out)
     size = round(weights.elements / layer.groups * filled) * low.draft.element_bytes
     for part, result in zip(parts, results, strict=True):
@@ -121,7 +121,7 @@ def _winograd(low: Lowering, index: int, operation: Operation, layer: ConvLayer)
     taps = low.draft.fresh((layer.batch, _TAPS, tiles, channels))
     products = low.draft.fresh((layer.batch, _TAPS, tiles, out_channels))
     size = _TAPS * padded(channels) * padded(out_channels)
-    work = convolution_work(low.gpu, low.draft.shape(products), padded(channels) // 4, flat=True)
+    work = convolution_work(low.gpu, low.draft.shape(products), padded(channels) // 4, flat=True, wave=low.wave)
     low.add(Node("winograd", operation.name, (index,), [operation.inputs[0]], [taps], note=f"4x4 to 36, {note}"))
     low.add(
         Node(
@@ -155,7 +155,7 @@ def product(low: Lowering, index: int, operation: Operation, left: str, right: s
     low.add(Node("reorder", operation.name, (index,), [right], [converted], note="to the layout of weights"))
     shape = low.draft.shape(result)
     inner = macs // max(1, math.prod(shape))
-    work = convolution_work(low.gpu, shape, padded(inner) // 4, flat=True)
+    work = convolution_work(low.gpu, shape, padded(inner) // 4, flat=True, wave=low.wave)
     node = Node("matmul", operation.name, (index,), [left, converted], [result], macs, macs)
     node.note, node.threads, node.fetches = "matrix product as conv", work.threads, work.fetches
     return low.add(node)
@@ -220,7 +220,7 @@ def fully_connected(low: Lowering, index: int, operation: Operation) -> None:
     work = (
         one_position_work(low.gpu, shape[3], _steps(weights))
         if rows == 1
-        else convolution_work(low.gpu, shape, _steps(weights), flat=True)
+        else convolution_work(low.gpu, shape, _steps(weights), flat=True, wave=low.wave)
     )
     note = "one position" if rows == 1 else ""
     _direct(low, index, operation, "matmul", weights, rows * weights.elements, note, work)
@@ -234,7 +234,7 @@ def batch_matmul(low: Lowering, index: int, operation: Operation) -> None:
     macs = batch * height * width * columns * inner
     if low.tensor(right).constant:
         weights = low.tensor(right)
-        work = convolution_work(low.gpu, (batch, height, width, columns), padded(inner) // 4, flat=True)
+        work = convolution_work(low.gpu, (batch, height, width, columns), padded(inner) // 4, flat=True, wave=low.wave)
         node = Node("matmul", operation.name, (index,), [left], list(operation.outputs), macs, macs)
         node.weight_bytes, node.threads, node.fetches = low.weight_bytes(weights), work.threads, work.fetches
         low.add(node)

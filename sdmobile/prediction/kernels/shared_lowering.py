@@ -15,6 +15,7 @@ from sdmobile.device_profiles.runtime_rules.winograd import Gpu, RuntimeRule
 from sdmobile.formats.graph.graph import FileGraph, Operation, Tensor
 from sdmobile.formats.graph.tflite import CONSTANT_INPUTS
 from sdmobile.formats.tflite.gpu_bytes import padded
+from sdmobile.prediction.kernels.conv_generic import FULL_WAVE, HALF_WAVE
 from sdmobile.prediction.kernels.shared_nodes import Draft, Node
 
 Lower = Callable[["Lowering", int, Operation], None]
@@ -33,6 +34,7 @@ class Lowering:
         gpu: the family of GPUs.
         element_bytes: size of a float in the run.
         keeps_integers: whether integer weights of FULLY_CONNECTED stay integers in memory.
+        half_sums: whether products are added up in float16.
     """
 
     def __init__(
@@ -43,10 +45,12 @@ class Lowering:
         gpu: Gpu,
         element_bytes: int,
         keeps_integers: bool,
+        half_sums: bool = True,
     ) -> None:
         self.graph = graph
         self.winograd = winograd
         self.gpu = gpu
+        self.wave = HALF_WAVE if half_sums else FULL_WAVE
         self.draft = Draft(element_bytes)
         self._table = table
         self._keeps_integers = keeps_integers
