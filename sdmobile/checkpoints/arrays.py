@@ -228,7 +228,8 @@ def lora_change(checkpoint: Checkpoint, name: str, layer: LoraLayer) -> NDArray[
     for key, info in layer.parts.items():
         require_finite(name, info.stored, parts[key])
     with np.errstate(over="ignore", invalid="ignore"):
-        change = layer.factor * delta(parts, checkpoint.components[name].tensors[layer.weight].shape)
+        shape = checkpoint.components[name].tensors[layer.weight].shape
+        change = layer.factor * layer.rows.take(delta(parts, layer.rows.whole(shape)))
     require_finite(name, f"the LoRA's change of {layer.weight}", change)
     return change
 

@@ -23,8 +23,9 @@ from sdmobile.checkpoints.bundled import ScaledPath, scaled_path
 from sdmobile.checkpoints.headers import read_header
 from sdmobile.checkpoints.hub import name_of, origin_of
 from sdmobile.checkpoints.hub_parts import LORA, located
-from sdmobile.checkpoints.lora_kinds import OTHERS, fits, is_whole, rank_of
-from sdmobile.checkpoints.lora_names import places
+from sdmobile.checkpoints.lora_joint_blocks import ALL, Rows, layers_of
+from sdmobile.checkpoints.lora_kinds import OTHERS, Shape, fits, is_whole, rank_of
+from sdmobile.checkpoints.lora_names import TRANSFORMER, places
 from sdmobile.checkpoints.weights import normalise
 from sdmobile.errors import CheckpointError
 
@@ -72,12 +73,14 @@ class LoraLayer:
         weight: name of the weight in the model's module.
         parts: A and B as "lora_down" and "lora_up", or the parts of another kind; see `lora_kinds`.
         factor: scale·alpha/r.
+        rows: of the change that are the weight's.
     """
 
     model: str
     weight: str
     parts: Mapping[str, TensorInfo]
     factor: float
+    rows: Rows = ALL
 
 
 @dataclass(frozen=True)
@@ -145,19 +148,19 @@ def open_lora(file: LoraFile, components: Mapping[str, ComponentInfo]) -> Lora:
     stated = _adapter_metadata(metadata, file.path)
     layers: dict[tuple[str, str], LoraLayer] = {}
     used: set[str] = set()
-    for (model, module, base), sources in _changes(tensors, components).items():
+    for (model, module, rows, base), sources in _changes(tensors, components).items():
         weight = normalise(f"{module}.weight") or ""
         changed = components[model].tensors.get(weight) if model in components else None
         if changed is None or (model, weight) in layers or not is_whole(sources):
             continue
         parts = {part: tensors[name] for part, name in sources.items()}
-        rank = _checked_rank(file.path, changed, parts)
+        rank = _checked_rank(file.path, rows.whole(changed.shape), parts)
         if base.startswith(_KOHYA) and base + _ALPHA in tensors:
             alpha = _number(tensors[base + _ALPHA], file.path) / rank if rank else 1.0
             used.add(base + _ALPHA)
         else:
             alpha = _stated_share(stated, model, module, rank, file.path) if rank else 1.0
-        layers[model, weight] = LoraLayer(model, weight, parts, file.scale * alpha)
+        layers[model, weight] = LoraLayer(model, weight, parts, file.scale * alpha, rows)
         used.update(sources.values())
     if unused := sorted(set(tensors) - used):
         more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
@@ -167,11 +170,15 @@ def open_lora(file: LoraFile, components: Mapping[str, ComponentInfo]) -> Lora:
 
 def _changes(
     names: Iterable[str], components: Mapping[str, ComponentInfo]
-) -> dict[tuple[str, str, str], dict[str, str]]:
-    """Returns the stored name of each part, by model, module and what the names of one change begin with."""
-    found: dict[tuple[str, str, str], dict[str, str]] = {}
+) -> dict[tuple[str, str, Rows, str], dict[str, str]]:
+    """Returns the stored name of each part, by model, module, its rows, and what the names of one change begin with."""
+    transformer = components[TRANSFORMER].tensors if TRANSFORMER in components else ()
+    modules = frozenset(name.rpartition(".")[0] for name in transformer)
+    found: dict[tuple[str, str, Rows, str], dict[str, str]] = {}
     for name, place in places(names, components).items():
-        found.setdefault((place.model, place.module, place.base), {})[place.part] = name
+        joint = layers_of(place.base, modules) if place.model == TRANSFORMER and not place.module else ()
+        for module, rows in joint or ((place.module, ALL),):
+            found.setdefault((place.model, module, rows, place.base), {})[place.part] = name
     return found
 
 
@@ -183,29 +190,29 @@ def _refuse_other_kinds(names: Iterable[str], path: Path) -> None:
             raise CheckpointError(rule, f"{path}: {name} is of {kind}", "Merge it into the checkpoint first.")
 
 
-def _checked_rank(path: Path, weight: TensorInfo, parts: Mapping[str, TensorInfo]) -> int | None:
+def _checked_rank(path: Path, weight: Shape, parts: Mapping[str, TensorInfo]) -> int | None:
     """Returns r of a LoRA whose parts fit a weight [out, …] of a matrix or a convolution; None for a kind without."""
     shapes = {part: info.shape for part, info in parts.items()}
     rank = rank_of(shapes)
-    ranked = len(weight.shape) >= 2 and (rank is None or 1 <= rank <= _MOST_RANK)
+    ranked = len(weight) >= 2 and (rank is None or 1 <= rank <= _MOST_RANK)
     if not ranked or not (
-        _is_pair_for(weight, parts) if len(parts) == 2 and "lora_up" in parts else fits(shapes, weight.shape)
+        _is_pair_for(weight, parts) if len(parts) == 2 and "lora_up" in parts else fits(shapes, weight)
     ):
         shown = ", ".join(f"{info.stored} is {list(info.shape)}" for info in parts.values())
         raise CheckpointError(
             _SHAPES,
-            f"{path}: {shown}, the weight {list(weight.shape)}",
+            f"{path}: {shown}, the weight {list(weight)}",
             "Give a LoRA that was made for this model.",
         )
     return rank
 
 
-def _is_pair_for(weight: TensorInfo, parts: Mapping[str, TensorInfo]) -> bool:
+def _is_pair_for(weight: Shape, parts: Mapping[str, TensorInfo]) -> bool:
     """Whether A is [r, …] and B [out, r, …] for a weight [out, …]."""
     down, up = parts["lora_down"], parts["lora_up"]
-    rank, out, rest = down.shape[:1], weight.shape[:1], weight.shape[1:]
+    rank, out, rest = down.shape[:1], weight[:1], weight[1:]
     flat = len(down.shape) == len(up.shape) == 2 and down.shape[1:] == (math.prod(rest),)
-    whole = len(weight.shape) == len(down.shape) == len(up.shape) and down.shape[1:] == rest
+    whole = len(weight) == len(down.shape) == len(up.shape) and down.shape[1:] == rest
     return (flat or whole) and up.shape[:2] == (*out, *rank) and up.elements == math.prod((*out, *rank))
 
 
