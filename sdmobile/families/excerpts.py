@@ -38,7 +38,8 @@ val environment = Environment.create() // one for all files: each one made keeps
 fun load(folder: File, file: String): CompiledModel {
     val options = CompiledModel.Options(Accelerator.GPU)
     // FP32 rounds as the checks of this bundle do; DEFAULT is FP16. Between them lies FP16_WITH_FP32_ACCUM, from
-    // LiteRT 2.2 on: `sdmobile validate --precision` says for which of these files it will do.
+    // LiteRT 2.2 on: `sdmobile validate --precision` says for which of these files it will do, and `sdmobile profile`
+    // what each of the three costs, as bounds.
     options.gpuOptions = CompiledModel.GpuOptions(precision = CompiledModel.GpuOptions.Precision.FP32)
     return CompiledModel.create(File(folder, file).path, options, environment)
 }
