@@ -34,6 +34,8 @@ def test_json_holds_the_prediction_and_no_measurement(folder: str) -> None:
     assert prediction["image"]["seconds"] == pytest.approx(image_time(choose_unit("galaxy-s23-ultra").model).seconds)
     assert len(prediction["costliest"]) == 4
     assert prediction["memory"][0]["sentence"].startswith("needs 3.6 GB")
+    assert list(prediction["precisions"]) == ["FP16", "FP16_WITH_FP32_ACCUM", "FP32"]
+    assert prediction["components"]["unet"]["precisions"]["FP32"]["most_seconds"] > 1.0
 
 
 def test_the_tables_say_that_they_are_predicted(folder: str) -> None:
@@ -42,6 +44,8 @@ def test_the_tables_say_that_they_are_predicted(folder: str) -> None:
     assert "measured on" not in text
     assert "Predicted, not measured; least reliability of a value used: low." in text
     assert "arXiv 2304.11267" in text.replace("\n", " ")
+    assert "21.2 s – 28.1 s" in text  # an image in FP32, as docs/latency-model.md says
+    assert "up to twice as much in FP32" in text.replace("\n", " ")
 
 
 def test_trace_and_plot_are_written(folder: str, tmp_path: Path) -> None:
