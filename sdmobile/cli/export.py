@@ -49,7 +49,7 @@ _QUANTIZE = "Store the weights as a recipe says: a name of `sdmobile quantize re
 _OUTPUT = "Bundle folder; DIR/TARGET for each of several targets. Without it, NAME-TARGET here."
 _COMPONENTS = f"Export only these, separated by commas: {COMPONENTS}."
 _GUIDANCE = (
-    "batch2 (both guidance rows in one UNet call; batch3 where there are three), separate, or none for what was "
+    "batch2 (both guidance rows in one denoiser call; batch3 where there are three), separate, or none for what was "
     "distilled to few steps; without it, the default of the family."
 )
 

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 TEMPLATE = "report.html.j2"
 _GUIDANCE = {
-    "batch2": "one UNet call of two rows",
-    "batch3": "one UNet call of three rows",
-    "separate": "one UNet call per row",
-    "none": "none, one UNet call of one row",
-    "embedded": "its scale is an input of the UNet",
+    "batch2": "one denoiser call of two rows",
+    "batch3": "one denoiser call of three rows",
+    "separate": "one denoiser call per row",
+    "none": "none, one denoiser call of one row",
+    "embedded": "its scale is an input of the denoiser",
 }
 
 

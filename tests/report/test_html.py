@@ -146,7 +146,7 @@ def test_the_parts_of_a_cut_component_and_its_guidance_are_named() -> None:
     bundle["components"]["unet"]["chain"] = [{**contract, "file_name": f"UnetChunk{n}.mlpackage"} for n in (1, 2)]
     html = render_report({**bundle, "guidance": "embedded"}, None)
     assert "UnetChunk1.mlpackage, UnetChunk2.mlpackage" in html
-    assert "its scale is an input of the UNet" in html
+    assert "its scale is an input of the denoiser" in html
     assert "of one row" not in html
 
 
