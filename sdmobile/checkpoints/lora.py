@@ -148,10 +148,12 @@ def open_lora(file: LoraFile, components: Mapping[str, ComponentInfo]) -> Lora:
     stated = _adapter_metadata(metadata, file.path)
     layers: dict[tuple[str, str], LoraLayer] = {}
     used: set[str] = set()
+    lost: set[str] = set()  # of changes that a weight cannot be given, though others may
     for (model, module, rows, base), sources in _changes(tensors, components).items():
         weight = normalise(f"{module}.weight") or ""
         changed = components[model].tensors.get(weight) if model in components else None
-        if changed is None or (model, weight) in layers or not is_whole(sources):
+        if changed is None or (model, weight) in layers or not is_whole(sources) or not rows.divides(changed.shape):
+            lost.update(sources.values())
             continue
         parts = {part: tensors[name] for part, name in sources.items()}
         rank = _checked_rank(file.path, rows.whole(changed.shape), parts)
@@ -162,7 +164,7 @@ def open_lora(file: LoraFile, components: Mapping[str, ComponentInfo]) -> Lora:
             alpha = _stated_share(stated, model, module, rank, file.path) if rank else 1.0
         layers[model, weight] = LoraLayer(model, weight, parts, file.scale * alpha, rows)
         used.update(sources.values())
-    if unused := sorted(set(tensors) - used):
+    if unused := sorted(lost | (set(tensors) - used)):
         more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
         raise CheckpointError(_UNUSED, f"{file.path}: {unused[0]}{more}", "Give a LoRA that was made for this model.")
     return Lora(file, tuple(layers.values()))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _PREFIX = "lora_unet_"
-_BLOCK = re.compile(r"joint_blocks_(\d+)_(x|context)_block_(.+)")
+_BLOCK = re.compile(r"joint_blocks_(0|[1-9][0-9]{0,3})_(x|context)_block_(.+)")
 _QKV = {
     ("x", "attn_qkv"): ("attn.to_q", "attn.to_k", "attn.to_v"),
     ("x", "attn2_qkv"): ("attn2.to_q", "attn2.to_k", "attn2.to_v"),
@@ -61,12 +61,22 @@ class Rows:
     of: int = 1
 
     def whole(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns the shape of the change, of a weight [o, …]."""
+        """Returns the shape of the whole change of which a weight of this shape, [o, …], has its rows."""
+        if not shape or self.of == len(self.parts):
+            return shape
         return (shape[0] * self.of // len(self.parts), *shape[1:])
 
+    def divides(self, shape: tuple[int, ...]) -> bool:
+        """Whether the rows of the whole change of a weight of this shape are equal parts."""
+        whole = self.whole(shape)
+        return self.of == 1 or (whole != () and whole[0] % self.of == 0)
+
     def take(self, change: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Returns the weight's rows of a change."""
+        """Returns the weight's rows of a whole change, whose rows divide into the parts (`divides`)."""
         import numpy as np
+
+        if self.of == 1:
+            return change
 
         split = np.split(change, self.of)
         return np.concatenate([split[number] for number in self.parts])
@@ -88,7 +98,7 @@ def layers_of(base: str, modules: Container[str]) -> tuple[tuple[str, Rows], ...
         return ((module, _SWAPPED if module == "norm_out.linear" else ALL),)
     if (match := _BLOCK.fullmatch(own)) is None:
         return ()
-    block, layer = f"transformer_blocks.{int(match[1])}", (match[2], match[3])
+    block, layer = f"transformer_blocks.{match[1]}", (match[2], match[3])
     if layer in _QKV:
         return tuple((f"{block}.{name}", Rows((number,), 3)) for number, name in enumerate(_QKV[layer]))
     if layer not in _IN_BLOCK:

@@ -33,6 +33,7 @@ _KOHYA = {
     "lora_te_": TEXT,
     "lora_te1_": TEXT,
     "lora_te2_": f"{TEXT}_2",
+    "lora_te3_": f"{TEXT}_3",
 }
 _ORIGINAL, _OWN = ("input_blocks", "middle_block", "output_blocks"), ("down_blocks", "mid_block", "up_blocks")
 _PEFT = re.compile(r"(.+)\.lora_([AB])\.weight")

@@ -227,9 +227,11 @@ def _long_ways(plan: ExportPlan) -> list[str]:
 
 def _show_result(result: ExportResult, json_output: bool) -> dict[str, Any]:
     """Tells people of a bundle, and returns what `--json` prints of it."""
+    from sdmobile.exporters.bundle import told_once
+
     memory = _memory(result)
     total = sum(entry["bytes"] for entry in result.manifest["files"].values())
-    for line in result.warnings:
+    for line in told_once(result.warnings):
         warning(f"warning: {line}")
     for name, record in result.manifest["components"].items():
         if (line := scaled_streams(record)) is not None:

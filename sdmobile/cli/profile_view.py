@@ -120,7 +120,7 @@ def _precisions(result: Assessment) -> list[Table]:
 
 
 def _memory(result: Assessment) -> Table:
-    chosen = " in FP16, up to twice as much in FP32" if any(part.precisions for part in result.components) else ""
+    chosen = " in FP16, twice as much or more in FP32" if any(part.precisions for part in result.components) else ""
     title = f"memory, predicted: weights and arenas{chosen}; images, predicted: with loading"
     table = _columns(_titled(title), ("loading", "verdict", "advice"), ("first image", "further"))
     times = {one.loading: (short_time(one.first), short_time(one.further)) for one in result.turns}

@@ -106,7 +106,7 @@ def export_bundle(
         put_in_place(work / "bundle", out, plan.request.overwrite)
     seconds = time.perf_counter() - started
     warnings = [*plan.warnings, *(line for record in records.values() for line in record["warnings"])]
-    return ExportResult(out, manifest, reused, seconds, told_once(warnings))
+    return ExportResult(out, manifest, reused, seconds, tuple(warnings))
 
 
 def told_once(lines: Iterable[str]) -> tuple[str, ...]:

@@ -1,10 +1,11 @@
-"""What another `GpuOptions.precision` costs on an Android GPU, as bounds: no one has published such a measurement.
+"""What another `GpuOptions.precision` costs on an Android GPU, as bounds: no published measurement is known.
 
     FP16                  fetches, bytes and sums of 2 bytes                   t = max(c, b) + d, as predicted
-    FP16_WITH_FP32_ACCUM  sums of 4 bytes: blocks for waves of 64 items        max(c', b)  + d ≤ t ≤ max(2c', b)  + d
-    FP32                  all of 4 bytes, no fused attention                   max(c″, b″) + d ≤ t ≤ max(2c″, b″) + d
+    FP16_WITH_FP32_ACCUM  sums of 4 bytes: blocks for waves of 64 items        max(c', b') + d ≤ t ≤ max(2c', b') + d
+    FP32                  floats of 4 bytes                                    max(c', b″) + d ≤ t ≤ max(2c', b″) + d
 
-c, b and d are a kernel's compute, memory and launches (`latency`). With float32 sums, the engine adds up four products
+c, b and d are a kernel's compute, memory and launches (`latency`). The one fused kernel for attention is for FP16 alone
+(google-ai-edge/ml-drift `kernels/special/conv_softmax_conv.cc`). With float32 sums, the engine adds up four products
 in float16, converts their sum and adds it to a float32 one (google-ai-edge/ml-drift `ml_drift/common/precision.h`):
 four multiply-adds at twice the float32 rate, a conversion and an addition take no more than twice the time of four
 multiply-adds in float16. A fetch of four float32 values takes one or two times as long as one of float16.
@@ -27,7 +28,7 @@ from sdmobile.prediction.latency import features, parts
 
 Precision = Literal["FP16", "FP16_WITH_FP32_ACCUM", "FP32"]
 _FLOAT32, _FLOAT16 = 4, 2
-_SLOWER = 2.0  # most that arithmetic and fetches are slowed down by
+_BOUNDS = (1.0, 2.0)  # least and most that arithmetic and fetches are slowed down by
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,14 @@ def precision_costs(graphs: Sequence[FileGraph], device: ChosenUnit) -> tuple[Pr
 
     fixed = len(graphs) * device.model.parameters.fixed
     half = _seconds(launched(_FLOAT16, True), _FLOAT16, device, 1.0)
+    # Larger blocks fetch less, but what their registers cost is not known: no less than in FP16, then.
     sums, full = launched(_FLOAT16, False), launched(_FLOAT32, False)
-    return (
-        PrecisionCost("FP16", fixed + half, fixed + half),
-        PrecisionCost("FP16_WITH_FP32_ACCUM", *(fixed + _seconds(sums, _FLOAT16, device, by) for by in (1.0, _SLOWER))),
-        PrecisionCost("FP32", *(fixed + _seconds(full, _FLOAT32, device, by) for by in (1.0, _SLOWER))),
-    )
+    found: dict[Precision, list[float]] = {
+        "FP16": [half, half],
+        "FP16_WITH_FP32_ACCUM": [max(half, _seconds(sums, _FLOAT16, device, by)) for by in _BOUNDS],
+        "FP32": [max(half, _seconds(full, _FLOAT32, device, by)) for by in _BOUNDS],
+    }
+    return tuple(PrecisionCost(name, *(fixed + seconds for seconds in bounds)) for name, bounds in found.items())
 
 
 def _seconds(kernels: Sequence[Kernel], element_bytes: int, device: ChosenUnit, slower: float) -> float:

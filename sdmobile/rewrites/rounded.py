@@ -34,6 +34,7 @@ _PRODUCTS = (
     _aten.bmm.default,
     _aten.mm.default,
 )
+_CONVOLUTION_GROUPS = 6  # which argument of conv2d they are
 _TRIGONOMETRIC = (torch.ops.aten.sin.default, torch.ops.aten.cos.default)
 
 
@@ -49,7 +50,7 @@ class _Rounded(Interpreter):
         value = super().run_node(n)
         if n in self._exact:
             return value
-        if self._noise is not None and n.target in _PRODUCTS:
+        if self._noise is not None and n.target in _PRODUCTS and not _is_grouped(n):
             value = value + self._partial_sums(n, value.shape)
         for leaf in tree_leaves(value):
             if _is_float(leaf) and (finite := leaf[leaf.isfinite()]).numel():  # masks hold -inf on purpose
@@ -64,6 +65,11 @@ class _Rounded(Interpreter):
         squares = tree_map(lambda one: one.square() if _is_float(one) else one, args)
         size = n.target(*squares, **kwargs).sqrt()  # pyright: ignore[reportCallIssue]
         return _PARTIAL_SUMS * size * torch.randn(shape, generator=self._noise)
+
+
+def _is_grouped(n: Node) -> bool:
+    """Whether a node is a convolution in groups: a depthwise one has one product of a channel at a time."""
+    return n.target is _aten.conv2d.default and len(n.args) > _CONVOLUTION_GROUPS and n.args[_CONVOLUTION_GROUPS] != 1
 
 
 def _is_float(value: Any) -> bool:

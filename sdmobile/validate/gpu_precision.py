@@ -89,8 +89,9 @@ def simulated(
 ) -> tuple[float, float]:
     """Returns the worst output in dB and the largest finite value of a component's rewritten graph in float16.
 
-    Every operator's result is rounded to float16, and so are the sums of four of products; all other sums are float32:
-    also those of norms and reductions, which the engine adds up in float16.
+    Every operator's result is rounded to float16, and the errors of float16 sums of four products are drawn
+    (`rewrites.rounded`); all other sums are float32: also those of norms and reductions, which the engine adds up in
+    float16.
 
     Args:
         checkpoint: that the bundle was exported from.

@@ -49,7 +49,7 @@ class _Product(nn.Module):
 
 @pytest.mark.parametrize("kind", ["linear", "convolution", "einsum", "matmul"])
 @pytest.mark.parametrize(("inner", "mean"), [(64, 0.0), (320, 0.0), (320, 1.0), (1280, 1.0)])
-def test_the_error_is_as_large_as_that_of_the_engine(kind: str, inner: int, mean: float) -> None:
+def test_the_error_is_as_large_as_that_of_sums_written_out(kind: str, inner: int, mean: float) -> None:
     generator = torch.Generator().manual_seed(inner)
     rows = _half(torch.randn(60, inner, generator=generator) + mean)
     weights = _half(torch.randn(40, inner, generator=generator) / math.sqrt(inner))
@@ -57,9 +57,9 @@ def test_the_error_is_as_large_as_that_of_the_engine(kind: str, inner: int, mean
     exact = rows.double() @ weights.double().T + added
     program = torch.export.export(_Product(kind, weights), (rows,))
     (found,), _ = rounded_range(program, (rows,), sums_of_four=True)
-    engine = _half(_sums_of_four(rows, weights) + added)
-    assert _rms(found - exact) == pytest.approx(_rms(engine - exact), rel=0.12)
+    written_out = _half(_sums_of_four(rows, weights) + added)
+    assert _rms(found - exact) == pytest.approx(_rms(written_out - exact), rel=0.12)
     (once,), _ = rounded_range(program, (rows,))
-    assert _rms(once - exact) < 0.7 * _rms(engine - exact)  # a sum of float32 alone would promise too much
+    assert _rms(once - exact) < 0.7 * _rms(written_out - exact)  # a sum of float32 alone would promise too much
     (again,), _ = rounded_range(program, (rows,), sums_of_four=True)
     assert torch.equal(found, again)

@@ -93,10 +93,11 @@ def ml_drift_kernels(
         rules: how it chooses a kernel for attention; None for its own numbers. The one fused kernel needs float16.
         winograd: when it takes Winograd's method; None for never.
         instead: by kind of operation, what comes in place of the engine's own kernels.
-        half_sums: whether products are added up in float16; None for as all else.
+        half_sums: whether products are added up in float16; None for as all else. Without, no fused kernel either.
     """
     chosen = rules or KernelRules()
-    if element_bytes != _HALF:
+    half = element_bytes == _HALF if half_sums is None else half_sums
+    if not half:
         chosen = chosen.without(flash=True)
     table: dict[str, Lower] = {
         **SHARED,
@@ -105,7 +106,6 @@ def ml_drift_kernels(
         operators.ATTENTION: partial(attention, rules=chosen),
         **(instead or {}),
     }
-    half = element_bytes == _HALF if half_sums is None else half_sums
     draft = Lowering(graph, table, winograd, gpu, element_bytes, keeps_integers=True, half_sums=half).run()
     merge_reorders(draft)
     merge_elementwise(draft)
