@@ -69,7 +69,8 @@ class _Rounded(Interpreter):
 
 def _is_grouped(n: Node) -> bool:
     """Whether a node is a convolution in groups: a depthwise one has one product of a channel at a time."""
-    return n.target is _aten.conv2d.default and len(n.args) > _CONVOLUTION_GROUPS and n.args[_CONVOLUTION_GROUPS] != 1
+    grouped = len(n.args) > _CONVOLUTION_GROUPS and n.args[_CONVOLUTION_GROUPS] != 1
+    return n.target is _aten.conv2d.default and bool(grouped)
 
 
 def _is_float(value: Any) -> bool:
