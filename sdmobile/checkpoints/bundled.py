@@ -13,7 +13,7 @@ from sdmobile.errors import UsageError
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-BUNDLED = ("shapes-64", "shapes-64-mobile")
+BUNDLED = ("shapes-64", "shapes-64-mobile", "shapes-64-dit")
 """Names of the trained checkpoints; the first is every command's default."""
 _DATA = Path(__file__).resolve().parent.parent / "data"
 
