@@ -13,7 +13,8 @@ from sdmobile.basics.files import hash_json
 from sdmobile.checkpoints.bundled import BUNDLED, bundled_checkpoint
 from sdmobile.errors import CheckpointError
 from sdmobile.families import kept_tables
-from sdmobile.families.kept_tables import CONSISTENCY, MAKERS, STANDARD, essence, known_loop, loop_of, shipped
+from sdmobile.families.flow_matching import EULER
+from sdmobile.families.kept_tables import CONSISTENCY, FLOW, MAKERS, STANDARD, essence, known_loop, loop_of, shipped
 from sdmobile.families.sampler_tables import Loop
 from sdmobile.families.schedulers import LCM, STABLE_DIFFUSION
 from sdmobile.families.usual_schedules import class_defaults, usual_schedules
@@ -114,7 +115,8 @@ def test_a_published_configuration_is_known_and_means_what_it_says(name: str) ->
 @pytest.mark.parametrize("name", BUNDLED)
 def test_the_bundled_checkpoints_are_known(name: str) -> None:
     config = json.loads((bundled_checkpoint(name) / "scheduler/scheduler_config.json").read_text())
-    assert known_loop(config) in shipped().values()
+    kind = FLOW if config["_class_name"] == EULER else STANDARD
+    assert known_loop(config, kind) in shipped().values()
 
 
 def test_settings_without_effect_make_no_other_key_and_others_do() -> None:
