@@ -13,7 +13,7 @@ from sdmobile.basics.files import hash_json
 from sdmobile.checkpoints.bundled import BUNDLED, bundled_checkpoint
 from sdmobile.errors import CheckpointError
 from sdmobile.families import kept_tables
-from sdmobile.families.flow_matching import EULER
+from sdmobile.families.flow_matching import EULER as FLOW_EULER
 from sdmobile.families.kept_tables import CONSISTENCY, FLOW, MAKERS, STANDARD, essence, known_loop, loop_of, shipped
 from sdmobile.families.sampler_tables import Loop
 from sdmobile.families.schedulers import LCM, STABLE_DIFFUSION
@@ -115,7 +115,7 @@ def test_a_published_configuration_is_known_and_means_what_it_says(name: str) ->
 @pytest.mark.parametrize("name", BUNDLED)
 def test_the_bundled_checkpoints_are_known(name: str) -> None:
     config = json.loads((bundled_checkpoint(name) / "scheduler/scheduler_config.json").read_text())
-    kind = FLOW if config["_class_name"] == EULER else STANDARD
+    kind = FLOW if config["_class_name"] == FLOW_EULER else STANDARD
     assert known_loop(config, kind) in shipped().values()
 
 
