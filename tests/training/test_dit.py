@@ -19,7 +19,7 @@ from sdmobile.training.config import Stage
 from sdmobile.training.dit.config import WIDTHS, DitConfig, text_config, transformer_config
 from sdmobile.training.dit.flow import flow_loss, noise_levels
 from sdmobile.training.dit.repeated_rows import RepeatedRows, with_one_idle_row, with_one_padding_row
-from sdmobile.training.dit.run import train_dit
+from sdmobile.training.dit.run import tell_norms_apart, train_dit
 from sdmobile.training.dit.text import encoded, identifiers
 
 
@@ -142,3 +142,17 @@ def test_the_row_of_padding_is_one_behind_the_texts() -> None:
     features = torch.arange(77.0)[None, :, None].expand(3, 77, 2)
     drawn = [with_one_padding_row(features, 70, np.random.default_rng(seed))[0][0, -1, 0] for seed in range(60)]
     assert {int(row) for row in drawn} == set(range(70, 77))
+
+
+def test_scales_that_are_the_same_are_told_apart_without_any_difference() -> None:
+    torch.manual_seed(0)
+    config = {**transformer_config(), "num_layers": 2}
+    transformer: Any = SD3Transformer2DModel(**config).eval().requires_grad_(False)
+    width = config["joint_attention_dim"]
+    inputs = (torch.randn(2, 4, 16, 16), torch.randn(2, 20, width), torch.randn(2, width), torch.tensor([30.0, 900.0]))
+    norms = transformer.transformer_blocks[0].attn2
+    assert torch.equal(norms.norm_q.weight, norms.norm_k.weight)
+    before = transformer(*inputs, return_dict=False)[0]
+    tell_norms_apart(transformer)
+    assert torch.equal(norms.norm_q.weight, 4 * norms.norm_k.weight)
+    assert torch.equal(transformer(*inputs, return_dict=False)[0], before)
