@@ -8,6 +8,10 @@ had one by one:
 
 2.07·10⁻⁴ is the root mean square of a rounding's relative error where mantissas are log-uniform; each product is
 rounded once, and the sums of two, three and four hold a product of random sign 2.25 times on average.
+
+A GroupNorm or LayerNorm that reaches that engine as a composite is one kernel, whose inner values are no tensors in
+memory: only its result is rounded. In float16 the kernel was right in the browser at a standard deviation of 100, where
+squares overflow (galaxy-s23-ultra, forms.group_norm). That of RMSNorm was not measured in float16 and is rounded.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import torch
 from torch.fx import Interpreter, Node
 from torch.utils._pytree import tree_leaves, tree_map
 
+from sdmobile.device_profiles.runtime_rules.tflite_operators import GROUP_NORM
 from sdmobile.rewrites.operators import ancestors
 
 if TYPE_CHECKING:
@@ -35,6 +40,7 @@ _PRODUCTS = (
     _aten.mm.default,
 )
 _CONVOLUTION_GROUPS = 6  # which argument of conv2d they are
+_MARK = ("x", "name", "pos", "id", "is_input")  # what `litert_torch.mark_tensor` takes
 _TRIGONOMETRIC = (torch.ops.aten.sin.default, torch.ops.aten.cos.default)
 
 
@@ -98,17 +104,18 @@ def rounded_range(
 
     Each operator computes in float32 and rounds its result once, so sums inside an operator do not overflow: it is the
     storage precision of a phone, and an accumulation that is at least as good as the phone's. With `sums_of_four`, that
-    of products is the one of Google's GPU engine with float32 sums.
+    of products is the one of Google's GPU engine with float32 sums, and norms that are composites are computed whole.
 
     Args:
         program: captured or rewritten.
         inputs: float32, rounded too.
         exact_sinusoids: keep what the timestep's sinusoids are made of in float32, as the Core ML export does.
-        sums_of_four: add the errors of float16 sums of four products; the same in every run.
+        sums_of_four: add the errors of float16 sums of four products, the same in every run; norms as that engine's.
     """
     module = program.module(check_guards=False)
     assert isinstance(module, torch.fx.GraphModule)
     exact = _feeding_sinusoids(module) if exact_sinusoids else set()
+    exact |= _inside_norms(module) if sums_of_four else set()
     interpreter = _Rounded(module, exact, torch.Generator().manual_seed(0) if sums_of_four else None)
     with torch.no_grad():
         output = interpreter.run(*inputs)
@@ -118,3 +125,25 @@ def rounded_range(
 def _feeding_sinusoids(module: torch.fx.GraphModule) -> set[Node]:
     """Returns the sines and cosines, and everything that they are computed from."""
     return ancestors(node for node in module.graph.nodes if node.target in _TRIGONOMETRIC)
+
+
+def _inside_norms(module: torch.fx.GraphModule) -> set[Node]:
+    """Returns the decompositions of norms that are composites, without their marks."""
+    found: set[Node] = set()
+    for node in module.graph.nodes:
+        if (mark := _mark(node)).get("name") != GROUP_NORM or mark["is_input"]:
+            continue
+        behind = [mark["x"]]
+        while behind:
+            inner = behind.pop()
+            if inner not in found and not _mark(inner):
+                found.add(inner)
+                behind += inner.all_input_nodes
+    return found
+
+
+def _mark(node: Node) -> dict[str, Any]:
+    """Returns the arguments of a composite's mark; empty for all other nodes."""
+    if not str(node.target).startswith("litert_torch.mark_tensor"):
+        return {}
+    return {**dict(zip(_MARK, node.args, strict=False)), **node.kwargs}

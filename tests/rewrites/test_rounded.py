@@ -9,6 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sdmobile.basics.metrics import psnr
+from sdmobile.rewrites.composites.builder import load_marks
+from sdmobile.rewrites.composites.layer_norm import layer_norm_composite
+from sdmobile.rewrites.layer_norm import layer_norm_plain
 from sdmobile.rewrites.rounded import rounded_range
 
 
@@ -63,3 +67,24 @@ def test_the_error_is_as_large_as_that_of_sums_written_out(kind: str, inner: int
     assert _rms(once - exact) < 0.7 * _rms(written_out - exact)  # a sum of float32 alone would promise too much
     (again,), _ = rounded_range(program, (rows,), sums_of_four=True)
     assert torch.equal(found, again)
+
+
+@pytest.mark.parametrize("composite", [True, False])
+def test_a_norm_of_one_kernel_is_rounded_where_it_ends(composite: bool) -> None:
+    """Its squares are beyond float16's range."""
+    load_marks()
+    rows = _half(200 * torch.randn(1, 6, 48, generator=torch.Generator().manual_seed(0)))
+    rows[0, :, 0] = 600.0
+    weight, bias = torch.full((48,), 1.25), torch.full((48,), 0.5)
+
+    class Norm(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            form = layer_norm_composite if composite else layer_norm_plain
+            return form(x, weight, bias, 1e-5)
+
+    program = torch.export.export(Norm(), (rows,))
+    (found,), largest = rounded_range(program, (rows,), sums_of_four=True)
+    exact = functional.layer_norm(rows.double(), [48], weight.double(), bias.double(), 1e-5)
+    decibels = psnr(exact.float().numpy(), found.numpy())
+    assert (decibels > 70.0) == composite
+    assert (largest < 65504.0) == composite
