@@ -8,7 +8,10 @@ from benchmarks.calibration import stable_diffusion
 from benchmarks.calibration.ablation import PUBLISHED_REDUCTION, AblationRow
 from benchmarks.calibration.adreno import PARAMETERS, PUBLICATIONS
 from benchmarks.calibration.adreno_fit import AdrenoFit, RowResult
+from benchmarks.calibration.stored import stored_graph
+from sdmobile.prediction.assess_device import choose_unit
 from sdmobile.prediction.fit import Quality
+from sdmobile.prediction.precision_cost import PrecisionCost, image_costs, precision_costs
 
 _UNITS = {
     "fetch_rate": (1e9, "G/s"),
@@ -101,6 +104,24 @@ def totals(result: AdrenoFit) -> str:
     return table(["part", "seconds"], lines)
 
 
+def precisions() -> str:
+    """Returns what each precision of the GPU costs Stable Diffusion 1.5, by the profile's values."""
+    device = choose_unit("galaxy-s23-ultra")
+    calls = dict(zip(stable_diffusion.COMPONENTS, (2, stable_diffusion.STEPS, 1), strict=True))
+    costs = {name: precision_costs([stored_graph(f"sd15_512_{name}")], device) for name in calls}
+    parts = {"text encoder": "text_encoder", "UNet, a call": "unet", "decoder": "vae_decoder"}
+    lines = [[part, *(_bounds(one, 1e-3, "ms") for one in costs[name])] for part, name in parts.items()]
+    image = image_costs([(calls[name], costs[name]) for name in calls])
+    lines.append(["image", *(_bounds(one, 1.0, "s") for one in image)])
+    return table(["", *(one.precision for one in image)], lines)
+
+
+def _bounds(cost: PrecisionCost, scale: float, unit: str) -> str:
+    amounts = (seconds / scale for seconds in (cost.least, cost.most))
+    least, most = (f"{amount:.0f}" if amount >= 100 else f"{amount:.1f}" for amount in amounts)
+    return f"{least} {unit}" if least == most else f"{least} – {most} {unit}"
+
+
 def ablation(result: AdrenoFit) -> str:
     """Returns the cumulative steps of the paper on both phones, and the published reductions."""
     columns = stable_diffusion.published_ablation(result.values)
@@ -123,5 +144,6 @@ def sections(result: AdrenoFit) -> dict[str, str]:
         "statistics": statistics(result),
         "checks": checks(result.checks),
         "totals": totals(result),
+        "precisions": precisions(),
         "ablation": ablation(result),
     }

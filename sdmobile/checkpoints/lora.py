@@ -23,11 +23,11 @@ from sdmobile.checkpoints.bundled import ScaledPath, scaled_path
 from sdmobile.checkpoints.headers import read_header
 from sdmobile.checkpoints.hub import name_of, origin_of
 from sdmobile.checkpoints.hub_parts import LORA, located
-from sdmobile.checkpoints.lora_joint_blocks import ALL, Rows, layers_of
 from sdmobile.checkpoints.lora_kinds import OTHERS, Shape, fits, is_whole, rank_of
 from sdmobile.checkpoints.lora_names import TRANSFORMER, places
 from sdmobile.checkpoints.weights import normalise
 from sdmobile.errors import CheckpointError
+from sdmobile.families.joint_block_names import ALL, Rows, layers_of
 
 if TYPE_CHECKING:
     from sdmobile.checkpoints.headers import TensorInfo

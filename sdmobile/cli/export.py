@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,8 @@ from sdmobile.cli.arguments import (
 from sdmobile.cli.output import is_quiet, remark, stderr_console, warning
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from sdmobile.exporters.bundle import ExportResult
     from sdmobile.exporters.cache import ComponentCache
     from sdmobile.exporters.request import ExportPlan
@@ -227,8 +230,6 @@ def _long_ways(plan: ExportPlan) -> list[str]:
 
 def _show_result(result: ExportResult, json_output: bool) -> dict[str, Any]:
     """Tells people of a bundle, and returns what `--json` prints of it."""
-    from sdmobile.exporters.bundle import told_once
-
     memory = _memory(result)
     total = sum(entry["bytes"] for entry in result.manifest["files"].values())
     for line in told_once(result.warnings):
@@ -250,6 +251,11 @@ def _show_result(result: ExportResult, json_output: bool) -> dict[str, Any]:
         "memory": [check.to_json() for check in memory],
         "manifest": result.manifest,
     }
+
+
+def told_once(lines: Iterable[str]) -> tuple[str, ...]:
+    """Returns lines without repetition, with how often each was there: a rule may object to every layer alike."""
+    return tuple(f"{line} ({count} times)" if count > 1 else line for line, count in Counter(lines).items())
 
 
 def _memory(result: ExportResult) -> tuple[BudgetCheck, ...]:

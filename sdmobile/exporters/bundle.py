@@ -9,7 +9,6 @@ import logging
 import math
 import shutil
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +36,7 @@ from sdmobile.formats.bundle.writing import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from sdmobile.checkpoints import Checkpoint
 
@@ -107,11 +106,6 @@ def export_bundle(
     seconds = time.perf_counter() - started
     warnings = [*plan.warnings, *(line for record in records.values() for line in record["warnings"])]
     return ExportResult(out, manifest, reused, seconds, tuple(warnings))
-
-
-def told_once(lines: Iterable[str]) -> tuple[str, ...]:
-    """Returns lines without repetition, with how often each was there: a rule may object to every layer alike."""
-    return tuple(f"{line} ({count} times)" if count > 1 else line for line, count in Counter(lines).items())
 
 
 def _finished(

@@ -13,18 +13,16 @@ multiply-adds in float16. A fetch of four float32 values takes one or two times 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
-
-import numpy as np
 
 from sdmobile.device_profiles.runtime_rules.kernel import Kernel
 from sdmobile.device_profiles.runtime_rules.winograd import Gpu
 from sdmobile.formats.graph import FileGraph
 from sdmobile.prediction.assess_device import ChosenUnit
 from sdmobile.prediction.kernels.google_gpu import ml_drift_kernels
-from sdmobile.prediction.latency import features, parts
+from sdmobile.prediction.latency import features, seconds
 
 Precision = Literal["FP16", "FP16_WITH_FP32_ACCUM", "FP32"]
 _FLOAT32, _FLOAT16 = 4, 2
@@ -77,14 +75,18 @@ def precision_costs(graphs: Sequence[FileGraph], device: ChosenUnit) -> tuple[Pr
         "FP16_WITH_FP32_ACCUM": [max(half, _seconds(sums, _FLOAT16, device, by)) for by in _BOUNDS],
         "FP32": [max(half, _seconds(full, _FLOAT32, device, by)) for by in _BOUNDS],
     }
-    return tuple(PrecisionCost(name, *(fixed + seconds for seconds in bounds)) for name, bounds in found.items())
+    return tuple(PrecisionCost(name, *(fixed + bound for bound in bounds)) for name, bounds in found.items())
 
 
 def _seconds(kernels: Sequence[Kernel], element_bytes: int, device: ChosenUnit, slower: float) -> float:
     """Returns the seconds of kernels whose arithmetic and fetches take `slower` times as long as in float16."""
-    model = device.model
-    compute, memory, dispatch = parts(features(kernels, element_bytes), model.peak_macs, model.parameters)
-    return float((np.maximum(slower * compute, memory) + dispatch).sum())
+    rates = device.model.parameters
+    slow = replace(rates, efficiency=_divided(rates.efficiency, slower), fetch_rate=_divided(rates.fetch_rate, slower))
+    return float(seconds(features(kernels, element_bytes), device.model.peak_macs, slow).sum())
+
+
+def _divided(rates: Mapping[str, float], by: float) -> dict[str, float]:
+    return {category: rate / by for category, rate in rates.items()}
 
 
 def image_costs(components: Sequence[tuple[int, tuple[PrecisionCost, ...]]]) -> tuple[PrecisionCost, ...]:

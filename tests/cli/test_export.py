@@ -18,6 +18,7 @@ import sdmobile.checkpoints
 from sdmobile.checkpoints import open_checkpoint
 from sdmobile.cli import output, targets
 from sdmobile.cli.app import run
+from sdmobile.cli.export import told_once
 from sdmobile.exporters import bundle
 from sdmobile.formats.bundle.reading import open_bundle
 from tests.in_process import exports_in_this_process
@@ -160,3 +161,11 @@ def test_the_question_in_a_terminal_of_its_own(tiny_checkpoint: Path) -> None:
     assert process.returncode == 0
     assert asked.startswith("Export for ios, android, onnx")
     assert plan["target"] == "onnx"
+
+
+def test_what_is_said_of_every_layer_is_said_once() -> None:
+    assert told_once(["a rule refused a layer", "a limit", "a rule refused a layer"]) == (
+        "a rule refused a layer (2 times)",
+        "a limit",
+    )
+    assert told_once([]) == ()

@@ -16,7 +16,7 @@ import pytest
 
 from sdmobile.errors import ComponentError, OutputError, ResourceError, UnsupportedError, UsageError
 from sdmobile.exporters import bundle as bundle_module
-from sdmobile.exporters.bundle import export_bundle, told_once
+from sdmobile.exporters.bundle import export_bundle
 from sdmobile.exporters.cache import ComponentCache, component_key
 from sdmobile.exporters.job import ExportJob
 from sdmobile.exporters.process import run_component
@@ -303,11 +303,3 @@ def test_a_stopped_export_leaves_nothing_behind(tiny_checkpoint: Path, tmp_path:
         with staging(out):
             assert len(list(out.parent.iterdir())) == 1  # its own, not that of the dead
     assert list(out.parent.iterdir()) == []
-
-
-def test_what_is_said_of_every_layer_is_said_once() -> None:
-    assert told_once(["a rule refused a layer", "a limit", "a rule refused a layer"]) == (
-        "a rule refused a layer (2 times)",
-        "a limit",
-    )
-    assert told_once([]) == ()

@@ -1,7 +1,7 @@
 """Weights that a converter would treat as something else than weights, so that a stored structure does not hold.
 
-Converters drop what adds 0 or multiplies by 1, and store equal tensors once. No trained network has such weights, but
-one that was not trained may.
+Converters drop what adds 0 or multiplies by 1, and store equal tensors once. Networks that were not trained have such
+weights; of trained ones, those that nothing reads, or whose gradients are always the same (`training.dit.run`).
 """
 
 from __future__ import annotations

@@ -50,6 +50,7 @@ _PASSED_OVER = (
     "families/autoencoder_arrays.py",
     "families/excerpts.py",  # texts and tables beside the models
     "families/few_steps.py",
+    "families/joint_block_names.py",  # of LoRAs' tensors
     "families/kept_tables.py",
     "families/model_card.py",
     "families/noisy_tables.py",

@@ -69,7 +69,7 @@ class DitConfig:
     transformer: Stage = field(
         default_factory=lambda: Stage(steps=4600, batch=64, learning_rate=2.5e-3, warmup=200, decay_share=0.4)
     )
-    one_padding_row: float = 0.97  # share of the transformer's steps in which one row stands for all padding
+    one_padding_row: float = 0.97  # the first share of its steps, in which one row stands for all padding
     dropout: float = 0.1  # share of captions replaced by the empty prompt, for classifier-free guidance
     ema: float = 0.999
     save_every: int = 250

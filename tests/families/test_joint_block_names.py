@@ -13,8 +13,8 @@ from torch import Tensor
 
 from sdmobile.checkpoints import Changes, LoraFile, open_checkpoint
 from sdmobile.checkpoints.load import load_model
-from sdmobile.checkpoints.lora_joint_blocks import Rows
 from sdmobile.errors import CheckpointError
+from sdmobile.families.joint_block_names import Rows
 from tests.families.tiny import stable_diffusion_3 as tiny
 
 _H, _BLOCKS, _DUAL = 32, 3, (0, 1)
@@ -136,15 +136,16 @@ def test_what_the_model_has_not_is_refused_by_its_key(
     assert name in str(failure.value)
 
 
-@pytest.mark.parametrize("first", ["transformer_blocks_0_attn_to_q", "joint_blocks_0_x_block_attn_qkv"])
-def test_two_changes_of_one_weight_are_refused_whichever_comes_first(first: str, medium: Path, tmp_path: Path) -> None:
-    """Else a third of the joined one would be lost without a word."""
+@pytest.mark.parametrize("own", ["transformer", "unet"])
+def test_two_changes_of_one_weight_are_refused_whichever_comes_first(own: str, medium: Path, tmp_path: Path) -> None:
+    """Else a third of the joined one would be lost without a word; headers are in the order of the alphabet."""
     generator = torch.Generator().manual_seed(3)
-    names = {"transformer_blocks_0_attn_to_q": (32, 32), "joint_blocks_0_x_block_attn_qkv": (96, 32)}
+    single, joined = f"lora_{own}_transformer_blocks_0_attn_to_q", "lora_unet_joint_blocks_0_x_block_attn_qkv"
+    assert (single < joined) == (own == "transformer")
     stored = {
-        f"lora_unet_{name}.{part}": value
-        for name in sorted(names, key=lambda one: one != first)
-        for part, value in _lora(names[name], generator)[0].items()
+        f"{base}.{part}": value
+        for base, shape in ((single, (32, 32)), (joined, (96, 32)))
+        for part, value in _lora(shape, generator)[0].items()
     }
     save_file(stored, tmp_path / "twice.safetensors")
     with pytest.raises(CheckpointError, match="every key"):

@@ -1,4 +1,4 @@
-"""Layers of Stable Diffusion 3 as kohya's sd-scripts names them in a LoRA: those of the original layout.
+"""Layers of Stable Diffusion 3 by their names in the original layout, as a LoRA of kohya's sd-scripts has them.
 
     lora_unet_joint_blocks_3_x_block_attn_qkv    attn.to_q, to_k and to_v of block 3: a third of the rows each
     lora_unet_final_layer_adaLN_modulation_1     norm_out.linear, whose scale comes before its shift here
